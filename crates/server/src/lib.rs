@@ -1,0 +1,1 @@
+//! The server: sockets, threads and limits around the core.
