@@ -5,7 +5,6 @@
 //! ([`Store::with`], [`Store::with_all`]), so a read, a decision and a write are one step.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use ahash::RandomState;
