@@ -218,14 +218,7 @@ impl Store {
 
     /// Visits live items of a database, about `count` of them, from `cursor` on (0 to begin); returns the cursor to
     /// go on with, 0 when all was seen. What is there from beginning to end is visited at least once.
-    pub fn scan(
-        &self,
-        db: u8,
-        cursor: u64,
-        count: usize,
-        now: u64,
-        visit: &mut dyn FnMut(&[u8], &Item<'_>),
-    ) -> u64 {
+    pub fn scan(&self, db: u8, cursor: u64, count: usize, now: u64, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
         let _ = count;
         let index = cursor as usize;
         let Some(shard) = self.shards.get(index) else { return 0 };

@@ -135,12 +135,8 @@ impl<'a> Entry<'a> {
     /// Returns the new version. Must follow a [`peek`](Entry::peek) that found an item.
     pub fn replace(&mut self, value: &[u8]) -> Result<u64, Refused> {
         let item = self.peek().expect("an item to replace");
-        let meta = Meta {
-            flags: item.flags,
-            expires_at: item.expires_at,
-            fresh_until: item.fresh_until,
-            ..Meta::default()
-        };
+        let meta =
+            Meta { flags: item.flags, expires_at: item.expires_at, fresh_until: item.fresh_until, ..Meta::default() };
         self.set(value, &meta)
     }
 

@@ -1,0 +1,171 @@
+//! What all connections of a server share: the store, the limits, the counters and the facts that INFO tells.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::store::Store;
+
+/// The two clocks, in milliseconds, as read once per batch of input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic: what all durations are measured with, so that a jump of the wall clock expires nothing.
+    pub mono: u64,
+    /// Unix time.
+    pub wall: u64,
+}
+
+/// Limits on what one client may ask; each is on by default.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Arguments of one request: what Redis allows.
+    pub max_args: usize,
+    /// Bytes of one value.
+    pub max_value: usize,
+    /// Bytes of one request: room for many values at once, yet far from what would hurt the machine.
+    pub max_request: usize,
+    /// Bytes of replies not yet taken by the client, after which its requests are left unread.
+    pub pause_output: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { max_args: 1024 * 1024, max_value: 16 << 20, max_request: 256 << 20, pause_output: 1 << 20 }
+    }
+}
+
+/// Facts that do not change while the server runs.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Port of the first TCP listener, 0 if there is none.
+    pub port: u16,
+    /// Process id.
+    pub pid: u32,
+    /// Number of I/O threads.
+    pub threads: usize,
+    /// Reading of the monotonic clock at the start.
+    pub started: u64,
+    /// Drawn anew at every start, so that clients see a restart: 40 hexadecimal digits.
+    pub run_id: String,
+}
+
+/// What is counted. Read by INFO; written by sessions and by the server.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Commands run.
+    pub commands: AtomicU64,
+    /// Commands answered with an error.
+    pub errors: AtomicU64,
+    /// Bytes received.
+    pub bytes_in: AtomicU64,
+    /// Bytes sent.
+    pub bytes_out: AtomicU64,
+    /// Connections now open.
+    pub connected: AtomicU64,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections refused because there were too many.
+    pub rejected: AtomicU64,
+    /// Bytes that the buffers of connections hold now.
+    pub client_bytes: AtomicU64,
+}
+
+/// Everything that sessions share.
+pub struct Engine {
+    /// The cache itself.
+    pub store: Store,
+    /// What one client may ask.
+    pub limits: Limits,
+    /// What happened.
+    pub counters: Counters,
+    /// Who this is.
+    pub facts: Facts,
+}
+
+/// The version of Redis whose commands and replies these are; clients choose features by it.
+pub const REDIS_VERSION: &str = "7.4.0";
+/// The version of this server.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+type Section<'a> = (&'static str, Vec<(&'static str, String)>);
+
+impl Engine {
+    /// The text of INFO, of the sections that `wanted` accepts (names in lower case).
+    pub fn info(&self, now: Now, wanted: impl Fn(&str) -> bool) -> String {
+        let mut text = String::new();
+        for (title, rows) in self.sections(now).into_iter().filter(|section| wanted(&section.0.to_ascii_lowercase())) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            text.push_str(&format!("# {title}\r\n"));
+            for (name, value) in rows {
+                text.push_str(&format!("{name}:{value}\r\n"));
+            }
+        }
+        text
+    }
+
+    fn sections(&self, now: Now) -> Vec<Section<'_>> {
+        let (facts, counters, store) = (&self.facts, &self.counters, self.store.stats());
+        let count = |counter: &AtomicU64| counter.load(Relaxed).to_string();
+        let uptime = now.mono.saturating_sub(facts.started) / 1000;
+        let policy = if self.store.options().evict { "allkeys-s3fifo" } else { "noeviction" };
+        let keyspace = (0..16u8).filter_map(|db| {
+            let keys = self.store.len(db, now.mono);
+            (keys > 0).then(|| (DB_NAMES[usize::from(db)], format!("keys={keys},expires=0,avg_ttl=0")))
+        });
+        vec![
+            (
+                "Server",
+                vec![
+                    ("redis_version", REDIS_VERSION.to_owned()),
+                    ("redis_mode", "standalone".to_owned()),
+                    ("globalcache_version", VERSION.to_owned()),
+                    ("os", std::env::consts::OS.to_owned()),
+                    ("arch_bits", usize::BITS.to_string()),
+                    ("process_id", facts.pid.to_string()),
+                    ("run_id", facts.run_id.clone()),
+                    ("tcp_port", facts.port.to_string()),
+                    ("io_threads", facts.threads.to_string()),
+                    ("uptime_in_seconds", uptime.to_string()),
+                    ("uptime_in_days", (uptime / 86_400).to_string()),
+                ],
+            ),
+            (
+                "Clients",
+                vec![
+                    ("connected_clients", count(&counters.connected)),
+                    ("client_buffer_bytes", count(&counters.client_bytes)),
+                ],
+            ),
+            (
+                "Memory",
+                vec![
+                    ("used_memory", store.used.to_string()),
+                    ("maxmemory", self.store.options().memory.to_string()),
+                    ("maxmemory_policy", policy.to_owned()),
+                ],
+            ),
+            (
+                "Stats",
+                vec![
+                    ("total_connections_received", count(&counters.accepted)),
+                    ("rejected_connections", count(&counters.rejected)),
+                    ("total_commands_processed", count(&counters.commands)),
+                    ("total_error_replies", count(&counters.errors)),
+                    ("total_net_input_bytes", count(&counters.bytes_in)),
+                    ("total_net_output_bytes", count(&counters.bytes_out)),
+                    ("keyspace_hits", store.hits.to_string()),
+                    ("keyspace_misses", store.misses.to_string()),
+                    ("evicted_keys", store.evicted.to_string()),
+                    ("expired_keys", store.expired.to_string()),
+                ],
+            ),
+            ("Replication", vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]),
+            ("Keyspace", keyspace.collect()),
+        ]
+    }
+}
+
+const DB_NAMES: [&str; 16] = [
+    "db0", "db1", "db2", "db3", "db4", "db5", "db6", "db7", "db8", "db9", "db10", "db11", "db12", "db13", "db14",
+    "db15",
+];

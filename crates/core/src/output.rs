@@ -1,0 +1,201 @@
+//! Bytes on their way to a client: small ones in one buffer, large values between them without a copy.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// Replies in the order they go out.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// All small bytes, one after another.
+    bytes: Vec<u8>,
+    /// Bytes of `bytes` that were sent.
+    sent: usize,
+    /// Large values, each with its place in `bytes`, in order.
+    shared: VecDeque<(usize, Arc<[u8]>)>,
+    /// Bytes of the first large value that were sent.
+    shared_sent: usize,
+    /// Bytes of all large values.
+    shared_len: usize,
+}
+
+/// Slices for one write: enough for a batch of large values, few enough for the stack.
+const SLICES: usize = 32;
+
+impl Output {
+    /// The buffer that small bytes are appended to.
+    #[inline]
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Appends a large value without copying it.
+    pub fn push_shared(&mut self, value: Arc<[u8]>) {
+        self.shared_len += value.len();
+        self.shared.push_back((self.bytes.len(), value));
+    }
+
+    /// Bytes still to send.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent + self.shared_len - self.shared_sent
+    }
+
+    /// Whether everything was sent.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything, but keeps the capacity up to `keep` bytes.
+    pub fn clear(&mut self, keep: usize) {
+        self.bytes.clear();
+        self.bytes.shrink_to(keep);
+        self.shared.clear();
+        (self.sent, self.shared_sent, self.shared_len) = (0, 0, 0);
+    }
+
+    /// Hands the next slices to `write` until all is sent or it takes less than it was given.
+    /// Returns what `write` returns when it fails, and the number of bytes sent otherwise.
+    pub fn drain<E>(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<usize, E> {
+        let mut total = 0;
+        while !self.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.slices(&mut slices);
+            let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            let taken = write(&slices[..count])?;
+            self.advance(taken);
+            total += taken;
+            if taken < offered {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Fills `slices` with what is to be sent next, in order; returns how many were used.
+    fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let (mut count, mut from, mut skip) = (0, self.sent, self.shared_sent);
+        let mut add = |slice: &'a [u8]| {
+            if !slice.is_empty() && count < SLICES {
+                slices[count] = IoSlice::new(slice);
+                count += 1;
+            }
+            count < SLICES
+        };
+        for (place, value) in &self.shared {
+            if !add(&self.bytes[from..*place]) || !add(&value[skip..]) {
+                return count;
+            }
+            (from, skip) = (*place, 0);
+        }
+        add(&self.bytes[from..]);
+        count
+    }
+
+    fn advance(&mut self, mut taken: usize) {
+        while taken > 0 {
+            let until = self.shared.front().map_or(self.bytes.len(), |(place, _)| *place);
+            let small = taken.min(until - self.sent);
+            self.sent += small;
+            taken -= small;
+            if let (true, Some((_, value))) = (taken > 0, self.shared.front()) {
+                let part = taken.min(value.len() - self.shared_sent);
+                self.shared_sent += part;
+                taken -= part;
+                if self.shared_sent == value.len() {
+                    self.shared_len -= value.len();
+                    self.shared_sent = 0;
+                    self.shared.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Moves what was not sent out of `self`, which is empty afterwards and keeps its buffer.
+    pub fn take_rest(&mut self) -> Output {
+        let rest = Output {
+            bytes: self.bytes[self.sent..].to_vec(),
+            sent: 0,
+            shared: self.shared.drain(..).map(|(place, value)| (place - self.sent, value)).collect(),
+            shared_sent: self.shared_sent,
+            shared_len: self.shared_len,
+        };
+        self.clear(usize::MAX);
+        rest
+    }
+
+    /// Appends all of `other`, which is empty afterwards.
+    pub fn append(&mut self, other: &mut Output) {
+        if self.is_empty() {
+            self.clear(usize::MAX);
+        }
+        debug_assert!(other.sent == 0 && other.shared_sent == 0);
+        let base = self.bytes.len();
+        self.bytes.append(&mut other.bytes);
+        self.shared_len += other.shared_len;
+        self.shared.extend(other.shared.drain(..).map(|(place, value)| (place + base, value)));
+        other.clear(usize::MAX);
+    }
+
+    /// Everything in one piece: for callers that have no socket.
+    pub fn take_bytes(&mut self) -> Vec<u8> {
+        let mut whole = Vec::with_capacity(self.len());
+        let Ok(_) = self.drain(|slices| {
+            slices.iter().for_each(|slice| whole.extend_from_slice(slice));
+            Ok::<_, std::convert::Infallible>(slices.iter().map(|slice| slice.len()).sum())
+        });
+        self.clear(usize::MAX);
+        whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Output {
+        let mut out = Output::default();
+        out.bytes().extend_from_slice(b"ab");
+        out.push_shared(Arc::from(&b"CDEF"[..]));
+        out.push_shared(Arc::from(&b"GH"[..]));
+        out.bytes().extend_from_slice(b"ij");
+        out
+    }
+
+    #[test]
+    fn writes_of_any_size_give_the_same_bytes() {
+        for step in 1..=12 {
+            let (mut out, mut sent) = (sample(), Vec::new());
+            while !out.is_empty() {
+                let before = out.len();
+                out.drain(|slices| {
+                    let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                    let taken = step.min(all.len());
+                    sent.extend_from_slice(&all[..taken]);
+                    Ok::<_, ()>(taken)
+                })
+                .unwrap();
+                assert!(out.len() < before);
+            }
+            assert_eq!(sent, b"abCDEFGHij");
+        }
+    }
+
+    #[test]
+    fn the_rest_goes_on_where_it_was_cut() {
+        for cut in 0..10 {
+            let mut out = sample();
+            out.advance(cut);
+            let mut rest = out.take_rest();
+            assert!(out.is_empty());
+            let mut other = sample();
+            if cut == 0 {
+                rest.append(&mut other);
+                assert_eq!(rest.take_bytes(), b"abCDEFGHijabCDEFGHij");
+            } else {
+                assert_eq!(rest.take_bytes(), &b"abCDEFGHij"[cut..]);
+            }
+        }
+    }
+}

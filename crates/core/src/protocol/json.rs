@@ -1,0 +1,329 @@
+//! Maelstrom's messages: one JSON object a line, `{"src","dest","body":{"type","msg_id",...}}`.
+//!
+//! A reply has its keys in the order src, dest, body, and in the body type, in_reply_to, msg_id, then the rest, without
+//! blanks. A line that is no message is answered with error 12 as far as its sender is known. Keys are strings or
+//! numbers, and 3 and "3" are one key, since workloads use numbers and other protocols know only bytes.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::command::{Args, Blob, Command, Condition, Error, Expiry, Kind, Reply, Span, integer};
+use crate::json_value::{append_compact, append_string, append_view};
+
+type Raw<'a> = Option<&'a RawValue>;
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    src: Cow<'a, str>,
+    #[serde(borrow)]
+    dest: Cow<'a, str>,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+/// Fields of a body. Unknown ones are passed over, as the protocol asks.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Body<'a> {
+    #[serde(borrow, deserialize_with = "present")]
+    r#type: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    msg_id: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    node_id: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    node_ids: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    key: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    keys: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    tags: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    value: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    from: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    to: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    create_if_not_exists: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    ttl_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    by: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    user: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    password: Raw<'a>,
+}
+
+/// A field that is there, null included; a plain Option would take null for nothing.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// What a message asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Init,
+    Get,
+    Set,
+    Delete,
+    Cas,
+    Read,
+    Write,
+    Incr,
+    MGet,
+    Invalidate,
+    Auth,
+}
+
+const TYPES: [(&str, Type); 11] = [
+    ("init", Type::Init),
+    ("get", Type::Get),
+    ("set", Type::Set),
+    ("delete", Type::Delete),
+    ("cas", Type::Cas),
+    ("read", Type::Read),
+    ("write", Type::Write),
+    ("incr", Type::Incr),
+    ("mget", Type::MGet),
+    ("invalidate", Type::Invalidate),
+    ("auth", Type::Auth),
+];
+
+/// A message, or as much of it as could be understood.
+#[derive(Debug, Default)]
+pub struct Message {
+    src: Option<String>,
+    dest: Option<String>,
+    msg_id: Option<String>,
+    kind: Option<(&'static str, Type)>,
+    /// Keys, tags and values in one buffer, so that commands borrow from it.
+    arena: Vec<u8>,
+    keys: Vec<Span>,
+    tags: Vec<Span>,
+    value: Span,
+    from: Span,
+    ttl: Option<u64>,
+    by: i64,
+    create: bool,
+    user: Option<Span>,
+}
+
+fn malformed(text: &'static str) -> Error {
+    Error::new(Kind::Malformed, text)
+}
+
+fn string(raw: Raw<'_>, missing: &'static str) -> Result<String, Error> {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).ok_or(malformed(missing))
+}
+
+impl Message {
+    /// Reads a line into `self`, which keeps what was understood if an error is returned.
+    pub fn read(&mut self, line: &[u8]) -> Result<(), Error> {
+        let envelope: Envelope<'_> = serde_json::from_slice(line)
+            .map_err(|_| malformed("ERR not a message: {\"src\":...,\"dest\":...,\"body\":{...}} on one line"))?;
+        self.src = Some(envelope.src.into_owned());
+        self.dest = Some(envelope.dest.into_owned());
+        let body: Body<'_> =
+            serde_json::from_str(envelope.body.get()).map_err(|_| malformed("ERR body is not an object"))?;
+        if let Some(id) = body.msg_id {
+            integer(id.get().as_bytes()).map_err(|_| malformed("ERR msg_id is not an integer"))?;
+            self.msg_id = Some(id.get().to_owned());
+        }
+        let name = string(body.r#type, "ERR body has no type")?;
+        let kind = TYPES.into_iter().find(|(known, _)| *known == name);
+        let kind = kind.ok_or_else(|| Error::with(Kind::Unknown, format!("ERR unknown type '{name}'")))?;
+        self.kind = Some(kind);
+        self.read_fields(kind.1, &body)
+    }
+
+    fn read_fields(&mut self, kind: Type, body: &Body<'_>) -> Result<(), Error> {
+        match kind {
+            Type::Init => {
+                string(body.node_id, "ERR init needs node_id, a string")?;
+                let ids = body.node_ids.and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+                ids.ok_or(malformed("ERR init needs node_ids, a list of strings"))?;
+            }
+            Type::Auth => {
+                if let Some(user) = body.user {
+                    self.user = Some(self.keep(string(Some(user), "ERR user is not a string")?.as_bytes()));
+                }
+                self.value = self.keep(string(body.password, "ERR auth needs password, a string")?.as_bytes());
+            }
+            Type::MGet => self.keys = self.read_keys(body.keys.ok_or(malformed("ERR mget needs keys"))?)?,
+            Type::Invalidate => {
+                self.keys = body.keys.map_or(Ok(Vec::new()), |raw| self.read_keys(raw))?;
+                self.tags = body.tags.map_or(Ok(Vec::new()), |raw| self.read_keys(raw))?;
+                if body.keys.is_none() && body.tags.is_none() {
+                    return Err(malformed("ERR invalidate needs keys or tags"));
+                }
+            }
+            _ => {
+                let key = self.read_key(body.key.ok_or(malformed("ERR the message needs a key"))?)?;
+                self.keys = vec![key];
+            }
+        }
+        match kind {
+            Type::Set | Type::Write => {
+                self.value = self.read_value(body.value, "ERR the message needs a value")?;
+                self.ttl = body.ttl_ms.map(read_ttl).transpose()?;
+            }
+            Type::Cas => {
+                self.from = self.read_value(body.from, "ERR cas needs from")?;
+                self.value = self.read_value(body.to, "ERR cas needs to")?;
+                let create = body.create_if_not_exists.map_or(Ok(false), |raw| serde_json::from_str(raw.get()));
+                self.create = create.map_err(|_| malformed("ERR create_if_not_exists is neither true nor false"))?;
+            }
+            Type::Incr => {
+                let by = body.by.map_or(Ok(1), |raw| integer(raw.get().as_bytes()));
+                self.by = by.map_err(|_| malformed("ERR by is not an integer"))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Span {
+        let start = self.arena.len() as u32;
+        self.arena.extend_from_slice(bytes);
+        Span { start, end: self.arena.len() as u32 }
+    }
+
+    fn read_key(&mut self, raw: &RawValue) -> Result<Span, Error> {
+        match raw.get().as_bytes() {
+            text @ [b'-' | b'0'..=b'9', ..] => Ok(self.keep(text)),
+            _ => Ok(self.keep(string(Some(raw), "ERR a key is a string or a number")?.as_bytes())),
+        }
+    }
+
+    fn read_keys(&mut self, raw: &RawValue) -> Result<Vec<Span>, Error> {
+        let list: Vec<&RawValue> =
+            serde_json::from_str(raw.get()).map_err(|_| malformed("ERR keys and tags are lists"))?;
+        list.into_iter().map(|raw| self.read_key(raw)).collect()
+    }
+
+    fn read_value(&mut self, raw: Raw<'_>, missing: &'static str) -> Result<Span, Error> {
+        let start = self.arena.len() as u32;
+        append_compact(raw.ok_or(malformed(missing))?.get().as_bytes(), &mut self.arena);
+        Ok(Span { start, end: self.arena.len() as u32 })
+    }
+
+    fn part(&self, span: Span) -> &[u8] {
+        &self.arena[span.start as usize..span.end as usize]
+    }
+
+    /// The keys it names.
+    pub fn keys(&self) -> Args<'_> {
+        Args::new(&self.arena, &self.keys)
+    }
+
+    /// What it asks for; None for init, which the codec answers alone.
+    pub fn command(&self) -> Option<Command<'_>> {
+        let key = self.keys().get(0).unwrap_or_default();
+        let value = self.part(self.value);
+        let set = |expiry, condition| Command::Set { key, value, expiry, condition, get: false };
+        Some(match self.kind?.1 {
+            Type::Init => return None,
+            Type::Get | Type::Read => Command::Get(key),
+            Type::Set | Type::Write => set(self.ttl.map_or(Expiry::Never, Expiry::In), Condition::Always),
+            Type::Cas if self.create => set(Expiry::Never, Condition::EqualsJsonOrAbsent(self.part(self.from))),
+            Type::Cas => set(Expiry::Never, Condition::EqualsJson(self.part(self.from))),
+            Type::Delete => Command::Delete(self.keys()),
+            Type::Incr => Command::Increment(key, self.by),
+            Type::MGet => Command::MGet(self.keys()),
+            Type::Invalidate => Command::Invalidate { keys: self.keys(), tags: Args::new(&self.arena, &self.tags) },
+            Type::Auth => Command::Auth(self.user.map(|user| self.part(user)), value),
+        })
+    }
+
+    /// Appends the answer, whose own number is `msg_id`. `scratch` is that of the context the reply was made in.
+    pub fn answer(&self, reply: &Reply, msg_id: u64, scratch: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"src\":");
+        append_string(self.dest.as_deref().unwrap_or("cache"), out);
+        out.extend_from_slice(b",\"dest\":");
+        match &self.src {
+            Some(src) => append_string(src, out),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"body\":{\"type\":\"");
+        let failed = match (reply, self.kind) {
+            (Reply::Error(error), _) => Some((code(error.kind), error.text.as_ref())),
+            (Reply::Null, Some((_, Type::Read))) => Some((code(Kind::NotFound), "ERR no such key")),
+            _ => None,
+        };
+        out.extend_from_slice(if failed.is_some() { b"error" } else { self.name().as_bytes() });
+        out.extend_from_slice(if failed.is_some() { b"\"" } else { b"_ok\"" });
+        if let Some(id) = &self.msg_id {
+            out.extend_from_slice(b",\"in_reply_to\":");
+            out.extend_from_slice(id.as_bytes());
+        }
+        out.extend_from_slice(b",\"msg_id\":");
+        out.extend_from_slice(itoa::Buffer::new().format(msg_id).as_bytes());
+        match failed {
+            Some((code, text)) => {
+                out.extend_from_slice(b",\"code\":");
+                out.extend_from_slice(itoa::Buffer::new().format(code).as_bytes());
+                out.extend_from_slice(b",\"text\":");
+                append_string(text.strip_prefix("ERR ").unwrap_or(text), out);
+            }
+            None => self.append_result(reply, scratch, out),
+        }
+        out.extend_from_slice(b"}}\n");
+    }
+
+    fn name(&self) -> &'static str {
+        self.kind.map_or("", |(name, _)| name)
+    }
+
+    fn append_result(&self, reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
+        let field: &[u8] = match self.kind {
+            Some((_, Type::Get | Type::Read | Type::Incr)) => b",\"value\":",
+            Some((_, Type::MGet)) => b",\"values\":",
+            Some((_, Type::Invalidate)) => b",\"count\":",
+            _ => return,
+        };
+        out.extend_from_slice(field);
+        append_reply(reply, scratch, out);
+    }
+}
+
+fn append_reply(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
+    match reply {
+        Reply::Value(Blob::Scratch(range)) => append_view(&scratch[range.clone()], out),
+        Reply::Value(blob) => append_view(blob.bytes(scratch), out),
+        Reply::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes()),
+        Reply::Array(replies) => {
+            out.push(b'[');
+            for (index, reply) in replies.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                append_reply(reply, scratch, out);
+            }
+            out.push(b']');
+        }
+        _ => out.extend_from_slice(b"null"),
+    }
+}
+
+fn read_ttl(raw: &RawValue) -> Result<u64, Error> {
+    let millis = integer(raw.get().as_bytes()).ok().filter(|&millis| millis > 0);
+    millis.map(|millis| millis as u64).ok_or(malformed("ERR ttl_ms is not a number of milliseconds above 0"))
+}
+
+/// Maelstrom's error codes. All that are given here are definite: what was asked has not happened.
+fn code(kind: Kind) -> u16 {
+    match kind {
+        Kind::Unknown => 10,
+        Kind::OutOfMemory => 11,
+        Kind::Malformed | Kind::TooLarge => 12,
+        Kind::Denied => 14,
+        Kind::NotFound => 20,
+        Kind::Mismatch => 22,
+    }
+}

@@ -1,0 +1,393 @@
+//! The Redis protocol: RESP2 and RESP3 replies, requests as arrays of bulk strings or as inline lines.
+//!
+//! A request is read without allocating: its arguments are spans of the input. Reading goes on where it stopped, so
+//! a request that arrives in many pieces is looked at once. Lengths in headers are numbers to compare with, never
+//! sizes to allocate. After a protocol error nothing that follows can be trusted: the connection closes.
+
+use crate::command::{Blob, Error, Kind, Reply, Span};
+use crate::engine::Limits;
+use crate::output::Output;
+
+/// Longest inline request, and longest header line.
+const MAX_LINE: usize = 64 << 10;
+
+/// What the input holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A whole request of so many bytes; its arguments, if any, are the spans that were added.
+    Request(usize),
+    /// The beginning of one. There is no use in asking again with less than so many bytes.
+    More(usize),
+    /// No request and none can follow.
+    Broken(Error),
+    /// HTTP: nothing is executed, nothing answered.
+    Http,
+}
+
+/// Reads requests. Spans count from the beginning of the request they belong to.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// How far the request was read.
+    at: usize,
+    /// Arguments that are still to come; None before the header was read.
+    left: Option<usize>,
+    /// Bytes of the argument that is being read, once its header was.
+    length: Option<usize>,
+    /// Bytes of all arguments so far.
+    total: usize,
+}
+
+fn broken(text: &'static str) -> Next {
+    Next::Broken(Error::new(Kind::Malformed, text))
+}
+
+/// A number in a header: digits only, no leading zero, at most ten of them; -1 where it may stand.
+fn header_number(text: &[u8]) -> Option<i64> {
+    match text {
+        b"-1" => Some(-1),
+        [b'0'] => Some(0),
+        [b'1'..=b'9', ..] if text.len() <= 10 => text
+            .iter()
+            .try_fold(0i64, |number, byte| byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0'))),
+        _ => None,
+    }
+}
+
+/// The line that begins at `at`, without its end, and where the next one begins.
+#[inline]
+fn header_line(input: &[u8], at: usize) -> Result<Option<(&[u8], usize)>, Next> {
+    let rest = &input[at..];
+    // Headers are a few bytes long: looking byte by byte beats a search that sets itself up first.
+    match rest.iter().take(MAX_HEADER).position(|&byte| byte == b'\r') {
+        Some(end) if rest.len() == end + 1 => Ok(None),
+        Some(end) if rest[end + 1] == b'\n' => Ok(Some((&rest[..end], at + end + 2))),
+        Some(_) => Err(broken("ERR Protocol error: expected '\\n' after '\\r'")),
+        None if rest.len() >= MAX_HEADER => Err(broken("ERR Protocol error: too big count string")),
+        None => Ok(None),
+    }
+}
+
+/// Longest header line worth looking at: a sign, ten digits and room for padding that is refused later.
+const MAX_HEADER: usize = 32;
+
+impl Reader {
+    /// Reads the request at the beginning of `input`, which is what it was at the last call and whatever arrived
+    /// since. Spans of its arguments are appended to `spans`.
+    #[inline]
+    pub fn next(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
+        match self.advance(input, spans, limits) {
+            Ok(Some(length)) => {
+                *self = Reader::default();
+                Next::Request(length)
+            }
+            Ok(None) => {
+                let wanted = self.length.map_or(0, |length| length + 2);
+                Next::More((self.at + wanted).max(input.len() + 1))
+            }
+            Err(end) => end,
+        }
+    }
+
+    fn advance(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option<usize>, Next> {
+        if self.left.is_none() {
+            match input.first() {
+                None => return Ok(None),
+                Some(b'*') => {}
+                Some(_) => return inline(input, spans, limits),
+            }
+            let Some((line, next)) = header_line(input, 0)? else { return Ok(None) };
+            match header_number(&line[1..]) {
+                // Nothing is asked with no arguments: skipped, as Redis does.
+                Some(..=0) => return Ok(Some(next)),
+                Some(count) if count as usize <= limits.max_args => self.left = Some(count as usize),
+                _ => return Err(broken("ERR Protocol error: invalid multibulk length")),
+            }
+            self.at = next;
+        }
+        while self.left != Some(0) {
+            let length = match self.length {
+                Some(length) => length,
+                None => {
+                    match input.get(self.at) {
+                        None => return Ok(None),
+                        Some(b'$') => {}
+                        Some(&other) => {
+                            let text = format!("ERR Protocol error: expected '$', got '{}'", other.escape_ascii());
+                            return Err(Next::Broken(Error::with(Kind::Malformed, text)));
+                        }
+                    }
+                    let Some((line, next)) = header_line(input, self.at)? else { return Ok(None) };
+                    let length = match header_number(&line[1..]) {
+                        Some(length @ 0..) if length as usize <= limits.max_value => length as usize,
+                        _ => return Err(broken("ERR Protocol error: invalid bulk length")),
+                    };
+                    self.total += length;
+                    if self.total > limits.max_request {
+                        return Err(broken("ERR Protocol error: too big request"));
+                    }
+                    self.at = next;
+                    self.length = Some(length);
+                    length
+                }
+            };
+            let end = self.at + length;
+            match input.get(end..end + 2) {
+                None => return Ok(None),
+                Some(b"\r\n") => {}
+                Some(_) => return Err(broken("ERR Protocol error: expected '\\r\\n' after a bulk string")),
+            }
+            spans.push(Span { start: self.at as u32, end: end as u32 });
+            self.at = end + 2;
+            self.length = None;
+            self.left = self.left.map(|left| left - 1);
+        }
+        Ok(Some(self.at))
+    }
+}
+
+/// A request on a line: words parted by blanks, or in quotes. Escapes within quotes are not offered, since arguments
+/// are parts of the input; what needs them goes in an array.
+fn inline(input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option<usize>, Next> {
+    let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(MAX_LINE)]) else {
+        if input.len() >= MAX_LINE {
+            return Err(broken("ERR Protocol error: too big inline request"));
+        }
+        return Ok(None);
+    };
+    let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
+    if is_http(line) {
+        return Err(Next::Http);
+    }
+    let mut at = 0;
+    for count in 0.. {
+        at += line[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let Some(&first) = line.get(at) else { break };
+        if count == limits.max_args {
+            return Err(broken("ERR Protocol error: too many arguments"));
+        }
+        at = word(line, at, first, spans)?;
+    }
+    Ok(Some(end + 1))
+}
+
+/// The word of an inline request that begins at `at` with `first`; returns where the next may begin.
+fn word(line: &[u8], at: usize, first: u8, spans: &mut Vec<Span>) -> Result<usize, Next> {
+    const UNBALANCED: &str = "ERR Protocol error: unbalanced quotes in request";
+    let quoted = matches!(first, b'"' | b'\'');
+    let start = at + usize::from(quoted);
+    let ends = |byte: &u8| if quoted { *byte == first } else { byte.is_ascii_whitespace() };
+    let length = line[start..].iter().position(ends);
+    let end = start + length.unwrap_or(line.len() - start);
+    let text = &line[start..end];
+    let closed = !quoted || length.is_some() && line.get(end + 1).is_none_or(u8::is_ascii_whitespace);
+    let plain = quoted && !text.contains(&b'\\') || !quoted && !text.iter().any(|byte| matches!(byte, b'"' | b'\''));
+    if !closed || !plain {
+        return Err(broken(UNBALANCED));
+    }
+    spans.push(Span { start: start as u32, end: end as u32 });
+    Ok(end + usize::from(quoted))
+}
+
+/// A request or header line of HTTP: a page in a browser must not be able to run commands here.
+fn is_http(line: &[u8]) -> bool {
+    let starts = |word: &str| line.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word.as_bytes()));
+    let last = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    last.starts_with(b"HTTP/") || starts("POST ") || starts("Host:")
+}
+
+/// Appends a reply in the given version of RESP. `scratch` is that of the context the reply was made in.
+#[inline]
+pub fn encode(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
+    match reply {
+        Reply::Value(Blob::Scratch(range)) => bulk(&scratch[range.clone()], out.bytes()),
+        Reply::Ok => out.bytes().extend_from_slice(b"+OK\r\n"),
+        Reply::Null if resp3 => out.bytes().extend_from_slice(b"_\r\n"),
+        Reply::Null => out.bytes().extend_from_slice(b"$-1\r\n"),
+        Reply::Int(number) => header(b':', *number, out.bytes()),
+        _ => encode_rare(reply, resp3, scratch, out),
+    }
+}
+
+fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
+    match reply {
+        Reply::Value(Blob::Shared(value)) => {
+            header(b'$', value.len() as i64, out.bytes());
+            out.push_shared(value.clone());
+            out.bytes().extend_from_slice(b"\r\n");
+        }
+        Reply::Value(blob) => bulk(blob.bytes(scratch), out.bytes()),
+        Reply::Word(word) => line(b'+', word.as_bytes(), out.bytes()),
+        Reply::Error(error) => line(b'-', error.text.as_bytes(), out.bytes()),
+        Reply::Text(text) if resp3 => {
+            header(b'=', text.len() as i64 + 4, out.bytes());
+            out.bytes().extend_from_slice(b"txt:");
+            out.bytes().extend_from_slice(text.as_bytes());
+            out.bytes().extend_from_slice(b"\r\n");
+        }
+        Reply::Text(text) => bulk(text.as_bytes(), out.bytes()),
+        Reply::Array(replies) => elements(b'*', replies, resp3, scratch, out),
+        Reply::Set(replies) => elements(if resp3 { b'~' } else { b'*' }, replies, resp3, scratch, out),
+        Reply::Map(pairs) => {
+            let (mark, count) = if resp3 { (b'%', pairs.len()) } else { (b'*', 2 * pairs.len()) };
+            header(mark, count as i64, out.bytes());
+            for (name, value) in pairs {
+                encode(name, resp3, scratch, out);
+                encode(value, resp3, scratch, out);
+            }
+        }
+        Reply::Ok | Reply::Null | Reply::Int(_) => encode(reply, resp3, scratch, out),
+    }
+}
+
+fn elements(mark: u8, replies: &[Reply], resp3: bool, scratch: &[u8], out: &mut Output) {
+    header(mark, replies.len() as i64, out.bytes());
+    for reply in replies {
+        encode(reply, resp3, scratch, out);
+    }
+}
+
+#[inline]
+fn bulk(value: &[u8], out: &mut Vec<u8>) {
+    out.reserve(value.len() + 16);
+    header(b'$', value.len() as i64, out);
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[inline]
+fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
+    out.push(mark);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A reply on one line: what a client sent may be quoted in it, and must not end it.
+fn line(mark: u8, text: &[u8], out: &mut Vec<u8>) {
+    out.push(mark);
+    out.extend(text.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads all requests of `input`, given in pieces that end at `cuts`.
+    fn read(input: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, Option<Next>) {
+        let (mut requests, mut reader, mut spans, mut start) = (Vec::new(), Reader::default(), Vec::new(), 0);
+        for &end in cuts {
+            loop {
+                match reader.next(&input[start..end], &mut spans, &Limits::default()) {
+                    Next::Request(length) => {
+                        let words =
+                            spans.drain(..).map(|span| input[start..][span.start as usize..span.end as usize].to_vec());
+                        requests.push(words.collect());
+                        start += length;
+                    }
+                    Next::More(wanted) => {
+                        assert!(wanted > end - start);
+                        break;
+                    }
+                    ended => return (requests, Some(ended)),
+                }
+                if start == end {
+                    break;
+                }
+            }
+        }
+        (requests, None)
+    }
+
+    #[test]
+    fn requests_are_the_same_however_they_are_cut() {
+        let input = b"*2\r\n$3\r\nGET\r\n$1\r\nx\r\nPING  hi\r\n\r\n*0\r\n*-1\r\n*3\r\n$3\r\nSET\r\n$0\r\n\r\n$4\r\na\r\nb\r\nQUIT\n";
+        let whole = read(input, &[input.len()]);
+        assert_eq!(whole.0.iter().filter(|request| !request.is_empty()).count(), 4);
+        assert_eq!(whole.1, None);
+        assert_eq!(whole.0[0], [b"GET".to_vec(), b"x".to_vec()]);
+        let each: Vec<usize> = (1..=input.len()).collect();
+        assert_eq!(read(input, &each), whole);
+        for cut in 1..input.len() {
+            assert_eq!(read(input, &[cut, input.len()]), whole);
+        }
+    }
+
+    #[test]
+    fn inline_words_may_be_quoted() {
+        let (requests, _) = read(b"SET 'a key' \"it's\" ''\n", &[22]);
+        assert_eq!(requests, [[b"SET".to_vec(), b"a key".to_vec(), b"it's".to_vec(), b"".to_vec()]]);
+    }
+
+    #[test]
+    fn lengths_that_lie_break_the_stream() {
+        for number in [
+            "-2",
+            "2147483648",
+            "4294967296",
+            "9223372036854775807",
+            "18446744073709551616",
+            "+1",
+            " 1",
+            "1e3",
+            "",
+            "01",
+            "1111111111111111111111111111111111111111",
+            "16777217",
+        ] {
+            for input in [format!("*{number}\r\n"), format!("*1\r\n${number}\r\n")] {
+                let (requests, end) = read(input.as_bytes(), &[input.len()]);
+                assert!(requests.is_empty() && matches!(end, Some(Next::Broken(_))), "{input:?} {end:?}");
+            }
+        }
+        assert!(matches!(read(b"*1\r\n$-1\r\n", &[9]).1, Some(Next::Broken(_))));
+    }
+
+    #[test]
+    fn framing_that_slips_breaks_the_stream() {
+        for input in [
+            &b"*1\n$4\r\nPING\r\n"[..],
+            b"*1\r$4\r\nPING\r\n",
+            b"*1\r\n$3\r\nPING\r\n",
+            b"*1\r\n$5\r\nPING\r\n*1",
+            b"*1\r\n:4\r\n",
+            b"*1\r\n\r\n",
+            b"GET \"x\r\n",
+            b"GET \"x\"y\r\n",
+            b"GET x\"y\r\n",
+            b"GET \"a\\n\"\r\n",
+        ] {
+            assert!(matches!(read(input, &[input.len()]).1, Some(Next::Broken(_))), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn http_is_recognised_whatever_its_verb() {
+        for line in ["GET / HTTP/1.1", "PUT /x HTTP/2", "POST / x", "host: localhost", "DELETE /x HTTP/1.0"] {
+            let input = format!("{line}\r\nSET x y\r\n");
+            assert_eq!(read(input.as_bytes(), &[input.len()]), (vec![], Some(Next::Http)), "{line}");
+        }
+        assert_eq!(read(b"GET HTTP\r\n", &[10]).1, None);
+    }
+
+    #[test]
+    fn replies_in_both_versions() {
+        let reply = Reply::Array(vec![
+            Reply::Ok,
+            Reply::Null,
+            Reply::Int(-7),
+            Reply::Value(Blob::Scratch(1..3)),
+            Reply::Value(Blob::Shared(b"shared"[..].into())),
+            Reply::Map(vec![(Reply::word("a"), Reply::Text("b".into()))]),
+            Reply::Set(vec![Reply::Word("fast")]),
+            Reply::Error(Error::new(Kind::Malformed, "ERR two\r\nlines")),
+        ]);
+        for (resp3, wanted) in [
+            (false, &b"*8\r\n+OK\r\n$-1\r\n:-7\r\n$2\r\nyz\r\n$6\r\nshared\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n*1\r\n+fast\r\n-ERR two  lines\r\n"[..]),
+            (true, b"*8\r\n+OK\r\n_\r\n:-7\r\n$2\r\nyz\r\n$6\r\nshared\r\n%1\r\n$1\r\na\r\n=5\r\ntxt:b\r\n~1\r\n+fast\r\n-ERR two  lines\r\n"),
+        ] {
+            let mut out = Output::default();
+            encode(&reply, resp3, b"xyz", &mut out);
+            assert_eq!(out.take_bytes().escape_ascii().to_string(), wanted.escape_ascii().to_string());
+        }
+    }
+}

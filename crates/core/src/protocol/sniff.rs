@@ -1,0 +1,83 @@
+//! Which protocol a connection speaks: decided by its first bytes, once, and never again.
+
+use memchr::memchr2;
+
+use crate::command;
+
+/// The protocols that share a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Redis: RESP2 and RESP3, inline commands.
+    Resp,
+    /// Maelstrom's messages, one JSON object a line.
+    Json,
+}
+
+/// What the first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is this one.
+    Is(Protocol),
+    /// Too early to tell.
+    Unknown,
+    /// It is none of ours: send the line, if any, and close.
+    Refused(&'static [u8]),
+}
+
+/// Longest first word. No verb of any protocol here is longer.
+const MAX_WORD: usize = 16;
+
+const NOT_OURS: &[u8] = b"-ERR Protocol error: neither Redis, memcached nor JSON\r\n";
+const NO_TLS: &[u8] = b"-ERR Protocol error: this port does not speak TLS\r\n";
+
+/// Judges the first bytes of a connection.
+pub fn sniff(input: &[u8]) -> Verdict {
+    match input.first() {
+        None => return Verdict::Unknown,
+        Some(b'*') => return Verdict::Is(Protocol::Resp),
+        Some(b'{') => return Verdict::Is(Protocol::Json),
+        Some(0x16) => return Verdict::Refused(NO_TLS),
+        Some(_) => {}
+    }
+    let head = &input[..input.len().min(MAX_WORD + 1)];
+    let end = memchr2(b' ', b'\n', head);
+    let word = match end {
+        Some(end) => head[..end].strip_suffix(b"\r").unwrap_or(&head[..end]),
+        None if head.len() <= MAX_WORD && head.iter().all(|byte| byte.is_ascii_graphic() || *byte == b'\r') => {
+            return Verdict::Unknown;
+        }
+        None => return Verdict::Refused(NOT_OURS),
+    };
+    // An empty line is what people type first; Redis ignores it.
+    if word.is_empty() || command::lookup(word).is_some() {
+        Verdict::Is(Protocol::Resp)
+    } else {
+        Verdict::Refused(NOT_OURS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_decides() {
+        for (input, verdict) in [
+            (&b""[..], Verdict::Unknown),
+            (b"*", Verdict::Is(Protocol::Resp)),
+            (b"{", Verdict::Is(Protocol::Json)),
+            (b"\x16\x03\x01", Verdict::Refused(NO_TLS)),
+            (b"PI", Verdict::Unknown),
+            (b"PING\r", Verdict::Unknown),
+            (b"PING\r\n", Verdict::Is(Protocol::Resp)),
+            (b"ping\n", Verdict::Is(Protocol::Resp)),
+            (b"\r\n", Verdict::Is(Protocol::Resp)),
+            (b"POST / HTTP/1.1\r\n", Verdict::Refused(NOT_OURS)),
+            (b"\x80\x00\x00", Verdict::Refused(NOT_OURS)),
+            (b"\x00", Verdict::Refused(NOT_OURS)),
+            (b"AVERYLONGWORDINDEED", Verdict::Refused(NOT_OURS)),
+        ] {
+            assert_eq!(sniff(input), verdict, "{input:?}");
+        }
+    }
+}
