@@ -121,7 +121,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::CommandAll => Reply::Array(TABLE.iter().map(describe).collect()),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
-        Command::CommandList => Reply::Array(TABLE.iter().map(|row| name_of(row)).collect()),
+        Command::CommandList => Reply::Array(TABLE.iter().map(name_of).collect()),
         Command::CommandInfo(names) => {
             Reply::Array(names.iter().map(|name| lookup(name).map_or(Reply::Null, describe)).collect())
         }

@@ -55,22 +55,19 @@ impl Output {
         (self.sent, self.shared_sent, self.shared_len) = (0, 0, 0);
     }
 
-    /// Hands the next slices to `write` until all is sent or it takes less than it was given.
-    /// Returns what `write` returns when it fails, and the number of bytes sent otherwise.
-    pub fn drain<E>(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<usize, E> {
-        let mut total = 0;
+    /// Hands the next slices to `write` until all is sent, or it fails or takes less than it was given.
+    pub fn drain<E>(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<(), E> {
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.slices(&mut slices);
             let offered: usize = slices[..count].iter().map(|slice| slice.len()).sum();
             let taken = write(&slices[..count])?;
             self.advance(taken);
-            total += taken;
             if taken < offered {
                 break;
             }
         }
-        Ok(total)
+        Ok(())
     }
 
     /// Fills `slices` with what is to be sent next, in order; returns how many were used.
@@ -112,36 +109,10 @@ impl Output {
         }
     }
 
-    /// Moves what was not sent out of `self`, which is empty afterwards and keeps its buffer.
-    pub fn take_rest(&mut self) -> Output {
-        let rest = Output {
-            bytes: self.bytes[self.sent..].to_vec(),
-            sent: 0,
-            shared: self.shared.drain(..).map(|(place, value)| (place - self.sent, value)).collect(),
-            shared_sent: self.shared_sent,
-            shared_len: self.shared_len,
-        };
-        self.clear(usize::MAX);
-        rest
-    }
-
-    /// Appends all of `other`, which is empty afterwards.
-    pub fn append(&mut self, other: &mut Output) {
-        if self.is_empty() {
-            self.clear(usize::MAX);
-        }
-        debug_assert!(other.sent == 0 && other.shared_sent == 0);
-        let base = self.bytes.len();
-        self.bytes.append(&mut other.bytes);
-        self.shared_len += other.shared_len;
-        self.shared.extend(other.shared.drain(..).map(|(place, value)| (place + base, value)));
-        other.clear(usize::MAX);
-    }
-
     /// Everything in one piece: for callers that have no socket.
     pub fn take_bytes(&mut self) -> Vec<u8> {
         let mut whole = Vec::with_capacity(self.len());
-        let Ok(_) = self.drain(|slices| {
+        let Ok(()) = self.drain(|slices| {
             slices.iter().for_each(|slice| whole.extend_from_slice(slice));
             Ok::<_, std::convert::Infallible>(slices.iter().map(|slice| slice.len()).sum())
         });
@@ -179,23 +150,6 @@ mod tests {
                 assert!(out.len() < before);
             }
             assert_eq!(sent, b"abCDEFGHij");
-        }
-    }
-
-    #[test]
-    fn the_rest_goes_on_where_it_was_cut() {
-        for cut in 0..10 {
-            let mut out = sample();
-            out.advance(cut);
-            let mut rest = out.take_rest();
-            assert!(out.is_empty());
-            let mut other = sample();
-            if cut == 0 {
-                rest.append(&mut other);
-                assert_eq!(rest.take_bytes(), b"abCDEFGHijabCDEFGHij");
-            } else {
-                assert_eq!(rest.take_bytes(), &b"abCDEFGHij"[cut..]);
-            }
         }
     }
 }

@@ -77,6 +77,11 @@ impl Session {
         }
     }
 
+    /// A session that speaks JSON from its first byte on.
+    pub fn json(id: u64) -> Session {
+        Session { protocol: Some(Protocol::Json), ..Session::new(id) }
+    }
+
     /// Length below which it is of no use to feed the input again.
     pub fn wanted(&self) -> usize {
         self.wanted

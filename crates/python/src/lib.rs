@@ -1,1 +1,170 @@
-//! The native module.
+//! The native module `globalcache._core`: the server, the sans-IO JSON session and the load generator for Python.
+//!
+//! The only crate that knows Python. No request ever waits for the interpreter: the server's threads are native.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globalcache_core::engine::{Counters, Engine, Facts, Limits};
+use globalcache_core::output::Output;
+use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::store::{Options as StoreOptions, Store};
+use globalcache_server::{Options, StartError, read_clocks};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// A running server within this process.
+#[pyclass(frozen)]
+struct Server {
+    inner: globalcache_server::Server,
+    pid: u32,
+}
+
+fn start_error(error: StartError) -> PyErr {
+    match error {
+        StartError::Option(text) => PyValueError::new_err(text),
+        StartError::Bind(address, error) => {
+            PyOSError::new_err((error.raw_os_error(), format!("{address}: {}", reason(&error))))
+        }
+        StartError::System(error) => PyOSError::new_err((error.raw_os_error(), reason(&error))),
+    }
+}
+
+/// What went wrong, without the number that Rust adds.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    #[pyo3(signature = (*, listen, threads, memory, evict, max_value, max_clients, client_memory, idle_timeout_ms, insecure))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        listen: Vec<String>,
+        threads: usize,
+        memory: u64,
+        evict: bool,
+        max_value: usize,
+        max_clients: u64,
+        client_memory: u64,
+        idle_timeout_ms: u64,
+        insecure: bool,
+    ) -> PyResult<Server> {
+        let options = Options {
+            listen,
+            threads,
+            memory,
+            evict,
+            max_value,
+            max_clients,
+            client_memory,
+            idle_timeout: Duration::from_millis(idle_timeout_ms),
+            insecure,
+        };
+        let inner = py.detach(|| globalcache_server::Server::start(options)).map_err(start_error)?;
+        Ok(Server { inner, pid: std::process::id() })
+    }
+
+    /// The addresses it listens on.
+    #[getter]
+    fn addresses(&self) -> PyResult<Vec<String>> {
+        self.own()?;
+        Ok(self.inner.addresses().to_vec())
+    }
+
+    /// Counts since the start, and what is held now.
+    fn stats(&self) -> PyResult<std::collections::BTreeMap<&'static str, u64>> {
+        self.own()?;
+        Ok(self.inner.stats().into_iter().collect())
+    }
+
+    /// Stops it: in-flight replies are sent, within five seconds.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        self.own()?;
+        py.detach(|| self.inner.stop());
+        Ok(())
+    }
+}
+
+impl Server {
+    /// The threads of a server do not live on in a forked child.
+    fn own(&self) -> PyResult<()> {
+        if std::process::id() == self.pid {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err(
+            "this server belongs to the process that started it; start one of your own after fork()",
+        ))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            // Its threads are in the parent: there is nothing here to stop or to wait for.
+            self.inner.disown();
+        }
+    }
+}
+
+/// The JSON protocol over a cache of its own: lines in, lines out, no sockets.
+#[pyclass]
+struct JsonSession {
+    engine: Arc<Engine>,
+    session: Session,
+    scratch: Scratch,
+    output: Output,
+    input: Vec<u8>,
+}
+
+#[pymethods]
+impl JsonSession {
+    #[new]
+    #[pyo3(signature = (*, memory = 256 << 20))]
+    fn new(memory: u64) -> JsonSession {
+        let now = read_clocks();
+        let limits = Limits { pause_output: usize::MAX, ..Limits::default() };
+        let options = StoreOptions {
+            memory,
+            shards: 1,
+            evict: true,
+            max_value: limits.max_value,
+            seed: globalcache_server::random_seed(),
+            epoch: globalcache_server::epoch(now.wall),
+        };
+        let facts = Facts { pid: std::process::id(), threads: 1, started: now.mono, ..Facts::default() };
+        let engine = Engine { store: Store::new(options), limits, counters: Counters::default(), facts };
+        JsonSession {
+            engine: Arc::new(engine),
+            session: Session::json(1),
+            scratch: Scratch::default(),
+            output: Output::default(),
+            input: Vec::new(),
+        }
+    }
+
+    /// Answers the messages in `data`; the beginning of a line waits for its end.
+    fn feed<'py>(&mut self, py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        self.input.extend_from_slice(data);
+        let now = read_clocks();
+        self.engine.store.tick(now.mono);
+        let (taken, flow) = self.session.feed(&self.engine, now, &mut self.scratch, &self.input, &mut self.output);
+        self.input.drain(..taken);
+        if flow == Flow::Close {
+            return Err(PyValueError::new_err("the message is too long"));
+        }
+        Ok(PyBytes::new(py, &self.output.take_bytes()))
+    }
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<Server>()?;
+    module.add_class::<JsonSession>()?;
+    Ok(())
+}

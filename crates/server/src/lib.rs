@@ -1,1 +1,247 @@
-//! The server: sockets, threads and limits around the core.
+//! The server: listeners, I/O threads, clocks and limits on connections around the core.
+//!
+//! One thread accepts connections and does the upkeep of the store; each connection belongs to one I/O thread for
+//! life, so that nothing about it needs a lock. The store is shared by all threads, a lock per shard.
+
+mod acceptor;
+mod connection;
+mod listen;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now};
+use globalcache_core::store::{self, Store};
+use mio::{Poll, Waker};
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
+
+use acceptor::Acceptor;
+use listen::Listener;
+use worker::{Inbox, WAKE, Worker};
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen: `HOST:PORT` or `unix:///path`; port 0 takes any that is free.
+    pub listen: Vec<String>,
+    /// I/O threads.
+    pub threads: usize,
+    /// Bytes that the cache may take.
+    pub memory: u64,
+    /// Whether writes push old items out when memory is full.
+    pub evict: bool,
+    /// Longest value in bytes.
+    pub max_value: usize,
+    /// Most connections at a time.
+    pub max_clients: u64,
+    /// Bytes that the buffers of all connections may hold together.
+    pub client_memory: u64,
+    /// A connection that asked nothing for so long is closed; zero: never.
+    pub idle_timeout: Duration,
+    /// Whether others than this machine may connect although nobody has to authenticate.
+    pub insecure: bool,
+}
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// An option is not what it may be.
+    Option(String),
+    /// The system refused an address.
+    Bind(String, io::Error),
+    /// The system refused something else.
+    System(io::Error),
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        StartError::System(error)
+    }
+}
+
+/// What all threads of a server share.
+struct Shared {
+    engine: Engine,
+    options: Options,
+    stopping: AtomicBool,
+    next_id: AtomicU64,
+}
+
+/// A running server. Dropping it stops it.
+pub struct Server {
+    shared: Arc<Shared>,
+    addresses: Vec<String>,
+    wakers: Vec<Arc<Waker>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// More threads than processors only wait for each other.
+const MAX_THREADS: usize = 64;
+
+/// Least memory that holds an open segment per shard and something beside.
+const MIN_MEMORY: u64 = 1 << 20;
+
+impl Server {
+    /// Binds all addresses and starts the threads; every address answers when this returns.
+    pub fn start(options: Options) -> Result<Server, StartError> {
+        check(&options)?;
+        let mut listeners = Vec::new();
+        for address in &options.listen {
+            listeners.push(Listener::bind(address, options.insecure)?);
+        }
+        let shared = Arc::new(Shared {
+            engine: engine(&options, &listeners),
+            stopping: AtomicBool::new(false),
+            next_id: AtomicU64::new(1),
+            options,
+        });
+        let addresses = listeners.iter().map(Listener::address).collect();
+        let mut server = Server { shared, addresses, wakers: Vec::new(), threads: Mutex::new(Vec::new()) };
+        let mut inboxes = Vec::new();
+        for number in 0..server.shared.options.threads {
+            let poll = Poll::new()?;
+            let inbox = Arc::new(Inbox::new(&poll)?);
+            server.wakers.push(Arc::clone(&inbox.waker));
+            inboxes.push(Arc::clone(&inbox));
+            let worker = Worker::new(Arc::clone(&server.shared), poll, inbox);
+            server.spawn(format!("globalcache-io{number}"), move || worker.run())?;
+        }
+        let poll = Poll::new()?;
+        server.wakers.push(Arc::new(Waker::new(poll.registry(), WAKE)?));
+        let acceptor = Acceptor::new(Arc::clone(&server.shared), poll, listeners, inboxes)?;
+        server.spawn("globalcache-accept".to_owned(), move || acceptor.run())?;
+        Ok(server)
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.lock().push(std::thread::Builder::new().name(name).spawn(run)?);
+        Ok(())
+    }
+
+    /// The addresses it listens on, as they would be given in the options, with the ports that were taken.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// What INFO tells, as numbers under names.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        let engine = &self.shared.engine;
+        let (counters, store) = (&engine.counters, engine.store.stats());
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        vec![
+            ("items", store.items),
+            ("used_memory", store.used),
+            ("memory", self.shared.options.memory),
+            ("hits", store.hits),
+            ("misses", store.misses),
+            ("evicted", store.evicted),
+            ("expired", store.expired),
+            ("commands", count(&counters.commands)),
+            ("errors", count(&counters.errors)),
+            ("connected", count(&counters.connected)),
+            ("accepted", count(&counters.accepted)),
+            ("rejected", count(&counters.rejected)),
+            ("bytes_in", count(&counters.bytes_in)),
+            ("bytes_out", count(&counters.bytes_out)),
+            ("client_bytes", count(&counters.client_bytes)),
+        ]
+    }
+
+    /// Forgets the threads, which a forked child does not have.
+    pub fn disown(&self) {
+        self.threads.lock().clear();
+    }
+
+    /// Stops accepting, answers what has arrived, sends what is to be sent, within a few seconds, and ends the threads.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        for waker in &self.wakers {
+            // A waker fails only when its poll is gone, and then the thread is as well.
+            let _ = waker.wake();
+        }
+        for thread in self.threads.lock().drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn check(options: &Options) -> Result<(), StartError> {
+    let wrong = |text: String| Err(StartError::Option(text));
+    if options.listen.is_empty() {
+        return wrong("listen: at least one address is needed".to_owned());
+    }
+    if !(1..=MAX_THREADS).contains(&options.threads) {
+        return wrong(format!("threads: {} is not between 1 and {MAX_THREADS}", options.threads));
+    }
+    if options.memory < MIN_MEMORY {
+        return wrong(format!("memory: {} bytes is less than {MIN_MEMORY}", options.memory));
+    }
+    if options.max_value as u64 > options.memory {
+        return wrong(format!("max_value: {} bytes is more than memory, {}", options.max_value, options.memory));
+    }
+    Ok(())
+}
+
+/// Versions and tokens of this life lie above those of all before: milliseconds since 2020 in the high bits leave 22
+/// bits for each, far more than can be handed out in one, and stay below 2^63 until 2089.
+pub fn epoch(wall_ms: u64) -> u64 {
+    const YEAR_2020_MS: u64 = 1_577_836_800_000;
+    wall_ms.saturating_sub(YEAR_2020_MS) << 22
+}
+
+fn engine(options: &Options, listeners: &[Listener]) -> Engine {
+    let now = read_clocks();
+    let store = Store::new(store::Options {
+        memory: options.memory,
+        shards: SHARDS,
+        evict: options.evict,
+        max_value: options.max_value,
+        seed: random_seed(),
+        epoch: epoch(now.wall),
+    });
+    let facts = Facts {
+        port: listeners.iter().find_map(Listener::port).unwrap_or(0),
+        pid: std::process::id(),
+        threads: options.threads,
+        started: now.mono,
+        run_id: random::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let limits = Limits { max_value: options.max_value, ..Limits::default() };
+    Engine { store, limits, counters: Counters::default(), facts }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}
+
+/// Key of the hash for one life of a store.
+pub fn random_seed() -> [u64; 4] {
+    [(); 4].map(|()| u64::from_le_bytes(random()))
+}
+
+/// Enough that a few threads rarely meet, few enough that each has many segments of a small memory.
+const SHARDS: usize = 8;
+
+/// Reads both clocks. The monotonic one counts the time that the machine sleeps, so that no value outlives it.
+pub fn read_clocks() -> Now {
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+    let mono = clock_gettime(CLOCK);
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { mono: mono.tv_sec as u64 * 1000 + mono.tv_nsec as u64 / 1_000_000, wall: wall.as_millis() as u64 }
+}

@@ -1,0 +1,307 @@
+//! One connection: its socket, its session, what arrived and is not taken yet, what waits to be sent.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use globalcache_core::engine::Now;
+use globalcache_core::output::Output;
+use globalcache_core::session::{Flow, Scratch, Session};
+use mio::event::Source;
+use mio::net::{TcpStream, UnixStream};
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::Shared;
+
+/// A connected socket.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Sets what every connection wants: no waiting for more to send, and a peer that is gone is noticed after
+    /// 60 + 3 x 10 seconds of silence.
+    pub(crate) fn prepare(&self) {
+        if let Stream::Tcp(stream) = self {
+            let probes = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+            let probes = probes.with_retries(3);
+            // A socket that refuses these works without them.
+            let _ = stream.set_nodelay(true);
+            let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+        }
+    }
+
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(stream) => stream,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buffer),
+            Stream::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    /// Writes a few bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (slices, self) {
+            ([one], stream) => stream.write(one),
+            (_, Stream::Tcp(stream)) => stream.write_vectored(slices),
+            (_, Stream::Unix(stream)) => stream.write_vectored(slices),
+        }
+    }
+
+    fn shutdown(&self, how: Shutdown) {
+        // It fails when the peer is gone, which is what it is for.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.shutdown(how),
+            Stream::Unix(stream) => stream.shutdown(how),
+        };
+    }
+}
+
+/// What is to become of a connection after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Wait until the system tells that there is more.
+    Wait,
+    /// There may be more to read: another turn, after the others had theirs.
+    Again,
+    /// It is over.
+    Over,
+}
+
+/// A request must arrive whole within this time, and a reply be taken; longer for long ones, see [`SLOWEST`].
+const PATIENCE_MS: u64 = 60_000;
+/// Bytes per millisecond that a client has to manage beyond that.
+const SLOWEST: u64 = 16;
+/// How long a connection that was closed by us is listened to, so that the last reply is not lost to a reset.
+const LINGER_MS: u64 = 1_000;
+/// Capacity of the output buffer that a thread keeps.
+const KEEP_OUTPUT: usize = 1 << 20;
+/// A connection that holds less than this is not closed for want of memory.
+const SMALL: u64 = 64 << 10;
+
+/// Buffers of an I/O thread, for whichever connection has its turn.
+pub(crate) struct Buffers {
+    pub(crate) input: Box<[u8]>,
+    pub(crate) output: Output,
+    pub(crate) scratch: Scratch,
+}
+
+impl Buffers {
+    pub(crate) fn new() -> Buffers {
+        Buffers { input: vec![0; 64 << 10].into(), output: Output::default(), scratch: Scratch::default() }
+    }
+}
+
+pub(crate) struct Connection {
+    pub(crate) stream: Stream,
+    session: Session,
+    /// Input that the session has not taken: the beginning of a request, or requests that wait for the output.
+    input: Vec<u8>,
+    /// Output that the socket has not taken.
+    output: Output,
+    /// The socket may have more to read.
+    readable: bool,
+    /// Nothing is read until the output is taken.
+    paused: bool,
+    /// When it was decided to close.
+    closing: Option<u64>,
+    /// The peer sends no more.
+    ended: bool,
+    /// When something last arrived.
+    last_input: u64,
+    /// Since when the same request or output is waiting.
+    stuck_since: Option<u64>,
+    /// Bytes of buffers as counted in the engine.
+    counted: u64,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: Stream, id: u64, now: Now) -> Connection {
+        Connection {
+            stream,
+            session: Session::new(id),
+            input: Vec::new(),
+            output: Output::default(),
+            readable: true,
+            paused: false,
+            closing: None,
+            ended: false,
+            last_input: now.mono,
+            stuck_since: None,
+            counted: 0,
+        }
+    }
+
+    /// The system told that there is something to read.
+    pub(crate) fn mark_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Bytes that its buffers hold, as counted in the engine.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// One turn: sends what is waiting, reads once, runs what arrived, sends the replies. While output waits nothing is
+    /// read, so a client that does not take its replies holds no more than those. `more`: the system told that the end
+    /// of the input is among what there is to read, so that a short read is not the last.
+    pub(crate) fn turn(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, more: bool) -> Turn {
+        match self.advance(shared, now, buffers, more) {
+            Ok(()) => self.verdict(shared, now),
+            Err(_) => Turn::Over,
+        }
+    }
+
+    fn advance(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, more: bool) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.send(shared)?;
+        }
+        if self.output.is_empty() && self.paused {
+            self.run(shared, now, buffers, 0)?;
+        }
+        if !self.readable || self.paused || !self.output.is_empty() {
+            return Ok(());
+        }
+        match self.stream.read(&mut buffers.input) {
+            Ok(0) => {
+                self.ended = true;
+                self.readable = false;
+            }
+            Ok(count) => {
+                // A read that left room emptied the socket; what arrives later is told anew.
+                self.readable = more || count == buffers.input.len();
+                self.last_input = now.mono;
+                shared.engine.counters.bytes_in.fetch_add(count as u64, Relaxed);
+                if self.closing.is_none() {
+                    self.run(shared, now, buffers, count)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn verdict(&mut self, shared: &Shared, now: Now) -> Turn {
+        if !self.count(shared) {
+            return Turn::Over;
+        }
+        let flushed = self.output.is_empty();
+        if flushed && !self.paused && self.ended {
+            return Turn::Over;
+        }
+        let waiting = !flushed || !self.input.is_empty();
+        self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
+        if flushed && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
+    }
+
+    /// Feeds the session with what was left over and `count` new bytes of the thread's buffer, and sends the replies.
+    fn run(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, count: usize) -> io::Result<()> {
+        let Buffers { input, output, scratch } = buffers;
+        let fresh = &input[..count];
+        let whole = if self.input.is_empty() {
+            fresh
+        } else {
+            self.input.extend_from_slice(fresh);
+            &self.input[..]
+        };
+        let (taken, flow) = self.session.feed(&shared.engine, now, scratch, whole, output);
+        if taken > 0 {
+            self.stuck_since = None;
+        }
+        if self.input.is_empty() {
+            // Most requests arrive whole: nothing is kept, and a connection that is quiet costs no buffer.
+            if taken < fresh.len() {
+                self.input = fresh[taken..].to_vec();
+            }
+        } else if taken == self.input.len() {
+            self.input = Vec::new();
+        } else {
+            self.input.drain(..taken);
+        }
+        self.paused = flow == Flow::Pause;
+        if flow == Flow::Close {
+            self.closing = Some(now.mono);
+            self.input = Vec::new();
+        }
+        std::mem::swap(&mut self.output, &mut buffers.output);
+        let sent = self.send(shared);
+        if self.output.is_empty() {
+            // The buffer goes back to the thread; with something left in it, it stays with the connection.
+            self.output.clear(KEEP_OUTPUT);
+            std::mem::swap(&mut self.output, &mut buffers.output);
+        }
+        sent
+    }
+
+    fn send(&mut self, shared: &Shared) -> io::Result<()> {
+        let stream = &mut self.stream;
+        let before = self.output.len();
+        let sent = self.output.drain(|slices| stream.write_slices(slices));
+        let count = before - self.output.len();
+        if count > 0 {
+            self.stuck_since = None;
+            shared.engine.counters.bytes_out.fetch_add(count as u64, Relaxed);
+        }
+        if self.output.is_empty() && self.closing.is_some() {
+            self.stream.shutdown(Shutdown::Write);
+        }
+        match sent {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the count of what connections hold; false if that is too much and this one is a reason for it.
+    fn count(&mut self, shared: &Shared) -> bool {
+        let held = self.input.capacity() as u64 + self.output.len() as u64;
+        if held == self.counted {
+            return true;
+        }
+        let total = &shared.engine.counters.client_bytes;
+        let before = total.fetch_add(held.wrapping_sub(self.counted), Relaxed);
+        let now_held = before.wrapping_add(held).wrapping_sub(self.counted);
+        self.counted = held;
+        held <= SMALL || now_held <= shared.options.client_memory
+    }
+
+    /// Whether its time has passed: a request that does not arrive, a reply that is not taken, nothing asked for longer
+    /// than the option allows, or a closed connection that the peer does not close.
+    pub(crate) fn is_overdue(&self, shared: &Shared, now: Now) -> bool {
+        let since = |then: u64| now.mono.saturating_sub(then);
+        let idle = shared.options.idle_timeout.as_millis() as u64;
+        let patience = PATIENCE_MS + (self.input.len() as u64) / SLOWEST;
+        idle > 0 && since(self.last_input) > idle
+            || self.stuck_since.is_some_and(|then| since(then) > patience)
+            || self.output.is_empty() && self.closing.is_some_and(|then| since(then) > LINGER_MS)
+    }
+
+    /// The server stops: everything that arrived was answered; closes as soon as the output is taken.
+    pub(crate) fn close(&mut self, now: Now) {
+        self.closing = Some(now.mono);
+        if self.output.is_empty() {
+            self.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Whether nothing is left to be sent.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+}

@@ -1,0 +1,106 @@
+//! Addresses to listen on: `HOST:PORT` and `unix:///path`, and the sockets behind them.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use mio::event::Source;
+use mio::net::{TcpListener, UnixListener};
+use rustix::fs::Mode;
+use rustix::process::umask;
+
+use crate::StartError;
+use crate::connection::Stream;
+
+/// A bound socket.
+pub(crate) enum Listener {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds an address.
+    pub(crate) fn bind(address: &str, insecure: bool) -> Result<Listener, StartError> {
+        let refused = |error| StartError::Bind(address.to_owned(), error);
+        if let Some(path) = address.strip_prefix("unix://") {
+            if !path.starts_with('/') {
+                return Err(StartError::Option(format!("listen: {address}: a path behind unix:// begins with /")));
+            }
+            return bind_unix(Path::new(path)).map_err(refused);
+        }
+        if address.contains("://") {
+            return Err(StartError::Option(format!("listen: {address}: allowed are HOST:PORT and unix:///path")));
+        }
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+        if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(StartError::Option(format!("listen: {address}: allowed are HOST:PORT and unix:///path")));
+        }
+        let found = address.to_socket_addrs().map_err(refused)?.next();
+        let found = found.ok_or_else(|| refused(io::Error::other("the name has no address")))?;
+        if !found.ip().is_loopback() && !insecure {
+            return Err(StartError::Option(format!(
+                "listen: {address}: others than this machine could connect, and nobody has to authenticate; \
+                 --insecure allows it"
+            )));
+        }
+        let listener = TcpListener::bind(found).map_err(refused)?;
+        let bound = listener.local_addr()?;
+        Ok(Listener::Tcp(listener, bound))
+    }
+
+    /// The address as it would be given to [`bind`](Listener::bind).
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Listener::Tcp(_, bound) => bound.to_string(),
+            Listener::Unix(_, path) => format!("unix://{}", path.display()),
+        }
+    }
+
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Listener::Tcp(_, bound) => Some(bound.port()),
+            Listener::Unix(..) => None,
+        }
+    }
+
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Listener::Tcp(listener, _) => listener,
+            Listener::Unix(listener, _) => listener,
+        }
+    }
+
+    /// The next connection that waits.
+    pub(crate) fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            // It may have been removed already, and there is nobody to tell.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket file that nobody listens on any more is what a killed server left behind: it is replaced.
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            _ => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        }
+    }
+    // The file appears with the rights of its creation: nobody else can connect in between.
+    let before = umask(Mode::from_raw_mode(0o077));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    Ok(Listener::Unix(bound?, path.to_owned()))
+}

@@ -1,0 +1,173 @@
+//! An I/O thread: waits for its connections, gives each that has something a turn, closes those whose time has passed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use globalcache_core::engine::Now;
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::connection::{Buffers, Connection, Stream, Turn};
+use crate::{Shared, read_clocks};
+
+/// The token of the waker; connections have the numbers of their slots.
+pub(crate) const WAKE: Token = Token(usize::MAX);
+
+/// How often connections are looked over.
+const LOOK_OVER: Duration = Duration::from_secs(1);
+/// When the server stops: how long clients have to take their replies, and how long they have to close.
+const DRAIN: Duration = Duration::from_secs(3);
+const FAREWELL: Duration = Duration::from_millis(250);
+/// Turns that a connection gets when the server stops, so that one that never ends sending does not hold it up.
+const LAST_TURNS: usize = 16;
+
+/// Where new connections are left for an I/O thread.
+pub(crate) struct Inbox {
+    streams: Mutex<Vec<Stream>>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+impl Inbox {
+    pub(crate) fn new(poll: &Poll) -> io::Result<Inbox> {
+        Ok(Inbox { streams: Mutex::new(Vec::new()), waker: Arc::new(Waker::new(poll.registry(), WAKE)?) })
+    }
+
+    pub(crate) fn send(&self, stream: Stream) {
+        self.streams.lock().push(stream);
+        // It fails only when the thread has ended, and then nobody is served any more.
+        let _ = self.waker.wake();
+    }
+}
+
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    connections: Slab<Connection>,
+    buffers: Buffers,
+    /// Connections that may have more to read, in the order of their turns.
+    again: Vec<usize>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, poll: Poll, inbox: Arc<Inbox>) -> Worker {
+        Worker { shared, poll, inbox, connections: Slab::new(), buffers: Buffers::new(), again: Vec::new() }
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        let mut looked_over = Instant::now();
+        while !self.shared.stopping.load(Ordering::SeqCst) {
+            let timeout = if self.again.is_empty() { LOOK_OVER } else { Duration::ZERO };
+            self.wait(&mut events, timeout);
+            let now = read_clocks();
+            let again = std::mem::take(&mut self.again);
+            self.take_events(&events, now);
+            for slot in again {
+                self.turn(slot, now, false);
+            }
+            if looked_over.elapsed() >= LOOK_OVER {
+                looked_over = Instant::now();
+                self.close_overdue(now);
+            }
+        }
+        self.finish(&mut events);
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Duration) {
+        if let Err(error) = self.poll.poll(events, Some(timeout)) {
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
+            events.clear();
+        }
+    }
+
+    fn take_events(&mut self, events: &Events, now: Now) {
+        for event in events {
+            if event.token() == WAKE {
+                self.take_in(now);
+            } else if let Some(connection) = self.connections.get_mut(event.token().0) {
+                if event.is_readable() {
+                    connection.mark_readable();
+                }
+                self.turn(event.token().0, now, event.is_read_closed());
+            }
+        }
+    }
+
+    /// Takes new connections in. Both directions are registered once, for good: with edges there is nothing to change.
+    fn take_in(&mut self, now: Now) {
+        let streams = std::mem::take(&mut *self.inbox.streams.lock());
+        for stream in streams {
+            let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+            let slot = self.connections.insert(Connection::new(stream, id, now));
+            let source = self.connections[slot].stream.source();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if self.poll.registry().register(source, Token(slot), interest).is_err() {
+                self.remove(slot);
+            }
+        }
+    }
+
+    fn turn(&mut self, slot: usize, now: Now, more: bool) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        match connection.turn(&self.shared, now, &mut self.buffers, more) {
+            Turn::Wait => {}
+            Turn::Again => self.again.push(slot),
+            Turn::Over => self.remove(slot),
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let connection = self.connections.remove(slot);
+        let counters = &self.shared.engine.counters;
+        counters.connected.fetch_sub(1, Ordering::Relaxed);
+        counters.client_bytes.fetch_sub(connection.counted(), Ordering::Relaxed);
+    }
+
+    fn close_overdue(&mut self, now: Now) {
+        let overdue =
+            |(slot, connection): (usize, &Connection)| connection.is_overdue(&self.shared, now).then_some(slot);
+        let slots: Vec<usize> = self.connections.iter().filter_map(overdue).collect();
+        for slot in slots {
+            self.remove(slot);
+        }
+    }
+
+    /// Answers what has arrived, sends what is to be sent, and says goodbye: a socket closed with input unread would
+    /// reset the connection and take replies with it.
+    fn finish(&mut self, events: &mut Events) {
+        let now = read_clocks();
+        self.take_in(now);
+        for _ in 0..LAST_TURNS {
+            self.all_turns(now);
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < DRAIN && self.connections.iter().any(|(_, connection)| !connection.is_flushed()) {
+            self.wait(events, Duration::from_millis(50));
+            self.all_turns(now);
+        }
+        for (_, connection) in &mut self.connections {
+            connection.close(now);
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < FAREWELL && !self.connections.is_empty() {
+            self.wait(events, Duration::from_millis(10));
+            self.all_turns(now);
+        }
+        while let Some((slot, _)) = self.connections.iter().next() {
+            self.remove(slot);
+        }
+    }
+
+    fn all_turns(&mut self, now: Now) {
+        let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.connections[slot].mark_readable();
+            self.turn(slot, now, false);
+        }
+        self.again.clear();
+    }
+}
