@@ -9,6 +9,7 @@ use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use rustix::fs::Mode;
 use rustix::process::umask;
+use socket2::{Domain, Socket, Type};
 
 use crate::StartError;
 use crate::connection::Stream;
@@ -44,7 +45,7 @@ impl Listener {
                  --insecure allows it"
             )));
         }
-        let listener = TcpListener::bind(found).map_err(refused)?;
+        let listener = bind_tcp(found).map_err(refused)?;
         let bound = listener.local_addr()?;
         Ok(Listener::Tcp(listener, bound))
     }
@@ -87,6 +88,19 @@ impl Drop for Listener {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Connections that may wait to be accepted: a whole fleet that comes back at once. The system has a bound of its own.
+const BACKLOG: i32 = 4096;
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A server that is started again does not wait for the connections of the one before to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
 }
 
 /// A socket file that nobody listens on any more is what a killed server left behind: it is replaced.
