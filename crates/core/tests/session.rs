@@ -178,7 +178,7 @@ fn resp(words: &[String]) -> Vec<u8> {
     request
 }
 
-const WORDS: [&str; 44] = [
+const WORDS: [&str; 45] = [
     "GET",
     "set",
     "MGET",
