@@ -178,7 +178,7 @@ fn resp(words: &[String]) -> Vec<u8> {
     request
 }
 
-const WORDS: [&str; 45] = [
+const WORDS: [&str; 44] = [
     "GET",
     "set",
     "MGET",
@@ -194,7 +194,6 @@ const WORDS: [&str; 45] = [
     "SELECT",
     "COMMAND",
     "CLIENT",
-    "INFO",
     "NX",
     "XX",
     "EX",

@@ -1,0 +1,86 @@
+# Every target does its own set-up from nothing: an environment in .venv and the release build of the native module.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first that is new enough and runs: shims of version managers may be on the path without an interpreter.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+comma := ,
+LISTEN ?= 127.0.0.1:7411
+SECONDS_EACH ?= 60
+RUST := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+
+# step NAME,COMMANDS: runs them and shows how long they took; their output only when they fail.
+define step
+@printf '%-44s' '$(1)'; begun=$$SECONDS; log=$$(mktemp); \
+if { $(2); } >$$log 2>&1; then printf '%4s s\n' $$((SECONDS - begun)); rm -f $$log; \
+else echo; cat $$log; rm -f $$log; exit 1; fi
+endef
+
+help:
+	@echo 'make run     start the cache on $(LISTEN)'
+	@echo 'make test    run the tests              make lint    check form and types'
+	@echo 'make bench   measure beside redis-server      make fuzz    feed random input for a given time'
+	@echo 'make build   the native module          make deps    servers that the tests want, from Debian'
+	@echo 'make clean   remove what was made'
+
+prerequisites:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed: apt-get install python3 python3-venv'; exit 1; }
+	@command -v cargo >/dev/null || { echo 'Rust is needed: install rustup, then: rustup default stable'; exit 1; }
+	@command -v cc >/dev/null || { echo 'A C compiler is needed: apt-get install build-essential'; exit 1; }
+
+.venv/.made: pyproject.toml | prerequisites
+	$(call step,[1/2] Python environment  .venv,$(PYTHON) -m venv .venv && $(BIN)/pip install -q -U 'pip>=25.1' 'maturin>=1.8$(comma)<2')
+	@touch $@
+
+.venv/.built: .venv/.made $(RUST)
+	$(call step,[2/2] native core$(comma) release build,source $(BIN)/activate && maturin develop --release --quiet)
+	@touch $@
+
+.venv/.tools: .venv/.made
+	$(call step,[+] tools for tests and checks,$(BIN)/pip install -q --group dev)
+	@touch $@
+
+
+
+build: .venv/.built
+
+run: .venv/.built
+	@exec $(BIN)/globalcache serve --listen $(LISTEN)
+
+test: .venv/.built .venv/.tools
+	cargo test --workspace --exclude globalcache-python --quiet
+	$(BIN)/pytest
+
+lint: .venv/.built .venv/.tools
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest globalcache._core
+	$(BIN)/lint-imports
+
+bench: .venv/.built
+	$(BIN)/python bench/serve.py
+
+fuzz: | prerequisites
+	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
+	@for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run --release $$target -- -max_total_time=$(SECONDS_EACH) -rss_limit_mb=4096; \
+	done
+
+# Servers that tests talk to. They are installed, not started: tests start their own.
+deps:
+	@sudo=$$(test $$(id -u) = 0 || echo sudo); packages='redis-server redis-tools memcached'; \
+	if ! command -v apt-get >/dev/null; then echo "Install by hand: $$packages"; exit 1; fi; \
+	$$sudo apt-get update -q; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $$packages
+
+clean:
+	rm -rf .venv target fuzz/target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
+
+.PHONY: help prerequisites build run test lint bench fuzz deps clean

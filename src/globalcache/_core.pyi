@@ -1,0 +1,41 @@
+"""The native module: the server, and the JSON protocol without sockets. Nothing here is public."""
+
+from collections.abc import Sequence
+from typing import final
+
+__version__: str
+
+@final
+class Server:
+    """Native threads that serve a cache; stopped when it is dropped."""
+
+    def __new__(
+        cls,
+        *,
+        listen: Sequence[str],
+        threads: int,
+        memory: int,
+        evict: bool,
+        max_value: int,
+        max_clients: int,
+        client_memory: int,
+        idle_timeout_ms: int,
+        insecure: bool,
+    ) -> Server:
+        """Bind and start; sizes in bytes. Raises ValueError for a wrong option, OSError for a refused address."""
+    @property
+    def addresses(self) -> list[str]:
+        """Every address, with the port that was taken."""
+    def stats(self) -> dict[str, int]:
+        """Return counts since the start and what is held now."""
+    def stop(self) -> None:
+        """Stop within five seconds."""
+
+@final
+class JsonSession:
+    """The JSON protocol over a cache of its own."""
+
+    def __new__(cls, *, memory: int = ...) -> JsonSession:
+        """Make an empty cache of `memory` bytes, 256 MiB unless told otherwise."""
+    def feed(self, data: bytes) -> bytes:
+        """Answer the messages in `data`; the beginning of a line waits for its end."""

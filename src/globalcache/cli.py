@@ -1,0 +1,227 @@
+"""The command line: `globalcache serve`, `node`, `get`, `set`, `delete`, `ping`, `version`.
+
+Exit status: 0 done; 1 it could not be done (no such key, no server, address taken); 2 a wrong option. What went wrong
+is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import time
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+
+from globalcache.client.plain import DEFAULT_URL, PlainClient, Reply
+from globalcache.config import ServerSettings, load_settings, unknown_variables
+from globalcache.errors import CacheError, ConfigError
+from globalcache.units import format_size, parse_duration
+
+app = typer.Typer(add_completion=False)
+
+# What wrong words on the command line raise: typer exports only its child.
+_UsageError: Any = typer.BadParameter.__base__
+
+Url = Annotated[
+    str,
+    typer.Option(
+        "--url", "-u", envvar="GLOBALCACHE_URL", show_envvar=True, help="The server to ask.", show_default=True
+    ),
+]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """One shared cache for all nodes of an application."""
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    from globalcache import _core  # noqa: PLC0415 - clients work without it
+
+    typer.echo(f"globalcache {_core.__version__}")
+
+
+def serve(config: str | None = None, **given: Any) -> None:
+    """Run a server until it is told to stop."""
+    from globalcache.server import Server  # noqa: PLC0415 - clients work without it
+
+    if config is not None:
+        os.environ["GLOBALCACHE_CONFIG"] = config
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    for name in unknown_variables():
+        _say(f"globalcache: {name} names no option and is passed over")
+    # Blocked here and so in every thread that starts: they wait for sigwait below, and none is lost.
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    settings = load_settings(**given)
+    with Server(**settings.model_dump()) as server:
+        _say(_ready(server.addresses, settings))
+        signal.sigwait(signals)
+        _say("globalcache: stopping")
+
+
+def _ready(addresses: list[str], settings: ServerSettings) -> str:
+    from globalcache import _core  # noqa: PLC0415
+
+    me = sys.argv[0] if os.sep in sys.argv[0] else "globalcache"
+    url = "" if addresses[0] == "127.0.0.1:7411" else f" -u {_client_url(addresses[0])}"
+    return (
+        f"globalcache {_core.__version__}: ready on {', '.join(addresses)}  "
+        f"({format_size(settings.memory)}, {settings.threads} {'thread' if settings.threads == 1 else 'threads'}; "
+        f"Redis and JSON)\n"
+        "Ctrl-C stops it. In a second terminal:\n"
+        f"  {me} set{url} greeting hello\n"
+        f"  {me} get{url} greeting\n"
+        f"  {me} ping{url}"
+    )
+
+
+def _client_url(address: str) -> str:
+    return address.replace("unix://", "globalcache+unix://") if "://" in address else f"globalcache://{address}"
+
+
+def _declare_serve() -> None:
+    """Make a flag of every field of the settings, so that each option is declared once."""
+    parameters = [
+        inspect.Parameter(
+            "config",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045 - typer evaluates it
+                typer.Option("--config", envvar="GLOBALCACHE_CONFIG", help="A TOML file with options."),
+            ],
+        )
+    ]
+    for name, field in ServerSettings.model_fields.items():
+        kind: Any = bool if field.annotation is bool else list[str] if name == "listen" else str
+        default = ", ".join(field.default) if name == "listen" else str(field.default)
+        flag = "--" + name.replace("_", "-")
+        option = typer.Option(flag, help=field.description, show_default=kind is not bool and default)
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[Optional[kind], option],  # noqa: UP045
+            )
+        )
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command()(serve)
+
+
+_declare_serve()
+
+
+@app.command()
+def node() -> None:
+    """Run a Maelstrom node: JSON messages on stdin, answers on stdout."""
+    from globalcache.node import run  # noqa: PLC0415 - clients work without the native module
+
+    run()
+
+
+@app.command()
+def get(key: str, url: Url = DEFAULT_URL) -> None:
+    """Print the value of KEY; exit status 1 if there is none."""
+    with PlainClient(url) as client:
+        value = client.call("GET", key)
+    if value is None:
+        raise typer.Exit(1)
+    sys.stdout.buffer.write(_bytes(value) + b"\n")
+
+
+@app.command(name="set")
+def set_(
+    key: str,
+    value: str,
+    ttl: Annotated[Optional[str], typer.Option(help="Time to live, as 30s or 5m.")] = None,  # noqa: UP045
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Write VALUE under KEY."""
+    words = ["SET", key, value]
+    if ttl is not None:
+        try:
+            words += ["PX", str(int(parse_duration(ttl) * 1000))]
+        except ValueError as error:
+            raise ConfigError(f"ttl: {ttl!r}: {error}") from None
+    with PlainClient(url) as client:
+        client.call(*words)
+
+
+@app.command()
+def delete(keys: Annotated[list[str], typer.Argument(metavar="KEY...")], url: Url = DEFAULT_URL) -> None:
+    """Remove keys; exit status 1 if there was none of them."""
+    with PlainClient(url) as client:
+        removed = client.call("DEL", *keys)
+    if removed == 0:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ping(
+    wait: Annotated[str, typer.Option(help="Try again for so long, as 10s.")] = "0", url: Url = DEFAULT_URL
+) -> None:
+    """Tell by the exit status whether a server answers."""
+    try:
+        deadline = time.monotonic() + parse_duration(wait)
+    except ValueError as error:
+        raise ConfigError(f"wait: {wait!r}: {error}") from None
+    while True:
+        try:
+            with PlainClient(url) as client:
+                typer.echo(_bytes(client.call("PING")))
+                return
+        except ConfigError:
+            raise
+        except CacheError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _bytes(reply: Reply) -> bytes:
+    return reply if isinstance(reply, bytes) else str(reply).encode()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    _say(f"globalcache: {text}")
+    sys.exit(status)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as error:
+        _fail(error.format_message().rstrip("."), 2)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except CacheError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

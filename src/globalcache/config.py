@@ -1,0 +1,122 @@
+"""The options of the server, each declared once.
+
+Flags, `GLOBALCACHE_...` variables, the keys of a TOML file and the documentation all derive from the fields below.
+A flag stands over a variable, a variable over the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from globalcache.errors import ConfigError
+from globalcache.units import parse_duration, parse_size
+
+PREFIX = "GLOBALCACHE_"
+
+# Variables that container platforms set for a service of our name, and those that belong to clients.
+_FOREIGN_ENDS = ("_PORT", "_HOST", "_ADDR", "_PROTO")
+_OF_CLIENTS = {"GLOBALCACHE_URL", "GLOBALCACHE_CONFIG", "GLOBALCACHE_PORT"}
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError("should not be negative")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_not_negative)]
+
+
+class ServerSettings(BaseSettings):
+    """How a server runs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", validate_default=True)
+
+    listen: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        ["127.0.0.1:7411"],
+        min_length=1,
+        description="Address to listen on: HOST:PORT or unix:///path. Can be given several times.",
+    )
+    threads: int = Field(min(4, os.cpu_count() or 1), ge=1, le=64, description="Threads that serve connections.")
+    memory: Size = Field("256MiB", description="Memory that the cache may take.")
+    eviction: Literal["s3fifo", "none", "noeviction"] = Field(
+        "s3fifo", description="What happens when memory is full: s3fifo evicts, none refuses writes."
+    )
+    max_value: Size = Field("16MiB", description="Longest value.")
+    max_clients: int = Field(10_000, ge=1, description="Connections that may be open at a time.")
+    client_memory: Size = Field("256MiB", description="Memory that the buffers of all connections may take.")
+    idle_timeout: Duration = Field(
+        "0", description="Close connections that asked nothing for so long; 0 leaves them open."
+    )
+    insecure: bool = Field(
+        default=False, description="Let others than this machine connect although nobody has to authenticate."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put flags over variables over the file, which GLOBALCACHE_CONFIG names."""
+        path = os.environ.get("GLOBALCACHE_CONFIG")
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(path))) if path else sources
+
+
+def load_settings(**given: Any) -> ServerSettings:
+    """Return the settings with `given` over variables and file; None counts as not given.
+
+    Raises ConfigError with one line that names the option, its value and what is allowed, and OSError if the file
+    cannot be read.
+    """
+    path = os.environ.get("GLOBALCACHE_CONFIG")
+    if path:
+        # A file that is not there must not be passed over in silence.
+        Path(path).open("rb").close()
+    try:
+        return ServerSettings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(_describe(error)) from None
+    except ValueError as error:  # what the TOML parser raises
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "options"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{name}: no such option; there are {', '.join(ServerSettings.model_fields)}"
+    return f"{name.replace('_', '-')}: {first['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def unknown_variables() -> list[str]:
+    """Return the variables with our prefix that name no option: most likely misspelt."""
+    known = {PREFIX + name.upper() for name in ServerSettings.model_fields} | _OF_CLIENTS
+    mine = (name for name in os.environ if name.startswith(PREFIX))
+    return sorted(n for n in mine if n not in known and "_SERVICE_" not in n and not _is_foreign(n))
+
+
+def _is_foreign(name: str) -> bool:
+    """Tell whether a container platform made the variable, as `GLOBALCACHE_PORT_7411_TCP_ADDR` or `..._PORT`."""
+    return "_PORT_" in name or name.endswith(_FOREIGN_ENDS)

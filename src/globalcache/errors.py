@@ -1,0 +1,30 @@
+"""Everything that globalcache raises.
+
+CacheError                    whatever goes wrong with the cache; catch this to go on without it
+├── ConfigError (ValueError)  an option, address or URL is not what it may be: mend it
+├── UnavailableError (ConnectionError)
+│                             no server answers there: retry later, or go on without the cache
+├── DeadlineError (TimeoutError)
+│                             no answer in time; a write may or may not have happened
+└── ReplyError                the server refused: its text says why; retrying will not help
+"""
+
+
+class CacheError(Exception):
+    """Whatever goes wrong with the cache."""
+
+
+class ConfigError(CacheError, ValueError):
+    """An option, address or URL is not what it may be."""
+
+
+class UnavailableError(CacheError, ConnectionError):
+    """No server answers at the address."""
+
+
+class DeadlineError(CacheError, TimeoutError):
+    """No answer came in time; whether a write happened is not known."""
+
+
+class ReplyError(CacheError):
+    """The server answered with an error."""

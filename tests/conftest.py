@@ -1,0 +1,127 @@
+"""Fixtures: a server in this process, a server in one of its own, and a bare socket to talk to either."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+import globalcache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GLOBALCACHE = str(Path(sys.executable).with_name("globalcache"))
+
+
+class Wire:
+    """A bare socket: what is sent and what comes back, byte for byte."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)), timeout=10)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def expect(self, reply: bytes) -> None:
+        """Read as many bytes as `reply` has and compare."""
+        got = b""
+        while len(got) < len(reply):
+            chunk = self.socket.recv(len(reply) - len(got))
+            if not chunk:
+                break
+            got += chunk
+        assert got == reply
+
+    def ask(self, request: bytes, reply: bytes) -> None:
+        self.send(request)
+        self.expect(reply)
+
+    def rest(self) -> bytes:
+        """Read until the server closes."""
+        got = b""
+        while chunk := self.socket.recv(1 << 16):
+            got += chunk
+        return got
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[globalcache.Server]:
+    with globalcache.Server(memory="64MiB", threads=2) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: globalcache.Server) -> globalcache.Server:
+    """Return a running server that is empty."""
+    with Wire(shared_server.address) as wire:
+        wire.ask(b"FLUSHALL\r\n", b"+OK\r\n")
+    return shared_server
+
+
+@pytest.fixture
+def wire(server: globalcache.Server) -> Iterator[Wire]:
+    with Wire(server.address) as wire:
+        yield wire
+
+
+class Process:
+    """A `globalcache serve` of its own, on a free port unless told otherwise."""
+
+    def __init__(self, *options: str, listen: str = "127.0.0.1:0") -> None:
+        command = [GLOBALCACHE, "serve", "--listen", listen, *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.ready = self.process.stderr.readline()
+        assert "ready on" in self.ready, self.ready
+        self.address = self.ready.split("ready on ")[1].split()[0].rstrip(",")
+
+    def end(self) -> None:
+        """Kill it if it still runs, and close its pipe."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Process]]:
+    """Start servers in processes of their own, which end with the test."""
+    started: list[Process] = []
+
+    def start(*options: str, listen: str = "127.0.0.1:0") -> Process:
+        started.append(Process(*options, listen=listen))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
+
+
+@contextmanager
+def tool(name: str) -> Iterator[str]:
+    """Give the path of a program, or skip the test."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed; `make deps` installs it")
+    yield path
+
+
+@pytest.fixture
+def redis_cli() -> Iterator[str]:
+    with tool("redis-cli") as path:
+        yield path

@@ -1,0 +1,98 @@
+"""The command line, run as users run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import GLOBALCACHE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import globalcache
+
+
+def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GLOBALCACHE_")} | variables
+    return subprocess.run([GLOBALCACHE, *words], capture_output=True, text=True, env=env, timeout=60, check=False)
+
+
+def test_get_set_and_delete(server: globalcache.Server) -> None:
+    url = {"GLOBALCACHE_URL": server.url}
+    assert run("set", "k", "a value", "--ttl", "5m", **url).returncode == 0
+    assert run("get", "k", **url).stdout == "a value\n"
+    assert run("get", "k", "--url", server.url + "/3", **url).returncode == 1
+    assert run("delete", "k", "none", **url).returncode == 0
+    missing = run("get", "k", **url)
+    assert (missing.returncode, missing.stdout, missing.stderr) == (1, "", "")
+    assert run("delete", "k", **url).returncode == 1
+
+
+def test_ping_tells_by_its_status_whether_a_server_answers(server: globalcache.Server) -> None:
+    assert run("ping", "-u", server.url).stdout == "PONG\n"
+    assert run("ping", "--wait", "10s", "-u", server.redis_url).returncode == 0
+    nobody = run("ping", "--wait", "100ms", "-u", "127.0.0.1:1")
+    assert (nobody.returncode, nobody.stderr) == (1, "globalcache: 127.0.0.1:1: Connection refused\n")
+
+
+def test_version() -> None:
+    assert run("version").stdout == run("--version").stdout
+    assert run("version").stdout.startswith("globalcache 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["serve", "--threads", "0"], "threads: '0': input should be greater than or equal to 1"),
+        (["serve", "--memory", "12xb"], "memory: '12xb': should look like 256MiB, 64kb or 1g"),
+        (["serve", "--idle-timeout", "soon"], "idle-timeout: 'soon': should look like 30s, 500ms, 5m, 1h or 1d"),
+        (["serve", "--eviction", "lru"], "eviction: 'lru': input should be 's3fifo', 'none' or 'noeviction'"),
+        (["serve", "--listen", "nowhere"], "listen: nowhere: allowed are HOST:PORT and unix:///path"),
+        (["serve", "--nosuch"], "No such option: --nosuch"),
+        (["nosuch"], "No such command 'nosuch'"),
+        (["set", "k"], "Missing argument 'value'"),
+        (["set", "k", "v", "--ttl", "x"], "ttl: 'x': should look like 30s, 500ms, 5m, 1h or 1d"),
+        (["get", "k", "-u", "ftp://x"], "ftp://x: allowed are globalcache://HOST:PORT/DB, "),
+        (["get", "k", "-u", "redis://x:y"], "redis://x:y: Port could not be cast to integer value as 'y'; allowed "),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2(words: list[str], line: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"globalcache: {line}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_others_may_connect_only_when_that_is_asked_for() -> None:
+    refused = run("serve", "--listen", "0.0.0.0:0")
+    assert refused.returncode == 2
+    assert "--insecure allows it" in refused.stderr
+
+
+def test_what_the_system_refuses_is_one_line_and_status_1(server: globalcache.Server, tmp_path: Path) -> None:
+    for words, text in [
+        (["serve", "--listen", server.address], f"{server.address}: Address already in use"),
+        (["serve", "--listen", f"unix://{tmp_path}/none/x.sock"], "No such file or directory"),
+        (["serve", "--config", str(tmp_path / "none.toml")], f"{tmp_path}/none.toml: No such file or directory"),
+    ]:
+        done = run(*words)
+        assert done.returncode == 1
+        assert text in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cache.toml"
+    file.write_text("memroy = '1g'\n")
+    done = run("serve", "--config", str(file))
+    assert done.returncode == 2
+    assert "memroy: no such option; there are listen, threads" in done.stderr
+    file.write_text("memory = \n")
+    done = run("serve", "--config", str(file))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"globalcache: {file}: ")

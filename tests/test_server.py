@@ -1,0 +1,58 @@
+"""A server inside this process."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+import globalcache
+from tests.conftest import Wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_it_serves_until_it_is_stopped() -> None:
+    with globalcache.Server(memory="8MiB", threads=1, max_value="1MiB") as server:
+        assert server.url == f"globalcache://{server.address}"
+        assert server.redis_url == f"redis://{server.address}"
+        with Wire(server.address) as wire:
+            wire.ask(b"SET k v\r\nGET k\r\nGET none\r\n", b"+OK\r\n$1\r\nv\r\n$-1\r\n")
+            stats = server.stats()
+            assert (stats["items"], stats["hits"], stats["misses"], stats["connected"]) == (1, 1, 1, 1)
+        assert repr(server) == f"Server({server.address})"
+    with pytest.raises(ConnectionRefusedError):
+        Wire(server.address)
+    server.stop()
+
+
+def test_a_unix_socket_has_urls_of_its_own(tmp_path: Path) -> None:
+    with globalcache.Server(listen=[f"unix://{tmp_path}/s"]) as server:
+        assert server.url == f"globalcache+unix://{tmp_path}/s"
+        assert server.redis_url == f"unix://{tmp_path}/s"
+
+
+def test_wrong_options_and_taken_addresses() -> None:
+    with pytest.raises(globalcache.ConfigError, match="memory"):
+        globalcache.Server(memory="much")
+    with pytest.raises(globalcache.ConfigError, match="no such option"):
+        globalcache.Server(memroy=1)
+    with globalcache.Server() as server, pytest.raises(OSError, match="Address already in use"):
+        globalcache.Server(listen=[server.address])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_after_fork_it_belongs_to_the_parent() -> None:
+    with globalcache.Server() as server:
+        child = os.fork()
+        if child == 0:
+            try:
+                server.stats()
+            except RuntimeError as error:
+                os._exit(0 if "fork()" in str(error) else 2)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        with Wire(server.address) as wire:
+            wire.ask(b"PING\r\n", b"+PONG\r\n")
