@@ -63,7 +63,11 @@ lint: .venv/.built .venv/.tools
 	$(BIN)/python -m mypy.stubtest globalcache._core
 	$(BIN)/lint-imports
 
-bench: .venv/.built
+.venv/.peers: .venv/.made
+	$(call step,[+] servers to measure beside,$(BIN)/pip install -q --group bench)
+	@touch $@
+
+bench: .venv/.built .venv/.peers
 	$(BIN)/python bench/serve.py
 
 fuzz: | prerequisites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -37,6 +38,30 @@ def test_ping_tells_by_its_status_whether_a_server_answers(server: globalcache.S
     assert run("ping", "--wait", "10s", "-u", server.redis_url).returncode == 0
     nobody = run("ping", "--wait", "100ms", "-u", "127.0.0.1:1")
     assert (nobody.returncode, nobody.stderr) == (1, "globalcache: 127.0.0.1:1: Connection refused\n")
+
+
+def test_bench_measures_a_server_and_checks_its_answers(server: globalcache.Server) -> None:
+    load = [
+        "bench",
+        "-u",
+        server.url,
+        "--seconds",
+        "0.2",
+        "--keys",
+        "1000",
+        "--connections",
+        "5",
+        "--pid",
+        str(os.getpid()),
+    ]
+    report = json.loads(run(*load, "--json", "--reads", "0.5", "--pipeline", "4", "--ttl", "1h").stdout)
+    assert report["requests"] > 0
+    assert (report["misses"], report["errors"]) == (0, 0)
+    assert 0 < report["p50"] <= report["p99"] <= report["max"]
+    assert report["server_cpu_ns"] > 0
+    assert "requests/s" in run(*load, "--multi", "10", "--rate", "1000").stdout
+    assert run("bench", "-u", server.url, "--value-size", "1").returncode == 2
+    assert run("bench", "-u", "127.0.0.1:1").returncode == 1
 
 
 def test_version() -> None:

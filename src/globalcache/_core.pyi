@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import final
 
+__all__ = ["JsonSession", "Server", "__version__", "run_bench"]
+
 __version__: str
 
 @final
@@ -39,3 +41,6 @@ class JsonSession:
         """Make an empty cache of `memory` bytes, 256 MiB unless told otherwise."""
     def feed(self, data: bytes) -> bytes:
         """Answer the messages in `data`; the beginning of a line waits for its end."""
+
+def run_bench(options: str, /) -> str:
+    """Run the load generator; options and report are JSON. Raises ValueError for wrong options, OSError otherwise."""

@@ -1,4 +1,4 @@
-"""The command line: `globalcache serve`, `node`, `get`, `set`, `delete`, `ping`, `version`.
+"""The command line: `globalcache serve`, `node`, `get`, `set`, `delete`, `ping`, `bench`, `version`.
 
 Exit status: 0 done; 1 it could not be done (no such key, no server, address taken); 2 a wrong option. What went wrong
 is one line on stderr.
@@ -7,6 +7,7 @@ is one line on stderr.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import signal
 import sys
@@ -15,10 +16,10 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from globalcache.client.plain import DEFAULT_URL, PlainClient, Reply
-from globalcache.config import ServerSettings, load_settings, unknown_variables
+from globalcache.client.plain import DEFAULT_URL, Address, PlainClient, Reply
+from globalcache.config import ServerSettings, load_settings, show_default, unknown_variables
 from globalcache.errors import CacheError, ConfigError
-from globalcache.units import format_size, parse_duration
+from globalcache.units import format_size, parse_duration, parse_size
 
 app = typer.Typer(add_completion=False)
 
@@ -111,9 +112,9 @@ def _declare_serve() -> None:
     ]
     for name, field in ServerSettings.model_fields.items():
         kind: Any = bool if field.annotation is bool else list[str] if name == "listen" else str
-        default = ", ".join(field.default) if name == "listen" else str(field.default)
+        default = kind is not bool and show_default(name)
         flag = "--" + name.replace("_", "-")
-        option = typer.Option(flag, help=field.description, show_default=kind is not bool and default)
+        option = typer.Option(flag, help=field.description, show_default=default)
         parameters.append(
             inspect.Parameter(
                 name,
@@ -195,6 +196,53 @@ def ping(
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.05)
+
+
+@app.command()
+def bench(  # noqa: PLR0913 - a flag each
+    url: Url = DEFAULT_URL,
+    *,
+    protocol: Annotated[str, typer.Option(help="What the server speaks: resp or memcached.")] = "resp",
+    connections: Annotated[int, typer.Option(help="Connections, all open all the time.")] = 50,
+    pipeline: Annotated[int, typer.Option(help="Requests that a connection sends before it waits.")] = 1,
+    value_size: Annotated[str, typer.Option(help="Bytes of a value.")] = "100",
+    keys: Annotated[int, typer.Option(help="Keys that are written before and asked for.")] = 100_000,
+    theta: Annotated[float, typer.Option(help="Skew of the keys: 0 none, 0.99 Zipf.")] = 0.99,
+    reads: Annotated[float, typer.Option(help="Share of reads.")] = 0.9,
+    multi: Annotated[int, typer.Option(help="Keys of one read.")] = 1,
+    ttl: Annotated[str, typer.Option(help="Time to live of what is written; 0: for ever.")] = "0",
+    rate: Annotated[float, typer.Option(help="Requests per second whatever the server does; 0: as many as go.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Length of the measurement.")] = 5,
+    requests: Annotated[int, typer.Option(help="Requests after which it ends earlier; 0: none.")] = 0,
+    pid: Annotated[int, typer.Option(help="Process of the server, to measure its processor time.")] = 0,
+    cpu: Annotated[Optional[int], typer.Option(help="Processor to run on.")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Put load on a server and tell how fast it is; it writes keys that begin with `k:`."""
+    from globalcache import _core  # noqa: PLC0415 - clients work without it
+
+    address = Address.parse(url)
+    numbers = {"connections": connections, "pipeline": pipeline, "keys": keys, "theta": theta, "reads": reads}
+    numbers |= {"multi": multi, "rate": rate, "seconds": seconds, "requests": requests, "pid": pid}
+    try:
+        sizes = {"value_size": parse_size(value_size), "ttl": int(parse_duration(ttl))}
+        options = {"address": str(address), "protocol": protocol, "cpu": cpu, **numbers, **sizes}
+        report: dict[str, float] = json.loads(_core.run_bench(json.dumps(options)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if as_json:
+        print(json.dumps(report))
+        return
+    print(f"{report['throughput']:,.0f} requests/s, {report['requests']:,.0f} in {report['seconds']:.1f} s")
+    latencies = ("p50", "p90", "p99", "p999", "p9999", "max")
+    print("latency in us: " + ", ".join(f"{name} {report[name]:,.0f}" for name in latencies))
+    server = report["server_cpu_ns"]
+    print(
+        f"processor time for each request: generator {report['own_cpu_ns']:,.0f} ns"
+        + (f", server {server:,.0f} ns" if server is not None else "")
+    )
+    if report["misses"] or report["errors"]:
+        print(f"{report['misses']:,.0f} misses, {report['errors']:,.0f} errors")
 
 
 def _bytes(reply: Reply) -> bytes:

@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from globalcache.errors import ConfigError
-from globalcache.units import parse_duration, parse_size
+from globalcache.units import format_size, parse_duration, parse_size
 
 PREFIX = "GLOBALCACHE_"
 
@@ -54,15 +54,15 @@ class ServerSettings(BaseSettings):
         description="Address to listen on: HOST:PORT or unix:///path. Can be given several times.",
     )
     threads: int = Field(min(4, os.cpu_count() or 1), ge=1, le=64, description="Threads that serve connections.")
-    memory: Size = Field("256MiB", description="Memory that the cache may take.")
+    memory: Size = Field(256 << 20, description="Memory that the cache may take.")
     eviction: Literal["s3fifo", "none", "noeviction"] = Field(
         "s3fifo", description="What happens when memory is full: s3fifo evicts, none refuses writes."
     )
-    max_value: Size = Field("16MiB", description="Longest value.")
+    max_value: Size = Field(16 << 20, description="Longest value.")
     max_clients: int = Field(10_000, ge=1, description="Connections that may be open at a time.")
-    client_memory: Size = Field("256MiB", description="Memory that the buffers of all connections may take.")
+    client_memory: Size = Field(256 << 20, description="Memory that the buffers of all connections may take.")
     idle_timeout: Duration = Field(
-        "0", description="Close connections that asked nothing for so long; 0 leaves them open."
+        0, description="Close connections that asked nothing for so long; 0 leaves them open."
     )
     insecure: bool = Field(
         default=False, description="Let others than this machine connect although nobody has to authenticate."
@@ -108,6 +108,14 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"{name}: no such option; there are {', '.join(ServerSettings.model_fields)}"
     return f"{name.replace('_', '-')}: {first['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def show_default(name: str) -> str:
+    """Write the default of an option as it would be given."""
+    field = ServerSettings.model_fields[name]
+    if any(getattr(part, "func", None) is parse_size for part in field.metadata):
+        return format_size(field.default)
+    return ", ".join(field.default) if isinstance(field.default, list) else str(field.default)
 
 
 def unknown_variables() -> list[str]:

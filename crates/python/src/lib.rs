@@ -2,6 +2,7 @@
 //!
 //! The only crate that knows Python. No request ever waits for the interpreter: the server's threads are native.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,10 +162,23 @@ impl JsonSession {
     }
 }
 
+/// Runs the load generator: options and report are JSON.
+#[pyfunction]
+#[pyo3(signature = (options, /))]
+fn run_bench(py: Python<'_>, options: &str) -> PyResult<String> {
+    let options = serde_json::from_str(options).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let report = py.detach(|| globalcache_loadgen::run(&options)).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => PyValueError::new_err(error.to_string()),
+        _ => PyOSError::new_err((error.raw_os_error(), reason(&error))),
+    })?;
+    serde_json::to_string(&report).map_err(|error| PyRuntimeError::new_err(error.to_string()))
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Server>()?;
     module.add_class::<JsonSession>()?;
+    module.add_function(wrap_pyfunction!(run_bench, module)?)?;
     Ok(())
 }

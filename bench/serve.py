@@ -1,0 +1,165 @@
+"""Measure the data plane beside other servers: processor time for each request first, then throughput.
+
+Each server is pinned to processor 0 and the generator to processor 1. In every round each cell is measured on every
+server one after the other, so that what disturbs the machine disturbs all; the figures are medians over the rounds.
+Only the server under load works: the others are idle, and the processor time is that of the server's own threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from globalcache import _core
+from peers import ROOT, Peer, commands, running, versions
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A load: who is asked for what."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
+    peers: tuple[str, ...] = ("globalcache", "redis", "valkey")
+    # Bytes of a request and of its reply, for the echo.
+    echo: tuple[int, int] | None = None
+
+
+def cells() -> list[Cell]:
+    """Return every load that is measured."""
+    found = []
+    for size in (32, 100, 512):
+        header = len(f"${size}\r\n")
+        get = len("*2\r\n$3\r\nGET\r\n$16\r\n") + 16 + 2
+        put = len("*3\r\n$3\r\nSET\r\n$16\r\n") + 16 + 2 + header + size + 2
+        for pipeline in (1, 16, 64):
+            for kind, reads in (("get", 1.0), ("set", 0.0), ("mixed", 0.9)):
+                echo = {"get": (get, header + size + 2), "set": (put, 5)}.get(kind)
+                options = {"reads": reads, "pipeline": pipeline, "value_size": size}
+                peers = ("globalcache", "redis", "valkey", "memcached")
+                found.append(Cell(f"{kind}-p{pipeline}-{size}", tuple(options.items()), peers, echo))
+    mget = {"reads": 1.0, "multi": 100, "value_size": 100, "connections": 50}
+    return [*found, Cell("mget100-p1-100", tuple(mget.items()))]
+
+
+def measure(cell: Cell, peer: Peer, seconds: float) -> Figures:
+    """Put one load on one server."""
+    options = {
+        **dict(cell.options),
+        "address": peer.address,
+        "pid": peer.pid,
+        "cpu": 1,
+        "warm_up": 0.2,
+        "seconds": seconds,
+        "protocol": "memcached" if peer.name == "memcached" else "resp",
+        "preload": peer.name != "echo",
+        "reply_size": cell.echo[1] if cell.echo and peer.name == "echo" else 0,
+    }
+    report: Figures = json.loads(_core.run_bench(json.dumps(options)))
+    if peer.name != "echo" and (report["errors"] or report["misses"]):
+        raise RuntimeError(f"{cell.name} on {peer.name}: {report}")
+    return report
+
+
+def run(chosen: list[Cell], rounds: int, seconds: float) -> dict[str, dict[str, Figures]]:
+    """Measure all cells in all rounds and return the medians for each cell and server."""
+    samples: dict[tuple[str, str], list[Figures]] = {}
+    echo = ROOT / "target/release/examples/echo"
+    with ExitStack() as stack:
+        start = commands()
+        peers = {name: stack.enter_context(running(name, start[name])) for name in start}
+        for round_ in range(rounds):
+            for cell in chosen:
+                present = [peers[name] for name in cell.peers if name in peers]
+                if cell.echo:
+                    sizes = [str(size) for size in cell.echo]
+                    with running("echo", [str(echo), "{port}", *sizes]) as peer:
+                        samples.setdefault((cell.name, "echo"), []).append(measure(cell, peer, seconds))
+                for peer in present:
+                    samples.setdefault((cell.name, peer.name), []).append(measure(cell, peer, seconds))
+                line = ", ".join(
+                    f"{name} {samples[cell.name, name][-1]['server_cpu_ns']:.0f}"
+                    for name in ("globalcache", "redis", "valkey", "memcached", "echo")
+                    if (cell.name, name) in samples
+                )
+                print(
+                    f"round {round_ + 1}/{rounds}  {cell.name:16}  ns of the server for each request: {line}",
+                    flush=True,
+                )
+    result: dict[str, dict[str, Figures]] = {}
+    for (cell_name, name), all_rounds in samples.items():
+        medians = {key: statistics.median(figures[key] for figures in all_rounds) for key in all_rounds[0]}
+        result.setdefault(cell_name, {})[name] = medians
+    return result
+
+
+def table(result: dict[str, dict[str, Figures]], key: str, title: str, scale: float = 1.0) -> str:
+    """Write one figure of all cells and servers, with our ratio to each other server."""
+    names = [name for name in ("redis", "valkey", "memcached", "echo") if any(name in row for row in result.values())]
+    lines = [f"### {title}", "", f"| load | globalcache | {' | '.join(f'{name} | ratio' for name in names)} |"]
+    lines.append("|---|" + "--:|" * (1 + 2 * len(names)))
+    for cell, row in result.items():
+        ours = row["globalcache"][key] * scale
+        parts = [f"{ours:,.0f}"]
+        for name in names:
+            theirs = row[name][key] * scale if name in row else None
+            parts += [f"{theirs:,.0f}", f"{ours / theirs:.2f}"] if theirs else ["", ""]
+        lines.append(f"| {cell} | {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def write_report(result: dict[str, dict[str, Figures]], rounds: int, seconds: float) -> None:
+    """Write docs/benchmarks/serve.md and the figures behind it."""
+    folder = ROOT / "docs/benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted({name for row in result.values() for name in row} - {"echo"})
+    said = versions(names)
+    cpu = next((line.split(": ")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), "").strip()
+    parts = [
+        "# The data plane beside other servers",
+        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {cpu}, Linux {platform.release()}; one thread each, pinned "
+        f"to one processor, the generator on the other; 50 connections, 100,000 keys of 16 bytes, Zipf 0.99; medians of "
+        f"{rounds} rounds of {seconds:g} s, interleaved. A load is named by what it asks, its pipeline depth and the "
+        "bytes of its values. `make bench` measures it anew. The echo only counts bytes: it is the floor under every "
+        "server of one thread.",
+        "\n".join(f"- {said[name]}" for name in names),
+        table(result, "server_cpu_ns", "Processor time of the server, nanoseconds for each request"),
+        table(result, "throughput", "Requests in a second"),
+        table(result, "p99", "99th percentile of the latency at that load, microseconds"),
+        table(result, "own_cpu_ns", "Processor time of the generator, nanoseconds for each request"),
+    ]
+    (folder / "serve.md").write_text("\n\n".join(parts) + "\n")
+    (folder / "serve.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {folder / 'serve.md'}")
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="measure only loads whose name contains this, and write no report")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    given = parser.parse_args()
+    build = ["cargo", "build", "--release", "--quiet", "-p", "globalcache-loadgen", "--example", "echo"]
+    subprocess.run(build, cwd=ROOT, check=True)
+    chosen = [cell for cell in cells() if given.only is None or given.only in cell.name]
+    if not chosen:
+        sys.exit(f"no load is called {given.only}")
+    result = run(chosen, given.rounds, given.seconds)
+    print(table(result, "server_cpu_ns", "Processor time of the server, nanoseconds for each request"))
+    if given.only is None:
+        write_report(result, given.rounds, given.seconds)
+
+
+if __name__ == "__main__":
+    main()
