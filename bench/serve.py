@@ -8,7 +8,7 @@ Only the server under load works: the others are idle, and the processor time is
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import platform
 import statistics
@@ -125,13 +125,16 @@ def write_report(result: dict[str, dict[str, Figures]], rounds: int, seconds: fl
     names = sorted({name for row in result.values() for name in row} - {"echo"})
     said = versions(names)
     cpu = next((line.split(": ")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), "").strip()
-    parts = [
-        "# The data plane beside other servers",
-        f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, {cpu}, Linux {platform.release()}; one thread each, pinned "
-        f"to one processor, the generator on the other; 50 connections, 100,000 keys of 16 bytes, Zipf 0.99; medians of "
+    how = (
+        f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, {cpu}, Linux {platform.release()}; one thread each, pinned to one "
+        "processor, the generator on the other; 50 connections, 100,000 keys of 16 bytes, Zipf 0.99; medians of "
         f"{rounds} rounds of {seconds:g} s, interleaved. A load is named by what it asks, its pipeline depth and the "
         "bytes of its values. `make bench` measures it anew. The echo only counts bytes: it is the floor under every "
-        "server of one thread.",
+        "server of one thread."
+    )
+    parts = [
+        "# The data plane beside other servers",
+        how,
         "\n".join(f"- {said[name]}" for name in names),
         table(result, "server_cpu_ns", "Processor time of the server, nanoseconds for each request"),
         table(result, "throughput", "Requests in a second"),
