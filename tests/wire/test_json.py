@@ -52,4 +52,6 @@ def test_a_ttl_is_milliseconds(server: globalcache.Server, wire: Wire) -> None:
 
 def test_a_line_that_is_no_message_is_answered_and_the_next_one_runs(wire: Wire) -> None:
     wire.send(b"{nonsense\n")
+    with wire.socket.makefile("rb") as lines:
+        assert json.loads(lines.readline())["body"]["code"] == 12
     assert ask(wire, type="get", msg_id=1, key="k")["code"] == 12

@@ -109,7 +109,7 @@ impl Engine {
         let uptime = now.mono.saturating_sub(facts.started) / 1000;
         let policy = if self.store.options().evict { "allkeys-s3fifo" } else { "noeviction" };
         let keyspace = (0..16u8).filter_map(|db| {
-            let keys = self.store.len(db, now.mono);
+            let keys = self.store.len(db);
             (keys > 0).then(|| (DB_NAMES[usize::from(db)], format!("keys={keys},expires=0,avg_ttl=0")))
         });
         vec![

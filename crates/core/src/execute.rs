@@ -86,12 +86,17 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
         Command::Persist(key) => persist(cx, Key { db, bytes: key }),
         Command::Increment(key, by) => return increment(cx, Key { db, bytes: key }, by),
-        Command::DbSize => Reply::Int(cx.engine.store.len(db, cx.now.mono) as i64),
+        Command::DbSize => Reply::Int(cx.engine.store.len(db) as i64),
         Command::Flush { all } => {
             cx.engine.store.clear((!all).then_some(db), cx.now.mono);
             Reply::Ok
         }
         Command::Invalidate { keys, tags } => {
+            let store = &cx.engine.store;
+            // Tags first: what is removed below is counted, and nobody reads it by its tag in between.
+            for tag in tags.iter() {
+                store.invalidate_tags(&[store.tag(tag)]);
+            }
             let Reply::Int(removed) = count(cx, db, keys, |entry| entry.remove()) else { unreachable!() };
             Reply::Int(removed + tags.len() as i64)
         }

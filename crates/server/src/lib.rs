@@ -204,7 +204,7 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
     let now = read_clocks();
     let store = Store::new(store::Options {
         memory: options.memory,
-        shards: SHARDS,
+        shards: store::shards_for(options.memory, options.max_value),
         evict: options.evict,
         max_value: options.max_value,
         seed: random_seed(),
@@ -231,9 +231,6 @@ fn random<const N: usize>() -> [u8; N] {
 pub fn random_seed() -> [u64; 4] {
     [(); 4].map(|()| u64::from_le_bytes(random()))
 }
-
-/// Enough that a few threads rarely meet, few enough that each has many segments of a small memory.
-const SHARDS: usize = 8;
 
 /// Reads both clocks. The monotonic one counts the time that the machine sleeps, so that no value outlives it.
 pub fn read_clocks() -> Now {

@@ -4,11 +4,13 @@
 //! of connections or protocols. Whatever is done to a key happens in one closure under the lock of its shard
 //! ([`Store::with`], [`Store::with_all`]), so a read, a decision and a write are one step.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
+
+/// Databases of a store.
+pub const DATABASES: usize = 16;
 
 /// Most shards a store can have: a set of shards is a bit mask in one word.
 pub const MAX_SHARDS: usize = 64;
@@ -92,6 +94,10 @@ pub struct Item<'a> {
     /// As in [`Meta`].
     pub fresh_until: Option<u64>,
     /// As in [`Meta`].
+    pub error_until: Option<u64>,
+    /// As in [`Meta`].
+    pub cost: Option<u32>,
+    /// As in [`Meta`].
     pub absent: bool,
 }
 
@@ -121,15 +127,58 @@ pub struct Stats {
     pub expired: u64,
 }
 
+mod eviction;
+mod index;
+mod item;
+mod segment;
 mod shard;
+mod tags;
+
+pub use item::MAX_TAGS;
 pub use shard::Entry;
 use shard::Shard;
+use tags::Tags;
 
 /// The cache: shards behind one lock each.
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
+    tags: Tags,
     hasher: RandomState,
     options: Options,
+    sweep: Mutex<Sweep>,
+}
+
+/// One round of the sweep through all shards.
+#[derive(Default)]
+struct Sweep {
+    /// The shard it is in.
+    shard: usize,
+    begun: bool,
+    /// The tag clock when it began: what was invalidated before is dropped when it ends.
+    clock: u64,
+    /// There were invalidations when it began, so that it looks at every item.
+    thorough: bool,
+}
+
+/// Steps of the sweep in one tick; the lock of a shard is released between them.
+const SWEEPS: usize = 32;
+
+/// The hash of a key; its highest bits choose the shard.
+fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
+    hasher.hash_one(key.bytes) ^ u64::from(key.db).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Part of the memory that the table of tags may take, as a divisor.
+const TAG_PART: u64 = 64;
+
+/// Shards beyond which threads hardly meet less often.
+const ENOUGH_SHARDS: u64 = 16;
+
+/// How many shards a store of so many bytes has: enough that threads rarely meet, each large enough for many segments
+/// and for two of the longest values, since a shard evicts only what is its own.
+pub fn shards_for(memory: u64, max_value: usize) -> usize {
+    let least = (2 * max_value as u64).max(4 << 20);
+    1 << (memory / least).clamp(1, ENOUGH_SHARDS).ilog2()
 }
 
 impl Store {
@@ -137,9 +186,14 @@ impl Store {
     pub fn new(options: Options) -> Store {
         assert!(options.shards.is_power_of_two() && options.shards <= MAX_SHARDS);
         let [a, b, c, d] = options.seed;
+        let hasher = RandomState::with_seeds(a, b, c, d);
+        let tags = options.memory / TAG_PART;
+        let each = Options { memory: options.memory - tags, ..options.clone() };
         Store {
-            shards: (0..options.shards).map(|_| Mutex::new(Shard::new(&options))).collect(),
-            hasher: RandomState::with_seeds(a, b, c, d),
+            shards: (0..options.shards).map(|_| Mutex::new(Shard::new(&each, &hasher))).collect(),
+            tags: Tags::new(tags as usize),
+            hasher,
+            sweep: Mutex::default(),
             options,
         }
     }
@@ -150,7 +204,7 @@ impl Store {
     }
 
     fn hash(&self, key: Key<'_>) -> u64 {
-        self.hasher.hash_one(key)
+        hash(&self.hasher, key)
     }
 
     fn shard_of(&self, hash: u64) -> usize {
@@ -163,7 +217,7 @@ impl Store {
         let hash = self.hash(key);
         let mut shard = self.shards[self.shard_of(hash)].lock();
         let now = shard.advance(now);
-        f(&mut Entry::new(&mut shard, key, hash, now))
+        f(&mut Entry::new(&mut shard, &self.tags, key, hash, now))
     }
 
     /// Runs `f` with the shards of all `keys` locked, in ascending order, so that two such calls never wait for
@@ -195,35 +249,78 @@ impl Store {
 
     /// Touches the index bucket of `key`, so that a batch of commands finds its buckets in the processor's cache.
     #[inline]
-    pub fn prefetch(&self, _key: Key<'_>) {}
+    pub fn prefetch(&self, key: Key<'_>) {
+        let hash = self.hash(key);
+        self.shards[self.shard_of(hash)].lock().prefetch(hash);
+    }
 
-    /// A bounded step of upkeep: expired items go, sparse segments are compacted.
+    /// A bounded step of upkeep, to be called some twenty times in a second: what has expired or was invalidated goes.
     pub fn tick(&self, now: u64) {
-        for shard in &self.shards {
-            let mut shard = shard.lock();
+        let mut sweep = self.sweep.lock();
+        for _ in 0..SWEEPS {
+            if sweep.shard == 0 && !sweep.begun {
+                (sweep.begun, sweep.clock) = (true, self.tags.clock());
+            }
+            let mut shard = self.shards[sweep.shard].lock();
             let now = shard.advance(now);
-            shard.sweep(now);
+            if !shard.sweep(&self.tags, sweep.thorough, now) {
+                continue;
+            }
+            sweep.shard = (sweep.shard + 1) % self.shards.len();
+            if sweep.shard == 0 {
+                // Only a round that looked at every item has dropped all that is dead by its tags.
+                sweep.begun = false;
+                if std::mem::replace(&mut sweep.thorough, self.tags.len() > 0) {
+                    self.tags.forget(sweep.clock);
+                }
+                break;
+            }
         }
+    }
+
+    /// The hash under which a tag is kept.
+    pub fn tag(&self, name: &[u8]) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
+    /// Invalidates tags: when this returns, no item that was written with one of them before is served again.
+    pub fn invalidate_tags(&self, tags: &[u64]) {
+        self.tags.invalidate(tags);
     }
 
     /// Removes everything, or everything in one database.
     pub fn clear(&self, db: Option<u8>, now: u64) {
-        self.with_everything(now, |all| all.clear(db));
+        // What is removed is dropped when the locks are released.
+        drop(self.with_everything(now, |all| all.clear(db)));
     }
 
-    /// Live items of a database.
-    pub fn len(&self, db: u8, now: u64) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().len(db, now)).sum()
+    /// Items of a database: those that expired count until they are swept or asked for.
+    pub fn len(&self, db: u8) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().len(db)).sum()
     }
 
     /// Visits live items of a database, about `count` of them, from `cursor` on (0 to begin); returns the cursor to
     /// go on with, 0 when all was seen. What is there from beginning to end is visited at least once.
     pub fn scan(&self, db: u8, cursor: u64, count: usize, now: u64, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
-        let _ = count;
-        let index = cursor as usize;
-        let Some(shard) = self.shards.get(index) else { return 0 };
-        shard.lock().each(db, now, visit);
-        if index + 1 == self.shards.len() { 0 } else { cursor + 1 }
+        const SHARD_SHIFT: u32 = 56;
+        let mut number = (cursor >> SHARD_SHIFT) as usize;
+        let mut from = cursor & ((1 << SHARD_SHIFT) - 1);
+        let (mut seen, mut looked_at) = (0, 0);
+        while let Some(shard) = self.shards.get(number) {
+            let mut shard = shard.lock();
+            shard.advance(now);
+            let next = shard.scan(db, from, count, &self.tags, &mut |key, item| {
+                seen += 1;
+                visit(key, item);
+            });
+            looked_at += count;
+            (number, from) = next.map_or((number + 1, 0), |next| (number, next));
+            // Items of other databases are passed over, within bounds.
+            if seen >= count || looked_at >= 16 * count {
+                break;
+            }
+        }
+        if number < self.shards.len() { (number as u64) << SHARD_SHIFT | from } else { 0 }
     }
 
     /// What is held, and what happened since the start.
@@ -255,13 +352,14 @@ impl Locked<'_> {
         let hash = self.store.hash(key);
         let shard = self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked");
         let now = shard.advance(self.now);
-        Entry::new(shard, key, hash, now)
+        Entry::new(shard, &self.store.tags, key, hash, now)
     }
 
-    /// Removes everything, or everything in one database, from the locked shards.
-    pub fn clear(&mut self, db: Option<u8>) {
-        for shard in self.guards.iter_mut().flatten() {
-            shard.clear(db);
-        }
+    /// Removes everything, or everything in one database, from the locked shards. What is returned is to be dropped
+    /// when the locks are released.
+    #[must_use]
+    pub fn clear(&mut self, db: Option<u8>) -> impl Sized + use<> {
+        let options = &self.store.options;
+        self.guards.iter_mut().flatten().filter_map(|shard| shard.clear(db, options)).collect::<Vec<_>>()
     }
 }

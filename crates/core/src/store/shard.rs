@@ -1,94 +1,690 @@
-//! One shard: a plain map for now.
+//! One shard: index, segments and queues of a part of the keys, under one lock.
+//!
+//! Rules: an item lives exactly where the index points; a segment is never changed behind the index; no step moves more
+//! than a bounded number of items, so that no write waits for a whole segment; the budget bounds all memory together.
+//!
+//! New items go to the small queue, a tenth of the memory, or to the main queue if their key is remembered as a ghost.
+//! When memory is short, a sealed segment is taken apart a few items at a time: a sparse one first, whose items are all
+//! copied on; then the oldest of the small queue if that is over its share, where items that were asked for again move
+//! to the main queue; else the oldest of the main queue, where items that were asked for get another round.
 
-use super::*;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-struct Slot {
-    value: Box<[u8]>,
-    version: u64,
-    flags: u32,
-    expires_at: Option<u64>,
-    fresh_until: Option<u64>,
-    absent: bool,
+use ahash::RandomState;
+
+use super::eviction::Ghosts;
+use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place};
+use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
+use super::segment::{Bases, Queue, Segment};
+use super::tags::Tags;
+use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
+
+/// Segments that a shard has when it is full: with 64 eviction misses about 1 % more than item by item, with 256 no more.
+const SEGMENTS: u64 = 256;
+/// Smallest segment: the items of a few kilobytes would not fit a smaller one, and there are 64 of them in a megabyte.
+const MIN_SEGMENT: usize = 16 << 10;
+/// A value longer than this part of a segment lies beside the log; what a segment wastes at its end is at most this.
+const LARGE_PART: usize = 8;
+/// Smallest item that the index is laid out for; with many smaller ones its tables only grow somewhat larger.
+const SMALLEST: u64 = 48;
+/// Share of the small queue, in percent.
+const SMALL_PERCENT: usize = 10;
+/// How often an item of the small queue must have been asked for to move to the main queue.
+const PROMOTE: u8 = 1;
+/// Segments that are kept free, so that items can be copied while others are written.
+const RESERVE: usize = 3;
+/// Bytes of a victim that are looked at for each byte written while memory is short.
+const PACE: usize = 6;
+/// Most items that one write looks at while a reserve is left.
+const MAX_STEP: usize = 64;
+/// A segment with less than this percentage of live bytes is sparse.
+const SPARSE_PERCENT: usize = 75;
+/// Items that one step of the sweep looks at.
+const SWEEP: usize = 512;
+/// Fewest keys that ghosts remember.
+const MIN_GHOSTS: usize = 1024;
+
+/// A segment that is being taken apart.
+struct Victim {
+    segment: usize,
+    at: usize,
+    why: Why,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It is sparse: everything that lives is copied on.
+    Sparse,
+    /// It is the oldest of its queue.
+    Oldest,
 }
 
 pub(super) struct Shard {
-    map: HashMap<(u8, Box<[u8]>), Slot>,
+    index: Index,
+    /// A place per number; None is free.
+    segments: Vec<Option<Segment>>,
+    free: Vec<usize>,
+    /// Memory of segments that are not in use.
+    spare: Vec<Box<[u8]>>,
+    /// Sealed segments, oldest first: small and main.
+    queues: [VecDeque<usize>; 2],
+    open: [Option<usize>; 2],
+    /// Live bytes of both queues, values beside the log included.
+    queue_bytes: [usize; 2],
+    victim: Option<Victim>,
+    large: Vec<Option<Arc<[u8]>>>,
+    large_free: Vec<u32>,
+    large_bytes: usize,
+    ghosts: Ghosts,
+    hasher: RandomState,
+    budget: usize,
+    segment_size: usize,
+    max_value: usize,
+    evict: bool,
     now: u64,
     version: u64,
-    max_value: usize,
+    /// Items of a database up to this version are gone.
+    floors: [u64; DATABASES],
+    counts: [u64; DATABASES],
+    items: u64,
     stats: Stats,
+    /// Where the sweep is: segment and offset.
+    sweep_at: (usize, usize),
+    /// This round looks at every item, since a database was flushed before it.
+    sweep_all: bool,
+    /// A database was flushed since this round began.
+    flushed: bool,
+    shrink_at: usize,
 }
 
 /// One key of a locked shard.
 pub struct Entry<'a> {
     shard: &'a mut Shard,
+    tags: &'a Tags,
     key: Key<'a>,
+    hash: u64,
     now: u64,
 }
 
+fn number(queue: Queue) -> usize {
+    match queue {
+        Queue::Small => 0,
+        Queue::Main => 1,
+    }
+}
+
+/// What a value beside the log takes: its counters, and the rest of its last page.
+fn large_cost(length: usize) -> usize {
+    (length + 32).next_multiple_of(4096)
+}
+
 impl Shard {
-    pub(super) fn new(options: &Options) -> Shard {
+    pub(super) fn new(options: &Options, hasher: &RandomState) -> Shard {
+        let budget = (options.memory / options.shards as u64) as usize;
+        let wanted = 1usize << (budget as u64 / SEGMENTS).max(1).ilog2();
         Shard {
-            map: HashMap::new(),
+            index: Index::new(budget as u64 / SMALLEST),
+            segments: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            queues: Default::default(),
+            open: [None; 2],
+            queue_bytes: [0; 2],
+            victim: None,
+            large: Vec::new(),
+            large_free: Vec::new(),
+            large_bytes: 0,
+            ghosts: Ghosts::default(),
+            hasher: hasher.clone(),
+            budget,
+            segment_size: wanted.clamp(MIN_SEGMENT, MAX_SEGMENT),
+            max_value: options.max_value,
+            evict: options.evict,
             now: 0,
             version: options.epoch,
-            max_value: options.max_value,
+            floors: [0; DATABASES],
+            counts: [0; DATABASES],
+            items: 0,
             stats: Stats::default(),
+            sweep_at: (0, 0),
+            sweep_all: false,
+            flushed: false,
+            shrink_at: 0,
         }
     }
 
     /// Time never goes back within a shard, whatever clock reading a thread comes with.
+    #[inline]
     pub(super) fn advance(&mut self, now: u64) -> u64 {
         self.now = self.now.max(now);
         self.now
     }
 
-    pub(super) fn sweep(&mut self, now: u64) {
-        self.map.retain(|_, slot| slot.expires_at.is_none_or(|at| now < at));
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
     }
 
-    pub(super) fn clear(&mut self, db: Option<u8>) {
-        self.map.retain(|key, _| db.is_some_and(|db| key.0 != db));
+    /// Bytes that the shard takes.
+    fn used(&self) -> usize {
+        let segments = self.segments.len() - self.free.len() + self.spare.len();
+        segments * self.segment_size
+            + self.segments.capacity() * size_of::<Option<Segment>>()
+            + self.index.bytes()
+            + self.large_bytes
+            + self.large.capacity() * size_of::<Option<Arc<[u8]>>>()
+            + self.ghosts.bytes()
     }
 
-    pub(super) fn len(&self, db: u8, now: u64) -> u64 {
-        let now = self.now.max(now);
-        self.map
-            .iter()
-            .filter(|(key, slot)| key.0 == db && !slot.absent && slot.expires_at.is_none_or(|at| now < at))
-            .count() as u64
+    fn headroom(&self) -> usize {
+        self.budget.saturating_sub(self.used())
     }
 
-    pub(super) fn each(&self, db: u8, now: u64, visit: &mut dyn FnMut(&[u8], &Item<'_>)) {
-        let now = self.now.max(now);
-        for (key, slot) in &self.map {
-            if key.0 == db && !slot.absent && slot.expires_at.is_none_or(|at| now < at) {
-                visit(&key.1, &slot.item());
+    fn segment(&self, number: usize) -> &Segment {
+        self.segments[number].as_ref().expect("the index points to segments that are in use")
+    }
+
+    fn segment_mut(&mut self, number: usize) -> &mut Segment {
+        self.segments[number].as_mut().expect("the index points to segments that are in use")
+    }
+
+    #[inline]
+    fn find(&self, key: Key<'_>, hash: u64) -> Option<Found> {
+        self.index.find(hash, |place| {
+            let segment = self.segment(place.segment);
+            let data = &segment.data[place.offset..];
+            key_of(data) == key.bytes && db_of(data, &segment.bases) == key.db
+        })
+    }
+
+    #[inline]
+    fn record(&self, place: Place) -> Record<'_> {
+        let segment = self.segment(place.segment);
+        decode(&segment.data[place.offset..], &segment.bases)
+    }
+
+    /// Whether nothing was done that took the item away: its tags, its database, its time as far as errors may use it.
+    #[inline]
+    fn is_kept(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
+        record.gone_at().is_none_or(|at| now < at)
+            && record.version > self.floors[usize::from(record.db)]
+            && (record.tags.is_empty() || !tags.are_dead(record.tags, record.clock))
+    }
+
+    fn large_len(&self, value: Stored<'_>) -> usize {
+        match value {
+            Stored::Inline(_) => 0,
+            Stored::Large(number) => self.large[number as usize].as_ref().map_or(0, |value| large_cost(value.len())),
+        }
+    }
+
+    /// Takes the item at a found slot out of all counts; its value beside the log goes unless `keep` is its number.
+    fn discount(&mut self, found: &Found, keep: Option<u32>) {
+        let record = self.record(found.place);
+        let (size, value, db, absent, version) = (record.size, record.value, record.db, record.absent, record.version);
+        let beside = self.large_len(value);
+        if let Stored::Large(number) = value
+            && keep != Some(number)
+        {
+            self.free_large(number);
+        }
+        let db = usize::from(db);
+        if !absent && version > self.floors[db] {
+            self.counts[db] -= 1;
+        }
+        self.items -= 1;
+        let segment = self.segment_mut(found.place.segment);
+        segment.live -= size;
+        let queue = number(segment.queue);
+        self.queue_bytes[queue] -= size + beside;
+    }
+
+    /// Removes the item at a found slot.
+    fn drop_item(&mut self, found: &Found) {
+        self.discount(found, None);
+        self.index.remove(found);
+        self.free_if_empty(found.place.segment);
+    }
+
+    fn keep_large(&mut self, value: Arc<[u8]>) -> u32 {
+        self.large_bytes += large_cost(value.len());
+        match self.large_free.pop() {
+            Some(number) => {
+                self.large[number as usize] = Some(value);
+                number
+            }
+            None => {
+                self.large.push(Some(value));
+                self.large.len() as u32 - 1
             }
         }
     }
 
+    fn free_large(&mut self, number: u32) {
+        if let Some(value) = self.large[number as usize].take() {
+            self.large_bytes -= large_cost(value.len());
+            self.large_free.push(number);
+        }
+    }
+
+    /// A sealed segment without a live item is free at once.
+    fn free_if_empty(&mut self, number_: usize) {
+        let segment = self.segment(number_);
+        let taken_apart = self.victim.as_ref().is_some_and(|victim| victim.segment == number_);
+        if segment.live == 0 && !segment.open && !taken_apart {
+            let queue = &mut self.queues[number(segment.queue)];
+            if let Some(at) = queue.iter().position(|known| *known == number_) {
+                queue.remove(at);
+            }
+            self.release(number_);
+        }
+    }
+
+    fn release(&mut self, number: usize) {
+        let segment = self.segments[number].take().expect("a segment in use");
+        self.free.push(number);
+        if self.spare.len() < RESERVE {
+            self.spare.push(segment.data);
+        }
+    }
+
+    /// A new open segment for a queue, if memory allows; with `reserve` also from what is kept free for copies.
+    fn open_segment(&mut self, queue: Queue, keep: usize, tags: &Tags) -> Option<usize> {
+        let data = match self.spare.pop() {
+            Some(data) => data,
+            None if self.headroom() >= (keep + 1) * self.segment_size => vec![0; self.segment_size].into(),
+            None => return None,
+        };
+        let number_ = match self.free.pop() {
+            Some(number) => number,
+            None if self.segments.len() < MAX_SEGMENTS => {
+                self.segments.push(None);
+                self.segments.len() - 1
+            }
+            None => {
+                self.spare.push(data);
+                return None;
+            }
+        };
+        let bases = Bases::new(self.version, self.now, tags.clock());
+        self.segments[number_] = Some(Segment::new(data, bases, queue));
+        self.seal(queue);
+        self.open[number(queue)] = Some(number_);
+        Some(number_)
+    }
+
+    fn seal(&mut self, queue: Queue) {
+        if let Some(old) = self.open[number(queue)].take() {
+            self.segment_mut(old).open = false;
+            self.queues[number(queue)].push_back(old);
+            self.free_if_empty(old);
+        }
+    }
+
+    /// Appends a record to the open segment of a queue; None if there is no memory for another segment.
+    fn append(&mut self, queue: Queue, record: &Record<'_>, keep: usize, tags: &Tags) -> Option<Place> {
+        for _ in 0..2 {
+            if let Some(number) = self.open[number(queue)] {
+                let segment = self.segments[number].as_mut().expect("an open segment");
+                let encoded = Encoded::new(record, &segment.bases);
+                if encoded.size <= segment.room() {
+                    let offset = segment.append(record, &encoded);
+                    self.queue_bytes[self::number(queue)] += encoded.size;
+                    return Some(Place { segment: number, offset });
+                }
+            }
+            self.open_segment(queue, keep, tags)?;
+        }
+        None
+    }
+
+    /// Sees to it that `bytes` of log and `beside` of large values can be written; false if they cannot.
+    fn make_room(&mut self, bytes: usize, beside: usize, tags: &Tags, now: u64) -> bool {
+        let low = RESERVE * self.segment_size + beside;
+        if self.headroom() + self.spare.len() * self.segment_size < low {
+            let mut left = (bytes + beside).saturating_mul(PACE);
+            for _ in 0..MAX_STEP {
+                let looked_at = self.reclaim(true, tags, now);
+                left = left.saturating_sub(looked_at);
+                if left == 0 || looked_at == 0 {
+                    break;
+                }
+            }
+        }
+        // The reserve is used up: what is left of the oldest goes without a look at who was asked for.
+        while self.lacks(bytes, beside) {
+            if beside > self.headroom() && !self.spare.is_empty() {
+                self.spare.pop();
+            } else if !self.evict_whole(tags, now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn lacks(&self, bytes: usize, beside: usize) -> bool {
+        let fits = self.open[0].is_some_and(|number| self.segment(number).room() >= bytes)
+            && self.open[1].is_some_and(|number| self.segment(number).room() >= bytes);
+        let wanted = if fits || !self.spare.is_empty() { 0 } else { self.segment_size };
+        self.headroom() < wanted + beside
+    }
+
+    /// Takes one victim apart to its end; false if there is none, or if nothing can go.
+    fn evict_whole(&mut self, tags: &Tags, now: u64) -> bool {
+        if self.victim.is_none() && !self.choose_victim() {
+            return false;
+        }
+        while self.victim.is_some() {
+            if self.reclaim(false, tags, now) == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn choose_victim(&mut self) -> bool {
+        let limit = self.segment_size * SPARSE_PERCENT / 100;
+        let sealed = self.queues.iter().flatten().map(|number| (self.segment(*number).live, *number));
+        let sparsest = sealed.min().filter(|(live, _)| *live < limit);
+        let total = self.queue_bytes[0] + self.queue_bytes[1];
+        let small_first = self.queue_bytes[0] * 100 > total * SMALL_PERCENT;
+        let (segment, why) = if let Some((_, sparsest)) = sparsest {
+            (Some(sparsest), Why::Sparse)
+        } else if !self.evict {
+            (None, Why::Sparse)
+        } else {
+            let order = if small_first { [0, 1] } else { [1, 0] };
+            let mut oldest = order.iter().find_map(|queue| self.queues[*queue].front().copied());
+            if oldest.is_none() {
+                // All that there is stands in open segments: a few items with large values, say.
+                self.seal(Queue::Small);
+                self.seal(Queue::Main);
+                oldest = order.iter().find_map(|queue| self.queues[*queue].front().copied());
+            }
+            (oldest, Why::Oldest)
+        };
+        let Some(segment) = segment else { return false };
+        let queue = number(self.segment(segment).queue);
+        self.queues[queue].retain(|known| *known != segment);
+        self.victim = Some(Victim { segment, at: 0, why });
+        true
+    }
+
+    /// Looks at one item of the victim, choosing one first if there is none; returns the bytes looked at, 0 if there
+    /// is nothing to reclaim. With `save` items that deserve it are copied on, else they go.
+    fn reclaim(&mut self, save: bool, tags: &Tags, now: u64) -> usize {
+        if self.victim.is_none() && !self.choose_victim() {
+            return 0;
+        }
+        let Some(Victim { segment, at, why }) = self.victim else { return 0 };
+        if at >= self.segment(segment).used || self.segment(segment).live == 0 {
+            self.victim = None;
+            self.release(segment);
+            return ALIGN;
+        }
+        let place = Place { segment, offset: at };
+        let size = self.record(place).size;
+        if !self.reclaim_item(place, why, save, tags, now) {
+            // Nothing may go and there is nowhere to copy it: the segment stays as it is.
+            self.victim = None;
+            self.queues[number(self.segment(segment).queue)].push_front(segment);
+            return 0;
+        }
+        if let Some(victim) = &mut self.victim {
+            victim.at += size;
+        }
+        size
+    }
+
+    /// False if the item lives, may not go and cannot be copied.
+    fn reclaim_item(&mut self, place: Place, why: Why, save: bool, tags: &Tags, now: u64) -> bool {
+        let record = self.record(place);
+        let hash = super::hash(&self.hasher, Key { db: record.db, bytes: record.key });
+        let kept = self.is_kept(&record, tags, now);
+        let expired = record.expires_at.is_some_and(|at| at <= now);
+        let Some(found) = self.index.find(hash, |known| known == place) else { return true };
+        let queue = self.segment(place.segment).queue;
+        if !kept {
+            self.stats.expired += u64::from(expired);
+            self.drop_item(&found);
+            return true;
+        }
+        let target = match (why, queue) {
+            (Why::Sparse, queue) => Some((queue, found.freq)),
+            // Kept for the time of errors only: the first to go.
+            _ if expired => None,
+            (Why::Oldest, Queue::Small) if found.freq >= PROMOTE => Some((Queue::Main, 0)),
+            (Why::Oldest, Queue::Main) if found.freq > 0 => Some((Queue::Main, found.freq - 1)),
+            _ => None,
+        };
+        if (save || !self.evict) && target.is_some_and(|(queue, freq)| self.move_item(&found, queue, freq, tags)) {
+            return true;
+        }
+        if self.evict {
+            if queue == Queue::Small {
+                self.remember(hash);
+            }
+            self.stats.evicted += 1;
+            self.drop_item(&found);
+        }
+        self.evict
+    }
+
+    /// Copies an item to the open segment of a queue; false if there is no memory for it.
+    fn move_item(&mut self, found: &Found, queue: Queue, freq: u8, tags: &Tags) -> bool {
+        let from = found.place;
+        // The segment is taken out while its item is copied to another.
+        let segment = self.segments[from.segment].take().expect("a segment in use");
+        let record = decode(&segment.data[from.offset..], &segment.bases);
+        let beside = self.large_len(record.value);
+        let size = record.size;
+        let moved = self.append(queue, &record, 0, tags);
+        self.segments[from.segment] = Some(segment);
+        let Some(place) = moved else { return false };
+        self.index.update(found, place, freq);
+        let segment = self.segment_mut(from.segment);
+        segment.live -= size;
+        let old = number(segment.queue);
+        self.queue_bytes[old] -= size + beside;
+        self.queue_bytes[number(queue)] += beside;
+        true
+    }
+
+    /// Ghosts remember about as many keys as there are items; the table grows with them, and forgets when it does.
+    fn remember(&mut self, hash: u64) {
+        let wanted = (self.items as usize).max(MIN_GHOSTS);
+        let capacity = self.ghosts.capacity();
+        if capacity < wanted * 3 / 4 || capacity > wanted * 4 {
+            self.ghosts = Ghosts::new(wanted);
+        }
+        self.ghosts.insert(hash);
+    }
+
+    /// A bounded step through the segments: what nobody can have any more goes. Segments in which nothing is due are
+    /// passed over unless the round is `thorough`, for what was invalidated. True when it came round.
+    pub(super) fn sweep(&mut self, tags: &Tags, thorough: bool, now: u64) -> bool {
+        self.index.shrink_next(&mut self.shrink_at);
+        for _ in 0..SWEEP {
+            let (number, at) = self.sweep_at;
+            let Some(segment) = self.segments.get(number) else {
+                self.sweep_at = (0, 0);
+                self.sweep_all = std::mem::take(&mut self.flushed);
+                return true;
+            };
+            let wanted = segment.as_ref().is_some_and(|segment| {
+                let due = at > 0 || thorough || self.sweep_all || segment.next_expiry <= now;
+                at < segment.used && segment.live > 0 && due
+            });
+            if !wanted {
+                self.sweep_at = (number + 1, 0);
+                continue;
+            }
+            if at == 0 {
+                // Noted anew by what lives and by what is written meanwhile.
+                self.segment_mut(number).next_expiry = u64::MAX;
+            }
+            self.sweep_item(Place { segment: number, offset: at }, tags, now);
+        }
+        false
+    }
+
+    fn sweep_item(&mut self, place: Place, tags: &Tags, now: u64) {
+        let record = self.record(place);
+        let gone_at = record.gone_at().unwrap_or(u64::MAX);
+        let kept = self.is_kept(&record, tags, now);
+        let next = (place.segment, place.offset + record.size);
+        let hash = super::hash(&self.hasher, Key { db: record.db, bytes: record.key });
+        self.sweep_at = next;
+        if kept {
+            let segment = self.segment_mut(place.segment);
+            segment.next_expiry = segment.next_expiry.min(gone_at);
+            return;
+        }
+        if let Some(found) = self.index.find(hash, |known| known == place) {
+            self.stats.expired += u64::from(gone_at <= now);
+            self.drop_item(&found);
+        }
+    }
+
+    /// Removes everything, or one database. What is returned is to be dropped when the lock is released.
+    pub(super) fn clear(&mut self, db: Option<u8>, options: &Options) -> Option<Box<Shard>> {
+        if let Some(db) = db {
+            self.floors[usize::from(db)] = self.version;
+            self.counts[usize::from(db)] = 0;
+            self.flushed = true;
+            return None;
+        }
+        let fresh =
+            Shard { now: self.now, version: self.version, stats: self.stats, ..Shard::new(options, &self.hasher) };
+        Some(Box::new(std::mem::replace(self, fresh)))
+    }
+
+    pub(super) fn len(&self, db: u8) -> u64 {
+        self.counts[usize::from(db)]
+    }
+
     pub(super) fn stats(&self) -> Stats {
-        Stats { items: self.map.len() as u64, ..self.stats }
+        Stats { items: self.items, used: self.used() as u64, ..self.stats }
+    }
+
+    fn view<'a>(&'a self, record: &Record<'a>) -> Item<'a> {
+        view(record, |number| {
+            Value::Shared(self.large[number as usize].as_ref().expect("a value beside the log has its item"))
+        })
+    }
+
+    fn is_live(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
+        !record.absent && record.expires_at.is_none_or(|at| now < at) && self.is_kept(record, tags, now)
+    }
+
+    /// Visits live items of a database; see `Index::scan`.
+    pub(super) fn scan(
+        &self,
+        db: u8,
+        cursor: u64,
+        count: usize,
+        tags: &Tags,
+        visit: &mut dyn FnMut(&[u8], &Item<'_>),
+    ) -> Option<u64> {
+        self.index.scan(cursor, count, &mut |place| {
+            let record = self.record(place);
+            if record.db == db && self.is_live(&record, tags, self.now) {
+                visit(record.key, &self.view(&record));
+            }
+        })
+    }
+
+    /// Writes a record over the item that is there, or as a new one unless it is a `change` of one. The record lies
+    /// outside the segments.
+    fn put(&mut self, record: &Record<'_>, change: bool, hash: u64, tags: &Tags, now: u64) -> Result<(), Refused> {
+        let key = Key { db: record.db, bytes: record.key };
+        let found = self.find(key, hash);
+        if let Some(found) = found
+            && self.overwrite(&found, record)
+        {
+            return Ok(());
+        }
+        // Bases of zero make every number wide: no segment needs more.
+        let bytes = Encoded::new(record, &Bases { version: u64::MAX, ..Bases::default() }).size;
+        if bytes > self.segment_size {
+            return Err(Refused::TooLarge);
+        }
+        if !self.make_room(bytes, 0, tags, now) {
+            return Err(Refused::Full);
+        }
+        // Making room may have moved the item, or dropped it, and its value beside the log with it.
+        let found = self.find(key, hash);
+        if change && found.is_none() {
+            return Err(Refused::Full);
+        }
+        let (queue, freq) = match &found {
+            Some(found) => (self.segment(found.place.segment).queue, found.freq),
+            None if self.ghosts.take(hash) => (Queue::Main, 0),
+            None => (Queue::Small, 0),
+        };
+        let place = self.append(queue, record, 0, tags).ok_or(Refused::Full)?;
+        match &found {
+            Some(found) => {
+                let kept = if let Stored::Large(number) = record.value { Some(number) } else { None };
+                self.discount(found, kept);
+                self.index.update(found, place, freq);
+                self.free_if_empty(found.place.segment);
+            }
+            None => self.index.insert(hash, place, freq),
+        }
+        self.queue_bytes[number(queue)] += self.large_len(record.value);
+        self.count(record);
+        Ok(())
+    }
+
+    fn count(&mut self, record: &Record<'_>) {
+        self.items += 1;
+        if !record.absent && record.version > self.floors[usize::from(record.db)] {
+            self.counts[usize::from(record.db)] += 1;
+        }
+    }
+
+    /// Writes a record where the item lies, if it takes as many bytes.
+    fn overwrite(&mut self, found: &Found, record: &Record<'_>) -> bool {
+        let old = self.record(found.place);
+        let segment = self.segment(found.place.segment);
+        let encoded = Encoded::new(record, &segment.bases);
+        let inline = matches!((old.value, record.value), (Stored::Inline(_), Stored::Inline(_)));
+        if !inline || encoded.size != old.size {
+            return false;
+        }
+        self.discount(found, None);
+        self.count(record);
+        let Place { segment, offset } = found.place;
+        let segment = self.segment_mut(segment);
+        segment.live += encoded.size;
+        encoded.write(record, &mut segment.data[offset..]);
+        segment.note_expiry(record);
+        let queue = number(segment.queue);
+        self.queue_bytes[queue] += encoded.size;
+        self.index.touch(found);
+        true
+    }
+
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
     }
 }
 
-impl Slot {
-    fn item(&self) -> Item<'_> {
-        Item {
-            value: Value::Inline(&self.value),
-            version: self.version,
-            flags: self.flags,
-            expires_at: self.expires_at,
-            fresh_until: self.fresh_until,
-            absent: self.absent,
-        }
+/// Tags as bytes, on the stack.
+fn tag_bytes<'a>(tags: &[u64], place: &'a mut [u8; 8 * MAX_TAGS]) -> &'a [u8] {
+    let count = tags.len().min(MAX_TAGS);
+    for (chunk, tag) in place.chunks_exact_mut(8).zip(tags) {
+        chunk.copy_from_slice(&tag.to_le_bytes());
     }
+    &place[..8 * count]
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn new(shard: &'a mut Shard, key: Key<'a>, _hash: u64, now: u64) -> Entry<'a> {
-        Entry { shard, key, now }
+    pub(super) fn new(shard: &'a mut Shard, tags: &'a Tags, key: Key<'a>, hash: u64, now: u64) -> Entry<'a> {
+        Entry { shard, tags, key, hash, now }
     }
 
     /// The clock of this step; never behind what the shard has seen.
@@ -97,64 +693,118 @@ impl<'a> Entry<'a> {
     }
 
     /// The live item, as a reader sees it: counted as hit or miss and remembered as used.
+    #[inline]
     pub fn get(&mut self) -> Option<Item<'_>> {
-        let found = self.peek().is_some();
-        if found {
-            self.shard.stats.hits += 1;
-        } else {
+        let Some(found) = self.shard.find(self.key, self.hash) else {
             self.shard.stats.misses += 1;
+            return None;
+        };
+        let record = self.shard.record(found.place);
+        if !self.shard.is_live(&record, self.tags, self.now) {
+            let gone = record.gone_at().is_some_and(|at| at <= self.now);
+            self.shard.stats.misses += 1;
+            if gone {
+                self.shard.stats.expired += 1;
+                self.shard.drop_item(&found);
+            }
+            return None;
         }
-        self.peek()
+        self.shard.stats.hits += 1;
+        self.shard.index.touch(&found);
+        Some(self.shard.view(&self.shard.record(found.place)))
     }
 
     /// The live item, leaving no trace.
     pub fn peek(&self) -> Option<Item<'_>> {
-        let slot = self.shard.map.get(&(self.key.db, Box::from(self.key.bytes)))?;
-        (!slot.absent && slot.expires_at.is_none_or(|at| self.now < at)).then(|| slot.item())
+        let found = self.shard.find(self.key, self.hash)?;
+        let record = self.shard.record(found.place);
+        self.shard.is_live(&record, self.tags, self.now).then(|| self.shard.view(&record))
     }
 
-    /// Writes a value with all that is kept beside it; voids the lease of the key. Returns the new version.
+    /// Writes a value with all that is kept beside it. Returns the new version.
+    #[inline]
     pub fn set(&mut self, value: &[u8], meta: &Meta<'_>) -> Result<u64, Refused> {
-        if value.len() > self.shard.max_value {
+        let mut place = [0; 8 * MAX_TAGS];
+        let tags = if meta.tags.is_empty() { &[] } else { tag_bytes(meta.tags, &mut place) };
+        let clock = self.tags.clock();
+        self.write(value, |key, value, version| Record::new(key.db, key.bytes, value, meta, tags, version, clock))
+    }
+
+    /// Writes a value derived from the live one: flags, times, tags and tag clock stay, so that what was invalidated
+    /// while it was derived stays so. Returns the new version. Must follow a [`peek`](Entry::peek) that found an item.
+    pub fn replace(&mut self, value: &[u8]) -> Result<u64, Refused> {
+        let found = self.shard.find(self.key, self.hash).expect("an item to replace");
+        let old = self.shard.record(found.place);
+        let mut place = [0; 8 * MAX_TAGS];
+        place[..old.tags.len()].copy_from_slice(old.tags);
+        let tags = &place[..old.tags.len()];
+        let like = Record { key: b"", value: Stored::Large(0), tags: &[], ..old };
+        self.write(value, |key, value, version| Record { key: key.bytes, value, version, tags, ..like })
+    }
+
+    fn write<'r>(
+        &mut self,
+        value: &'r [u8],
+        record: impl FnOnce(Key<'r>, Stored<'r>, u64) -> Record<'r>,
+    ) -> Result<u64, Refused>
+    where
+        'a: 'r,
+    {
+        let shard = &mut *self.shard;
+        if value.len() > shard.max_value {
             return Err(Refused::TooLarge);
         }
-        self.shard.version += 1;
-        let slot = Slot {
-            value: value.into(),
-            version: self.shard.version,
-            flags: meta.flags,
-            expires_at: meta.expires_at,
-            fresh_until: meta.fresh_until,
-            absent: meta.absent,
-        };
-        self.shard.map.insert((self.key.db, self.key.bytes.into()), slot);
-        Ok(self.shard.version)
+        let version = shard.next_version();
+        if value.len() <= shard.segment_size / LARGE_PART {
+            let record = record(self.key, Stored::Inline(value), version);
+            shard.put(&record, false, self.hash, self.tags, self.now)?;
+            return Ok(version);
+        }
+        let beside = large_cost(value.len());
+        if beside > shard.budget {
+            return Err(Refused::TooLarge);
+        }
+        // Room first: the value must not be held beside what it pushes out.
+        if !shard.make_room(0, beside, self.tags, self.now) {
+            return Err(Refused::Full);
+        }
+        let number = shard.keep_large(Arc::from(value));
+        let record = record(self.key, Stored::Large(number), version);
+        let put = shard.put(&record, false, self.hash, self.tags, self.now);
+        if put.is_err() {
+            shard.free_large(number);
+        }
+        put.map(|()| version)
     }
 
-    /// Writes a value derived from the live one: flags, times, tags and tag clock stay.
-    /// Returns the new version. Must follow a [`peek`](Entry::peek) that found an item.
-    pub fn replace(&mut self, value: &[u8]) -> Result<u64, Refused> {
-        let item = self.peek().expect("an item to replace");
-        let meta =
-            Meta { flags: item.flags, expires_at: item.expires_at, fresh_until: item.fresh_until, ..Meta::default() };
-        self.set(value, &meta)
-    }
-
-    /// Removes the item and voids the lease; whether there was a live one.
+    /// Removes the item; whether there was a live one.
     pub fn remove(&mut self) -> bool {
-        let live = self.peek().is_some();
-        self.shard.version += 1;
-        self.shard.map.remove(&(self.key.db, Box::from(self.key.bytes)));
+        let Some(found) = self.shard.find(self.key, self.hash) else { return false };
+        let live = self.shard.is_live(&self.shard.record(found.place), self.tags, self.now);
+        self.shard.next_version();
+        self.shard.drop_item(&found);
         live
     }
 
-    /// Sets when the live item expires; neither its version nor a lease changes. Whether there was one.
+    /// Sets when the live item expires; its version does not change. False if there is none, or if there is no memory
+    /// for the longer item.
     pub fn expire(&mut self, at: Option<u64>) -> bool {
-        if self.peek().is_none() {
+        let Some(found) = self.shard.find(self.key, self.hash) else { return false };
+        let old = self.shard.record(found.place);
+        if !self.shard.is_live(&old, self.tags, self.now) {
             return false;
         }
-        let slot = self.shard.map.get_mut(&(self.key.db, Box::from(self.key.bytes))).expect("just seen");
-        slot.expires_at = at;
-        true
+        // The value is copied out, since where it lies may be taken apart to make room for it.
+        let mut place = [0; 8 * MAX_TAGS];
+        place[..old.tags.len()].copy_from_slice(old.tags);
+        let tags = old.tags.len();
+        let like = Record { key: b"", value: Stored::Large(0), tags: &[], ..old };
+        let value = match old.value {
+            Stored::Inline(value) => Ok(value.to_vec()),
+            Stored::Large(number) => Err(number),
+        };
+        let value = value.as_ref().map_or_else(|number| Stored::Large(*number), |value| Stored::Inline(value));
+        let record = Record { key: self.key.bytes, value, tags: &place[..tags], expires_at: at, ..like };
+        self.shard.put(&record, true, self.hash, self.tags, self.now).is_ok()
     }
 }

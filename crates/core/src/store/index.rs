@@ -1,0 +1,336 @@
+//! The index: from the hash of a key to the place of its item, in buckets of one cache line.
+//!
+//! It consists of many small tables, each chosen by bits of the hash and grown alone by an eighth, so there is never
+//! one big rehash and little is empty. Within a table a 20-bit tag both chooses the bucket (its position in the range
+//! of tags, so growing keeps the order and needs no look at any item) and tells most keys apart. A bucket that is full
+//! spills into the next one and remembers that; lookups go on only past buckets that spilled.
+//!
+//! ```text
+//! slot  tag 20 | segment 22 | offset / 4 18 | frequency 2 | spilled 1 (first slot only, of the bucket) | used 1
+//! ```
+
+use super::item::ALIGN;
+
+const SLOTS: usize = 8;
+const TAG_BITS: u32 = 20;
+const USED: u64 = 1;
+const SPILLED: u64 = 2;
+const FREQ_SHIFT: u32 = 2;
+const OFFSET_SHIFT: u32 = 4;
+const SEGMENT_SHIFT: u32 = 22;
+const TAG_SHIFT: u32 = 44;
+
+/// Longest segment that an offset can point into.
+pub(super) const MAX_SEGMENT: usize = ALIGN << 18;
+/// Most segments of a shard.
+pub(super) const MAX_SEGMENTS: usize = 1 << 22;
+/// Highest frequency that is remembered.
+pub(super) const MAX_FREQ: u8 = 3;
+
+/// Items that a table is made for: growing one moves at most about twice as many slots.
+const PER_TABLE: u64 = 2048;
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Bucket([u64; SLOTS]);
+
+#[derive(Clone, Default)]
+struct Table {
+    buckets: Box<[Bucket]>,
+    used: u32,
+}
+
+/// Where an item lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) segment: usize,
+    pub(super) offset: usize,
+}
+
+/// A slot that was found; good until the index changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    table: usize,
+    bucket: usize,
+    slot: usize,
+    pub(super) place: Place,
+    pub(super) freq: u8,
+}
+
+pub(super) struct Index {
+    tables: Box<[Table]>,
+    /// Buckets of all tables.
+    buckets: usize,
+}
+
+fn tag_of(hash: u64) -> u64 {
+    hash & ((1 << TAG_BITS) - 1)
+}
+
+fn place_of(slot: u64) -> Place {
+    Place {
+        segment: (slot >> SEGMENT_SHIFT) as usize & (MAX_SEGMENTS - 1),
+        offset: ((slot >> OFFSET_SHIFT) as usize & (MAX_SEGMENT / ALIGN - 1)) * ALIGN,
+    }
+}
+
+fn freq_of(slot: u64) -> u8 {
+    (slot >> FREQ_SHIFT) as u8 & MAX_FREQ
+}
+
+fn encode(tag: u64, place: Place, freq: u8) -> u64 {
+    tag << TAG_SHIFT
+        | (place.segment as u64) << SEGMENT_SHIFT
+        | ((place.offset / ALIGN) as u64) << OFFSET_SHIFT
+        | u64::from(freq) << FREQ_SHIFT
+        | USED
+}
+
+impl Table {
+    fn home(&self, tag: u64) -> usize {
+        ((tag * self.buckets.len() as u64) >> TAG_BITS) as usize
+    }
+
+    /// Puts a slot into the first bucket from its home on that has room.
+    fn place(&mut self, slot: u64) {
+        let mut at = self.home(slot >> TAG_SHIFT);
+        loop {
+            let bucket = &mut self.buckets[at].0;
+            if let Some(free) = bucket.iter_mut().find(|free| **free & USED == 0) {
+                // The mark of the bucket stands in its first slot, used or not.
+                *free = slot & !SPILLED | *free & SPILLED;
+                return;
+            }
+            bucket[0] |= SPILLED;
+            at = (at + 1) % self.buckets.len();
+        }
+    }
+
+    fn resize(&mut self, buckets: usize) {
+        let old = std::mem::replace(&mut self.buckets, vec![Bucket([0; SLOTS]); buckets].into());
+        for slot in old.iter().flat_map(|bucket| bucket.0).filter(|slot| slot & USED != 0) {
+            self.place(slot);
+        }
+    }
+}
+
+impl Index {
+    /// An index for at most about `items` items.
+    pub(super) fn new(items: u64) -> Index {
+        let tables = (items / PER_TABLE).next_power_of_two().min(1 << 28);
+        Index { tables: vec![Table::default(); tables as usize].into(), buckets: 0 }
+    }
+
+    fn table_of(&self, hash: u64) -> usize {
+        (hash >> TAG_BITS) as usize & (self.tables.len() - 1)
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.buckets * size_of::<Bucket>() + self.tables.len() * size_of::<Table>()
+    }
+
+    /// The slot of a hash whose place `is` the one that is looked for.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, mut is: impl FnMut(Place) -> bool) -> Option<Found> {
+        let number = self.table_of(hash);
+        let table = &self.tables[number];
+        if table.used == 0 {
+            return None;
+        }
+        let tag = tag_of(hash);
+        let home = table.home(tag);
+        let mut at = home;
+        loop {
+            let bucket = &table.buckets[at].0;
+            for (slot, &word) in bucket.iter().enumerate() {
+                if word >> TAG_SHIFT == tag && word & USED != 0 {
+                    let place = place_of(word);
+                    if is(place) {
+                        return Some(Found { table: number, bucket: at, slot, place, freq: freq_of(word) });
+                    }
+                }
+            }
+            if bucket[0] & SPILLED == 0 {
+                return None;
+            }
+            at = (at + 1) % table.buckets.len();
+            if at == home {
+                return None;
+            }
+        }
+    }
+
+    /// Adds a place under a hash. There must be none yet that `find` would take for it.
+    pub(super) fn insert(&mut self, hash: u64, place: Place, freq: u8) {
+        let number = self.table_of(hash);
+        let table = &mut self.tables[number];
+        let room = table.buckets.len() * SLOTS;
+        // At most seven of eight slots are used; with few buckets that would fill one bucket and spill at once.
+        if (table.used as usize + 1) * 8 > room * 7 {
+            let buckets = table.buckets.len();
+            let more = buckets / 8 + 1;
+            self.buckets += more;
+            table.resize(buckets + more);
+        }
+        table.used += 1;
+        table.place(encode(tag_of(hash), place, freq));
+    }
+
+    fn slot(&mut self, found: &Found) -> &mut u64 {
+        &mut self.tables[found.table].buckets[found.bucket].0[found.slot]
+    }
+
+    /// Points a found slot to another place.
+    pub(super) fn update(&mut self, found: &Found, place: Place, freq: u8) {
+        let slot = self.slot(found);
+        *slot = encode(*slot >> TAG_SHIFT, place, freq) | *slot & SPILLED;
+    }
+
+    /// Remembers that a found item was asked for once more.
+    #[inline]
+    pub(super) fn touch(&mut self, found: &Found) {
+        if found.freq < MAX_FREQ {
+            *self.slot(found) += 1 << FREQ_SHIFT;
+        }
+    }
+
+    /// Removes a found slot.
+    pub(super) fn remove(&mut self, found: &Found) {
+        *self.slot(found) &= SPILLED;
+        self.tables[found.table].used -= 1;
+    }
+
+    /// Gives back the memory of a table that is less than half full; of the table after `cursor`, which goes round.
+    pub(super) fn shrink_next(&mut self, cursor: &mut usize) {
+        *cursor = (*cursor + 1) % self.tables.len();
+        let table = &mut self.tables[*cursor];
+        let wanted = (table.used as usize * 8).div_ceil(SLOTS * 6);
+        if wanted * 2 <= table.buckets.len() {
+            self.buckets -= table.buckets.len() - wanted;
+            table.resize(wanted);
+        }
+    }
+
+    /// Visits slots in an order that growing and shrinking keep: by table, then by tag. Visits about `count` from
+    /// `cursor` on, all of equal tag together, and returns the cursor to go on with; None when all were visited.
+    pub(super) fn scan(&self, cursor: u64, count: usize, visit: &mut dyn FnMut(Place)) -> Option<u64> {
+        let mut number = (cursor >> TAG_BITS) as usize;
+        let mut from = tag_of(cursor);
+        let mut left = count.max(1);
+        while let Some(table) = self.tables.get(number) {
+            let slots = table.buckets.iter().flat_map(|bucket| bucket.0);
+            let mut slots: Vec<u64> = slots.filter(|slot| slot & USED != 0 && slot >> TAG_SHIFT >= from).collect();
+            slots.sort_unstable();
+            for (index, slot) in slots.iter().enumerate() {
+                let tag = slot >> TAG_SHIFT;
+                if left == 0 && slots[index - 1] >> TAG_SHIFT != tag {
+                    return Some((number as u64) << TAG_BITS | tag);
+                }
+                left = left.saturating_sub(1);
+                visit(place_of(*slot));
+            }
+            (number, from) = (number + 1, 0);
+            if left == 0 {
+                return (number < self.tables.len()).then_some((number as u64) << TAG_BITS);
+            }
+        }
+        None
+    }
+
+    /// Touches the bucket of a hash.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        let table = &self.tables[self.table_of(hash)];
+        if let Some(bucket) = table.buckets.get(table.home(tag_of(hash))) {
+            std::hint::black_box(bucket.0[0]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    fn place(number: usize) -> Place {
+        Place { segment: number % 7, offset: number * ALIGN }
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_map_finds(
+            operations in prop::collection::vec((0u64..400, 0u8..3), 1..2000),
+            spread in prop::sample::select(&[1u64, 0x9e37_79b9_7f4a_7c15][..]),
+        ) {
+            let mut index = Index::new(10_000);
+            let mut map = HashMap::new();
+            for (number, (key, what)) in operations.into_iter().enumerate() {
+                let hash = key.wrapping_mul(spread);
+                let known = map.get(&key).copied();
+                let found = index.find(hash, |place| Some(place) == known);
+                prop_assert_eq!(found.map(|found| found.place), known);
+                match (what, found) {
+                    (0, Some(found)) => {
+                        index.remove(&found);
+                        map.remove(&key);
+                    }
+                    (_, Some(found)) => {
+                        index.update(&found, place(number), 1);
+                        map.insert(key, place(number));
+                    }
+                    (0, None) => {
+                        let mut cursor = key as usize;
+                        index.shrink_next(&mut cursor);
+                    }
+                    (_, None) => {
+                        index.insert(hash, place(number), 0);
+                        map.insert(key, place(number));
+                    }
+                }
+            }
+            for (key, known) in &map {
+                let found = index.find(key.wrapping_mul(spread), |place| place == *known);
+                prop_assert!(found.is_some());
+            }
+            let mut seen = Vec::new();
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                cursor = index.scan(at, 3, &mut |place| seen.push(place));
+            }
+            prop_assert_eq!(seen.len(), map.len());
+        }
+    }
+
+    #[test]
+    fn a_scan_misses_nothing_that_was_there_all_the_time_while_tables_grow_and_shrink() {
+        let mut index = Index::new(100);
+        let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for number in 0..500 {
+            index.insert(hash(number), place(number as usize), 0);
+        }
+        let (mut seen, mut cursor, mut next) = (std::collections::HashSet::new(), Some(0), 500u64);
+        while let Some(at) = cursor {
+            cursor = index.scan(at, 10, &mut |place| {
+                seen.insert(place.offset);
+            });
+            for _ in 0..20 {
+                index.insert(hash(next), place(next as usize), 0);
+                next += 1;
+            }
+        }
+        assert!((0..500).all(|number| seen.contains(&place(number).offset)));
+    }
+
+    #[test]
+    fn most_of_it_is_used() {
+        let mut index = Index::new(1 << 17);
+        for number in 0..1u64 << 17 {
+            index.insert(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), place(number as usize % 1000), 0);
+        }
+        let each = index.bytes() as f64 / f64::from(1 << 17);
+        assert!(each < 10.5, "{each} bytes of index for each item");
+    }
+}

@@ -1,0 +1,399 @@
+//! An item as bytes in a segment, with optional fields that cost nothing when they are absent.
+//!
+//! ```text
+//! front   u8 bits | u8 key length | u16 value length | u32 version      then, if WIDE_LEN: u16 key | u16 0 | u32 value
+//! key
+//! fields  [u64 version if WIDE_NUM] [EXPIRY time] [FRESH time] [FLAGS u32]
+//!         [EXT u8 database | u8 what | [error time] [cost u32]] [TAGS u8 count | clock | u64 each]
+//! value   or, if LARGE, the u32 number of a value beside the log
+//! ```
+//! Times, clocks and versions are u32 counted from the bases of the segment, or u64 if WIDE_NUM. The whole is padded to
+//! [`ALIGN`] bytes. The key stands before the fields, so that comparing it needs no look at them.
+
+use super::segment::Bases;
+use super::{Meta, Value};
+
+/// Items begin at multiples of this, so that an index slot needs fewer bits.
+pub(super) const ALIGN: usize = 4;
+
+const EXPIRY: u8 = 1;
+const FRESH: u8 = 2;
+const FLAGS: u8 = 4;
+const TAGS: u8 = 8;
+const LARGE: u8 = 16;
+const WIDE_LEN: u8 = 32;
+const WIDE_NUM: u8 = 64;
+const EXT: u8 = 128;
+
+/// In the second byte of EXT.
+const ABSENT: u8 = 1;
+const ERROR: u8 = 2;
+const COST: u8 = 4;
+
+/// Most tags of an item.
+pub const MAX_TAGS: usize = 16;
+
+/// Longest fields: wide numbers, all of them, and all tags.
+const MAX_FIELDS: usize = 8 * 4 + 4 + 2 + 4 + 1 + 8 + 8 * MAX_TAGS;
+
+/// The value of an item as it lies in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored<'a> {
+    Inline(&'a [u8]),
+    /// Number of a value beside the log.
+    Large(u32),
+}
+
+/// An item with its numbers made absolute.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record<'a> {
+    pub(super) db: u8,
+    pub(super) key: &'a [u8],
+    pub(super) value: Stored<'a>,
+    pub(super) version: u64,
+    pub(super) flags: u32,
+    pub(super) expires_at: Option<u64>,
+    pub(super) fresh_until: Option<u64>,
+    pub(super) error_until: Option<u64>,
+    pub(super) cost: Option<u32>,
+    pub(super) absent: bool,
+    /// Tags, eight bytes each.
+    pub(super) tags: &'a [u8],
+    /// The tag clock at the write.
+    pub(super) clock: u64,
+    /// Bytes in the segment.
+    pub(super) size: usize,
+}
+
+impl<'a> Record<'a> {
+    /// What is written under a key; `tags` are those of `meta` as bytes.
+    pub(super) fn new(
+        db: u8,
+        key: &'a [u8],
+        value: Stored<'a>,
+        meta: &Meta<'_>,
+        tags: &'a [u8],
+        version: u64,
+        clock: u64,
+    ) -> Record<'a> {
+        Record {
+            db,
+            key,
+            value,
+            version,
+            flags: meta.flags,
+            expires_at: meta.expires_at,
+            fresh_until: meta.fresh_until,
+            error_until: meta.error_until,
+            cost: meta.cost,
+            absent: meta.absent,
+            tags,
+            clock,
+            size: 0,
+        }
+    }
+
+    /// When nobody has any use for it any more.
+    pub(super) fn gone_at(&self) -> Option<u64> {
+        self.expires_at.map(|at| at.max(self.error_until.unwrap_or(0)))
+    }
+}
+
+/// A record as the bytes around its key and value.
+pub(super) struct Encoded {
+    front: [u8; 16],
+    front_len: usize,
+    fields: [u8; MAX_FIELDS],
+    fields_len: usize,
+    /// Bytes in the segment.
+    pub(super) size: usize,
+}
+
+impl Encoded {
+    fn push(&mut self, bytes: &[u8]) {
+        self.fields[self.fields_len..self.fields_len + bytes.len()].copy_from_slice(bytes);
+        self.fields_len += bytes.len();
+    }
+
+    /// Encodes a record for a segment with these bases.
+    pub(super) fn new(record: &Record<'_>, bases: &Bases) -> Encoded {
+        let value_len = match record.value {
+            Stored::Inline(value) => value.len(),
+            Stored::Large(_) => 4,
+        };
+        let wide_len = record.key.len() > 255 || value_len > 65_535;
+        let wide_num = !fits(record, bases);
+        let ext = record.db != 0 || record.absent || record.error_until.is_some() || record.cost.is_some();
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let bits = bit(record.expires_at.is_some(), EXPIRY)
+            | bit(record.fresh_until.is_some(), FRESH)
+            | bit(record.flags != 0, FLAGS)
+            | bit(!record.tags.is_empty(), TAGS)
+            | bit(matches!(record.value, Stored::Large(_)), LARGE)
+            | bit(wide_len, WIDE_LEN)
+            | bit(wide_num, WIDE_NUM)
+            | bit(ext, EXT);
+        let mut out = Encoded { front: [0; 16], front_len: 8, fields: [0; MAX_FIELDS], fields_len: 0, size: 0 };
+        out.front[0] = bits;
+        if wide_len {
+            out.front[8..10].copy_from_slice(&(record.key.len() as u16).to_le_bytes());
+            out.front[12..16].copy_from_slice(&(value_len as u32).to_le_bytes());
+            out.front_len = 16;
+        } else {
+            out.front[1] = record.key.len() as u8;
+            out.front[2..4].copy_from_slice(&(value_len as u16).to_le_bytes());
+        }
+        if wide_num {
+            out.push(&record.version.to_le_bytes());
+        } else {
+            out.front[4..8].copy_from_slice(&((record.version - bases.version) as u32).to_le_bytes());
+        }
+        let time = |out: &mut Encoded, at: u64| {
+            if wide_num {
+                out.push(&at.to_le_bytes());
+            } else {
+                out.push(&(at.saturating_sub(bases.time) as u32).to_le_bytes());
+            }
+        };
+        if let Some(at) = record.expires_at {
+            time(&mut out, at);
+        }
+        if let Some(at) = record.fresh_until {
+            time(&mut out, at);
+        }
+        if record.flags != 0 {
+            out.push(&record.flags.to_le_bytes());
+        }
+        if ext {
+            let what = bit(record.absent, ABSENT)
+                | bit(record.error_until.is_some(), ERROR)
+                | bit(record.cost.is_some(), COST);
+            out.push(&[record.db, what]);
+            if let Some(at) = record.error_until {
+                time(&mut out, at);
+            }
+            if let Some(cost) = record.cost {
+                out.push(&cost.to_le_bytes());
+            }
+        }
+        if !record.tags.is_empty() {
+            out.push(&[(record.tags.len() / 8) as u8]);
+            if wide_num {
+                out.push(&record.clock.to_le_bytes());
+            } else {
+                out.push(&((record.clock - bases.clock) as u32).to_le_bytes());
+            }
+            out.push(record.tags);
+        }
+        out.size = (out.front_len + record.key.len() + out.fields_len + value_len).next_multiple_of(ALIGN);
+        out
+    }
+
+    /// Writes the record to the beginning of `place`.
+    pub(super) fn write(&self, record: &Record<'_>, place: &mut [u8]) {
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            place[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&self.front[..self.front_len]);
+        put(record.key);
+        put(&self.fields[..self.fields_len]);
+        match record.value {
+            Stored::Inline(value) => put(value),
+            Stored::Large(number) => put(&number.to_le_bytes()),
+        }
+    }
+}
+
+/// Whether all numbers fit u32 counted from the bases. Times before the base are as good as the base: an item that is
+/// stale or expired already stays so.
+fn fits(record: &Record<'_>, bases: &Bases) -> bool {
+    let near = |number: u64, base: u64| number >= base && number - base <= u64::from(u32::MAX);
+    let soon = |at: Option<u64>| at.is_none_or(|at| at.saturating_sub(bases.time) <= u64::from(u32::MAX));
+    near(record.version, bases.version)
+        && (record.tags.is_empty() || near(record.clock, bases.clock))
+        && soon(record.expires_at)
+        && soon(record.fresh_until)
+        && soon(record.error_until)
+}
+
+fn u16_at(data: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([data[at], data[at + 1]]))
+}
+
+fn u32_at(data: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(data[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(data: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(data[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// Where the key of the item at the beginning of `data` lies.
+#[inline]
+pub(super) fn key_of(data: &[u8]) -> &[u8] {
+    let (start, length) = if data[0] & WIDE_LEN == 0 { (8, usize::from(data[1])) } else { (16, u16_at(data, 8)) };
+    &data[start..start + length]
+}
+
+/// The database of the item at the beginning of `data`.
+#[inline]
+pub(super) fn db_of(data: &[u8], bases: &Bases) -> u8 {
+    if data[0] & EXT == 0 { 0 } else { decode(data, bases).db }
+}
+
+/// Reads the item at the beginning of `data`.
+#[inline]
+pub(super) fn decode<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
+    let bits = data[0];
+    let (start, key_len, value_len) = if bits & WIDE_LEN == 0 {
+        (8, usize::from(data[1]), u16_at(data, 2))
+    } else {
+        (16, u16_at(data, 8), u32_at(data, 12) as usize)
+    };
+    let key = &data[start..start + key_len];
+    let mut at = start + key_len;
+    let mut record = Record {
+        db: 0,
+        key,
+        value: Stored::Large(0),
+        version: bases.version + u64::from(u32_at(data, 4)),
+        flags: 0,
+        expires_at: None,
+        fresh_until: None,
+        error_until: None,
+        cost: None,
+        absent: false,
+        tags: &[],
+        clock: 0,
+        size: 0,
+    };
+    if bits & !LARGE != 0 {
+        at = decode_fields(data, at, bases, &mut record);
+    }
+    let value = &data[at..at + value_len];
+    record.value = if bits & LARGE == 0 { Stored::Inline(value) } else { Stored::Large(u32_at(value, 0)) };
+    record.size = (at + value_len).next_multiple_of(ALIGN);
+    record
+}
+
+fn decode_fields<'a>(data: &'a [u8], mut at: usize, bases: &Bases, record: &mut Record<'a>) -> usize {
+    let bits = data[0];
+    let wide = bits & WIDE_NUM != 0;
+    if wide {
+        record.version = u64_at(data, at);
+        at += 8;
+    }
+    let number = |at: &mut usize, base: u64| {
+        let (number, length) = if wide { (u64_at(data, *at), 8) } else { (base + u64::from(u32_at(data, *at)), 4) };
+        *at += length;
+        number
+    };
+    if bits & EXPIRY != 0 {
+        record.expires_at = Some(number(&mut at, bases.time));
+    }
+    if bits & FRESH != 0 {
+        record.fresh_until = Some(number(&mut at, bases.time));
+    }
+    if bits & FLAGS != 0 {
+        record.flags = u32_at(data, at);
+        at += 4;
+    }
+    if bits & EXT != 0 {
+        let what = data[at + 1];
+        record.db = data[at];
+        record.absent = what & ABSENT != 0;
+        at += 2;
+        if what & ERROR != 0 {
+            record.error_until = Some(number(&mut at, bases.time));
+        }
+        if what & COST != 0 {
+            record.cost = Some(u32_at(data, at));
+            at += 4;
+        }
+    }
+    if bits & TAGS != 0 {
+        let length = usize::from(data[at]) * 8;
+        at += 1;
+        record.clock = number(&mut at, bases.clock);
+        record.tags = &data[at..at + length];
+        at += length;
+    }
+    at
+}
+
+/// The item as those outside the store see it. `large` finds values beside the log.
+#[inline]
+pub(super) fn view<'a>(record: &Record<'a>, large: impl FnOnce(u32) -> Value<'a>) -> super::Item<'a> {
+    super::Item {
+        value: match record.value {
+            Stored::Inline(value) => Value::Inline(value),
+            Stored::Large(number) => large(number),
+        },
+        version: record.version,
+        flags: record.flags,
+        expires_at: record.expires_at,
+        fresh_until: record.fresh_until,
+        error_until: record.error_until,
+        cost: record.cost,
+        absent: record.absent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BASES: Bases = Bases { version: 1 << 40, time: 1 << 20, clock: 100 };
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            db in 0u8..16,
+            key in prop::collection::vec(any::<u8>(), 1..300),
+            value in prop::collection::vec(any::<u8>(), 0..400),
+            version in prop_oneof![(1u64 << 40)..(1 << 41), any::<u64>()],
+            flags in prop_oneof![Just(0), any::<u32>()],
+            times in prop::array::uniform3(prop::option::of(prop_oneof![(1u64 << 20)..(1 << 33), (1u64 << 20)..u64::MAX])),
+            cost in prop::option::of(any::<u32>()),
+            absent in any::<bool>(),
+            tags in prop::collection::vec(any::<u64>(), 0..=MAX_TAGS),
+            clock in prop_oneof![100u64..1000, any::<u64>()],
+            large in prop::option::of(any::<u32>()),
+        ) {
+            let tags: Vec<u8> = tags.iter().flat_map(|tag| tag.to_le_bytes()).collect();
+            let record = Record {
+                db, key: &key, value: large.map_or(Stored::Inline(&value), Stored::Large), version, flags,
+                expires_at: times[0], fresh_until: times[1], error_until: times[2], cost, absent,
+                tags: &tags, clock: if tags.is_empty() { 0 } else { clock }, size: 0,
+            };
+            let encoded = Encoded::new(&record, &BASES);
+            let mut place = vec![0xee; encoded.size];
+            encoded.write(&record, &mut place);
+            let found = decode(&place, &BASES);
+            prop_assert_eq!(found.size, encoded.size);
+            prop_assert_eq!(key_of(&place), &key[..]);
+            prop_assert_eq!(db_of(&place, &BASES), db);
+            prop_assert_eq!(format!("{:?}", Record { size: 0, ..found }), format!("{record:?}"));
+        }
+    }
+
+    #[test]
+    fn the_usual_item_costs_twelve_bytes() {
+        let meta = Meta { expires_at: Some(BASES.time + 60_000), ..Meta::default() };
+        let record = Record::new(0, &[1; 16], Stored::Inline(&[2; 100]), &meta, &[], BASES.version + 5, 0);
+        assert_eq!(Encoded::new(&record, &BASES).size, 16 + 100 + 12);
+    }
+
+    #[test]
+    fn times_that_have_passed_stay_passed() {
+        let meta = Meta { fresh_until: Some(5), expires_at: Some(BASES.time + 1), ..Meta::default() };
+        let record = Record::new(0, b"k", Stored::Inline(b"v"), &meta, &[], BASES.version, 0);
+        let encoded = Encoded::new(&record, &BASES);
+        let mut place = vec![0; encoded.size];
+        encoded.write(&record, &mut place);
+        assert_eq!(decode(&place, &BASES).fresh_until, Some(BASES.time));
+    }
+}

@@ -1,0 +1,67 @@
+//! Segments: fixed pieces of memory that items are appended to, and the queues they stand in.
+
+use super::item::{Encoded, Record};
+
+/// What the numbers in a segment count from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bases {
+    pub(super) version: u64,
+    pub(super) time: u64,
+    pub(super) clock: u64,
+}
+
+impl Bases {
+    /// Bases for a segment opened now: half the range of u32 lies before them, so that older items can be copied here
+    /// without wide numbers.
+    pub(super) fn new(version: u64, time: u64, clock: u64) -> Bases {
+        const HALF: u64 = 1 << 31;
+        Bases { version: version.saturating_sub(HALF), time, clock: clock.saturating_sub(HALF) }
+    }
+}
+
+/// Which queue a segment stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// New items.
+    Small,
+    /// Items that were asked for again.
+    Main,
+}
+
+pub(super) struct Segment {
+    pub(super) data: Box<[u8]>,
+    pub(super) bases: Bases,
+    pub(super) queue: Queue,
+    /// Bytes appended.
+    pub(super) used: usize,
+    /// Bytes of items that the index knows.
+    pub(super) live: usize,
+    /// The first moment at which one of its items is gone; too early after that item was removed otherwise.
+    pub(super) next_expiry: u64,
+    /// Still appended to.
+    pub(super) open: bool,
+}
+
+impl Segment {
+    pub(super) fn new(data: Box<[u8]>, bases: Bases, queue: Queue) -> Segment {
+        Segment { data, bases, queue, used: 0, live: 0, next_expiry: u64::MAX, open: true }
+    }
+
+    pub(super) fn room(&self) -> usize {
+        self.data.len() - self.used
+    }
+
+    /// Appends a record that fits; returns where it begins.
+    pub(super) fn append(&mut self, record: &Record<'_>, encoded: &Encoded) -> usize {
+        let at = self.used;
+        encoded.write(record, &mut self.data[at..]);
+        self.used += encoded.size;
+        self.live += encoded.size;
+        self.note_expiry(record);
+        at
+    }
+
+    pub(super) fn note_expiry(&mut self, record: &Record<'_>) {
+        self.next_expiry = self.next_expiry.min(record.gone_at().unwrap_or(u64::MAX));
+    }
+}

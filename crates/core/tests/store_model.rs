@@ -1,0 +1,304 @@
+//! The store against a model of a page: long sequences of operations, with and without a shortage of memory.
+//!
+//! With enough memory it does exactly what the model does. When memory is short it may forget, but never invents,
+//! resurrects or mixes up, and it never takes more than its budget.
+
+use std::collections::HashMap;
+
+use globalcache_core::store::{Entry, Item, Key, Meta, Options, Refused, Store, shards_for};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Set {
+        db: u8,
+        key: u16,
+        size: usize,
+        fill: u8,
+        ttl: Option<u64>,
+        fresh: Option<u64>,
+        flags: u32,
+        tags: Vec<u8>,
+        absent: bool,
+    },
+    Get {
+        db: u8,
+        key: u16,
+    },
+    Remove {
+        db: u8,
+        key: u16,
+    },
+    Expire {
+        db: u8,
+        key: u16,
+        ttl: Option<u64>,
+    },
+    Replace {
+        db: u8,
+        key: u16,
+        size: usize,
+        fill: u8,
+    },
+    Invalidate {
+        tag: u8,
+    },
+    Clear {
+        db: Option<u8>,
+    },
+    Wait {
+        millis: u64,
+    },
+    Tick,
+}
+
+fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
+    let db = prop_oneof![4 => Just(0u8), 1 => Just(3u8)];
+    let target = || (db.clone(), 0..keys);
+    let ttl = || prop::option::weighted(0.4, prop_oneof![1u64..50, 1000u64..10_000, Just(1 << 40)]);
+    let size = || prop_oneof![8 => 0..200usize, 1 => sizes.clone()];
+    let tags = prop::collection::vec(0u8..4, 0..3);
+    let set = (target(), size(), any::<u8>(), ttl(), ttl(), prop_oneof![Just(0), any::<u32>()], tags, 0..10u8);
+    prop_oneof![
+        10 => set.prop_map(|((db, key), size, fill, ttl, fresh, flags, tags, absent)| {
+            Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent: absent == 0 }
+        }),
+        8 => target().prop_map(|(db, key)| Op::Get { db, key }),
+        2 => target().prop_map(|(db, key)| Op::Remove { db, key }),
+        2 => (target(), ttl()).prop_map(|((db, key), ttl)| Op::Expire { db, key, ttl }),
+        2 => (target(), size(), any::<u8>()).prop_map(|((db, key), size, fill)| Op::Replace { db, key, size, fill }),
+        1 => (0u8..4).prop_map(|tag| Op::Invalidate { tag }),
+        1 => prop::option::weighted(0.8, db.clone()).prop_map(|db| Op::Clear { db }),
+        2 => (1u64..60).prop_map(|millis| Op::Wait { millis }),
+        2 => Just(Op::Tick),
+    ]
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    value: Vec<u8>,
+    version: u64,
+    flags: u32,
+    expires_at: Option<u64>,
+    fresh_until: Option<u64>,
+    tags: Vec<u8>,
+    absent: bool,
+}
+
+fn key_of(key: u16) -> Vec<u8> {
+    // Some keys are long.
+    let mut name = format!("key:{key}").into_bytes();
+    name.resize(name.len() + if key % 10 == 3 { 300 } else { 0 }, b'k');
+    name
+}
+
+struct Test {
+    store: Store,
+    model: HashMap<(u8, u16), Known>,
+    now: u64,
+    /// Whether the store may have forgotten something.
+    forgetful: bool,
+    memory: u64,
+}
+
+impl Test {
+    fn new(memory: u64, evict: bool, forgetful: bool) -> Test {
+        let max_value = 300_000;
+        let shards = shards_for(memory, max_value);
+        let options = Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000 };
+        Test { store: Store::new(options), model: HashMap::new(), now: 50, forgetful, memory }
+    }
+
+    fn with<R>(&self, db: u8, key: u16, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
+        self.store.with(Key { db, bytes: &key_of(key) }, self.now, f)
+    }
+
+    fn known(&self, db: u8, key: u16) -> Option<&Known> {
+        let known = self.model.get(&(db, key))?;
+        (!known.absent && known.expires_at.is_none_or(|at| self.now < at)).then_some(known)
+    }
+
+    fn agree(&self, db: u8, key: u16, found: Option<Known>) {
+        match (found, self.known(db, key)) {
+            (None, Some(_)) if self.forgetful => {}
+            (found, known) => assert_eq!(
+                found.map(|found| Known { tags: vec![], ..found }),
+                known.map(|known| Known { tags: vec![], ..known.clone() })
+            ),
+        }
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent } => {
+                let value = vec![fill; size];
+                let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
+                let expires_at = ttl.map(|ttl| self.now + ttl);
+                let fresh_until = fresh.map(|fresh| self.now + fresh);
+                let meta = Meta { flags, expires_at, fresh_until, absent, tags: &hashes, ..Meta::default() };
+                match self.with(db, key, |entry| entry.set(&value, &meta)) {
+                    Ok(version) => {
+                        let known = Known { value, version, flags, expires_at, fresh_until, tags, absent };
+                        self.model.insert((db, key), known);
+                    }
+                    Err(refused) => assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}"),
+                }
+            }
+            Op::Get { db, key } => {
+                let found = self.with(db, key, |entry| entry.get().map(|item| seen(&item)));
+                self.agree(db, key, found);
+            }
+            Op::Remove { db, key } => {
+                let removed = self.with(db, key, |entry| entry.remove());
+                assert!(self.known(db, key).is_some() == removed || self.forgetful && !removed);
+                self.model.remove(&(db, key));
+            }
+            Op::Expire { db, key, ttl } => {
+                let at = ttl.map(|ttl| self.now + ttl);
+                let done = self.with(db, key, |entry| entry.expire(at));
+                assert!(self.known(db, key).is_some() == done || self.forgetful && !done);
+                if let (true, Some(known)) = (done, self.model.get_mut(&(db, key))) {
+                    known.expires_at = at;
+                }
+            }
+            Op::Replace { db, key, size, fill } => {
+                let value = vec![fill; size];
+                let done = self.with(db, key, |entry| entry.peek().is_some().then(|| entry.replace(&value)));
+                if let (Some(Ok(version)), Some(known)) = (done, self.model.get_mut(&(db, key))) {
+                    (known.value, known.version) = (value, version);
+                }
+            }
+            Op::Invalidate { tag } => {
+                self.store.invalidate_tags(&[self.store.tag(&[tag])]);
+                self.model.retain(|_, known| !known.tags.contains(&tag));
+            }
+            Op::Clear { db } => {
+                self.store.clear(db, self.now);
+                self.model.retain(|(known, _), _| db.is_some_and(|db| *known != db));
+            }
+            Op::Wait { millis } => self.now += millis,
+            Op::Tick => self.store.tick(self.now),
+        }
+        let used = self.store.stats().used;
+        assert!(used <= self.memory, "{used} bytes of {} are used", self.memory);
+    }
+
+    /// Everything once more, and the whole of a scan.
+    fn finish(&self) {
+        for (db, key) in self.model.keys() {
+            let found = self.with(*db, *key, |entry| entry.peek().map(|item| seen(&item)));
+            self.agree(*db, *key, found);
+        }
+        for db in [0, 3] {
+            let mut scanned: HashMap<Vec<u8>, Known> = HashMap::new();
+            let mut cursor = 0;
+            loop {
+                cursor = self
+                    .store
+                    .scan(db, cursor, 7, self.now, &mut |key, item| drop(scanned.insert(key.to_vec(), seen(item))));
+                if cursor == 0 {
+                    break;
+                }
+            }
+            for key in 0..2000 {
+                self.agree(db, key, scanned.remove(&key_of(key)));
+            }
+            assert!(scanned.is_empty(), "keys that nobody wrote: {scanned:?}");
+        }
+    }
+}
+
+fn seen(item: &Item<'_>) -> Known {
+    Known {
+        value: item.value.bytes().to_vec(),
+        version: item.version,
+        flags: item.flags,
+        expires_at: item.expires_at,
+        // A stale item that was copied to a new segment keeps only that it is stale.
+        fresh_until: item.fresh_until,
+        tags: vec![],
+        absent: item.absent,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn with_enough_memory_nothing_is_forgotten(ops in prop::collection::vec(operation(60, 0..2000), 1..400)) {
+        let mut test = Test::new(32 << 20, true, false);
+        ops.into_iter().for_each(|op| test.run(op));
+        test.finish();
+    }
+
+    #[test]
+    fn when_memory_is_short_it_may_forget_but_never_invents(
+        ops in prop::collection::vec(operation(2000, 1000..100_000), 1..1500),
+    ) {
+        let mut test = Test::new(2 << 20, true, true);
+        for op in ops {
+            // Stale times are kept only as far as they tell that an item is stale.
+            test.run(if let Op::Set { db, key, size, fill, ttl, flags, tags, absent, .. } = op {
+                Op::Set { db, key, size, fill, ttl, fresh: None, flags, tags, absent }
+            } else {
+                op
+            });
+        }
+        test.finish();
+    }
+
+    #[test]
+    fn without_eviction_writes_are_refused_and_nothing_is_lost(
+        ops in prop::collection::vec(operation(2000, 1000..100_000), 1..1500),
+    ) {
+        let mut test = Test::new(2 << 20, false, false);
+        for op in ops {
+            let Op::Set { db, key, size, fill, flags, .. } = op else { continue };
+            let (value, meta) = (vec![fill; size], Meta { flags, ..Meta::default() });
+            match test.with(db, key, |entry| entry.set(&value, &meta)) {
+                Ok(version) => {
+                    let known = Known { value, version, flags, expires_at: None, fresh_until: None, tags: vec![], absent: false };
+                    test.model.insert((db, key), known);
+                }
+                Err(refused) => prop_assert_eq!(refused, Refused::Full),
+            }
+        }
+        test.finish();
+        prop_assert_eq!(test.store.stats().evicted, 0);
+    }
+}
+
+/// Fills a small store many times over with items of changing size, reading all the time: compaction, both queues,
+/// ghosts and values beside the log are all passed through.
+#[test]
+fn a_store_that_is_full_for_long_stays_right_and_within_its_budget() {
+    let mut test = Test::new(4 << 20, true, true);
+    let mut state = 1u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    for round in 0..200_000u64 {
+        // Sizes drift from tiny to huge and back.
+        let most = 20 + (round / 10_000 % 5).pow(5) * 40;
+        let popular = random(2) == 0;
+        let key = random(if popular { 200 } else { 2000 }) as u16;
+        let (size, fill) = (random(most) as usize, random(256) as u8);
+        match random(10) {
+            0..5 => test.run(Op::Get { db: 0, key }),
+            5 => test.run(Op::Remove { db: 0, key }),
+            6 => test.run(Op::Tick),
+            _ => {
+                let (ttl, tags) = ((random(3) == 0).then_some(100), vec![random(3) as u8]);
+                test.run(Op::Set { db: 0, key, size, fill, ttl, fresh: None, flags: 0, tags, absent: false });
+            }
+        }
+        if round % 20_000 == 0 {
+            test.run(Op::Invalidate { tag: 1 });
+        }
+        test.now += u64::from(round % 16 == 0);
+    }
+    test.finish();
+    let stats = test.store.stats();
+    assert!(stats.evicted > 10_000 && stats.expired > 100 && stats.hits > 10_000, "{stats:?}");
+}
