@@ -54,4 +54,4 @@ def test_a_line_that_is_no_message_is_answered_and_the_next_one_runs(wire: Wire)
     wire.send(b"{nonsense\n")
     with wire.socket.makefile("rb") as lines:
         assert json.loads(lines.readline())["body"]["code"] == 12
-    assert ask(wire, type="get", msg_id=1, key="k")["code"] == 12
+    assert ask(wire, type="get", msg_id=1, key="k")["type"] == "get_ok"

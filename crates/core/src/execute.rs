@@ -177,6 +177,7 @@ fn mget(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Reply {
     let named = keys.iter().map(|bytes| Key { db, bytes });
     let mut found = Vec::with_capacity(keys.len());
     cx.engine.store.with_all(named.clone(), cx.now.mono, |all| {
+        all.prefetch(named.clone());
         for key in named {
             let reply = all.entry(key).get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)));
             found.push(reply);

@@ -293,12 +293,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn prefetch(&self, client: &Client, input: &[u8], frames: &[Frame]) {
-        for frame in frames {
-            let args = Args::new(&input[frame.start..], &self.scratch.spans[frame.spans.0..frame.spans.1]);
-            if let Some(bytes) = frame.row.and_then(|row| row.keys(args).next()) {
-                self.engine.store.prefetch(Key { db: client.db, bytes });
-            }
-        }
+        let spans = &self.scratch.spans;
+        self.engine.store.prefetch(frames.iter().filter_map(|frame| {
+            let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
+            frame.row.and_then(|row| row.keys(args).next()).map(|bytes| Key { db: client.db, bytes })
+        }));
     }
 
     /// Counts are added once per call: two threads adding per request would pass one cache line to and fro.

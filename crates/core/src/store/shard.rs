@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::eviction::Ghosts;
-use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place};
+use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
@@ -161,9 +161,22 @@ impl Shard {
         self.now
     }
 
+    /// Has the processor fetch the bucket of a hash.
     #[inline]
-    pub(super) fn prefetch(&self, hash: u64) {
-        self.index.prefetch(hash);
+    pub(super) fn fetch_bucket(&self, hash: u64) {
+        self.index.fetch_bucket(hash);
+    }
+
+    /// Has the processor fetch the first two lines of the item that a hash most likely has.
+    #[inline]
+    pub(super) fn fetch_item(&self, hash: u64) {
+        if let Some(place) = self.index.guess(hash) {
+            let data = &self.segment(place.segment).data[place.offset..];
+            fetch(&data[0]);
+            if let Some(next) = data.get(64) {
+                fetch(next);
+            }
+        }
     }
 
     /// Bytes that the shard takes.
