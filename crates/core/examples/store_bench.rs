@@ -1,0 +1,163 @@
+//! Measures the store alone; every line it prints is JSON.
+//!
+//! `ops` times reads and writes of a million items, Zipf 0.99. `slope KEY VALUE TTL` tells the resident memory after two
+//! and after four million items. `trace FILE MEMORY VALUE` replays keys (little-endian u64) as look-aside reads and
+//! tells misses and how many items were held.
+
+use std::time::Instant;
+
+use globalcache_core::store::{Key, Meta, Options, Store};
+
+fn store(memory: u64, shards: usize) -> Store {
+    Store::new(Options { memory, shards, evict: true, max_value: 1 << 20, seed: [1, 2, 3, 4], epoch: 1 << 40 })
+}
+
+fn key_of(number: u64) -> [u8; 16] {
+    let mut key = *b"k:00000000000000";
+    let mut rest = number;
+    for digit in key[2..].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    key
+}
+
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut word = *state;
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// Keys drawn by Zipf's law, popular ones anywhere in the range.
+fn zipf(keys: u64, theta: f64, count: usize) -> Vec<u64> {
+    let mut sum = 0.0;
+    let sums: Vec<f64> = (1..=keys)
+        .map(|rank| {
+            sum += (rank as f64).powf(-theta);
+            sum
+        })
+        .collect();
+    let mut state = 7;
+    (0..count)
+        .map(|_| {
+            let wanted = (next_random(&mut state) >> 11) as f64 / (1u64 << 53) as f64 * sum;
+            let rank = sums.partition_point(|&below| below <= wanted) as u64;
+            rank.wrapping_mul(0x9e37_79b1) % keys
+        })
+        .collect()
+}
+
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
+}
+
+fn quantiles(name: &str, mut nanos: Vec<u32>, clock: u32) {
+    nanos.sort_unstable();
+    let at = |share: f64| nanos[((nanos.len() - 1) as f64 * share) as usize].saturating_sub(clock);
+    println!(
+        "{{\"what\":\"{name}\",\"p50_ns\":{},\"p99_ns\":{},\"p99999_ns\":{},\"max_ns\":{}}}",
+        at(0.5),
+        at(0.99),
+        at(0.99999),
+        at(1.0)
+    );
+}
+
+fn ops() {
+    const ITEMS: u64 = 1_000_000;
+    const COUNT: usize = 4_000_000;
+    let drawn = zipf(ITEMS, 0.99, COUNT);
+    // What reading the clock twice takes, to be taken off.
+    let mut clock: Vec<u32> = (0..1000).map(|_| Instant::now().elapsed().as_nanos() as u32).collect();
+    clock.sort_unstable();
+    let clock = clock[500];
+    for (name, memory) in [("roomy", 1u64 << 30), ("full", 100 << 20)] {
+        let store = store(memory, 1);
+        let value = [7u8; 100];
+        for number in 0..ITEMS {
+            let _ = store.with(Key { db: 0, bytes: &key_of(number) }, 1, |entry| entry.set(&value, &Meta::default()));
+        }
+        let (mut reads, mut writes, mut sum) = (Vec::with_capacity(COUNT), Vec::with_capacity(COUNT), 0);
+        for number in &drawn {
+            let key = key_of(*number);
+            let begun = Instant::now();
+            sum += store.with(Key { db: 0, bytes: &key }, 1, |entry| {
+                entry.get().map_or(0, |item| u64::from(item.value.bytes()[79]))
+            });
+            reads.push(begun.elapsed().as_nanos() as u32);
+        }
+        for (at, number) in drawn.iter().enumerate() {
+            // Lengths change, so that most writes append.
+            let (key, value) = (key_of(*number), &value[..80 + at % 20]);
+            let begun = Instant::now();
+            let _ = store.with(Key { db: 0, bytes: &key }, 1, |entry| entry.set(value, &Meta::default()));
+            writes.push(begun.elapsed().as_nanos() as u32);
+        }
+        assert!(sum > 0);
+        quantiles(&format!("get, {name}"), reads, clock);
+        quantiles(&format!("set, {name}"), writes, clock);
+        let begun = Instant::now();
+        for number in &drawn {
+            sum += store.with(Key { db: 0, bytes: &key_of(*number) }, 1, |entry| {
+                entry.get().map_or(0, |item| u64::from(item.value.bytes()[79]))
+            });
+        }
+        println!("{{\"what\":\"get, {name}, mean\",\"mean_ns\":{}}}", begun.elapsed().as_nanos() as usize / COUNT);
+        assert!(sum > 0);
+    }
+}
+
+fn slope(key: usize, value: usize, ttl: u64) {
+    let store = store(8 << 30, 16);
+    let value = vec![7u8; value];
+    let meta = Meta { expires_at: (ttl > 0).then_some(1000 + ttl), ..Meta::default() };
+    let mut seen = Vec::new();
+    for number in 0..4_000_000 {
+        let mut name = key_of(number).to_vec();
+        name.resize(key, b'x');
+        store.with(Key { db: 0, bytes: &name }, 1000, |entry| entry.set(&value, &meta)).expect("there is room");
+        if number + 1 == 2_000_000 || number + 1 == 4_000_000 {
+            seen.push(resident());
+        }
+    }
+    let each = (seen[1] - seen[0]) as f64 / 2e6;
+    println!("{{\"bytes_per_item\":{each:.1},\"overhead\":{:.1}}}", each - (key + value.len()) as f64);
+}
+
+fn trace(file: &str, memory: u64, value: usize) {
+    let bytes = std::fs::read(file).expect("a file of keys");
+    let store = store(memory, 1);
+    let (value, mut misses, mut held, mut samples) = (vec![7u8; value], 0u64, 0u64, 0u64);
+    for (at, key) in bytes.chunks_exact(8).enumerate() {
+        let name = key_of(u64::from_le_bytes(key.try_into().expect("eight bytes")));
+        store.with(Key { db: 0, bytes: &name }, 1, |entry| {
+            if entry.get().is_none() {
+                misses += 1;
+                entry.set(&value, &Meta::default()).expect("it evicts");
+            }
+        });
+        if at % 64 == 0 && at * 16 > bytes.len() {
+            (held, samples) = (held + store.stats().items, samples + 1);
+        }
+    }
+    println!(
+        "{{\"requests\":{},\"misses\":{misses},\"items\":{:.0},\"evicted\":{}}}",
+        bytes.len() / 8,
+        held as f64 / samples.max(1) as f64,
+        store.stats().evicted
+    );
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| words[at].parse::<u64>().expect("a number");
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ops"] => ops(),
+        ["slope", ..] => slope(number(1) as usize, number(2) as usize, number(3)),
+        ["trace", file, ..] => trace(file, number(2), number(3) as usize),
+        _ => eprintln!("ops | slope KEY VALUE TTL | trace FILE MEMORY VALUE"),
+    }
+}
