@@ -113,7 +113,12 @@ fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Repl
             _ => return Ok(Reply::Null),
         };
         let expires_at = expires_at(now, entry.now(), expiry, None);
-        stored(entry.set(value, &Meta { flags, expires_at, ..Meta::default() }))
+        let written = entry.set(value, &Meta { flags, expires_at, ..Meta::default() });
+        if written.is_err() && mode == Mode::Set {
+            // As memcached does it: whoever reads next must not take the old value for the new one.
+            entry.remove();
+        }
+        stored(written)
     })
 }
 

@@ -262,7 +262,7 @@ fn block_length(verb: Verb, words: Args<'_>) -> Option<usize> {
         Verb::MetaSet if words.len() >= 3 => 2,
         _ => return None,
     };
-    let length = unsigned(words.get(at)?).filter(|length| *length < i32::MAX as u64 - 2)?;
+    let length = unsigned(words.get(at)?).filter(|length| *length <= i32::MAX as u64 - 2)?;
     let good = words.get(1)?.len() <= MAX_KEY
         && (at == 2 || unsigned(words.get(2)?).is_some() && signed(words.get(3)?).is_some())
         && (verb != Verb::Cas || unsigned(words.get(5)?).is_some());
@@ -363,7 +363,7 @@ impl Call {
         Some(match self.block {
             Block::Passed => return None,
             Block::Torn => Err(BAD_CHUNK),
-            Block::TooLarge => Err(TOO_LARGE),
+            Block::TooLarge => self.too_large(args, buffer),
             Block::Whole => self.store(args.to(args.len() - 1), args.get(args.len() - 1).unwrap_or_default(), buffer),
             Block::None => self.plain(args, buffer, limits),
         })
@@ -389,6 +389,21 @@ impl Call {
             Verb::MetaInspect => inspect(words),
             _ => manage(self.verb, words, limits),
         }
+    }
+
+    /// A value that is too long is not stored, and the old one goes if it was to be replaced: whoever reads next
+    /// must not take it for the new one.
+    fn too_large<'a>(
+        self,
+        words: Args<'a>,
+        buffer: &'a mut KeyBuffer,
+    ) -> Result<(Command<'a>, Form<'a>), &'static str> {
+        let (command, _) = self.store(words, &[], buffer)?;
+        let Command::Item(ItemCommand::Store { key, mode: Mode::Set, version: None, .. }) = command else {
+            return Err(TOO_LARGE);
+        };
+        let form = Form { shape: Shape::Words(TOO_LARGE, TOO_LARGE), quiet: false };
+        Ok((Command::Item(ItemCommand::Remove { key, version: None }), form))
     }
 
     /// A request with its block.
@@ -554,6 +569,8 @@ impl Flags {
         let count = verb == Verb::MetaCount;
         match letter {
             b'k' | b's' | b't' | b'c' | b'f' => {}
+            // Not kept here, and so not told: when an item was last read, and whether it ever was.
+            b'h' | b'l' if verb == Verb::MetaGet => {}
             b'v' => self.value = true,
             b'q' => self.quiet = true,
             b'b' => self.base64 = true,
@@ -876,4 +893,183 @@ fn describe(key: &[u8], found: &Found, out: &mut Vec<u8>) {
         push_number(number, out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was read: verb, block and words.
+    type Seen = (Verb, Block, Vec<Vec<u8>>);
+
+    /// Reads all requests of `input`, given in pieces that end at `cuts`. What is passed over is left out.
+    fn read(input: &[u8], cuts: &[usize]) -> (Vec<Seen>, Option<Next>) {
+        let limits = Limits { max_value: 1000, ..Limits::default() };
+        let (mut seen, mut reader, mut spans, mut start) = (Vec::new(), Reader::default(), Vec::new(), 0);
+        for &end in cuts {
+            while start < end {
+                match reader.next(&input[start..end], &mut spans, &limits) {
+                    Next::Request(length) => {
+                        let words = spans.drain(..);
+                        let words =
+                            words.map(|span| input[start..][span.start as usize..span.end as usize].to_vec()).collect();
+                        let Call { verb, block } = reader.call();
+                        if block != Block::Passed {
+                            seen.push((verb, block, words));
+                        }
+                        start += length;
+                    }
+                    Next::More(wanted) => {
+                        assert!(wanted > end - start);
+                        break;
+                    }
+                    ended => return (seen, Some(ended)),
+                }
+            }
+        }
+        (seen, None)
+    }
+
+    fn whole(input: &[u8]) -> (Vec<Seen>, Option<Next>) {
+        read(input, &[input.len()])
+    }
+
+    #[test]
+    fn requests_are_the_same_however_they_are_cut() {
+        let input =
+            b"get a bb\r\nset a 1 0 4\r\na\r\nb\r\n\r\nms k 2 T0 c\nhi\r\nset b 0 0 1\r\nabc\r\nset c 0 0 1001\r\n";
+        let mut input = input.to_vec();
+        input.extend_from_slice(&[b'x'; 1001]);
+        input.extend_from_slice(b"\r\nmg k v\r\nquit\r\n");
+        let (seen, end) = whole(&input);
+        let blocks: Vec<_> = seen.iter().map(|(verb, block, _)| (*verb, *block)).collect();
+        assert_eq!(
+            blocks,
+            [
+                (Verb::Get(false), Block::None),
+                (Verb::Set(Mode::Set), Block::Whole),
+                (Verb::Unknown, Block::None),
+                (Verb::MetaSet, Block::Whole),
+                (Verb::Set(Mode::Set), Block::Torn),
+                (Verb::Unknown, Block::None),
+                (Verb::Set(Mode::Set), Block::TooLarge),
+                (Verb::MetaGet, Block::None),
+                (Verb::Quit, Block::None),
+            ]
+        );
+        assert_eq!((&seen[1].2[5][..], end.clone()), (&b"a\r\nb"[..], None));
+        let each: Vec<usize> = (1..=input.len()).collect();
+        assert_eq!(read(&input, &each), (seen.clone(), end.clone()));
+        for cut in 1..input.len() {
+            assert_eq!(read(&input, &[cut, input.len()]), (seen.clone(), end.clone()), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_lie_have_no_block() {
+        for number in [
+            "-2",
+            "-1",
+            "2147483646",
+            "4294967296",
+            "9223372036854775807",
+            "18446744073709551616",
+            "1e3",
+            "1111111111111111111111111111111111111111",
+            "0x1",
+        ] {
+            for input in [format!("set k 0 0 {number}\r\n"), format!("ms k {number}\r\n")] {
+                let (seen, end) = whole(input.as_bytes());
+                assert!(seen.len() == 1 && seen[0].1 == Block::None && end.is_none(), "{input:?}");
+                let refused = run(input.as_bytes());
+                assert_eq!(refused, "CLIENT_ERROR bad command line format\r\n", "{input:?}");
+            }
+        }
+        for number in ["2147483645", "1001", "+1001", "01001"] {
+            assert_eq!(whole(format!("set k 0 0 {number}\r\n").as_bytes()).0[0].1, Block::TooLarge);
+        }
+    }
+
+    #[test]
+    fn lines_without_end_and_binary_break_the_stream() {
+        for input in [&[b'x'; MAX_LINE + 1][..], b"\x80\x00", &[&b"set "[..], &[b'k'; MAX_LINE]].concat()] {
+            assert!(matches!(whole(input), (seen, Some(Next::Broken(_))) if seen.is_empty()));
+        }
+        assert_eq!(whole(&[&b"get "[..], &b"key ".repeat(MAX_LINE)].concat()), (vec![], None));
+    }
+
+    /// The line that refuses a request, or nothing.
+    fn run(input: &[u8]) -> String {
+        let (mut reader, mut spans, limits) = (Reader::default(), Vec::new(), Limits::default());
+        let Next::Request(_) = reader.next(input, &mut spans, &limits) else { panic!("{input:?} is whole") };
+        let (mut out, mut buffer) = (Output::default(), [0; MAX_KEY]);
+        match reader.call().read(Args::new(input, &spans), &mut buffer, &limits) {
+            Some(Err(line)) => refuse(line, &mut out),
+            Some(Ok((_, form))) => encode(&form, &Reply::Null, &[], &mut out),
+            None => {}
+        }
+        String::from_utf8(out.take_bytes()).unwrap()
+    }
+
+    #[test]
+    fn errors_are_spelled_as_memcached_spells_them() {
+        let long = "k".repeat(MAX_KEY + 1);
+        for (input, wanted) in [
+            ("get\r\n", ERROR),
+            ("bogus\r\n", ERROR),
+            ("get k\r\n", "END"),
+            ("set k 0 0\r\n", ERROR),
+            ("set k b 0 1\r\n", BAD_FORMAT),
+            ("set k 0 0 1\r\nabc\r\n", BAD_CHUNK),
+            ("touch k x\r\n", BAD_EXPTIME),
+            ("gat x k\r\n", BAD_EXPTIME),
+            ("incr k x\r\n", "CLIENT_ERROR invalid numeric delta argument"),
+            ("delete k 1\r\n", "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]"),
+            ("mg k z\r\n", "CLIENT_ERROR invalid flag"),
+            ("mg k v v\r\n", "CLIENT_ERROR duplicate flag"),
+            ("mg k Tx\r\n", BAD_TOKEN),
+            ("mg Zm9 b\r\n", "CLIENT_ERROR error decoding key"),
+            ("mg k k Oabc\r\n", "EN kk Oabc"),
+            ("md k Oabc q\r\n", "NF Oabc"),
+            ("ms k 1 MX\r\nx\r\n", "CLIENT_ERROR invalid mode for ms M token"),
+            ("shutdown\r\n", "ERROR: shutdown not enabled"),
+            ("debugtime 5\r\n", ERROR),
+            (&format!("get {long}\r\n"), BAD_FORMAT),
+        ] {
+            assert_eq!(run(input.as_bytes()), format!("{wanted}\r\n"), "{input:?}");
+        }
+        for silent in
+            ["delete k noreply\r\n", "touch k 0 noreply\r\n", "incr k 1 noreply\r\n", "mg k q\r\n", "quit\r\n"]
+        {
+            assert_eq!(run(silent.as_bytes()), "", "{silent:?}");
+        }
+    }
+
+    #[test]
+    fn keys_in_base64_are_their_bytes() {
+        for (text, bytes) in [("Zg==", &b"f"[..]), ("Zm8=", b"fo"), ("Zm9v", b"foo"), ("/wAB", b"\xff\0\x01")] {
+            assert_eq!(decode(text.as_bytes(), &mut [0; MAX_KEY]), Some(bytes));
+        }
+        for text in ["", "Z", "Zg=", "Zg", "====", "Z===", "Zm9v!aaa"] {
+            assert_eq!(decode(text.as_bytes(), &mut [0; MAX_KEY]).unwrap_or_default(), b"", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_from_now_for_thirty_days() {
+        for (text, wanted) in [
+            ("0", Some(Expiry::Never)),
+            ("-1", Some(Expiry::In(0))),
+            ("1", Some(Expiry::In(1000))),
+            ("2592000", Some(Expiry::In(2_592_000_000))),
+            ("2592001", Some(Expiry::At(2_592_001_000))),
+            ("9223372036854775807", Some(Expiry::At(u64::MAX))),
+            ("9223372036854775808", None),
+            ("", None),
+            ("-", None),
+            ("1s", None),
+        ] {
+            assert_eq!(expiry(text.as_bytes()), wanted, "{text:?}");
+        }
+    }
 }
