@@ -16,6 +16,8 @@ pub(crate) fn stats(cx: &Context<'_>, section: Option<&[u8]>) -> Result<Reply, E
         Some(b"settings") => settings(cx),
         Some(b"items") => items(cx),
         Some(b"sizes") => table(vec![("sizes_status", Reply::Word("disabled"))]),
+        // There are no slabs, and keys are not listed here.
+        Some(b"slabs" | b"cachedump") => table(Vec::new()),
         Some(b"conns") => connections(cx),
         Some(b"reset") => {
             let mut baseline = cx.engine.pending.baseline.lock();

@@ -501,11 +501,13 @@ fn inspect<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str>
 /// Commands about the server and the connection.
 fn manage<'a>(verb: Verb, words: Args<'a>, limits: &Limits) -> Result<(Command<'a>, Form<'a>), &'static str> {
     let done = |command, line| Ok((command, Form { shape: Shape::Words(line, ERROR), quiet: noreply(words) }));
+    // Those that only ask are answered always: memccapable waits for the answer to `version noreply`.
+    let told = |line| Ok((Command::Ping(None), Form { shape: Shape::Words(line, ERROR), quiet: false }));
     match verb {
-        Verb::MetaNoop => done(Command::Ping(None), "MN"),
-        Verb::Version => done(Command::Ping(None), MEMCACHED_VERSION),
+        Verb::MetaNoop => told("MN"),
+        Verb::Version => told(MEMCACHED_VERSION),
         Verb::Verbosity if matches!(words.len(), 2 | 3) => {
-            words.get(1).and_then(unsigned).ok_or(BAD_FORMAT)?;
+            words.get(1).filter(|word| *word == b"noreply" || unsigned(word).is_some()).ok_or(BAD_FORMAT)?;
             done(Command::Ping(None), "OK")
         }
         Verb::Flush => {
