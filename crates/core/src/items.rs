@@ -97,8 +97,12 @@ fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Repl
     let ItemCommand::Store { key, value, flags, expiry, mode, version, vivify } = *command else { unreachable!() };
     let now = cx.now;
     with(cx, db, key, |entry, scratch| {
-        admit(entry, version)?;
         let there = mode != Mode::Set && entry.peek().is_some();
+        // memcached looks at the mode first; a version that is wrong is refused whatever the mode.
+        if there == (mode == Mode::Add) && mode != Mode::Set && vivify.is_none() {
+            return Ok(Reply::Null);
+        }
+        admit(entry, version)?;
         let expiry = match (mode, there) {
             (Mode::Append | Mode::Prepend, true) => {
                 let start = scratch.len();

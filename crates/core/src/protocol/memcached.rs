@@ -201,6 +201,9 @@ impl Reader {
     /// Reads the line; what is to be read behind it, or the outcome if that is nothing.
     #[inline]
     fn read_line(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<(usize, usize), Next> {
+        if input.first() == Some(&0x80) {
+            return Err(Next::Broken(BINARY));
+        }
         let Some(end) = memchr::memchr(b'\n', &input[self.searched..]).map(|end| self.searched + end) else {
             self.searched = input.len();
             return Err(unfinished(input));
@@ -228,9 +231,6 @@ impl Reader {
 
 /// No end of the line is in sight.
 fn unfinished(input: &[u8]) -> Next {
-    if input.first() == Some(&0x80) {
-        return Next::Broken(BINARY);
-    }
     let word = input.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default();
     let limit = if verb(word).names_many() { MAX_KEYS_LINE } else { MAX_LINE };
     if input.len() > limit { Next::Broken(LINE_TOO_LONG) } else { Next::More(input.len() + 1) }
@@ -864,6 +864,8 @@ fn returned(verb: Verb, key: &[u8], flags: Args<'_>, found: Option<&Found>, out:
                 continue;
             }
             (b'c', Some(found)) if verb != Verb::MetaDelete => found.version,
+            // memcached tells 0 for what was not stored.
+            (b'c', None) if verb == Verb::MetaSet => 0,
             (b't', Some(Found { ttl: None, .. })) if counted => {
                 out.extend_from_slice(b" t-1");
                 continue;
@@ -994,7 +996,7 @@ mod tests {
 
     #[test]
     fn lines_without_end_and_binary_break_the_stream() {
-        for input in [&[b'x'; MAX_LINE + 1][..], b"\x80\x00", &[&b"set "[..], &[b'k'; MAX_LINE]].concat()] {
+        for input in [&[b'x'; MAX_LINE + 1][..], b"\x80\x0a\x00", &[&b"set "[..], &[b'k'; MAX_LINE]].concat()] {
             assert!(matches!(whole(input), (seen, Some(Next::Broken(_))) if seen.is_empty()));
         }
         assert_eq!(whole(&[&b"get "[..], &b"key ".repeat(MAX_LINE)].concat()), (vec![], None));
