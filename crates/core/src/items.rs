@@ -136,7 +136,9 @@ fn count(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Repl
     let ItemCommand::Count { key, delta, down, initial, version, expiry } = *command else { unreachable!() };
     let now = cx.now;
     with(cx, db, key, |entry, scratch| {
-        admit(entry, version)?;
+        if initial.is_none() || entry.peek().is_some() {
+            admit(entry, version)?;
+        }
         let before = entry.peek().map(|item| number(item.value.bytes()).ok_or(NOT_A_NUMBER)).transpose()?;
         let mut digits = itoa::Buffer::new();
         match (before, initial) {

@@ -360,13 +360,18 @@ impl Call {
         buffer: &'a mut KeyBuffer,
         limits: &Limits,
     ) -> Option<Result<(Command<'a>, Form<'a>), &'static str>> {
-        Some(match self.block {
+        let read = match self.block {
             Block::Passed => return None,
             Block::Torn => Err(BAD_CHUNK),
             Block::TooLarge => self.too_large(args, buffer),
             Block::Whole => self.store(args.to(args.len() - 1), args.get(args.len() - 1).unwrap_or_default(), buffer),
             Block::None => self.plain(args, buffer, limits),
-        })
+        };
+        // Silence covers mistakes in an argument, not those in the form of a request.
+        match read {
+            Err(line) if noreply(args) && !matches!(line, ERROR | BAD_FORMAT | TOO_LARGE) => None,
+            read => Some(read),
+        }
     }
 
     #[inline]
@@ -725,6 +730,7 @@ fn encode_line(form: &Form<'_>, reply: &Reply, scratch: &[u8], out: &mut Output)
     let line = match (form.shape, reply) {
         (_, Reply::Error(error)) => match unmet(error) {
             Some((word, _)) => word,
+            None if form.quiet && error.kind == Kind::Malformed => return,
             None => return encode_error(error, out),
         },
         (Shape::Table, Reply::Map(rows)) => return table(rows, scratch, out),
