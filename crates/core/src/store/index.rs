@@ -63,7 +63,7 @@ impl Page {
     }
 
     fn home(&self, bits: u64) -> usize {
-        (bits * self.buckets as u64 >> 22) as usize
+        ((bits * self.buckets as u64) >> 22) as usize
     }
 
     fn pass(&mut self, bucket: usize, by: i64) {
