@@ -228,7 +228,7 @@ impl Store {
     }
 
     /// Makes every item with one of these tags dead, in one step. Items written before are dead for all who read
-    /// after this returned; values loaded before are not stored.
+    /// after this returned.
     pub fn invalidate_tags(&self, tags: &[u64]) {
         self.tags.invalidate(tags);
     }

@@ -214,7 +214,7 @@ impl Shard {
         Some((at, place, head))
     }
 
-    /// Whether a reader may see it, or a failed load hand it out when `error` is asked.
+    /// Whether a reader may see it.
     fn lives(&self, head: &Head, now: u64) -> bool {
         head.version > self.floors[head.db as usize]
             && head.expires_at.is_none_or(|at| now < at)
@@ -229,6 +229,7 @@ impl Shard {
                 .dead(&head.tags[..head.tag_count as usize], head.clock)
     }
 
+    /// Whether a reader may see it, or a failed load still hand it out.
     fn useful(&self, head: &Head, now: u64) -> bool {
         head.version > self.floors[head.db as usize]
             && head.ends_at().is_none_or(|at| now < at)
