@@ -4,7 +4,6 @@
 //! of connections or protocols. Whatever is done to a key happens in one closure under the lock of its shard
 //! ([`Store::with`], [`Store::with_all`]), so a read, a decision and a write are one step.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -121,14 +120,19 @@ pub struct Stats {
     pub expired: u64,
 }
 
+mod index;
+mod item;
 mod shard;
+mod tags;
 pub use shard::Entry;
 use shard::Shard;
+use tags::Tags;
 
 /// The cache: shards behind one lock each.
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
+    tags: Arc<Tags>,
     options: Options,
 }
 
@@ -137,9 +141,21 @@ impl Store {
     pub fn new(options: Options) -> Store {
         assert!(options.shards.is_power_of_two() && options.shards <= MAX_SHARDS);
         let [a, b, c, d] = options.seed;
+        let mut options = options;
+        // A shard is an eviction domain: one that cannot hold a few of the largest values is too small to be one.
+        while options.shards > 1
+            && options.memory / (options.shards as u64)
+                < (2 * options.max_value as u64).max(1 << 20)
+        {
+            options.shards /= 2;
+        }
+        let hasher = RandomState::with_seeds(a, b, c, d);
+        let tags = Arc::new(Tags::new(options.shards, options.memory, options.seed));
+        let shard = |number| Mutex::new(Shard::new(&options, number, hasher.clone(), tags.clone()));
         Store {
-            shards: (0..options.shards).map(|_| Mutex::new(Shard::new(&options))).collect(),
-            hasher: RandomState::with_seeds(a, b, c, d),
+            shards: (0..options.shards).map(shard).collect(),
+            hasher,
+            tags,
             options,
         }
     }
@@ -190,12 +206,32 @@ impl Store {
                 guards[index] = Some(shard.lock());
             }
         }
-        Locked { store: self, guards, now }
+        Locked {
+            store: self,
+            guards,
+            now,
+        }
     }
 
     /// Touches the index bucket of `key`, so that a batch of commands finds its buckets in the processor's cache.
     #[inline]
-    pub fn prefetch(&self, _key: Key<'_>) {}
+    pub fn prefetch(&self, key: Key<'_>) {
+        let hash = self.hash(key);
+        if let Some(shard) = self.shards[self.shard_of(hash)].try_lock() {
+            shard.touch(hash);
+        }
+    }
+
+    /// The hash under which a tag is kept.
+    pub fn tag(&self, name: &[u8]) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
+    /// Makes every item with one of these tags dead, in one step. Items written before are dead for all who read
+    /// after this returned.
+    pub fn invalidate_tags(&self, tags: &[u64]) {
+        self.tags.invalidate(tags);
+    }
 
     /// A bounded step of upkeep: expired items go, sparse segments are compacted.
     pub fn tick(&self, now: u64) {
@@ -211,19 +247,33 @@ impl Store {
         self.with_everything(now, |all| all.clear(db));
     }
 
-    /// Live items of a database.
+    /// Items of a database; what ended counts until it is swept.
     pub fn len(&self, db: u8, now: u64) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().len(db, now)).sum()
+        let _ = now;
+        self.shards.iter().map(|shard| shard.lock().len(db)).sum()
     }
 
     /// Visits live items of a database, about `count` of them, from `cursor` on (0 to begin); returns the cursor to
     /// go on with, 0 when all was seen. What is there from beginning to end is visited at least once.
-    pub fn scan(&self, db: u8, cursor: u64, count: usize, now: u64, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
-        let _ = count;
-        let index = cursor as usize;
-        let Some(shard) = self.shards.get(index) else { return 0 };
-        shard.lock().each(db, now, visit);
-        if index + 1 == self.shards.len() { 0 } else { cursor + 1 }
+    pub fn scan(
+        &self,
+        db: u8,
+        cursor: u64,
+        count: usize,
+        now: u64,
+        visit: &mut dyn FnMut(&[u8], &Item<'_>),
+    ) -> u64 {
+        let number = (cursor >> 48) as usize;
+        let Some(shard) = self.shards.get(number) else {
+            return 0;
+        };
+        let mut shard = shard.lock();
+        shard.advance(now);
+        match shard.scan(db, cursor & 0xffff_ffff_ffff, count.max(1), visit) {
+            Some(next) => (number as u64) << 48 | next,
+            None if number + 1 == self.shards.len() => 0,
+            None => (number as u64 + 1) << 48,
+        }
     }
 
     /// What is held, and what happened since the start.
@@ -253,7 +303,9 @@ impl Locked<'_> {
     /// The entry of a key whose shard is locked.
     pub fn entry<'a>(&'a mut self, key: Key<'a>) -> Entry<'a> {
         let hash = self.store.hash(key);
-        let shard = self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked");
+        let shard = self.guards[self.store.shard_of(hash)]
+            .as_mut()
+            .expect("the shard of every key is locked");
         let now = shard.advance(self.now);
         Entry::new(shard, key, hash, now)
     }
