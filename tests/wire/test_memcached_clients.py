@@ -81,7 +81,7 @@ def test_meta_memcache(port: int) -> None:
     assert pool.multi_get(keys=["k", "none"]) == {meta.Key("k"): {"a": 1}, meta.Key("none"): None}
     # Its parser keeps cas numbers of 32 bits and drops longer ones, which versions here always are.
     assert pool.get_cas(key="k") == ({"a": 1}, None)
-    assert pool.touch(key="k", ttl=50) and pool.delta(key="n", delta=5, initial_value=1, refresh_ttl=100)
+    assert pool.touch(key="k", ttl=50) and pool.delta_initialize(key="n", delta=5, initial_value=1, initial_ttl=100)
     assert pool.delete(key="k") and pool.get(key="k") is None
 
 
