@@ -23,11 +23,16 @@ class Server:
         client_memory: int,
         idle_timeout_ms: int,
         insecure: bool,
+        shutdown: bool = ...,
+        debug_time: bool = ...,
     ) -> Server:
         """Bind and start; sizes in bytes. Raises ValueError for a wrong option, OSError for a refused address."""
     @property
     def addresses(self) -> list[str]:
         """Every address, with the port that was taken."""
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
     def stats(self) -> dict[str, int]:
         """Return counts since the start and what is held now."""
     def stop(self) -> None:

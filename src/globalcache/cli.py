@@ -73,7 +73,9 @@ def serve(config: str | None = None, **given: Any) -> None:
     settings = load_settings(**given)
     with Server(**settings.model_dump()) as server:
         _say(_ready(server.addresses, settings))
-        signal.sigwait(signals)
+        # A client may stop the server as well, where that is allowed.
+        while signal.sigtimedwait(signals, 0.2 if settings.shutdown else 3600) is None and not server.stopping:
+            pass
         _say("globalcache: stopping")
 
 
@@ -85,7 +87,7 @@ def _ready(addresses: list[str], settings: ServerSettings) -> str:
     return (
         f"globalcache {_core.__version__}: ready on {', '.join(addresses)}  "
         f"({format_size(settings.memory)}, {settings.threads} {'thread' if settings.threads == 1 else 'threads'}; "
-        f"Redis and JSON)\n"
+        f"Redis, memcached and JSON)\n"
         "Ctrl-C stops it. In a second terminal:\n"
         f"  {me} set{url} greeting hello\n"
         f"  {me} get{url} greeting\n"

@@ -51,7 +51,7 @@ class ServerSettings(BaseSettings):
     listen: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         ["127.0.0.1:7411"],
         min_length=1,
-        description="Address to listen on: HOST:PORT or unix:///path. Can be given several times.",
+        description="Address to listen on: HOST:PORT, unix:///path or memcached://HOST:PORT. Can be given several times.",
     )
     threads: int = Field(min(4, os.cpu_count() or 1), ge=1, le=64, description="Threads that serve connections.")
     memory: Size = Field(256 << 20, description="Memory that the cache may take.")
@@ -66,6 +66,11 @@ class ServerSettings(BaseSettings):
     )
     insecure: bool = Field(
         default=False, description="Let others than this machine connect although nobody has to authenticate."
+    )
+
+    shutdown: bool = Field(default=False, description="Let memcached clients stop the server by `shutdown`.")
+    debug_time: bool = Field(
+        default=False, description="Let memcached clients move the clock by `debugtime`: for tests only."
     )
 
     @classmethod

@@ -37,6 +37,8 @@ class Server:
                 client_memory=settings.client_memory,
                 idle_timeout_ms=int(settings.idle_timeout * 1000),
                 insecure=settings.insecure,
+                shutdown=settings.shutdown,
+                debug_time=settings.debug_time,
             )
         except ValueError as error:
             raise ConfigError(str(error).replace("_", "-")) from None
@@ -64,6 +66,11 @@ class Server:
     def _url(self, tcp: str, unix: str) -> str:
         path = self.address.removeprefix("unix://")
         return unix + path if path != self.address else tcp + path
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop, by `stop()` or by a client that may."""
+        return self._core.stopping
 
     def stats(self) -> dict[str, int]:
         """Return counts since the start (hits, misses, commands ...) and what is held now (items, used_memory ...)."""

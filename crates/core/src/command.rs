@@ -51,6 +51,11 @@ impl<'a> Args<'a> {
         Args { input: self.input, spans: &self.spans[index.min(self.spans.len())..] }
     }
 
+    /// The arguments before `index`.
+    pub fn to(&self, index: usize) -> Args<'a> {
+        Args { input: self.input, spans: &self.spans[..index.min(self.spans.len())] }
+    }
+
     /// All arguments in their order.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         let input = self.input;
@@ -205,8 +210,118 @@ pub enum Command<'a> {
     CommandInfo(Args<'a>),
     /// The documentation of the named commands, or of all.
     CommandDocs(Args<'a>),
+    /// One of the commands that know of an item's flags and version.
+    Item(ItemCommand<'a>),
+    /// Facts about the server as memcached names them, of the named section; the general ones without a name.
+    Stats(Option<&'a [u8]>),
+    /// Removes all keys of the selected database after so many milliseconds.
+    FlushIn(u64),
+    /// Lets the clock of the server run ahead by so many milliseconds more, where that is allowed.
+    Advance(u64),
+    /// Stops the server, where that is allowed.
+    Shutdown,
     /// A last OK, then the end of the connection.
     Quit,
+}
+
+/// What a write of memcached does with the value that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Replaces it, or there was none.
+    Set,
+    /// Nothing: there must be none.
+    Add,
+    /// Replaces it: there must be one.
+    Replace,
+    /// Puts the new bytes behind it; flags and expiry stay.
+    Append,
+    /// Puts the new bytes before it; flags and expiry stay.
+    Prepend,
+}
+
+/// What is asked by clients who keep an item's flags and version. Where a `version` is given the item must have it,
+/// or nothing is done.
+#[derive(Clone, Copy, Debug)]
+pub enum ItemCommand<'a> {
+    /// Items, each as of the moment it is looked at; the answer is an array unless there is one key.
+    Find {
+        /// Their keys.
+        keys: Args<'a>,
+        /// When those found expire from now on.
+        expiry: Option<Expiry>,
+    },
+    /// One item with everything kept beside its value.
+    Look {
+        /// Its key.
+        key: &'a [u8],
+        /// When it expires from now on.
+        expiry: Option<Expiry>,
+        /// Whether the value itself is wanted.
+        value: bool,
+        /// Whether the look counts as use.
+        used: bool,
+    },
+    /// Writes a value; the answer is the new version, or nothing if `mode` forbids it.
+    Store {
+        /// The key.
+        key: &'a [u8],
+        /// The value, or the bytes to add to it.
+        value: &'a [u8],
+        /// What the client keeps with it.
+        flags: u32,
+        /// When it expires.
+        expiry: Expiry,
+        /// What is done with the value that is there.
+        mode: Mode,
+        /// The version the item must have.
+        version: Option<u64>,
+        /// Writes the value if there is none to add to; when it expires.
+        vivify: Option<Expiry>,
+    },
+    /// Removes an item; the answer is nothing if there is none.
+    Remove {
+        /// Its key.
+        key: &'a [u8],
+        /// The version it must have.
+        version: Option<u64>,
+    },
+    /// Counts in 64 bits without a sign: up with wrapping, down to 0 and no further.
+    Count {
+        /// The key.
+        key: &'a [u8],
+        /// By how much.
+        delta: u64,
+        /// Whether it is taken away.
+        down: bool,
+        /// What to begin with if there is none, and when that expires.
+        initial: Option<(u64, Expiry)>,
+        /// The version the item must have.
+        version: Option<u64>,
+        /// When the item expires from now on.
+        expiry: Option<Expiry>,
+    },
+    /// Sets when an item expires; the answer is nothing if there is none.
+    Touch {
+        /// Its key.
+        key: &'a [u8],
+        /// When.
+        expiry: Expiry,
+    },
+}
+
+/// An item that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its value.
+    pub value: Blob,
+    /// Its version.
+    pub version: u64,
+    /// What the client keeps with it.
+    pub flags: u32,
+    /// Seconds it has to live, rounded up.
+    pub ttl: Option<u32>,
+    /// Bytes of the value.
+    pub size: u32,
 }
 
 /// Bytes of a reply.
@@ -244,6 +359,8 @@ pub enum Reply {
     Null,
     /// A value found under a key.
     Value(Blob),
+    /// An item found under a key.
+    Item(Found),
     /// Text for people.
     Text(String),
     /// Several answers.
@@ -313,6 +430,11 @@ impl Error {
 pub const SYNTAX: Error = Error::new(Kind::Malformed, "ERR syntax error");
 /// An argument, or the value, is no number of 64 bits.
 pub const NOT_AN_INTEGER: Error = Error::new(Kind::Malformed, "ERR value is not an integer or out of range");
+
+/// The item has another version than the command wants.
+pub const OTHER_VERSION: Error = Error::new(Kind::Mismatch, "ERR the item has another version");
+/// The command wants an item that has a version, and there is none.
+pub const NO_SUCH_ITEM: Error = Error::new(Kind::NotFound, "ERR no such item");
 
 /// What a command does, for permissions and for those who ask COMMAND.
 pub mod flag {

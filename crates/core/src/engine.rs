@@ -1,6 +1,9 @@
 //! What all connections of a server share: the store, the limits, the counters and the facts that INFO tells.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
 
 use crate::store::Store;
 
@@ -24,11 +27,22 @@ pub struct Limits {
     pub max_request: usize,
     /// Bytes of replies not yet taken by the client, after which its requests are left unread.
     pub pause_output: usize,
+    /// Whether a client may stop the server.
+    pub shutdown: bool,
+    /// Whether a client may let the clock run ahead, so that tests of expiry need not wait.
+    pub debug_time: bool,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_args: 1024 * 1024, max_value: 16 << 20, max_request: 256 << 20, pause_output: 1 << 20 }
+        Limits {
+            max_args: 1024 * 1024,
+            max_value: 16 << 20,
+            max_request: 256 << 20,
+            pause_output: 1 << 20,
+            shutdown: false,
+            debug_time: false,
+        }
     }
 }
 
@@ -78,16 +92,65 @@ pub struct Engine {
     pub counters: Counters,
     /// Who this is.
     pub facts: Facts,
+    /// What clients have set going.
+    pub pending: Pending,
+}
+
+/// What clients have set going and every call looks at.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// When a database is to be emptied, in milliseconds times 16, with its number; 0: never.
+    flush: AtomicU64,
+    /// Milliseconds by which the clock runs ahead.
+    ahead: AtomicU64,
+    /// A client asked the server to stop.
+    pub stop: AtomicBool,
+    /// Counts as of the last reset of memcached's statistics.
+    pub baseline: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Pending {
+    /// Empties a database after so many milliseconds; of several such wishes the last holds, as in memcached.
+    pub fn flush_in(&self, db: u8, now: Now, millis: u64) {
+        self.flush.store(now.mono.saturating_add(millis) << 4 | u64::from(db), Relaxed);
+    }
+
+    /// Lets the clock run ahead by so many milliseconds more.
+    pub fn advance(&self, millis: u64) {
+        self.ahead.fetch_add(millis, Relaxed);
+    }
 }
 
 /// The version of Redis whose commands and replies these are; clients choose features by it.
 pub const REDIS_VERSION: &str = "7.4.0";
+/// What memcached clients are told: the version whose commands and replies these are.
+pub const MEMCACHED_VERSION: &str = "VERSION 1.6.18";
 /// The version of this server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 type Section<'a> = (&'static str, Vec<(&'static str, String)>);
 
 impl Engine {
+    /// The time that commands go by; what is due by then is done.
+    #[inline]
+    pub fn time(&self, now: Now) -> Now {
+        let ahead = self.pending.ahead.load(Relaxed);
+        let now = Now { mono: now.mono + ahead, wall: now.wall + ahead };
+        let flush = self.pending.flush.load(Relaxed);
+        if flush != 0 && now.mono >= flush >> 4 {
+            self.flush_due(flush, now);
+        }
+        now
+    }
+
+    #[cold]
+    fn flush_due(&self, flush: u64, now: Now) {
+        // Whoever takes the wish away empties the database: a second flush would remove what was written since.
+        if self.pending.flush.compare_exchange(flush, 0, Relaxed, Relaxed).is_ok() {
+            self.store.clear(Some((flush & 15) as u8), now.mono);
+        }
+    }
+
     /// The text of INFO, of the sections that `wanted` accepts (names in lower case).
     pub fn info(&self, now: Now, wanted: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();

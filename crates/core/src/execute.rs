@@ -2,14 +2,15 @@
 //! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{
     Args, Blob, Command, Condition, Error, ExpireWhen, Expiry, Kind, NOT_AN_INTEGER, Reply, Row, TABLE, flag, integer,
     lookup,
 };
 use crate::engine::{Engine, Now, REDIS_VERSION, VERSION};
-use crate::json_value;
 use crate::store::{Entry, Item, Key, Meta, Refused, Value};
+use crate::{items, json_value, stats};
 
 /// What a command works with.
 pub struct Context<'a> {
@@ -132,6 +133,25 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
         Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
+        Command::Item(item) => return items::run(cx, db, &item),
+        Command::Stats(section) => return stats::stats(cx, section),
+        Command::FlushIn(0) => {
+            cx.engine.store.clear(Some(db), cx.now.mono);
+            Reply::Ok
+        }
+        Command::FlushIn(millis) => {
+            cx.engine.pending.flush_in(db, cx.now, millis);
+            Reply::Ok
+        }
+        Command::Advance(millis) => {
+            cx.engine.pending.advance(millis);
+            Reply::Ok
+        }
+        Command::Shutdown => {
+            client.quitting = true;
+            cx.engine.pending.stop.store(true, Relaxed);
+            Reply::Ok
+        }
         Command::Quit => {
             client.quitting = true;
             Reply::Ok
@@ -141,7 +161,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
 
 /// Takes a value out of the store: small ones are copied while the lock is held, large ones shared.
 #[inline]
-fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
+pub(crate) fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
     match value {
         Value::Inline(bytes) => {
             let start = scratch.len();
@@ -203,7 +223,7 @@ fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {
 }
 
 /// The moment of the monotonic clock at which a value written now expires. One that lies in the past expires at once.
-fn expires_at(now: Now, mono: u64, expiry: Expiry, before: Option<u64>) -> Option<u64> {
+pub(crate) fn expires_at(now: Now, mono: u64, expiry: Expiry, before: Option<u64>) -> Option<u64> {
     match expiry {
         Expiry::Never => None,
         Expiry::Keep => before,

@@ -12,8 +12,9 @@ use crate::execute::{Client, Context, execute};
 use crate::gate;
 use crate::output::Output;
 use crate::protocol::json::Message;
-use crate::protocol::resp::{self, Next, Reader};
+use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
+use crate::protocol::{Next, memcached};
 use crate::store::Key;
 
 /// What is to become of the connection.
@@ -48,7 +49,20 @@ const KEEP: usize = 256 << 10;
 struct Frame {
     start: usize,
     spans: (usize, usize),
-    row: Option<&'static Row>,
+    name: Name,
+}
+
+/// What the first word of a request names.
+#[derive(Clone, Copy)]
+enum Name {
+    Redis(Option<&'static Row>),
+    Memcached(memcached::Call),
+}
+
+impl Default for Name {
+    fn default() -> Name {
+        Name::Redis(None)
+    }
 }
 
 /// One client's side of the server.
@@ -56,6 +70,7 @@ pub struct Session {
     client: Client,
     protocol: Option<Protocol>,
     reader: Reader,
+    lines: memcached::Reader,
     /// Spans of a request that has not arrived whole.
     partial: Vec<Span>,
     /// Length below which the input need not be looked at again.
@@ -71,6 +86,7 @@ impl Session {
             client: Client::new(id),
             protocol: None,
             reader: Reader::default(),
+            lines: memcached::Reader::default(),
             partial: Vec::new(),
             wanted: 0,
             messages: 0,
@@ -80,6 +96,11 @@ impl Session {
     /// A session that speaks JSON from its first byte on.
     pub fn json(id: u64) -> Session {
         Session { protocol: Some(Protocol::Json), ..Session::new(id) }
+    }
+
+    /// A session that speaks memcached from its first byte on.
+    pub fn memcached(id: u64) -> Session {
+        Session { protocol: Some(Protocol::Memcached), ..Session::new(id) }
     }
 
     /// Length below which it is of no use to feed the input again.
@@ -110,36 +131,45 @@ impl Session {
             }
         };
         self.protocol = Some(protocol);
-        let mut run = Run { engine, now, scratch, commands: 0, errors: 0 };
+        let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
         let end = match protocol {
-            Protocol::Resp => self.feed_resp(&mut run, input, out),
+            Protocol::Resp => self.feed_words(&mut run, input, out, false),
+            Protocol::Memcached => self.feed_words(&mut run, input, out, true),
             Protocol::Json => self.feed_json(&mut run, input, out),
         };
         run.finish();
         end
     }
 
-    fn feed_resp(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output) -> (usize, Flow) {
+    /// Redis and memcached: requests of words, read ahead.
+    #[inline(always)]
+    fn feed_words(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output, memcached: bool) -> (usize, Flow) {
         let mut start = 0;
         while start < input.len() {
             let mut frames = [Frame::default(); BATCH];
             run.scratch.spans.clear();
             run.scratch.spans.append(&mut self.partial);
-            let (count, end, stop) = self.read_ahead(run, input, start, &mut frames);
+            let (count, end, stop) = self.read_ahead(run, input, start, &mut frames, memcached);
             if count > 1 {
                 run.prefetch(&self.client, input, &frames[..count]);
             }
             for (index, frame) in frames[..count].iter().enumerate() {
-                self.run_resp(run, input, frame, out);
+                match frame.name {
+                    Name::Redis(row) => self.run_resp(run, input, frame, row, out),
+                    Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
+                }
                 let next = frames[..count].get(index + 1).map_or(end, |next| next.start);
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
                 if out.len() > run.engine.limits.pause_output {
                     // What was read ahead is read again when the output was taken.
-                    self.reader = Reader::default();
-                    self.partial.clear();
-                    self.wanted = 0;
+                    if index + 1 < count {
+                        self.reader = Reader::default();
+                        self.lines = memcached::Reader::default();
+                        self.partial.clear();
+                        self.wanted = 0;
+                    }
                     return (next, Flow::Pause);
                 }
             }
@@ -147,7 +177,11 @@ impl Session {
             match stop {
                 None => {}
                 Some(Next::Broken(error)) => {
-                    resp::encode(&Reply::Error(error), false, &[], out);
+                    if memcached {
+                        memcached::encode_error(&error, out);
+                    } else {
+                        resp::encode(&Reply::Error(error), false, &[], out);
+                    }
                     run.errors += 1;
                     return (input.len(), Flow::Close);
                 }
@@ -165,18 +199,31 @@ impl Session {
         input: &[u8],
         start: usize,
         frames: &mut [Frame; BATCH],
+        memcached: bool,
     ) -> (usize, usize, Option<Next>) {
         let (mut count, mut at, mut first) = (0, start, 0);
         while count < BATCH && at < input.len() {
             let spans = &mut run.scratch.spans;
-            match self.reader.next(&input[at..], spans, &run.engine.limits) {
+            let next = if memcached {
+                self.lines.next(&input[at..], spans, &run.engine.limits)
+            } else {
+                self.reader.next(&input[at..], spans, &run.engine.limits)
+            };
+            match next {
                 Next::Request(length) => {
-                    let row =
-                        spans.get(first).and_then(|name| lookup(&input[at..][name.start as usize..name.end as usize]));
-                    frames[count] = Frame { start: at, spans: (first, spans.len()), row };
+                    let name = if memcached {
+                        Name::Memcached(self.lines.call())
+                    } else {
+                        let word = spans.get(first);
+                        Name::Redis(word.and_then(|name| lookup(&input[at..][name.start as usize..name.end as usize])))
+                    };
+                    frames[count] = Frame { start: at, spans: (first, spans.len()), name };
                     first = spans.len();
                     at += length;
                     count += 1;
+                    if self.lines.is_skipping() {
+                        return (count, at, None);
+                    }
                 }
                 Next::More(wanted) => {
                     self.partial.extend_from_slice(&spans[first..]);
@@ -190,13 +237,48 @@ impl Session {
     }
 
     #[inline]
-    fn run_resp(&mut self, run: &mut Run<'_>, input: &[u8], frame: &Frame, out: &mut Output) {
+    fn run_memcached(
+        &mut self,
+        run: &mut Run<'_>,
+        input: &[u8],
+        frame: &Frame,
+        call: memcached::Call,
+        out: &mut Output,
+    ) {
+        let Scratch { values, spans } = &mut *run.scratch;
+        let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
+        let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
+        let Some(read) = call.read(args, &mut buffer, &run.engine.limits) else { return };
+        run.commands += 1;
+        values.clear();
+        let (command, form) = match read {
+            Ok(read) => read,
+            Err(line) => {
+                run.errors += 1;
+                return memcached::refuse(line, out);
+            }
+        };
+        let mut cx = Context { engine: run.engine, now: run.now, scratch: values };
+        let reply = execute(&mut cx, &mut self.client, &command);
+        run.errors += u64::from(matches!(reply, Reply::Error(_)));
+        memcached::encode(&form, &reply, values, out);
+    }
+
+    #[inline]
+    fn run_resp(
+        &mut self,
+        run: &mut Run<'_>,
+        input: &[u8],
+        frame: &Frame,
+        row: Option<&'static Row>,
+        out: &mut Output,
+    ) {
         let Scratch { values, spans } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let Some(name) = args.get(0) else { return };
         run.commands += 1;
         values.clear();
-        let reply = match prepare(frame.row, name, args) {
+        let reply = match prepare(row, name, args) {
             Ok(command) => {
                 let mut cx = Context { engine: run.engine, now: run.now, scratch: values };
                 execute(&mut cx, &mut self.client, &command)
@@ -296,7 +378,11 @@ impl Run<'_> {
         let spans = &self.scratch.spans;
         self.engine.store.prefetch(frames.iter().filter_map(|frame| {
             let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
-            frame.row.and_then(|row| row.keys(args).next()).map(|bytes| Key { db: client.db, bytes })
+            let key = match frame.name {
+                Name::Redis(row) => row.and_then(|row| row.keys(args).next()),
+                Name::Memcached(call) => call.first_key(args),
+            };
+            key.map(|bytes| Key { db: client.db, bytes })
         }));
     }
 

@@ -1,7 +1,7 @@
 //! Sessions over all protocols: the same answers however the input is cut, and nothing but answers or a clean end
 //! whatever it is.
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now};
+use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now, Pending};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::store::{Options, Store};
@@ -12,7 +12,13 @@ const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
 fn engine(limits: Limits) -> Engine {
     let options =
         Options { memory: 16 << 20, shards: 4, evict: true, max_value: limits.max_value, seed: [1, 2, 3, 4], epoch: 1 };
-    Engine { store: Store::new(options), limits, counters: Counters::default(), facts: Facts::default() }
+    Engine {
+        store: Store::new(options),
+        limits,
+        counters: Counters::default(),
+        facts: Facts::default(),
+        pending: Pending::default(),
+    }
 }
 
 /// Feeds `input` in pieces of the given lengths, over and over, as a connection would; what was answered, and whether

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits};
+use globalcache_core::engine::{Counters, Engine, Facts, Limits, Pending};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::store::{Options as StoreOptions, Store};
@@ -41,7 +41,8 @@ fn reason(error: &std::io::Error) -> String {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (*, listen, threads, memory, evict, max_value, max_clients, client_memory, idle_timeout_ms, insecure))]
+    #[pyo3(signature = (*, listen, threads, memory, evict, max_value, max_clients, client_memory, idle_timeout_ms, insecure,
+        shutdown = false, debug_time = false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -54,6 +55,8 @@ impl Server {
         client_memory: u64,
         idle_timeout_ms: u64,
         insecure: bool,
+        shutdown: bool,
+        debug_time: bool,
     ) -> PyResult<Server> {
         let options = Options {
             listen,
@@ -65,6 +68,8 @@ impl Server {
             client_memory,
             idle_timeout: Duration::from_millis(idle_timeout_ms),
             insecure,
+            shutdown,
+            debug_time,
         };
         let inner = py.detach(|| globalcache_server::Server::start(options)).map_err(start_error)?;
         Ok(Server { inner, pid: std::process::id() })
@@ -75,6 +80,13 @@ impl Server {
     fn addresses(&self) -> PyResult<Vec<String>> {
         self.own()?;
         Ok(self.inner.addresses().to_vec())
+    }
+
+    /// Whether it was told to stop, also by a client where that is allowed.
+    #[getter]
+    fn stopping(&self) -> PyResult<bool> {
+        self.own()?;
+        Ok(self.inner.is_stopping())
     }
 
     /// Counts since the start, and what is held now.
@@ -138,7 +150,13 @@ impl JsonSession {
             epoch: globalcache_server::epoch(now.wall),
         };
         let facts = Facts { pid: std::process::id(), threads: 1, started: now.mono, ..Facts::default() };
-        let engine = Engine { store: Store::new(options), limits, counters: Counters::default(), facts };
+        let engine = Engine {
+            store: Store::new(options),
+            limits,
+            counters: Counters::default(),
+            facts,
+            pending: Pending::default(),
+        };
         JsonSession {
             engine: Arc::new(engine),
             session: Session::json(1),

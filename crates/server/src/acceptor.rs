@@ -8,7 +8,7 @@ use std::time::Duration;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::connection::Stream;
-use crate::listen::Listener;
+use crate::listen::{Listener, Speaks};
 use crate::worker::Inbox;
 use crate::{Shared, read_clocks};
 
@@ -47,6 +47,9 @@ impl Acceptor {
                 *waits = *waits && !self.accept_all(index);
             }
             self.shared.engine.store.tick(read_clocks().mono);
+            if self.shared.engine.pending.stop.load(Ordering::Relaxed) {
+                self.shared.begin_to_stop();
+            }
             if let Err(error) = self.poll.poll(&mut events, Some(TICK)) {
                 assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
             }
@@ -62,7 +65,7 @@ impl Acceptor {
     fn accept_all(&mut self, index: usize) -> bool {
         loop {
             match self.listeners[index].accept() {
-                Ok(stream) => self.welcome(stream),
+                Ok(stream) => self.welcome(stream, self.listeners[index].speaks()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 // The client left before it was accepted: the next one may be there still.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
@@ -73,18 +76,21 @@ impl Acceptor {
         }
     }
 
-    fn welcome(&mut self, mut stream: Stream) {
+    fn welcome(&mut self, mut stream: Stream, speaks: Speaks) {
         let counters = &self.shared.engine.counters;
         counters.accepted.fetch_add(1, Ordering::Relaxed);
         if counters.connected.load(Ordering::Relaxed) >= self.shared.options.max_clients {
             counters.rejected.fetch_add(1, Ordering::Relaxed);
             // The line fits any socket buffer; a client that is gone has no need of it.
-            let _ = stream.write(b"-ERR max number of clients reached\r\n");
+            let _ = stream.write(match speaks {
+                Speaks::Any => b"-ERR max number of clients reached\r\n",
+                Speaks::Memcached => b"ERROR Too many open connections\r\n",
+            });
             return;
         }
         counters.connected.fetch_add(1, Ordering::Relaxed);
         stream.prepare();
         self.next = (self.next + 1) % self.inboxes.len();
-        self.inboxes[self.next].send(stream);
+        self.inboxes[self.next].send(stream, speaks);
     }
 }

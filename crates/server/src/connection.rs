@@ -131,10 +131,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: Stream, id: u64, now: Now) -> Connection {
+    pub(crate) fn new(stream: Stream, session: Session, now: Now) -> Connection {
         Connection {
             stream,
-            session: Session::new(id),
+            session,
             input: Vec::new(),
             output: Output::default(),
             readable: true,

@@ -9,12 +9,12 @@ mod listen;
 mod worker;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now};
+use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now, Pending};
 use globalcache_core::store::{self, Store};
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use worker::{Inbox, WAKE, Worker};
 /// How a server is started.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen: `HOST:PORT` or `unix:///path`; port 0 takes any that is free.
+    /// Where to listen: `HOST:PORT`, `unix:///path` or `memcached://HOST:PORT`; port 0 takes any that is free.
     pub listen: Vec<String>,
     /// I/O threads.
     pub threads: usize,
@@ -45,6 +45,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Whether others than this machine may connect although nobody has to authenticate.
     pub insecure: bool,
+    /// Whether memcached's `shutdown` stops the server.
+    pub shutdown: bool,
+    /// Whether `debugtime` lets the clock run ahead: for tests.
+    pub debug_time: bool,
 }
 
 /// Why a server did not start.
@@ -69,14 +73,25 @@ struct Shared {
     engine: Engine,
     options: Options,
     stopping: AtomicBool,
+    wakers: OnceLock<Vec<Arc<Waker>>>,
     next_id: AtomicU64,
+}
+
+impl Shared {
+    /// Tells all threads to end.
+    fn begin_to_stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        for waker in self.wakers.get().into_iter().flatten() {
+            // A waker fails only when its poll is gone, and then the thread is as well.
+            let _ = waker.wake();
+        }
+    }
 }
 
 /// A running server. Dropping it stops it.
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<String>,
-    wakers: Vec<Arc<Waker>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -97,22 +112,24 @@ impl Server {
         let shared = Arc::new(Shared {
             engine: engine(&options, &listeners),
             stopping: AtomicBool::new(false),
+            wakers: OnceLock::new(),
             next_id: AtomicU64::new(1),
             options,
         });
         let addresses = listeners.iter().map(Listener::address).collect();
-        let mut server = Server { shared, addresses, wakers: Vec::new(), threads: Mutex::new(Vec::new()) };
-        let mut inboxes = Vec::new();
+        let server = Server { shared, addresses, threads: Mutex::new(Vec::new()) };
+        let (mut inboxes, mut wakers) = (Vec::new(), Vec::new());
         for number in 0..server.shared.options.threads {
             let poll = Poll::new()?;
             let inbox = Arc::new(Inbox::new(&poll)?);
-            server.wakers.push(Arc::clone(&inbox.waker));
+            wakers.push(Arc::clone(&inbox.waker));
             inboxes.push(Arc::clone(&inbox));
             let worker = Worker::new(Arc::clone(&server.shared), poll, inbox);
             server.spawn(format!("globalcache-io{number}"), move || worker.run())?;
         }
         let poll = Poll::new()?;
-        server.wakers.push(Arc::new(Waker::new(poll.registry(), WAKE)?));
+        wakers.push(Arc::new(Waker::new(poll.registry(), WAKE)?));
+        server.shared.wakers.get_or_init(|| wakers);
         let acceptor = Acceptor::new(Arc::clone(&server.shared), poll, listeners, inboxes)?;
         server.spawn("globalcache-accept".to_owned(), move || acceptor.run())?;
         Ok(server)
@@ -126,6 +143,11 @@ impl Server {
     /// The addresses it listens on, as they would be given in the options, with the ports that were taken.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    /// Whether it was told to stop, by [`stop`](Server::stop) or by a client.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::SeqCst)
     }
 
     /// What INFO tells, as numbers under names.
@@ -159,11 +181,7 @@ impl Server {
 
     /// Stops accepting, answers what has arrived, sends what is to be sent, within a few seconds, and ends the threads.
     pub fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        for waker in &self.wakers {
-            // A waker fails only when its poll is gone, and then the thread is as well.
-            let _ = waker.wake();
-        }
+        self.shared.begin_to_stop();
         for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
         }
@@ -217,8 +235,13 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
         started: now.mono,
         run_id: random::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
     };
-    let limits = Limits { max_value: options.max_value, ..Limits::default() };
-    Engine { store, limits, counters: Counters::default(), facts }
+    let limits = Limits {
+        max_value: options.max_value,
+        shutdown: options.shutdown,
+        debug_time: options.debug_time,
+        ..Limits::default()
+    };
+    Engine { store, limits, counters: Counters::default(), facts, pending: Pending::default() }
 }
 
 fn random<const N: usize>() -> [u8; N] {

@@ -1,4 +1,4 @@
-//! Addresses to listen on: `HOST:PORT` and `unix:///path`, and the sockets behind them.
+//! Addresses to listen on: `HOST:PORT`, `unix:///path` and `memcached://HOST:PORT`, and the sockets behind them.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -14,11 +14,23 @@ use socket2::{Domain, Socket, Type};
 use crate::StartError;
 use crate::connection::Stream;
 
+/// What the connections of a listener speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// Whatever their first bytes say.
+    Any,
+    /// memcached, from the first byte on.
+    Memcached,
+}
+
 /// A bound socket.
 pub(crate) enum Listener {
-    Tcp(TcpListener, SocketAddr),
+    Tcp(TcpListener, SocketAddr, Speaks),
     Unix(UnixListener, PathBuf),
 }
+
+const MEMCACHED: &str = "memcached://";
+const ALLOWED: &str = "allowed are HOST:PORT, unix:///path and memcached://HOST:PORT";
 
 impl Listener {
     /// Binds an address.
@@ -30,14 +42,15 @@ impl Listener {
             }
             return bind_unix(Path::new(path)).map_err(refused);
         }
-        if address.contains("://") {
-            return Err(StartError::Option(format!("listen: {address}: allowed are HOST:PORT and unix:///path")));
+        let (speaks, place) = match address.strip_prefix(MEMCACHED) {
+            Some(place) => (Speaks::Memcached, place),
+            None => (Speaks::Any, address),
+        };
+        let (host, port) = place.rsplit_once(':').unwrap_or((place, ""));
+        if host.is_empty() || place.contains("://") || port.parse::<u16>().is_err() {
+            return Err(StartError::Option(format!("listen: {address}: {ALLOWED}")));
         }
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(StartError::Option(format!("listen: {address}: allowed are HOST:PORT and unix:///path")));
-        }
-        let found = address.to_socket_addrs().map_err(refused)?.next();
+        let found = place.to_socket_addrs().map_err(refused)?.next();
         let found = found.ok_or_else(|| refused(io::Error::other("the name has no address")))?;
         if !found.ip().is_loopback() && !insecure {
             return Err(StartError::Option(format!(
@@ -47,27 +60,36 @@ impl Listener {
         }
         let listener = bind_tcp(found).map_err(refused)?;
         let bound = listener.local_addr()?;
-        Ok(Listener::Tcp(listener, bound))
+        Ok(Listener::Tcp(listener, bound, speaks))
     }
 
     /// The address as it would be given to [`bind`](Listener::bind).
     pub(crate) fn address(&self) -> String {
         match self {
-            Listener::Tcp(_, bound) => bound.to_string(),
+            Listener::Tcp(_, bound, Speaks::Any) => bound.to_string(),
+            Listener::Tcp(_, bound, Speaks::Memcached) => format!("{MEMCACHED}{bound}"),
             Listener::Unix(_, path) => format!("unix://{}", path.display()),
         }
     }
 
     pub(crate) fn port(&self) -> Option<u16> {
         match self {
-            Listener::Tcp(_, bound) => Some(bound.port()),
+            Listener::Tcp(_, bound, _) => Some(bound.port()),
             Listener::Unix(..) => None,
+        }
+    }
+
+    /// What its connections speak.
+    pub(crate) fn speaks(&self) -> Speaks {
+        match self {
+            Listener::Tcp(_, _, speaks) => *speaks,
+            Listener::Unix(..) => Speaks::Any,
         }
     }
 
     pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
-            Listener::Tcp(listener, _) => listener,
+            Listener::Tcp(listener, ..) => listener,
             Listener::Unix(listener, _) => listener,
         }
     }
@@ -75,7 +97,7 @@ impl Listener {
     /// The next connection that waits.
     pub(crate) fn accept(&self) -> io::Result<Stream> {
         match self {
-            Listener::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Listener::Tcp(listener, ..) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
             Listener::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
         }
     }

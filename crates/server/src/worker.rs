@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use globalcache_core::engine::Now;
+use globalcache_core::session::Session;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
 use crate::connection::{Buffers, Connection, Stream, Turn};
+use crate::listen::Speaks;
 use crate::{Shared, read_clocks};
 
 /// The token of the waker; connections have the numbers of their slots.
@@ -26,7 +28,7 @@ const LAST_TURNS: usize = 16;
 
 /// Where new connections are left for an I/O thread.
 pub(crate) struct Inbox {
-    streams: Mutex<Vec<Stream>>,
+    streams: Mutex<Vec<(Stream, Speaks)>>,
     pub(crate) waker: Arc<Waker>,
 }
 
@@ -35,8 +37,8 @@ impl Inbox {
         Ok(Inbox { streams: Mutex::new(Vec::new()), waker: Arc::new(Waker::new(poll.registry(), WAKE)?) })
     }
 
-    pub(crate) fn send(&self, stream: Stream) {
-        self.streams.lock().push(stream);
+    pub(crate) fn send(&self, stream: Stream, speaks: Speaks) {
+        self.streams.lock().push((stream, speaks));
         // It fails only when the thread has ended, and then nobody is served any more.
         let _ = self.waker.wake();
     }
@@ -100,9 +102,13 @@ impl Worker {
     /// Takes new connections in. Both directions are registered once, for good: with edges there is nothing to change.
     fn take_in(&mut self, now: Now) {
         let streams = std::mem::take(&mut *self.inbox.streams.lock());
-        for stream in streams {
+        for (stream, speaks) in streams {
             let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-            let slot = self.connections.insert(Connection::new(stream, id, now));
+            let session = match speaks {
+                Speaks::Any => Session::new(id),
+                Speaks::Memcached => Session::memcached(id),
+            };
+            let slot = self.connections.insert(Connection::new(stream, session, now));
             let source = self.connections[slot].stream.source();
             let interest = Interest::READABLE | Interest::WRITABLE;
             if self.poll.registry().register(source, Token(slot), interest).is_err() {

@@ -26,6 +26,8 @@ fn options() -> Options {
         client_memory: 256 << 20,
         idle_timeout: Duration::ZERO,
         insecure: false,
+        shutdown: false,
+        debug_time: false,
     }
 }
 
@@ -314,10 +316,10 @@ fn a_unix_socket_is_for_its_owner_and_one_left_behind_is_replaced() {
 #[test]
 fn addresses_that_cannot_be_served_are_refused_with_a_reason() {
     for (address, reason) in [
-        ("7411", "allowed are HOST:PORT and unix:///path"),
-        ("127.0.0.1:", "allowed are HOST:PORT and unix:///path"),
-        ("127.0.0.1:65536", "allowed are HOST:PORT and unix:///path"),
-        ("ftp://127.0.0.1:1", "allowed are HOST:PORT and unix:///path"),
+        ("7411", "allowed are HOST:PORT, unix:///path"),
+        ("127.0.0.1:", "allowed are HOST:PORT, unix:///path"),
+        ("127.0.0.1:65536", "allowed are HOST:PORT, unix:///path"),
+        ("ftp://127.0.0.1:1", "allowed are HOST:PORT, unix:///path"),
         ("unix://relative", "begins with /"),
         ("0.0.0.0:0", "--insecure allows it"),
     ] {

@@ -1,5 +1,21 @@
 //! Codecs without I/O: bytes to commands, replies to bytes. None knows the store.
 
 pub mod json;
+pub mod memcached;
 pub mod resp;
 pub mod sniff;
+
+use crate::command::Error;
+
+/// What the input holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A whole request of so many bytes; its arguments, if any, are the spans that were added.
+    Request(usize),
+    /// The beginning of one. There is no use in asking again with less than so many bytes.
+    More(usize),
+    /// No request and none can follow.
+    Broken(Error),
+    /// HTTP: nothing is executed, nothing answered.
+    Http,
+}

@@ -4,25 +4,13 @@
 //! a request that arrives in many pieces is looked at once. Lengths in headers are numbers to compare with, never
 //! sizes to allocate. After a protocol error nothing that follows can be trusted: the connection closes.
 
-use crate::command::{Blob, Error, Kind, Reply, Span};
+use crate::command::{Blob, Error, Found, Kind, Reply, Span};
 use crate::engine::Limits;
 use crate::output::Output;
+use crate::protocol::Next;
 
 /// Longest inline request, and longest header line.
 const MAX_LINE: usize = 64 << 10;
-
-/// What the input holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// A whole request of so many bytes; its arguments, if any, are the spans that were added.
-    Request(usize),
-    /// The beginning of one. There is no use in asking again with less than so many bytes.
-    More(usize),
-    /// No request and none can follow.
-    Broken(Error),
-    /// HTTP: nothing is executed, nothing answered.
-    Http,
-}
 
 /// Reads requests. Spans count from the beginning of the request they belong to.
 #[derive(Debug, Default)]
@@ -215,7 +203,7 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
             out.push_shared(value.clone());
             out.bytes().extend_from_slice(b"\r\n");
         }
-        Reply::Value(blob) => bulk(blob.bytes(scratch), out.bytes()),
+        Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => bulk(blob.bytes(scratch), out.bytes()),
         Reply::Word(word) => line(b'+', word.as_bytes(), out.bytes()),
         Reply::Error(error) => line(b'-', error.text.as_bytes(), out.bytes()),
         Reply::Text(text) if resp3 => {

@@ -3,12 +3,15 @@
 use memchr::memchr2;
 
 use crate::command;
+use crate::protocol::memcached;
 
 /// The protocols that share a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Redis: RESP2 and RESP3, inline commands.
     Resp,
+    /// memcached: text and meta commands.
+    Memcached,
     /// Maelstrom's messages, one JSON object a line.
     Json,
 }
@@ -36,6 +39,7 @@ pub fn sniff(input: &[u8]) -> Verdict {
         None => return Verdict::Unknown,
         Some(b'*') => return Verdict::Is(Protocol::Resp),
         Some(b'{') => return Verdict::Is(Protocol::Json),
+        Some(0x80) => return Verdict::Is(Protocol::Memcached),
         Some(0x16) => return Verdict::Refused(NO_TLS),
         Some(_) => {}
     }
@@ -48,6 +52,10 @@ pub fn sniff(input: &[u8]) -> Verdict {
         }
         None => return Verdict::Refused(NOT_OURS),
     };
+    // Some words are inline commands of Redis as well: lower case is memcached, upper case Redis.
+    if memcached::verb(word) != memcached::Verb::Unknown {
+        return Verdict::Is(Protocol::Memcached);
+    }
     // An empty line is what people type first; Redis ignores it.
     if word.is_empty() || command::lookup(word).is_some() {
         Verdict::Is(Protocol::Resp)
@@ -73,7 +81,14 @@ mod tests {
             (b"ping\n", Verdict::Is(Protocol::Resp)),
             (b"\r\n", Verdict::Is(Protocol::Resp)),
             (b"POST / HTTP/1.1\r\n", Verdict::Refused(NOT_OURS)),
-            (b"\x80\x00\x00", Verdict::Refused(NOT_OURS)),
+            (b"\x80\x00\x00", Verdict::Is(Protocol::Memcached)),
+            (b"get", Verdict::Unknown),
+            (b"get x\r\n", Verdict::Is(Protocol::Memcached)),
+            (b"GET x\r\n", Verdict::Is(Protocol::Resp)),
+            (b"Get x\r\n", Verdict::Is(Protocol::Resp)),
+            (b"mn\r\n", Verdict::Is(Protocol::Memcached)),
+            (b"version\r\n", Verdict::Is(Protocol::Memcached)),
+            (b"del x\r\n", Verdict::Is(Protocol::Resp)),
             (b"\x00", Verdict::Refused(NOT_OURS)),
             (b"AVERYLONGWORDINDEED", Verdict::Refused(NOT_OURS)),
         ] {

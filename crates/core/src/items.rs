@@ -1,0 +1,157 @@
+//! What commands do that know of an item's flags and version: memcached's. Each is one step under the lock of its key.
+
+use crate::command::{Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply};
+use crate::engine::Now;
+use crate::execute::{Context, expires_at, take};
+use crate::store::{Entry, Item, Key, Meta, Refused};
+
+const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or decrement non-numeric value");
+
+/// Runs one of them.
+#[inline]
+pub(crate) fn run(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
+    let now = cx.now;
+    match *command {
+        ItemCommand::Find { keys, expiry } => Ok(find(cx, db, keys, expiry)),
+        ItemCommand::Look { key, expiry, value, used } => Ok(with(cx, db, key, |entry, scratch| {
+            touch(entry, now, expiry);
+            let mono = entry.now();
+            let item = if used { entry.get() } else { entry.peek() };
+            item.map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, value)))
+        })),
+        ItemCommand::Remove { key, version } => with(cx, db, key, |entry, _| {
+            admit(entry, version)?;
+            Ok(if entry.remove() { Reply::Int(0) } else { Reply::Null })
+        }),
+        ItemCommand::Touch { key, expiry } => {
+            Ok(with(cx, db, key, |entry, _| if touch(entry, now, Some(expiry)) { Reply::Ok } else { Reply::Null }))
+        }
+        ItemCommand::Store { .. } => store(cx, db, command),
+        ItemCommand::Count { .. } => count(cx, db, command),
+    }
+}
+
+#[inline]
+fn with<R>(cx: &mut Context<'_>, db: u8, key: &[u8], step: impl FnOnce(&mut Entry<'_>, &mut Vec<u8>) -> R) -> R {
+    let scratch = &mut *cx.scratch;
+    cx.engine.store.with(Key { db, bytes: key }, cx.now.mono, |entry| step(entry, scratch))
+}
+
+/// Sets the expiry if a new one is given; whether there was an item.
+#[inline]
+fn touch(entry: &mut Entry<'_>, now: Now, expiry: Option<Expiry>) -> bool {
+    let Some(expiry) = expiry else { return true };
+    let at = expires_at(now, entry.now(), expiry, None);
+    entry.expire(at)
+}
+
+#[inline]
+fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Found {
+    let seconds = |at: u64| at.saturating_sub(mono).div_ceil(1000).min(u32::MAX.into()) as u32;
+    Found {
+        size: item.value.bytes().len() as u32,
+        value: if value { take(scratch, item.value) } else { Blob::Scratch(0..0) },
+        version: item.version,
+        flags: item.flags,
+        ttl: item.expires_at.map(seconds),
+    }
+}
+
+/// Each key is a step of its own, so that many do not hold up others.
+#[inline]
+fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) -> Reply {
+    let now = cx.now;
+    let one = |cx: &mut Context<'_>, key| {
+        with(cx, db, key, |entry, scratch| {
+            touch(entry, now, expiry);
+            let mono = entry.now();
+            entry.get().map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, true)))
+        })
+    };
+    if let (Some(key), 1) = (keys.get(0), keys.len()) {
+        return one(cx, key);
+    }
+    cx.engine.store.prefetch(keys.iter().map(|bytes| Key { db, bytes }));
+    Reply::Array(keys.iter().map(|key| one(cx, key)).collect())
+}
+
+/// Whether the item has the version that is wanted.
+#[inline]
+fn admit(entry: &Entry<'_>, version: Option<u64>) -> Result<(), Error> {
+    let Some(version) = version else { return Ok(()) };
+    match entry.peek() {
+        None => Err(NO_SUCH_ITEM),
+        Some(item) if item.version != version => Err(OTHER_VERSION),
+        Some(_) => Ok(()),
+    }
+}
+
+fn stored(written: Result<u64, Refused>) -> Result<Reply, Error> {
+    Ok(Reply::Int(written? as i64))
+}
+
+#[inline]
+fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
+    let ItemCommand::Store { key, value, flags, expiry, mode, version, vivify } = *command else { unreachable!() };
+    let now = cx.now;
+    with(cx, db, key, |entry, scratch| {
+        let there = mode != Mode::Set && entry.peek().is_some();
+        // memcached looks at the mode first; a version that is wrong is refused whatever the mode.
+        if there == (mode == Mode::Add) && mode != Mode::Set && vivify.is_none() {
+            return Ok(Reply::Null);
+        }
+        admit(entry, version)?;
+        let expiry = match (mode, there) {
+            (Mode::Append | Mode::Prepend, true) => {
+                let start = scratch.len();
+                let before = entry.peek().map_or(&[][..], |item| item.value.bytes());
+                let parts = if mode == Mode::Append { [before, value] } else { [value, before] };
+                scratch.extend_from_slice(parts[0]);
+                scratch.extend_from_slice(parts[1]);
+                return stored(entry.replace(&scratch[start..]));
+            }
+            (Mode::Set, _) | (Mode::Add, false) | (Mode::Replace, true) => expiry,
+            (Mode::Append | Mode::Prepend, false) if vivify.is_some() => vivify.unwrap_or_default(),
+            _ => return Ok(Reply::Null),
+        };
+        let expires_at = expires_at(now, entry.now(), expiry, None);
+        let written = entry.set(value, &Meta { flags, expires_at, ..Meta::default() });
+        if written.is_err() && mode == Mode::Set {
+            // As memcached does it: whoever reads next must not take the old value for the new one.
+            entry.remove();
+        }
+        stored(written)
+    })
+}
+
+/// A number as memcached reads it from a value: digits, blanks around them.
+fn number(value: &[u8]) -> Option<u64> {
+    let digits = value.trim_ascii();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) { None } else { atoi::atoi(digits) }
+}
+
+fn count(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
+    let ItemCommand::Count { key, delta, down, initial, version, expiry } = *command else { unreachable!() };
+    let now = cx.now;
+    with(cx, db, key, |entry, scratch| {
+        if initial.is_none() || entry.peek().is_some() {
+            admit(entry, version)?;
+        }
+        let before = entry.peek().map(|item| number(item.value.bytes()).ok_or(NOT_A_NUMBER)).transpose()?;
+        let mut digits = itoa::Buffer::new();
+        match (before, initial) {
+            (Some(before), _) => {
+                let after = if down { before.saturating_sub(delta) } else { before.wrapping_add(delta) };
+                entry.replace(digits.format(after).as_bytes())?;
+                touch(entry, now, expiry);
+            }
+            (None, Some((initial, expiry))) => {
+                let expires_at = expires_at(now, entry.now(), expiry, None);
+                entry.set(digits.format(initial).as_bytes(), &Meta { expires_at, ..Meta::default() })?;
+            }
+            (None, None) => return Ok(Reply::Null),
+        }
+        let mono = entry.now();
+        Ok(entry.peek().map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, true))))
+    })
+}
