@@ -57,7 +57,8 @@ fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Foun
     }
 }
 
-/// Each key is a step of its own, so that many do not hold up others.
+/// Each key is a step of its own, so that many do not hold up others. Looking ahead for the index buckets would take
+/// each lock twice.
 #[inline]
 fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) -> Reply {
     let now = cx.now;
@@ -70,9 +71,6 @@ fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) ->
     };
     if let (Some(key), 1) = (keys.get(0), keys.len()) {
         return one(cx, key);
-    }
-    for bytes in keys.iter() {
-        cx.engine.store.prefetch(Key { db, bytes });
     }
     Reply::Array(keys.iter().map(|key| one(cx, key)).collect())
 }
