@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from memcached_wire import Wire, ports, started
-
 from globalcache._core import Server
+from memcached_wire import Wire, ports, started
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_pymemcache(port: int) -> None:
     base = pytest.importorskip("pymemcache.client.base")
     client = base.Client(("127.0.0.1", port), default_noreply=False)
     assert client.set("k", b"v", expire=100, flags=9)
-    value, version = client.gets("k")
+    _value, version = client.gets("k")
     assert client.cas("k", b"w", version) is True
     assert client.cas("k", b"z", version) is False
     assert client.get_many(["k", "none"]) == {"k": b"w"}
@@ -59,7 +59,7 @@ def test_aiomcache(port: int) -> None:
         client = aiomcache.Client("127.0.0.1", port)
         assert await client.set(b"k", b"v", exptime=100)
         assert await client.multi_get(b"k", b"none") == (b"v", None)
-        value, version = await client.gets(b"k")
+        _value, version = await client.gets(b"k")
         assert await client.cas(b"k", b"w", version)
         assert await client.get(b"k") == b"w"
         assert await client.touch(b"k", 50)

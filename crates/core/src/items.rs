@@ -57,7 +57,8 @@ fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Foun
     }
 }
 
-/// Each key is a step of its own, so that many do not hold up others.
+/// Each key is a step of its own, so that many do not hold up others. Looking ahead for the index buckets would take
+/// each lock twice.
 #[inline]
 fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) -> Reply {
     let now = cx.now;
