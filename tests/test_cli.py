@@ -76,7 +76,10 @@ def test_version() -> None:
         (["serve", "--memory", "12xb"], "memory: '12xb': should look like 256MiB, 64kb or 1g"),
         (["serve", "--idle-timeout", "soon"], "idle-timeout: 'soon': should look like 30s, 500ms, 5m, 1h or 1d"),
         (["serve", "--eviction", "lru"], "eviction: 'lru': input should be 's3fifo', 'none' or 'noeviction'"),
-        (["serve", "--listen", "nowhere"], "listen: nowhere: allowed are HOST:PORT and unix:///path"),
+        (
+            ["serve", "--listen", "nowhere"],
+            "listen: nowhere: allowed are HOST:PORT, unix:///path and memcached://HOST:PORT",
+        ),
         (["serve", "--nosuch"], "No such option: --nosuch"),
         (["nosuch"], "No such command 'nosuch'"),
         (["set", "k"], "Missing argument 'value'"),

@@ -51,7 +51,7 @@ class ServerSettings(BaseSettings):
     listen: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         ["127.0.0.1:7411"],
         min_length=1,
-        description="Address to listen on: HOST:PORT, unix:///path or memcached://HOST:PORT. Can be given several times.",
+        description="Address to listen on: HOST:PORT, unix:///path or memcached://HOST:PORT. Can be given repeatedly.",
     )
     threads: int = Field(min(4, os.cpu_count() or 1), ge=1, le=64, description="Threads that serve connections.")
     memory: Size = Field(256 << 20, description="Memory that the cache may take.")

@@ -7,12 +7,15 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from memcached_wire import ports, started
+
+from tests.wire.memcached_wire import ports, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module", params=["common", "own"])
@@ -35,7 +38,8 @@ def test_pymemcache(port: int) -> None:
     assert client.get("k") == b"w!"
     client.set("n", b"1")
     assert (client.incr("n", 5), client.decr("n", 10)) == (6, 0)
-    assert client.delete("k") and client.get("k") is None
+    assert client.delete("k")
+    assert client.get("k") is None
     client.close()
 
 
@@ -45,9 +49,13 @@ def test_pylibmc(port: int) -> None:
     assert client.set_multi({f"m{number}": {"n": number} for number in range(50)}, time=100) == []
     assert client.get_multi([f"m{number}" for number in range(50)])["m49"] == {"n": 49}
     value, version = client.gets("m1")
-    assert value == {"n": 1} and client.cas("m1", "other", version)
-    assert client.set("number", 41) and client.incr("number") == 42
-    assert client.touch("m2", 50) and client.delete("m2") and client.get("m2") is None
+    assert value == {"n": 1}
+    assert client.cas("m1", "other", version)
+    assert client.set("number", 41)
+    assert client.incr("number") == 42
+    assert client.touch("m2", 50)
+    assert client.delete("m2")
+    assert client.get("m2") is None
     assert next(iter(client.get_stats()))[1]["version"]
     client.disconnect_all()
 
@@ -69,6 +77,9 @@ def test_aiomcache(port: int) -> None:
     asyncio.run(use())
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # its pool leaves sockets to the collector
 def test_meta_memcache(port: int) -> None:
     meta = pytest.importorskip("meta_memcache")
     pools = pytest.importorskip("meta_memcache.configuration")
@@ -81,19 +92,22 @@ def test_meta_memcache(port: int) -> None:
     assert pool.multi_get(keys=["k", "none"]) == {meta.Key("k"): {"a": 1}, meta.Key("none"): None}
     # Its parser keeps cas numbers of 32 bits and drops longer ones, which versions here always are.
     assert pool.get_cas(key="k") == ({"a": 1}, None)
-    assert pool.touch(key="k", ttl=50) and pool.delta_initialize(key="n", delta=5, initial_value=1, initial_ttl=100)
-    assert pool.delete(key="k") and pool.get(key="k") is None
+    assert pool.touch(key="k", ttl=50)
+    assert pool.delta_initialize(key="n", delta=5, initial_value=1, initial_ttl=100)
+    assert pool.delete(key="k")
+    assert pool.get(key="k") is None
 
 
 def test_memccapable(port: int) -> None:
-    """libmemcached's own test of servers: all of its text tests."""
+    """Libmemcached's own test of servers: all of its text tests."""
     binary = shutil.which("memccapable")
     if binary is None:
         pytest.skip("memccapable (libmemcached-tools) is not installed")
     done = subprocess.run(
         [binary, "-h", "127.0.0.1", "-p", str(port), "-a"], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0 and "All tests passed" in done.stdout + done.stderr, done.stdout
+    assert done.returncode == 0, done.stdout
+    assert "All tests passed" in done.stdout + done.stderr
 
 
 def test_the_integration_tests_of_pymemcache(port: int, tmp_path: Path) -> None:
@@ -102,8 +116,22 @@ def test_the_integration_tests_of_pymemcache(port: int, tmp_path: Path) -> None:
         pytest.skip("pymemcache is not installed")
     suite = Path(found.origin).parent / "test" / "test_integration.py"
     # test_misc sets the memory limit of the server, which no client may do here.
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "integration", "-p", "no:cacheprovider", "--rootdir"]
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    unit\n    integration\n    benchmark\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(tmp_path / "pytest.ini"),
+        "-q",
+        "-m",
+        "integration",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+    ]
     command += [str(tmp_path), "--server", "127.0.0.1", "--port", str(port)]
     command += ["-k", "not test_misc", str(suite)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

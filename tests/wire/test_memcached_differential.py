@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from memcached_wire import Wire, ports, real_memcached, started
+
+from tests.wire.memcached_wire import Wire, ports, real_memcached, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: What differs and is meant to: a pattern in the replies of both, what stands for it, and why.
 DIFFERENCES = [
