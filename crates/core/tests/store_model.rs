@@ -8,18 +8,10 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Set {
-        key: u16,
-        size: usize,
-        ttl: Option<u64>,
-        tag: Option<u8>,
-    },
+    Set { key: u16, size: usize, ttl: Option<u64>, tag: Option<u8> },
     Get(u16),
     Remove(u16),
-    Expire {
-        key: u16,
-        ttl: Option<u64>,
-    },
+    Expire { key: u16, ttl: Option<u64> },
     Invalidate(u8),
     Clear,
     Pass(u64),
@@ -47,101 +39,46 @@ fn op(keys: u16, largest: usize) -> impl Strategy<Value = Op> {
 
 /// Runs the operations; `roomy` says that nothing may be forgotten.
 fn run(ops: &[Op], memory: u64, roomy: bool) {
-    let store = Store::new(Options {
-        memory,
-        shards: 1,
-        evict: true,
-        max_value: 1 << 18,
-        seed: [1, 2, 3, 4],
-        epoch: 1 << 40,
-    });
+    let store =
+        Store::new(Options { memory, shards: 1, evict: true, max_value: 1 << 18, seed: [1, 2, 3, 4], epoch: 1 << 40 });
     let mut model: HashMap<u16, Known> = HashMap::new();
     let (mut now, mut count) = (1_000_000u64, 0u32);
     for op in ops {
         match *op {
-            Op::Set {
-                key,
-                size,
-                ttl,
-                tag,
-            } => {
+            Op::Set { key, size, ttl, tag } => {
                 count += 1;
                 let mut value = vec![count as u8; size];
                 value.extend_from_slice(&count.to_le_bytes());
                 let tags: Vec<u64> = tag.iter().map(|tag| store.tag(&[*tag])).collect();
-                let meta = Meta {
-                    expires_at: ttl.map(|ttl| now + ttl),
-                    tags: &tags,
-                    ..Meta::default()
-                };
+                let meta = Meta { expires_at: ttl.map(|ttl| now + ttl), tags: &tags, ..Meta::default() };
                 let name = key.to_be_bytes();
-                let written = store.with(
-                    Key {
-                        db: 0,
-                        bytes: &name,
-                    },
-                    now,
-                    |entry| entry.set(&value, &meta),
-                );
+                let written = store.with(Key { db: 0, bytes: &name }, now, |entry| entry.set(&value, &meta));
                 written.expect("room, or something to push out");
-                model.insert(
-                    key,
-                    Known {
-                        value,
-                        expires_at: meta.expires_at,
-                        tag,
-                    },
-                );
+                model.insert(key, Known { value, expires_at: meta.expires_at, tag });
             }
             Op::Get(key) => {
-                let known = model
-                    .get(&key)
-                    .filter(|known| known.expires_at.is_none_or(|at| now < at));
+                let known = model.get(&key).filter(|known| known.expires_at.is_none_or(|at| now < at));
                 let name = key.to_be_bytes();
-                store.with(
-                    Key {
-                        db: 0,
-                        bytes: &name,
-                    },
-                    now,
-                    |entry| match (entry.get(), known) {
-                        (Some(item), Some(known)) => {
-                            assert_eq!(item.value.bytes(), known.value);
-                            assert_eq!(item.expires_at, known.expires_at);
-                        }
-                        (Some(_), None) => panic!("a value that was not there"),
-                        (None, Some(_)) => assert!(!roomy, "forgotten with room to spare"),
-                        (None, None) => {}
-                    },
-                );
+                store.with(Key { db: 0, bytes: &name }, now, |entry| match (entry.get(), known) {
+                    (Some(item), Some(known)) => {
+                        assert_eq!(item.value.bytes(), known.value);
+                        assert_eq!(item.expires_at, known.expires_at);
+                    }
+                    (Some(_), None) => panic!("a value that was not there"),
+                    (None, Some(_)) => assert!(!roomy, "forgotten with room to spare"),
+                    (None, None) => {}
+                });
             }
             Op::Remove(key) => {
                 let name = key.to_be_bytes();
-                store.with(
-                    Key {
-                        db: 0,
-                        bytes: &name,
-                    },
-                    now,
-                    |entry| entry.remove(),
-                );
+                store.with(Key { db: 0, bytes: &name }, now, |entry| entry.remove());
                 model.remove(&key);
             }
             Op::Expire { key, ttl } => {
                 let at = ttl.map(|ttl| now + ttl);
                 let name = key.to_be_bytes();
-                if store.with(
-                    Key {
-                        db: 0,
-                        bytes: &name,
-                    },
-                    now,
-                    |entry| entry.expire(at),
-                ) {
-                    model
-                        .get_mut(&key)
-                        .expect("an item that the store holds is known")
-                        .expires_at = at;
+                if store.with(Key { db: 0, bytes: &name }, now, |entry| entry.expire(at)) {
+                    model.get_mut(&key).expect("an item that the store holds is known").expires_at = at;
                 }
             }
             Op::Invalidate(tag) => {
@@ -158,11 +95,7 @@ fn run(ops: &[Op], memory: u64, roomy: bool) {
             }
         }
         model.retain(|_, known| known.expires_at.is_none_or(|at| now < at));
-        assert!(
-            store.stats().used <= memory,
-            "the budget is exact: {}",
-            store.stats().used
-        );
+        assert!(store.stats().used <= memory, "the budget is exact: {}", store.stats().used);
     }
 }
 
