@@ -217,7 +217,7 @@ impl Reader {
         split(line, spans);
         let words = Args::new(input, &spans[first..]);
         self.call = Call { verb: words.get(0).map_or(Verb::Unknown, verb), block: Block::None };
-        if line.len() > MAX_LINE && !self.call.verb.names_many() && block_length(self.call.verb, words).is_none() {
+        if line.len() > self.call.verb.longest_line() {
             return Err(Next::Broken(LINE_TOO_LONG));
         }
         match block_length(self.call.verb, words) {
@@ -235,8 +235,7 @@ impl Reader {
 /// No end of the line is in sight.
 fn unfinished(input: &[u8]) -> Next {
     let word = input.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default();
-    let limit = if verb(word).names_many() { MAX_KEYS_LINE } else { MAX_LINE };
-    if input.len() > limit { Next::Broken(LINE_TOO_LONG) } else { Next::More(input.len() + 1) }
+    if input.len() > verb(word).longest_line() { Next::Broken(LINE_TOO_LONG) } else { Next::More(input.len() + 1) }
 }
 
 /// Adds the words of a line, which blanks part.
@@ -310,8 +309,8 @@ fn expiry_word(words: Args<'_>, at: usize) -> Result<Expiry, &'static str> {
 }
 
 impl Verb {
-    fn names_many(self) -> bool {
-        matches!(self, Verb::Get(_) | Verb::Gat(_))
+    fn longest_line(self) -> usize {
+        if matches!(self, Verb::Get(_) | Verb::Gat(_)) { MAX_KEYS_LINE } else { MAX_LINE }
     }
 }
 
