@@ -52,8 +52,8 @@ def cells() -> list[Cell]:
     return [*found, Cell("mget100-p1-100", tuple(mget.items()))]
 
 
-def measure(cell: Cell, peer: Peer, seconds: float) -> Figures:
-    """Put one load on one server."""
+def measure(cell: Cell, peer: Peer, seconds: float, *, preload: bool) -> Figures:
+    """Put one load on one server, which holds the values already unless it is to `preload` them."""
     options = {
         **dict(cell.options),
         "address": peer.address,
@@ -62,7 +62,7 @@ def measure(cell: Cell, peer: Peer, seconds: float) -> Figures:
         "warm_up": 0.2,
         "seconds": seconds,
         "protocol": "memcached" if peer.name == "memcached" else "resp",
-        "preload": peer.name != "echo",
+        "preload": preload,
         "reply_size": cell.echo[1] if cell.echo and peer.name == "echo" else 0,
     }
     report: Figures = json.loads(_core.run_bench(json.dumps(options)))
@@ -78,15 +78,20 @@ def run(chosen: list[Cell], rounds: int, seconds: float) -> dict[str, dict[str, 
     with ExitStack() as stack:
         start = commands()
         peers = {name: stack.enter_context(running(name, start[name])) for name in start}
+        # The size of the values that each server holds: they are written anew only when it changes.
+        held: dict[str, int] = {}
         for round_ in range(rounds):
             for cell in chosen:
                 present = [peers[name] for name in cell.peers if name in peers]
                 if cell.echo:
                     sizes = [str(size) for size in cell.echo]
                     with running("echo", [str(echo), "{port}", *sizes]) as peer:
-                        samples.setdefault((cell.name, "echo"), []).append(measure(cell, peer, seconds))
+                        samples.setdefault((cell.name, "echo"), []).append(measure(cell, peer, seconds, preload=False))
                 for peer in present:
-                    samples.setdefault((cell.name, peer.name), []).append(measure(cell, peer, seconds))
+                    size = dict(cell.options)["value_size"]
+                    figures = measure(cell, peer, seconds, preload=held.get(peer.name) != size)
+                    held[peer.name] = size
+                    samples.setdefault((cell.name, peer.name), []).append(figures)
                 line = ", ".join(
                     f"{name} {samples[cell.name, name][-1]['server_cpu_ns']:.0f}"
                     for name in ("globalcache", "redis", "valkey", "memcached", "echo")
@@ -151,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="measure only loads whose name contains this, and write no report")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--seconds", type=float, default=0.4)
     given = parser.parse_args()
     build = ["cargo", "build", "--release", "--quiet", "-p", "globalcache-loadgen", "--example", "echo"]
     subprocess.run(build, cwd=ROOT, check=True)

@@ -93,6 +93,13 @@ def test_a_value_that_is_too_large_is_swallowed_and_takes_the_old_one_along(wire
     assert reply == b"SERVER_ERROR object too large for cache\r\nEN\r\nHD s1\r\n"
 
 
+def test_a_short_line_cannot_ask_for_a_reply_without_bound(wire: Wire) -> None:
+    wire.ask(b"set k 0 0 1000\r\n" + bytes(1000) + b"\r\n")
+    assert wire.ask(b"get" + b" k" * 300_000 + b"\r\n") == b"SERVER_ERROR out of memory storing object\r\n"
+    assert wire.ask(b"get" + b" none" * 100_000 + b"\r\n") == b"END\r\n"
+    assert wire.ask(b"get" + b" k" * (1 << 20) + b"\r\n") == b"CLIENT_ERROR line too long\r\n<end>"
+
+
 def test_the_binary_protocol_gets_one_line(server: Server) -> None:
     for port in ports(server):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:

@@ -79,7 +79,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Set { key, value, expiry, condition, get } => {
             return set(cx, Key { db, bytes: key }, value, expiry, condition, get);
         }
-        Command::MGet(keys) => mget(cx, db, keys),
+        Command::MGet(keys) => return mget(cx, db, keys),
         Command::MSet(pairs) => return mset(cx, db, pairs),
         Command::Delete(keys) => count(cx, db, keys, |entry| entry.remove()),
         Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
@@ -192,18 +192,24 @@ fn count(cx: &mut Context<'_>, db: u8, keys: Args<'_>, mut test: impl FnMut(&mut
     Reply::Int(found as i64)
 }
 
-fn mget(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Reply {
-    let scratch = &mut *cx.scratch;
+/// A short request can name a long value a million times: copies end at the limit of a request.
+pub(crate) const TOO_MUCH: Error = Error::new(Kind::OutOfMemory, "ERR the reply is too long");
+
+fn mget(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Result<Reply, Error> {
+    let (scratch, limit) = (&mut *cx.scratch, cx.engine.limits.max_request);
     let named = keys.iter().map(|bytes| Key { db, bytes });
     let mut found = Vec::with_capacity(keys.len());
     cx.engine.store.with_all(named.clone(), cx.now.mono, |all| {
         all.prefetch(named.clone());
         for key in named {
+            if scratch.len() > limit {
+                return Err(TOO_MUCH);
+            }
             let reply = all.entry(key).get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)));
             found.push(reply);
         }
-    });
-    Reply::Array(found)
+        Ok(Reply::Array(found))
+    })
 }
 
 /// All or nothing: a value that is too long refuses them all before any is written, and when memory is full (nothing

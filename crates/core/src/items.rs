@@ -2,7 +2,7 @@
 
 use crate::command::{Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply};
 use crate::engine::Now;
-use crate::execute::{Context, expires_at, take};
+use crate::execute::{Context, TOO_MUCH, expires_at, take};
 use crate::store::{Entry, Item, Key, Meta, Refused};
 
 const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or decrement non-numeric value");
@@ -12,7 +12,7 @@ const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or
 pub(crate) fn run(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
     let now = cx.now;
     match *command {
-        ItemCommand::Find { keys, expiry } => Ok(find(cx, db, keys, expiry)),
+        ItemCommand::Find { keys, expiry } => find(cx, db, keys, expiry),
         ItemCommand::Look { key, expiry, value, used } => Ok(with(cx, db, key, |entry, scratch| {
             touch(entry, now, expiry);
             let mono = entry.now();
@@ -60,7 +60,7 @@ fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Foun
 /// Each key is a step of its own, so that many do not hold up others. Looking ahead for the index buckets would take
 /// each lock twice.
 #[inline]
-fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) -> Reply {
+fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) -> Result<Reply, Error> {
     let now = cx.now;
     let one = |cx: &mut Context<'_>, key| {
         with(cx, db, key, |entry, scratch| {
@@ -70,10 +70,13 @@ fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) ->
         })
     };
     if let (Some(key), 1) = (keys.get(0), keys.len()) {
-        return one(cx, key);
+        return Ok(one(cx, key));
     }
     cx.engine.store.prefetch(keys.iter().map(|bytes| Key { db, bytes }));
-    Reply::Array(keys.iter().map(|key| one(cx, key)).collect())
+    // A short line can name a long value a million times.
+    let limit = cx.engine.limits.max_request;
+    let bounded = keys.iter().map(|key| if cx.scratch.len() > limit { Err(TOO_MUCH) } else { Ok(one(cx, key)) });
+    bounded.collect::<Result<_, _>>().map(Reply::Array)
 }
 
 /// Whether the item has the version that is wanted.

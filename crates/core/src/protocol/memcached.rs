@@ -6,6 +6,9 @@
 //! line that gives one but is wrong otherwise has its block passed over. Replies are spelled as memcached 1.6.18
 //! spells them.
 //!
+//! Not offered: the binary protocol and UDP; `watch`, `lru`, `slabs` and `cache_memlimit`, which steer what is not here;
+//! the flags N, R and I of `mg` and `md`, E (a version of the client's choice), x and S. h and l are taken and not told.
+//!
 //! Authentication by a first `set` belongs at the top of [`Call::read`], once there are users.
 
 use crate::command::{
@@ -19,8 +22,8 @@ use crate::protocol::Next;
 pub const MAX_KEY: usize = 250;
 /// Longest line, but for those that name many keys: memcached closes beyond it as well.
 const MAX_LINE: usize = 2048;
-/// Longest line of keys: sixty thousand of the longest.
-const MAX_KEYS_LINE: usize = 16 << 20;
+/// Longest line of keys: eight thousand of the longest, and no more short ones than can be held at a time.
+const MAX_KEYS_LINE: usize = 2 << 20;
 /// Most flags of a meta command, and the longest opaque flag with its letter.
 const MAX_FLAGS: usize = 20;
 const MAX_OPAQUE: usize = 33;
@@ -214,7 +217,7 @@ impl Reader {
         split(line, spans);
         let words = Args::new(input, &spans[first..]);
         self.call = Call { verb: words.get(0).map_or(Verb::Unknown, verb), block: Block::None };
-        if line.len() > MAX_LINE && !self.call.verb.names_many() && block_length(self.call.verb, words).is_none() {
+        if line.len() > self.call.verb.longest_line() {
             return Err(Next::Broken(LINE_TOO_LONG));
         }
         match block_length(self.call.verb, words) {
@@ -232,8 +235,7 @@ impl Reader {
 /// No end of the line is in sight.
 fn unfinished(input: &[u8]) -> Next {
     let word = input.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default();
-    let limit = if verb(word).names_many() { MAX_KEYS_LINE } else { MAX_LINE };
-    if input.len() > limit { Next::Broken(LINE_TOO_LONG) } else { Next::More(input.len() + 1) }
+    if input.len() > verb(word).longest_line() { Next::Broken(LINE_TOO_LONG) } else { Next::More(input.len() + 1) }
 }
 
 /// Adds the words of a line, which blanks part.
@@ -307,8 +309,8 @@ fn expiry_word(words: Args<'_>, at: usize) -> Result<Expiry, &'static str> {
 }
 
 impl Verb {
-    fn names_many(self) -> bool {
-        matches!(self, Verb::Get(_) | Verb::Gat(_))
+    fn longest_line(self) -> usize {
+        if matches!(self, Verb::Get(_) | Verb::Gat(_)) { MAX_KEYS_LINE } else { MAX_LINE }
     }
 }
 
@@ -736,18 +738,13 @@ fn encode_line(form: &Form<'_>, reply: &Reply, scratch: &[u8], out: &mut Output)
         (Shape::Table, Reply::Map(rows)) => return table(rows, scratch, out),
         (Shape::Nothing, _) => return,
         _ if form.quiet => return,
-        (Shape::Number, Reply::Item(found)) => {
-            out.bytes().extend_from_slice(found.value.bytes(scratch));
-            "\r\n"
-        }
+        (Shape::Number, Reply::Item(found)) => return data(&found.value, scratch, out),
         (Shape::Number, _) => "NOT_FOUND",
         (Shape::Words(_, not), Reply::Null) => not,
         (Shape::Words(done, _), _) => done,
         _ => ERROR,
     };
-    if line == "\r\n" {
-        out.bytes().extend_from_slice(b"\r\n");
-    } else if !form.quiet {
+    if !form.quiet {
         refuse(line, out);
     }
 }
