@@ -19,7 +19,7 @@ pub const MAX_SHARDS: usize = 64;
 /// must lie above everything an earlier life of the same server handed out.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes that items, index, tags, leases and ghosts may take together.
+    /// Bytes that items, index, tags and ghosts may take together.
     pub memory: u64,
     /// Number of shards, a power of two, at most [`MAX_SHARDS`].
     pub shards: usize,
