@@ -9,7 +9,7 @@ use crate::command::{
     lookup,
 };
 use crate::engine::{Engine, Now, REDIS_VERSION, VERSION};
-use crate::store::{Entry, Item, Key, Meta, Refused, Value};
+use crate::store::{Entry, Item, Key, Locked, Meta, Refused, Value};
 use crate::{items, json_value, stats};
 
 /// What a command works with.
@@ -20,6 +20,87 @@ pub struct Context<'a> {
     pub now: Now,
     /// Small values of a reply are copied here under the lock; kept between commands for its capacity.
     pub scratch: &'a mut Vec<u8>,
+    /// The shards that a transaction has locked: all that its commands touch.
+    pub held: Option<&'a mut (dyn Held + 'a)>,
+}
+
+/// Keys that are used in one step: those of a command of several keys, or all of a transaction.
+pub trait Held {
+    /// The entry of a key whose shard is locked.
+    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
+    /// Removes everything, or everything in one database; all shards are locked.
+    fn clear(&mut self, db: Option<u8>);
+    /// Items of a database; all shards are locked.
+    fn len(&self, db: u8) -> u64;
+    /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
+    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
+}
+
+impl Held for Locked<'_> {
+    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
+        Locked::entry(self, key)
+    }
+
+    fn clear(&mut self, db: Option<u8>) {
+        drop(Locked::clear(self, db));
+    }
+
+    fn len(&self, db: u8) -> u64 {
+        Locked::len(self, db)
+    }
+
+    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        Locked::scan(self, db, cursor, count, visit)
+    }
+}
+
+impl Context<'_> {
+    /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
+    #[inline]
+    pub fn with<R>(&mut self, key: Key<'_>, step: impl FnOnce(&mut Entry<'_>, &mut Vec<u8>) -> R) -> R {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => self.engine.store.with(key, self.now.mono, |entry| step(entry, scratch)),
+            Some(held) => step(&mut held.entry(key), scratch),
+        }
+    }
+
+    /// Runs `step` with all `keys` in one step.
+    pub fn with_all<'k, R>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+        step: impl FnOnce(&mut dyn Held, &mut Vec<u8>) -> R,
+    ) -> R {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => self.engine.store.with_all(keys.clone(), self.now.mono, |all| {
+                all.prefetch(keys);
+                step(all, scratch)
+            }),
+            Some(held) => step(*held, scratch),
+        }
+    }
+
+    /// Removes everything, or everything in one database.
+    pub fn clear(&mut self, db: Option<u8>) {
+        match &mut self.held {
+            None => self.engine.store.clear(db, self.now.mono),
+            Some(held) => held.clear(db),
+        }
+    }
+
+    /// Items of a database.
+    pub fn len(&self, db: u8) -> u64 {
+        self.held.as_ref().map_or_else(|| self.engine.store.len(db), |held| held.len(db))
+    }
+
+    /// As [`Store::scan`](crate::store::Store::scan).
+    pub fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        match &mut self.held {
+            None => self.engine.store.scan(db, cursor, count, self.now.mono, visit),
+            Some(held) => held.scan(db, cursor, count, visit),
+        }
+    }
 }
 
 /// What the server knows of the client at the other end.
@@ -87,9 +168,9 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
         Command::Persist(key) => persist(cx, Key { db, bytes: key }),
         Command::Increment(key, by) => return increment(cx, Key { db, bytes: key }, by),
-        Command::DbSize => Reply::Int(cx.engine.store.len(db) as i64),
+        Command::DbSize => Reply::Int(cx.len(db) as i64),
         Command::Flush { all } => {
-            cx.engine.store.clear((!all).then_some(db), cx.now.mono);
+            cx.clear((!all).then_some(db));
             Reply::Ok
         }
         Command::Invalidate { keys, tags } => {
@@ -136,7 +217,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Item(item) => return items::run(cx, db, &item),
         Command::Stats(section) => return stats::stats(cx, section),
         Command::FlushIn(0) => {
-            cx.engine.store.clear(Some(db), cx.now.mono);
+            cx.clear(Some(db));
             Reply::Ok
         }
         Command::FlushIn(millis) => {
@@ -174,21 +255,16 @@ pub(crate) fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
 
 #[inline]
 fn get(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    let scratch = &mut *cx.scratch;
-    cx.engine
-        .store
-        .with(key, cx.now.mono, |entry| entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value))))
+    cx.with(key, |entry, scratch| entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value))))
 }
 
 /// One key, however often it is named, takes one lock; a single key takes no list of locks.
 fn count(cx: &mut Context<'_>, db: u8, keys: Args<'_>, mut test: impl FnMut(&mut Entry<'_>) -> bool) -> Reply {
-    let store = &cx.engine.store;
     if let (Some(bytes), 1) = (keys.get(0), keys.len()) {
-        return Reply::Int(store.with(Key { db, bytes }, cx.now.mono, |entry| i64::from(test(entry))));
+        return Reply::Int(cx.with(Key { db, bytes }, |entry, _| i64::from(test(entry))));
     }
     let named = keys.iter().map(|bytes| Key { db, bytes });
-    let found =
-        store.with_all(named.clone(), cx.now.mono, |all| named.filter(|key| test(&mut all.entry(*key))).count());
+    let found = cx.with_all(named.clone(), |all, _| named.filter(|key| test(&mut all.entry(*key))).count());
     Reply::Int(found as i64)
 }
 
@@ -196,11 +272,10 @@ fn count(cx: &mut Context<'_>, db: u8, keys: Args<'_>, mut test: impl FnMut(&mut
 pub(crate) const TOO_MUCH: Error = Error::new(Kind::OutOfMemory, "ERR the reply is too long");
 
 fn mget(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Result<Reply, Error> {
-    let (scratch, limit) = (&mut *cx.scratch, cx.engine.limits.max_request);
+    let limit = cx.engine.limits.max_request;
     let named = keys.iter().map(|bytes| Key { db, bytes });
     let mut found = Vec::with_capacity(keys.len());
-    cx.engine.store.with_all(named.clone(), cx.now.mono, |all| {
-        all.prefetch(named.clone());
+    cx.with_all(named.clone(), |all, scratch| {
         for key in named {
             if scratch.len() > limit {
                 return Err(TOO_MUCH);
@@ -220,7 +295,7 @@ fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {
     if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
         return Err(Refused::TooLarge.into());
     }
-    cx.engine.store.with_all(keys.clone(), cx.now.mono, |all| {
+    cx.with_all(keys.clone(), |all, _| {
         for (key, value) in keys.zip(values) {
             all.entry(key).set(value, &Meta::default())?;
         }
@@ -246,8 +321,8 @@ fn set(
     condition: Condition<'_>,
     get: bool,
 ) -> Result<Reply, Error> {
-    let (now, scratch) = (cx.now, &mut *cx.scratch);
-    cx.engine.store.with(key, now.mono, |entry| {
+    let now = cx.now;
+    cx.with(key, |entry, scratch| {
         // A write that depends on nothing has no reason to look for what was there.
         if condition == Condition::Always && !get && expiry != Expiry::Keep {
             let expires_at = expires_at(now, entry.now(), expiry, None);
@@ -296,7 +371,7 @@ fn holds(condition: Condition<'_>, found: Option<&Item<'_>>) -> bool {
 }
 
 fn ttl(cx: &mut Context<'_>, key: Key<'_>, millis: bool) -> Reply {
-    cx.engine.store.with(key, cx.now.mono, |entry| {
+    cx.with(key, |entry, _| {
         let now = entry.now();
         Reply::Int(match entry.peek().map(|item| item.expires_at) {
             None => -2,
@@ -309,7 +384,7 @@ fn ttl(cx: &mut Context<'_>, key: Key<'_>, millis: bool) -> Reply {
 
 fn expire(cx: &mut Context<'_>, key: Key<'_>, millis: i64, absolute: bool, when: ExpireWhen) -> Reply {
     let from_now = if absolute { millis.saturating_sub(cx.now.wall as i64) } else { millis };
-    cx.engine.store.with(key, cx.now.mono, |entry| {
+    cx.with(key, |entry, _| {
         let now = entry.now();
         let Some(before) = entry.peek().map(|item| item.expires_at) else { return Reply::Int(0) };
         let at = now.saturating_add(from_now.max(0) as u64);
@@ -327,14 +402,14 @@ fn expire(cx: &mut Context<'_>, key: Key<'_>, millis: i64, absolute: bool, when:
 }
 
 fn persist(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    cx.engine.store.with(key, cx.now.mono, |entry| {
+    cx.with(key, |entry, _| {
         let has = entry.peek().is_some_and(|item| item.expires_at.is_some());
         Reply::Int(i64::from(has && entry.expire(None)))
     })
 }
 
 fn increment(cx: &mut Context<'_>, key: Key<'_>, by: i64) -> Result<Reply, Error> {
-    cx.engine.store.with(key, cx.now.mono, |entry| {
+    cx.with(key, |entry, _| {
         let before = entry.peek().map(|item| integer(item.value.bytes())).transpose().map_err(|_| NOT_AN_INTEGER)?;
         let after = before.unwrap_or(0).checked_add(by).ok_or(OVERFLOW)?;
         let mut digits = itoa::Buffer::new();

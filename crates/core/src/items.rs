@@ -33,8 +33,7 @@ pub(crate) fn run(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Re
 
 #[inline]
 fn with<R>(cx: &mut Context<'_>, db: u8, key: &[u8], step: impl FnOnce(&mut Entry<'_>, &mut Vec<u8>) -> R) -> R {
-    let scratch = &mut *cx.scratch;
-    cx.engine.store.with(Key { db, bytes: key }, cx.now.mono, |entry| step(entry, scratch))
+    cx.with(Key { db, bytes: key }, step)
 }
 
 /// Sets the expiry if a new one is given; whether there was an item.
@@ -72,7 +71,9 @@ fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) ->
     if let (Some(key), 1) = (keys.get(0), keys.len()) {
         return Ok(one(cx, key));
     }
-    cx.engine.store.prefetch(keys.iter().map(|bytes| Key { db, bytes }));
+    if cx.held.is_none() {
+        cx.engine.store.prefetch(keys.iter().map(|bytes| Key { db, bytes }));
+    }
     // A short line can name a long value a million times.
     let limit = cx.engine.limits.max_request;
     let bounded = keys.iter().map(|key| if cx.scratch.len() > limit { Err(TOO_MUCH) } else { Ok(one(cx, key)) });

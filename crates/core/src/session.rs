@@ -258,7 +258,7 @@ impl Session {
                 return memcached::refuse(line, out);
             }
         };
-        let mut cx = Context { engine: run.engine, now: run.now, scratch: values };
+        let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None };
         let reply = execute(&mut cx, &mut self.client, &command);
         run.errors += u64::from(matches!(reply, Reply::Error(_)));
         memcached::encode(&form, &reply, values, out);
@@ -280,7 +280,7 @@ impl Session {
         values.clear();
         let reply = match prepare(row, name, args) {
             Ok(command) => {
-                let mut cx = Context { engine: run.engine, now: run.now, scratch: values };
+                let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None };
                 execute(&mut cx, &mut self.client, &command)
             }
             Err(error) => Reply::Error(error),
@@ -321,7 +321,7 @@ impl Session {
         let admitted = message.read(line).and_then(|()| gate::admit(message.keys().iter()));
         let reply = match admitted {
             Ok(()) => message.command().map_or(Reply::Ok, |command| {
-                let mut cx = Context { engine: run.engine, now: run.now, scratch: &mut run.scratch.values };
+                let mut cx = Context { engine: run.engine, now: run.now, scratch: &mut run.scratch.values, held: None };
                 execute(&mut cx, &mut self.client, &command)
             }),
             Err(error) => Reply::Error(error),

@@ -309,25 +309,11 @@ impl Store {
     /// Visits live items of a database, about `count` of them, from `cursor` on (0 to begin); returns the cursor to
     /// go on with, 0 when all was seen. What is there from beginning to end is visited at least once.
     pub fn scan(&self, db: u8, cursor: u64, count: usize, now: u64, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
-        const SHARD_SHIFT: u32 = 56;
-        let mut number = (cursor >> SHARD_SHIFT) as usize;
-        let mut from = cursor & ((1 << SHARD_SHIFT) - 1);
-        let (mut seen, mut looked_at) = (0, 0);
-        while let Some(shard) = self.shards.get(number) {
-            let mut shard = shard.lock();
+        scan(cursor, count, visit, |number, from, visit| {
+            let mut shard = self.shards.get(number)?.lock();
             shard.advance(now);
-            let next = shard.scan(db, from, count, &self.tags, &mut |key, item| {
-                seen += 1;
-                visit(key, item);
-            });
-            looked_at += count;
-            (number, from) = next.map_or((number + 1, 0), |next| (number, next));
-            // Items of other databases are passed over, within bounds.
-            if seen >= count || looked_at >= 16 * count {
-                break;
-            }
-        }
-        if number < self.shards.len() { (number as u64) << SHARD_SHIFT | from } else { 0 }
+            Some(shard.scan(db, from, count, &self.tags, visit))
+        })
     }
 
     /// What is held, and what happened since the start.
@@ -344,6 +330,31 @@ impl Store {
         }
         total
     }
+}
+
+/// Goes through shards: `step` scans one from a place on and returns the next place in it, or None when there is no such
+/// shard. Items of other databases are passed over, within bounds.
+fn scan(
+    cursor: u64,
+    count: usize,
+    visit: &mut dyn FnMut(&[u8], &Item<'_>),
+    mut step: impl FnMut(usize, u64, &mut dyn FnMut(&[u8], &Item<'_>)) -> Option<Option<u64>>,
+) -> u64 {
+    const SHARD_SHIFT: u32 = 56;
+    let mut number = (cursor >> SHARD_SHIFT) as usize;
+    let mut from = cursor & ((1 << SHARD_SHIFT) - 1);
+    let (mut seen, mut looked_at) = (0, 0);
+    while let Some(next) = step(number, from, &mut |key, item| {
+        seen += 1;
+        visit(key, item);
+    }) {
+        looked_at += count;
+        (number, from) = next.map_or((number + 1, 0), |next| (number, next));
+        if seen >= count || looked_at >= 16 * count {
+            return (number as u64) << SHARD_SHIFT | from;
+        }
+    }
+    0
 }
 
 /// Several shards, locked.
@@ -373,6 +384,20 @@ impl Locked<'_> {
                 }
             }
         }
+    }
+
+    /// Items of a database in the locked shards.
+    pub fn len(&self, db: u8) -> u64 {
+        self.guards.iter().flatten().map(|shard| shard.len(db)).sum()
+    }
+
+    /// As [`Store::scan`], with every shard locked.
+    pub fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        scan(cursor, count, visit, |number, from, visit| {
+            let shard = self.guards.get_mut(number)?.as_mut()?;
+            shard.advance(self.now);
+            Some(shard.scan(db, from, count, &self.store.tags, visit))
+        })
     }
 
     /// Removes everything, or everything in one database, from the locked shards. What is returned is to be dropped
