@@ -9,7 +9,15 @@ use std::time::Instant;
 use globalcache_core::store::{Key, Meta, Options, Store};
 
 fn store(memory: u64, shards: usize) -> Store {
-    Store::new(Options { memory, shards, evict: true, max_value: 1 << 20, seed: [1, 2, 3, 4], epoch: 1 << 40 })
+    Store::new(Options {
+        memory,
+        shards,
+        evict: true,
+        max_value: 1 << 20,
+        seed: [1, 2, 3, 4],
+        epoch: 1 << 40,
+        load_limit: 30_000,
+    })
 }
 
 fn key_of(number: u64) -> [u8; 16] {

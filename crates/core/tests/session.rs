@@ -10,8 +10,15 @@ use proptest::prelude::*;
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
 
 fn engine(limits: Limits) -> Engine {
-    let options =
-        Options { memory: 16 << 20, shards: 4, evict: true, max_value: limits.max_value, seed: [1, 2, 3, 4], epoch: 1 };
+    let options = Options {
+        memory: 16 << 20,
+        shards: 4,
+        evict: true,
+        max_value: limits.max_value,
+        seed: [1, 2, 3, 4],
+        epoch: 1,
+        load_limit: 30_000,
+    };
     Engine {
         store: Store::new(options),
         limits,

@@ -105,7 +105,8 @@ impl Test {
     fn new(memory: u64, evict: bool, forgetful: bool) -> Test {
         let max_value = 300_000;
         let shards = shards_for(memory, max_value);
-        let options = Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000 };
+        let options =
+            Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000, load_limit: 30_000 };
         Test { store: Store::new(options), model: HashMap::new(), now: 50, forgetful, memory }
     }
 

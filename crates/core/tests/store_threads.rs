@@ -10,7 +10,15 @@ const THREADS: u64 = 4;
 const RUNS: u64 = 30;
 
 fn store(memory: u64) -> Store {
-    Store::new(Options { memory, shards: 4, evict: true, max_value: 1 << 16, seed: [5, 6, 7, 8], epoch: 1 })
+    Store::new(Options {
+        memory,
+        shards: 4,
+        evict: true,
+        max_value: 1 << 16,
+        seed: [5, 6, 7, 8],
+        epoch: 1,
+        load_limit: 30_000,
+    })
 }
 
 fn next_random(state: &mut u64, below: u64) -> u64 {

@@ -148,6 +148,7 @@ impl JsonSession {
             max_value: limits.max_value,
             seed: globalcache_server::random_seed(),
             epoch: globalcache_server::epoch(now.wall),
+            load_limit: 30_000,
         };
         let facts = Facts { pid: std::process::id(), threads: 1, started: now.mono, ..Facts::default() };
         let engine = Engine {

@@ -227,6 +227,7 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
         max_value: options.max_value,
         seed: random_seed(),
         epoch: epoch(now.wall),
+        load_limit: 30_000,
     });
     let facts = Facts {
         port: listeners.iter().find_map(Listener::port).unwrap_or(0),

@@ -4,7 +4,7 @@
 //! front   u8 bits | u8 key length | u16 value length | u32 version      then, if WIDE_LEN: u16 key | u16 0 | u32 value
 //! key
 //! fields  [u64 version if WIDE_NUM] [EXPIRY time] [FRESH time] [FLAGS u32]
-//!         [EXT u8 database | u8 what | [error time] [cost u32]] [TAGS u8 count | clock | u64 each]
+//!         [EXT u8 database | u8 what | [error time] [cost u32] [written u64]] [TAGS u8 count | clock | u64 each]
 //! value   or, if LARGE, the u32 number of a value beside the log
 //! ```
 //! Times, clocks and versions are u32 counted from the bases of the segment, or u64 if WIDE_NUM. The whole is padded to
@@ -29,12 +29,13 @@ const EXT: u8 = 128;
 const ABSENT: u8 = 1;
 const ERROR: u8 = 2;
 const COST: u8 = 4;
+const WRITTEN: u8 = 8;
 
-/// Most tags of an item.
-pub const MAX_TAGS: usize = 16;
+/// Most tags of an item: sixteen, and one for the namespace that clients put it in.
+pub const MAX_TAGS: usize = 17;
 
 /// Longest fields: wide numbers, all of them, and all tags.
-const MAX_FIELDS: usize = 8 * 4 + 4 + 2 + 4 + 1 + 8 + 8 * MAX_TAGS;
+const MAX_FIELDS: usize = 8 * 4 + 4 + 2 + 4 + 8 + 1 + 8 + 8 * MAX_TAGS;
 
 /// The value of an item as it lies in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ pub(super) struct Record<'a> {
     pub(super) fresh_until: Option<u64>,
     pub(super) error_until: Option<u64>,
     pub(super) cost: Option<u32>,
+    pub(super) written_at: Option<u64>,
     pub(super) absent: bool,
     /// Tags, eight bytes each.
     pub(super) tags: &'a [u8],
@@ -86,6 +88,7 @@ impl<'a> Record<'a> {
             fresh_until: meta.fresh_until,
             error_until: meta.error_until,
             cost: meta.cost,
+            written_at: meta.written_at,
             absent: meta.absent,
             tags,
             clock,
@@ -123,7 +126,11 @@ impl Encoded {
         };
         let wide_len = record.key.len() > 255 || value_len > 65_535;
         let wide_num = !fits(record, bases);
-        let ext = record.db != 0 || record.absent || record.error_until.is_some() || record.cost.is_some();
+        let ext = record.db != 0
+            || record.absent
+            || record.error_until.is_some()
+            || record.cost.is_some()
+            || record.written_at.is_some();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let bits = bit(record.expires_at.is_some(), EXPIRY)
             | bit(record.fresh_until.is_some(), FRESH)
@@ -167,13 +174,18 @@ impl Encoded {
         if ext {
             let what = bit(record.absent, ABSENT)
                 | bit(record.error_until.is_some(), ERROR)
-                | bit(record.cost.is_some(), COST);
+                | bit(record.cost.is_some(), COST)
+                | bit(record.written_at.is_some(), WRITTEN);
             out.push(&[record.db, what]);
             if let Some(at) = record.error_until {
                 time(&mut out, at);
             }
             if let Some(cost) = record.cost {
                 out.push(&cost.to_le_bytes());
+            }
+            if let Some(at) = record.written_at {
+                // It lies before the base of whatever segment the item is copied to: always wide.
+                out.push(&at.to_le_bytes());
             }
         }
         if !record.tags.is_empty() {
@@ -264,6 +276,7 @@ pub(super) fn decode<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
         fresh_until: None,
         error_until: None,
         cost: None,
+        written_at: None,
         absent: false,
         tags: &[],
         clock: 0,
@@ -312,6 +325,10 @@ fn decode_fields<'a>(data: &'a [u8], mut at: usize, bases: &Bases, record: &mut 
             record.cost = Some(u32_at(data, at));
             at += 4;
         }
+        if what & WRITTEN != 0 {
+            record.written_at = Some(u64_at(data, at));
+            at += 8;
+        }
     }
     if bits & TAGS != 0 {
         let length = usize::from(data[at]) * 8;
@@ -337,6 +354,7 @@ pub(super) fn view<'a>(record: &Record<'a>, large: impl FnOnce(u32) -> Value<'a>
         fresh_until: record.fresh_until,
         error_until: record.error_until,
         cost: record.cost,
+        written_at: record.written_at,
         absent: record.absent,
     }
 }
@@ -358,6 +376,7 @@ mod tests {
             flags in prop_oneof![Just(0), any::<u32>()],
             times in prop::array::uniform3(prop::option::of(prop_oneof![(1u64 << 20)..(1 << 33), (1u64 << 20)..u64::MAX])),
             cost in prop::option::of(any::<u32>()),
+            written_at in prop::option::of(any::<u64>()),
             absent in any::<bool>(),
             tags in prop::collection::vec(any::<u64>(), 0..=MAX_TAGS),
             clock in prop_oneof![100u64..1000, any::<u64>()],
@@ -366,7 +385,7 @@ mod tests {
             let tags: Vec<u8> = tags.iter().flat_map(|tag| tag.to_le_bytes()).collect();
             let record = Record {
                 db, key: &key, value: large.map_or(Stored::Inline(&value), Stored::Large), version, flags,
-                expires_at: times[0], fresh_until: times[1], error_until: times[2], cost, absent,
+                expires_at: times[0], fresh_until: times[1], error_until: times[2], cost, written_at, absent,
                 tags: &tags, clock: if tags.is_empty() { 0 } else { clock }, size: 0,
             };
             let encoded = Encoded::new(&record, &BASES);

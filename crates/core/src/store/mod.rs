@@ -31,6 +31,22 @@ pub struct Options {
     pub seed: [u64; 4],
     /// First version and token.
     pub epoch: u64,
+    /// How long a load may take before whoever does it cannot renew its lease any more, in milliseconds.
+    pub load_limit: u64,
+}
+
+/// Where the store tells others of what a step means for them: called under the lock of the shard, so that nothing that
+/// happens later is told earlier.
+pub trait Sink: Send + Sync {
+    /// Takes a note; must not use the store.
+    fn send(&self, note: Note);
+}
+
+/// Tells nobody: for a store that nobody waits for.
+struct Nobody;
+
+impl Sink for Nobody {
+    fn send(&self, _: Note) {}
 }
 
 /// A key in one of the numbered databases.
@@ -74,9 +90,11 @@ pub struct Meta<'a> {
     pub error_until: Option<u64>,
     /// How long the load of the value took, in milliseconds.
     pub cost: Option<u32>,
+    /// When the value was written; kept for those who ask for its age.
+    pub written_at: Option<u64>,
     /// "There is no such row": counts as absent for everything but a fetch.
     pub absent: bool,
-    /// Hashes of the tags, at most 16.
+    /// Hashes of the tags, at most [`MAX_TAGS`].
     pub tags: &'a [u64],
 }
 
@@ -97,6 +115,8 @@ pub struct Item<'a> {
     pub error_until: Option<u64>,
     /// As in [`Meta`].
     pub cost: Option<u32>,
+    /// As in [`Meta`].
+    pub written_at: Option<u64>,
     /// As in [`Meta`].
     pub absent: bool,
 }
@@ -128,13 +148,17 @@ pub struct Stats {
 }
 
 mod eviction;
+mod fetch;
 mod index;
 mod item;
+mod lease;
 mod segment;
 mod shard;
 mod tags;
 
+pub use fetch::{Inspection, Sought};
 pub use item::MAX_TAGS;
+pub use lease::{Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 pub use shard::Entry;
 use shard::Shard;
 use tags::Tags;
@@ -146,6 +170,7 @@ pub struct Store {
     hasher: RandomState,
     options: Options,
     sweep: Mutex<Sweep>,
+    sink: Arc<dyn Sink>,
 }
 
 /// One round of the sweep through all shards.
@@ -182,8 +207,13 @@ pub fn shards_for(memory: u64, max_value: usize) -> usize {
 }
 
 impl Store {
-    /// An empty store.
+    /// An empty store that nobody waits for.
     pub fn new(options: Options) -> Store {
+        Store::with_sink(options, Arc::new(Nobody))
+    }
+
+    /// An empty store that tells `sink` what concerns others.
+    pub fn with_sink(options: Options, sink: Arc<dyn Sink>) -> Store {
         assert!(options.shards.is_power_of_two() && options.shards <= MAX_SHARDS);
         let [a, b, c, d] = options.seed;
         let hasher = RandomState::with_seeds(a, b, c, d);
@@ -195,6 +225,7 @@ impl Store {
             hasher,
             sweep: Mutex::default(),
             options,
+            sink,
         }
     }
 
@@ -217,7 +248,20 @@ impl Store {
         let hash = self.hash(key);
         let mut shard = self.shards[self.shard_of(hash)].lock();
         let now = shard.advance(now);
-        f(&mut Entry::new(&mut shard, &self.tags, key, hash, now))
+        let result = f(&mut Entry::new(&mut shard, &self.tags, key, hash, now));
+        if shard.leases.is_stirred() {
+            self.settle(&mut shard);
+        }
+        result
+    }
+
+    /// The end of a step that others wait for.
+    #[cold]
+    fn settle(&self, shard: &mut Shard) {
+        shard.settle(&self.tags);
+        for note in shard.leases.take_notes() {
+            self.sink.send(note);
+        }
     }
 
     /// Runs `f` with the shards of all `keys` locked, in ascending order, so that two such calls never wait for
@@ -259,6 +303,22 @@ impl Store {
             let hash = self.hash(key);
             self.shards[self.shard_of(hash)].lock().fetch_item(hash);
         }
+    }
+
+    /// Ends waits and leases whose time is over; to be called every few milliseconds while there are any. Whether there
+    /// are.
+    pub fn tick_leases(&self, now: u64) -> bool {
+        let mut any = false;
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            if !shard.leases.is_empty() {
+                shard.advance(now);
+                shard.tick_leases(&self.tags);
+                self.settle(&mut shard);
+                any = true;
+            }
+        }
+        any
     }
 
     /// A bounded step of upkeep, to be called some twenty times in a second: what has expired or was invalidated goes.
@@ -362,6 +422,17 @@ pub struct Locked<'s> {
     store: &'s Store,
     guards: [Option<MutexGuard<'s, Shard>>; MAX_SHARDS],
     now: u64,
+}
+
+impl Drop for Locked<'_> {
+    /// Whom the step concerns is told once, from what is there at its end, before any lock is released.
+    fn drop(&mut self) {
+        for shard in self.guards.iter_mut().flatten() {
+            if shard.leases.is_stirred() {
+                self.store.settle(shard);
+            }
+        }
+    }
 }
 
 impl Locked<'_> {

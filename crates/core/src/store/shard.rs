@@ -16,6 +16,7 @@ use ahash::RandomState;
 use super::eviction::Ghosts;
 use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
+use super::lease::{Leases, Loaded};
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
 use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
@@ -42,6 +43,9 @@ const MAX_STEP: usize = 64;
 const SPARSE_PERCENT: usize = 75;
 /// Items that one step of the sweep looks at.
 const SWEEP: usize = 512;
+/// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
+const LEASE_PART: usize = 16;
+const LEAST_LEASES: usize = 64 << 10;
 /// Fewest keys that ghosts remember.
 const MIN_GHOSTS: usize = 1024;
 
@@ -77,6 +81,7 @@ pub(super) struct Shard {
     large_free: Vec<u32>,
     large_bytes: usize,
     ghosts: Ghosts,
+    pub(super) leases: Leases,
     hasher: RandomState,
     budget: usize,
     segment_size: usize,
@@ -84,6 +89,8 @@ pub(super) struct Shard {
     evict: bool,
     now: u64,
     version: u64,
+    /// State of the generator that early refreshes are drawn from.
+    pub(super) random: u64,
     /// Items of a database up to this version are gone.
     floors: [u64; DATABASES],
     counts: [u64; DATABASES],
@@ -100,11 +107,11 @@ pub(super) struct Shard {
 
 /// One key of a locked shard.
 pub struct Entry<'a> {
-    shard: &'a mut Shard,
-    tags: &'a Tags,
-    key: Key<'a>,
-    hash: u64,
-    now: u64,
+    pub(super) shard: &'a mut Shard,
+    pub(super) tags: &'a Tags,
+    pub(super) key: Key<'a>,
+    pub(super) hash: u64,
+    pub(super) now: u64,
 }
 
 fn number(queue: Queue) -> usize {
@@ -136,6 +143,7 @@ impl Shard {
             large_free: Vec::new(),
             large_bytes: 0,
             ghosts: Ghosts::default(),
+            leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
             hasher: hasher.clone(),
             budget,
             segment_size: wanted.clamp(MIN_SEGMENT, MAX_SEGMENT),
@@ -143,6 +151,7 @@ impl Shard {
             evict: options.evict,
             now: 0,
             version: options.epoch,
+            random: options.seed[0] | 1,
             floors: [0; DATABASES],
             counts: [0; DATABASES],
             items: 0,
@@ -188,6 +197,18 @@ impl Shard {
             + self.large_bytes
             + self.large.capacity() * size_of::<Option<Arc<[u8]>>>()
             + self.ghosts.bytes()
+            + self.leases.bytes()
+    }
+
+    /// Counts a read that found an item.
+    pub(super) fn hit(&mut self, found: &Found) {
+        self.stats.hits += 1;
+        self.index.touch(found);
+    }
+
+    /// Counts a read that found none.
+    pub(super) fn miss(&mut self) {
+        self.stats.misses += 1;
     }
 
     fn headroom(&self) -> usize {
@@ -203,7 +224,7 @@ impl Shard {
     }
 
     #[inline]
-    fn find(&self, key: Key<'_>, hash: u64) -> Option<Found> {
+    pub(super) fn find(&self, key: Key<'_>, hash: u64) -> Option<Found> {
         self.index.find(hash, |place| {
             let segment = self.segment(place.segment);
             let data = &segment.data[place.offset..];
@@ -212,14 +233,14 @@ impl Shard {
     }
 
     #[inline]
-    fn record(&self, place: Place) -> Record<'_> {
+    pub(super) fn record(&self, place: Place) -> Record<'_> {
         let segment = self.segment(place.segment);
         decode(&segment.data[place.offset..], &segment.bases)
     }
 
     /// Whether nothing was done that took the item away: its tags, its database, its time as far as errors may use it.
     #[inline]
-    fn is_kept(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
+    pub(super) fn is_kept(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
         record.gone_at().is_none_or(|at| now < at)
             && record.version > self.floors[usize::from(record.db)]
             && (record.tags.is_empty() || !tags.are_dead(record.tags, record.clock))
@@ -562,6 +583,7 @@ impl Shard {
 
     /// Removes everything, or one database. What is returned is to be dropped when the lock is released.
     pub(super) fn clear(&mut self, db: Option<u8>, options: &Options) -> Option<Box<Shard>> {
+        self.leases.void_all(db);
         if let Some(db) = db {
             self.floors[usize::from(db)] = self.version;
             self.counts[usize::from(db)] = 0;
@@ -570,7 +592,40 @@ impl Shard {
         }
         let fresh =
             Shard { now: self.now, version: self.version, stats: self.stats, ..Shard::new(options, &self.hasher) };
-        Some(Box::new(std::mem::replace(self, fresh)))
+        let mut old = Box::new(std::mem::replace(self, fresh));
+        std::mem::swap(&mut self.leases, &mut old.leases);
+        Some(old)
+    }
+
+    /// Tells those who wait for keys that were changed in this step what is there now, or who is to load.
+    pub(super) fn settle(&mut self, tags: &Tags) {
+        for hash in self.leases.take_touched() {
+            let Some((db, key)) = self.leases.key_of(hash) else { continue };
+            let loaded =
+                if self.leases.has_waiters(hash) { self.loaded(Key { db, bytes: &key }, hash, tags) } else { None };
+            let token = self.next_version();
+            self.leases.settle(hash, loaded.as_ref(), token, tags.clock(), self.now);
+        }
+    }
+
+    /// Ends waits and leases whose time is over.
+    pub(super) fn tick_leases(&mut self, tags: &Tags) {
+        let version = &mut self.version;
+        self.leases.tick(
+            &mut || {
+                *version += 1;
+                *version
+            },
+            tags.clock(),
+            self.now,
+        );
+    }
+
+    /// The live value of a key, or that there is none for certain, for those who wait for it.
+    fn loaded(&self, key: Key<'_>, hash: u64, tags: &Tags) -> Option<Loaded> {
+        let record = self.record(self.find(key, hash)?.place);
+        let there = record.expires_at.is_none_or(|at| self.now < at) && self.is_kept(&record, tags, self.now);
+        there.then(|| Loaded::new(&self.view(&record), false))
     }
 
     pub(super) fn len(&self, db: u8) -> u64 {
@@ -581,13 +636,13 @@ impl Shard {
         Stats { items: self.items, used: self.used() as u64, ..self.stats }
     }
 
-    fn view<'a>(&'a self, record: &Record<'a>) -> Item<'a> {
+    pub(super) fn view<'a>(&'a self, record: &Record<'a>) -> Item<'a> {
         view(record, |number| {
             Value::Shared(self.large[number as usize].as_ref().expect("a value beside the log has its item"))
         })
     }
 
-    fn is_live(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
+    pub(super) fn is_live(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
         !record.absent && record.expires_at.is_none_or(|at| now < at) && self.is_kept(record, tags, now)
     }
 
@@ -680,7 +735,7 @@ impl Shard {
         true
     }
 
-    fn next_version(&mut self) -> u64 {
+    pub(super) fn next_version(&mut self) -> u64 {
         self.version += 1;
         self.version
     }
@@ -740,7 +795,25 @@ impl<'a> Entry<'a> {
         let mut place = [0; 8 * MAX_TAGS];
         let tags = if meta.tags.is_empty() { &[] } else { tag_bytes(meta.tags, &mut place) };
         let clock = self.tags.clock();
+        let version =
+            self.write(value, |key, value, version| Record::new(key.db, key.bytes, value, meta, tags, version, clock))?;
+        self.void();
+        Ok(version)
+    }
+
+    /// Writes a value that was loaded under a lease granted when the tag clock stood at `clock`.
+    pub(super) fn put_loaded(&mut self, value: &[u8], meta: &Meta<'_>, clock: u64) -> Result<u64, Refused> {
+        let mut place = [0; 8 * MAX_TAGS];
+        let tags = if meta.tags.is_empty() { &[] } else { tag_bytes(meta.tags, &mut place) };
         self.write(value, |key, value, version| Record::new(key.db, key.bytes, value, meta, tags, version, clock))
+    }
+
+    /// The value was changed by somebody who was not asked to load it: what is being loaded is too old.
+    #[inline]
+    fn void(&mut self) {
+        if !self.shard.leases.is_empty() {
+            self.shard.leases.void(self.hash, self.key);
+        }
     }
 
     /// Writes a value derived from the live one: flags, times, tags and tag clock stay, so that what was invalidated
@@ -752,7 +825,10 @@ impl<'a> Entry<'a> {
         place[..old.tags.len()].copy_from_slice(old.tags);
         let tags = &place[..old.tags.len()];
         let like = Record { key: b"", value: Stored::Large(0), tags: &[], ..old };
-        self.write(value, |key, value, version| Record { key: key.bytes, value, version, tags, ..like })
+        let version =
+            self.write(value, |key, value, version| Record { key: key.bytes, value, version, tags, ..like })?;
+        self.void();
+        Ok(version)
     }
 
     fn write<'r>(
@@ -792,6 +868,8 @@ impl<'a> Entry<'a> {
 
     /// Removes the item; whether there was a live one.
     pub fn remove(&mut self) -> bool {
+        // What is being loaded may be what was removed from the database: it is void, whether or not it is cached.
+        self.void();
         let Some(found) = self.shard.find(self.key, self.hash) else { return false };
         let live = self.shard.is_live(&self.shard.record(found.place), self.tags, self.now);
         self.shard.next_version();

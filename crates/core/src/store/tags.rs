@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 /// Tags are hashes already.
 #[derive(Default)]
-struct Identity(u64);
+pub(super) struct Identity(u64);
 
 impl Hasher for Identity {
     fn write(&mut self, _: &[u8]) {
@@ -37,6 +37,9 @@ struct Table {
     order: VecDeque<(u64, u64)>,
     /// Items written before this clock count as invalidated.
     floor: u64,
+    /// What was loaded under a lease granted before this clock counts as invalidated: what was forgotten since a sweep
+    /// dropped all that it killed can still concern a load that began before.
+    grant_floor: u64,
 }
 
 /// The tags of a store.
@@ -80,9 +83,22 @@ impl Tags {
         clock < table.floor || tags.any(|tag| table.when.get(&tag).is_some_and(|&when| when > clock))
     }
 
+    /// Whether what is loaded with these tags, under a lease granted at `clock`, was invalidated since.
+    pub(super) fn are_dead_for_grant(&self, tags: &[u64], clock: u64) -> bool {
+        if tags.is_empty() {
+            return false;
+        }
+        let table = self.table.read();
+        clock < table.floor.max(table.grant_floor)
+            || tags.iter().any(|tag| table.when.get(tag).is_some_and(|&when| when > clock))
+    }
+
     /// Forgets what was invalidated up to `clock`: a sweep that began then has dropped all that it killed.
     pub(super) fn forget(&self, clock: u64) {
         let mut table = self.table.write();
+        if table.order.front().is_some_and(|(_, when)| *when <= clock) {
+            table.grant_floor = clock;
+        }
         while table.order.front().is_some_and(|(_, when)| *when <= clock) {
             table.forget_oldest(false);
         }
@@ -127,6 +143,8 @@ mod tests {
         assert!(dead(&tags, 1, before + 1) && !dead(&tags, 2, before + 1));
         assert_eq!(tags.len(), 1);
         assert_eq!(tags.table.read().floor, 0);
+        // A load that began before what was forgotten is refused; one that began after it is not.
+        assert!(tags.are_dead_for_grant(&[1], before) && !tags.are_dead_for_grant(&[1], before + 2));
     }
 
     #[test]

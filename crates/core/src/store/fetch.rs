@@ -1,0 +1,266 @@
+//! What a key can be asked by those who load it: its value or its lease, and what comes of a lease.
+//!
+//! Nothing here is on the path of a hit by plain commands. The rules of leases stand in `lease.rs`; here they meet the
+//! items.
+
+use std::sync::Arc;
+
+use super::lease::{Answer, Judged, Loaded, Party, Seeker};
+use super::shard::Entry;
+use super::{Item, Meta, Refused, Value};
+
+/// What a seeker gets.
+#[derive(Clone, Debug)]
+pub enum Sought<'a> {
+    /// A value, or the proof that there is no such row (`item.absent`); and a token, if the seeker is to load it anew.
+    Found {
+        /// What is there.
+        item: Item<'a>,
+        /// Its time is over.
+        stale: bool,
+        /// The lease, or 0.
+        token: u64,
+    },
+    /// Nothing is there, and the seeker is to load it.
+    Lease(u64),
+    /// Somebody else loads it; the outcome is told when it is there.
+    Waits,
+    /// Somebody else loads it, and the seeker does not wait.
+    Busy,
+    /// Nothing is there, nobody loads it, and the seeker does not either.
+    Nothing,
+    /// The last load failed, too short a while ago to try again.
+    Failed(Arc<str>),
+    /// Too many wait or load: the seeker is on its own.
+    Full,
+}
+
+/// Everything known of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// Whether there is a live value, a proof of absence, or a value that only errors may use.
+    pub found: bool,
+    /// Whether it is a proof of absence.
+    pub absent: bool,
+    /// Bytes of the value.
+    pub size: usize,
+    /// The item's version.
+    pub version: u64,
+    /// What clients keep with it.
+    pub flags: u32,
+    /// When it expires.
+    pub expires_at: Option<u64>,
+    /// Until when it is fresh.
+    pub fresh_until: Option<u64>,
+    /// Until when a failed load may hand it out.
+    pub error_until: Option<u64>,
+    /// How long its load took, in milliseconds.
+    pub cost: Option<u32>,
+    /// When it was written, if it was written with more than a time to live.
+    pub written_at: Option<u64>,
+    /// How many tags it has.
+    pub tags: usize,
+    /// Since when somebody holds the lease.
+    pub held_since: Option<u64>,
+    /// How many wait.
+    pub waiters: usize,
+}
+
+impl Loaded {
+    /// A copy of an item for those who wait; large values are shared.
+    pub(super) fn new(item: &Item<'_>, stale: bool) -> Loaded {
+        let value = match item.value {
+            Value::Inline(bytes) => Arc::from(bytes),
+            Value::Shared(bytes) => Arc::clone(bytes),
+        };
+        let Item { version, flags, expires_at, absent, .. } = *item;
+        Loaded { value, version, flags, expires_at, stale, absent }
+    }
+}
+
+/// A value is refreshed early with a chance that grows as its end comes near, and the sooner the longer its load takes:
+/// then it rarely ends while many want it. At `cost * -ln(random)` before the end, of A. Vattani, F. Chierichetti and
+/// K. Lowenstein, "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015, with beta = 1.
+fn is_early(random: &mut u64, cost: u32, left: u64) -> bool {
+    // Beyond thirty times the cost the chance is below 10^-13.
+    if u64::from(cost) * 30 < left {
+        return false;
+    }
+    // xorshift64*: its quality is ample for this.
+    *random ^= *random >> 12;
+    *random ^= *random << 25;
+    *random ^= *random >> 27;
+    let drawn = (random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64;
+    f64::from(cost) * -drawn.max(f64::MIN_POSITIVE).ln() >= left as f64
+}
+
+impl Entry<'_> {
+    /// Asks for the value; on a miss for the lease; and waits, if the seeker does, for whoever has it.
+    pub fn seek(&mut self, seeker: &Seeker) -> Sought<'_> {
+        let now = self.now;
+        let Some((absent, stale, early)) = self.look() else { return self.seek_lease(seeker) };
+        let token = if !absent && (stale || early) { self.refresh(seeker) } else { 0 };
+        match self.shard.find(self.key, self.hash) {
+            Some(found) => {
+                self.shard.hit(&found);
+                let item = self.shard.view(&self.shard.record(found.place));
+                Sought::Found { item, stale: item.fresh_until.is_some_and(|at| at <= now), token }
+            }
+            None => Sought::Nothing,
+        }
+    }
+
+    /// Whether something is there: a proof of absence, stale, to be refreshed early.
+    fn look(&mut self) -> Option<(bool, bool, bool)> {
+        let now = self.now;
+        let found = self.shard.find(self.key, self.hash)?;
+        let record = self.shard.record(found.place);
+        let there = record.expires_at.is_none_or(|at| now < at) && self.shard.is_kept(&record, self.tags, now);
+        if !there {
+            return None;
+        }
+        let (absent, stale) = (record.absent, record.fresh_until.is_some_and(|at| at <= now));
+        let end = record.fresh_until.or(record.expires_at);
+        let due = record.cost.zip(end).filter(|_| !stale);
+        let early = due.is_some_and(|(cost, end)| is_early(&mut self.shard.random, cost, end - now));
+        Some((absent, stale, early))
+    }
+
+    /// Takes the lease of a value that is served meanwhile, or has a worker take it; the token, or 0.
+    pub fn refresh(&mut self, seeker: &Seeker) -> u64 {
+        let token = self.shard.next_version();
+        self.shard.leases.refresh(self.hash, self.key, seeker, token, self.tags.clock(), self.now)
+    }
+
+    fn seek_lease(&mut self, seeker: &Seeker) -> Sought<'_> {
+        self.shard.miss();
+        let token = self.shard.next_version();
+        match self.shard.leases.seek(self.hash, self.key, seeker, token, self.tags.clock(), self.now) {
+            Answer::Lease(token) => Sought::Lease(token),
+            Answer::Wait => Sought::Waits,
+            Answer::Busy => Sought::Busy,
+            Answer::Nothing => Sought::Nothing,
+            Answer::Full => Sought::Full,
+            Answer::HeldOff(message) => match self.kept() {
+                Some(item) => Sought::Found { item, stale: true, token: 0 },
+                None => Sought::Failed(message),
+            },
+        }
+    }
+
+    /// What may be handed out after a failed load: a value that is stale, or past its time but not past that of errors.
+    fn kept(&self) -> Option<Item<'_>> {
+        let record = self.shard.record(self.shard.find(self.key, self.hash)?.place);
+        let kept = !record.absent && self.shard.is_kept(&record, self.tags, self.now);
+        kept.then(|| self.shard.view(&record))
+    }
+
+    /// Whether it is known that there is no such row.
+    pub fn is_known_absent(&self) -> bool {
+        self.shard.find(self.key, self.hash).is_some_and(|found| {
+            let record = self.shard.record(found.place);
+            let now = self.now;
+            let there = record.expires_at.is_none_or(|at| now < at) && self.shard.is_kept(&record, self.tags, now);
+            record.absent && there
+        })
+    }
+
+    /// Stores a value that was loaded under `token`: its version, or None if the token is not good any more. Those who
+    /// wait get the value even if it cannot be stored.
+    pub fn fill(&mut self, token: u64, value: &[u8], meta: &Meta<'_>) -> Result<Option<u64>, Refused> {
+        let loaded = |version| Loaded {
+            value: Arc::from(value),
+            version,
+            flags: meta.flags,
+            expires_at: meta.expires_at,
+            stale: false,
+            absent: meta.absent,
+        };
+        let tags = self.tags;
+        let dead = |clock| tags.are_dead_for_grant(meta.tags, clock);
+        let judged = self.shard.leases.judge(self.hash, self.key, token, &|| loaded(0), dead, self.now);
+        let Judged::Good(clock) = judged else { return Ok(None) };
+        let stored = self.put_loaded(value, meta, clock);
+        let waited = self.shard.leases.has_waiters(self.hash);
+        let told = waited.then(|| loaded(stored.unwrap_or(0)));
+        self.shard.leases.filled(self.hash, told.as_ref(), self.now);
+        stored.map(Some)
+    }
+
+    /// The load under `token` failed: those who wait get what may still be handed out, or the message. Whether the token
+    /// meant anything.
+    pub fn fail(&mut self, token: u64, message: &Arc<str>, retry: Option<u64>) -> bool {
+        let kept = self.kept().map(|item| Loaded::new(&item, true));
+        self.shard.leases.fail(self.hash, self.key, token, message, retry, kept.as_ref(), self.now)
+    }
+
+    /// The load takes so many milliseconds longer; `party` holds the lease from now on. Whether it still may.
+    pub fn renew(&mut self, token: u64, millis: u64, party: Party) -> bool {
+        self.shard.leases.renew(self.hash, self.key, token, millis, party, self.now)
+    }
+
+    /// Gives the lease up without a failure; whether it was held.
+    pub fn release(&mut self, token: u64) -> bool {
+        let next = self.shard.next_version();
+        self.shard.leases.release(self.hash, self.key, token, next, self.tags.clock(), self.now)
+    }
+
+    /// Leaves the queue; whether it stood there.
+    pub fn leave(&mut self, party: Party, wait: u64) -> bool {
+        self.shard.leases.leave(self.hash, self.key, party, wait, self.now)
+    }
+
+    /// A connection that waited for this key, or held its lease, is gone.
+    pub fn lost(&mut self, party: Party) {
+        let next = self.shard.next_version();
+        self.shard.leases.lost(self.hash, self.key, party, next, self.tags.clock(), self.now);
+    }
+
+    /// Gives a worker that was asked for the lease; None if it is not wanted any more.
+    pub fn assign(&mut self, worker: Party, millis: u64) -> Option<u64> {
+        let token = self.shard.next_version();
+        let clock = self.tags.clock();
+        self.shard.leases.assign(self.hash, self.key, worker, millis, token, clock, self.now).then_some(token)
+    }
+
+    /// There is no worker: somebody who waits and can load gets the lease.
+    pub fn fall_back(&mut self) {
+        let token = self.shard.next_version();
+        self.shard.leases.fall_back(self.hash, self.key, token, self.tags.clock(), self.now);
+    }
+
+    /// Whether a value loaded under `token` would be stored, as far as can be told.
+    pub fn takes(&self, token: u64) -> bool {
+        self.shard.leases.get(self.hash, self.key).is_some_and(|lease| lease.takes(token, self.now))
+    }
+
+    /// Everything known of the key; leaves no trace.
+    pub fn inspect(&self) -> Inspection {
+        let lease = self.shard.leases.get(self.hash, self.key);
+        let mut seen = Inspection {
+            held_since: lease.and_then(|lease| lease.held_since()),
+            waiters: lease.map_or(0, |lease| lease.waiting()),
+            ..Inspection::default()
+        };
+        let found = self.shard.find(self.key, self.hash);
+        let record = found.map(|found| self.shard.record(found.place));
+        if let Some(record) = record.filter(|record| self.shard.is_kept(record, self.tags, self.now)) {
+            let item = self.shard.view(&record);
+            seen = Inspection {
+                found: true,
+                absent: item.absent,
+                size: item.value.bytes().len(),
+                version: item.version,
+                flags: item.flags,
+                expires_at: item.expires_at,
+                fresh_until: item.fresh_until,
+                error_until: item.error_until,
+                cost: item.cost,
+                written_at: item.written_at,
+                tags: record.tags.len() / 8,
+                ..seen
+            };
+        }
+        seen
+    }
+}

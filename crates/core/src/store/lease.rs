@@ -1,0 +1,770 @@
+//! Leases: at most one party at a time holds the lease to load a key; everyone else gets a stale value or waits.
+//!
+//! A lease is a state of its key, changed only under the lock of the key's shard. The rules, and what goes wrong
+//! without each:
+//!
+//! 1. Tokens come from the counter of versions, so none is ever granted twice: not by a later life of the server either.
+//! 2. A change of the value *voids*: no token granted before is good for storing any more. Else: A reads v1 from the
+//!    database, B writes v2 and removes the key, A stores v1, and v1 stays. Expiry, eviction and new times to live void
+//!    nothing: what a load returns is as good as before.
+//! 3. A lease that passes on (its time is over, its holder is gone) voids nothing either: every token since the last
+//!    void stays good until it is too old, and the first to store wins. Else a query slower than the lease is never stored.
+//! 4. Who waits remembers how often the key was voided and the tag clock when it joined. A refused value is handed,
+//!    unstored, to those who joined before what refused it; the others go on waiting, since they may have seen the write.
+//! 5. At most one voided load runs beside the valid one. Else a key that is invalidated faster than it is loaded starts
+//!    one more query with each invalidation.
+//! 6. At most two holders in a row may fail to answer, then all who wait are told. Else a row that kills its loader kills
+//!    one after another. A failure holds the key off for a while, so that a database in trouble is asked seldom.
+//! 7. Whom a step concerns is decided from what the key is when the step is over: inside a transaction nobody is shown
+//!    what was there for a moment.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use super::Key;
+use super::tags::Identity;
+
+/// A connection: where its messages go, and its number, which is never used twice, so that what comes too late for one
+/// is not taken for another's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Party {
+    /// The mailbox that the connection's thread empties.
+    pub mailbox: u16,
+    /// Its place among the connections of that thread.
+    pub slot: u32,
+    /// Its number.
+    pub id: u64,
+}
+
+/// A value as waiters get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The value.
+    pub value: Arc<[u8]>,
+    /// The item's version; 0 if the value was not stored.
+    pub version: u64,
+    /// What clients keep with it.
+    pub flags: u32,
+    /// When it is gone.
+    pub expires_at: Option<u64>,
+    /// It is handed out although its time is over.
+    pub stale: bool,
+    /// "There is no such row."
+    pub absent: bool,
+}
+
+/// How a wait ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a value, or with the proof that there is none.
+    Loaded(Loaded),
+    /// With the lease: whoever waited is to load now.
+    Lease(u64),
+    /// The load failed, for this reason.
+    Failed(Arc<str>),
+    /// The time to wait is over.
+    Timeout,
+}
+
+/// What a step has to tell others. It is handed over under the lock of the shard, so that nothing overtakes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The wait of this number has ended.
+    Outcome(Party, u64, Outcome),
+    /// A worker is wanted to load a key.
+    Wanted(u8, Arc<[u8]>),
+}
+
+/// Who asks for a key and what for.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeker {
+    /// Who.
+    pub party: Party,
+    /// The number under which the outcome is told, if it has to wait.
+    pub wait: u64,
+    /// Until when it would wait; 0: not at all.
+    pub deadline: u64,
+    /// How long a lease it would take, in milliseconds; 0: none.
+    pub lease: u64,
+    /// Whether workers load the key.
+    pub served: bool,
+    /// Whether its lease ends with its connection.
+    pub bound: bool,
+}
+
+/// A token was granted to somebody.
+#[derive(Clone, Debug)]
+struct Grant {
+    token: u64,
+    /// The tag clock when it was granted.
+    clock: u64,
+    holder: Option<Party>,
+    granted_at: u64,
+    /// When the lease passes on.
+    deadline: u64,
+}
+
+/// A load that runs on although its value cannot be stored any more.
+#[derive(Clone, Debug)]
+struct Voided {
+    token: u64,
+    holder: Option<Party>,
+    deadline: u64,
+    /// Which void it was.
+    number: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter {
+    party: Party,
+    wait: u64,
+    deadline: u64,
+    lease: u64,
+    bound: bool,
+    voids: u32,
+    clock: u64,
+}
+
+/// After a failure nobody loads for a while.
+#[derive(Clone, Debug)]
+struct HoldOff {
+    until: u64,
+    delay: u64,
+    message: Arc<str>,
+}
+
+/// The lease of one key. It exists while somebody holds it or waits, and for a while after.
+#[derive(Debug)]
+pub(super) struct Lease {
+    db: u8,
+    key: Arc<[u8]>,
+    /// Granted since the last void, oldest first; the last one holds the lease if `held`.
+    grants: Vec<Grant>,
+    held: bool,
+    voided: Vec<Voided>,
+    voids: u32,
+    waiters: VecDeque<Waiter>,
+    /// Workers load the key.
+    served: bool,
+    /// A worker was asked for.
+    queued: bool,
+    /// Holders in a row that did not answer.
+    failures: u8,
+    hold_off: Option<HoldOff>,
+    /// The earliest moment at which it is looked at again.
+    scheduled: u64,
+}
+
+/// Tokens of one key that are good at the same time.
+const MAX_GRANTS: usize = 3;
+/// How long a token is good, in milliseconds, if nothing voids it; and the longest lease.
+pub const MAX_AGE: u64 = 60_000;
+/// Voided loads beside which another one may begin.
+const MAX_VOIDED: usize = 1;
+/// Holders in a row that may fail to answer.
+const MAX_FAILURES: u8 = 2;
+/// Who may wait for one key: more than a fleet has requests under way.
+const MAX_WAITERS: usize = 1 << 16;
+/// For how long a key is held off after a failure, in milliseconds: at first, and at most.
+const HOLD_OFF: (u64, u64) = (100, 5_000);
+/// How long a failure is remembered, so that another one soon after holds the key off for longer.
+const REMEMBERED: u64 = 10_000;
+/// Leases that are looked at in one tick.
+const STEP: usize = 1024;
+/// What a lease takes beside its key, and a waiter, in bytes.
+const LEASE_BYTES: usize = size_of::<Lease>() + 64;
+const WAITER_BYTES: usize = size_of::<Waiter>();
+
+/// What became of a FILL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judged {
+    /// The token is good; the value is to be kept with this tag clock.
+    Good(u64),
+    /// It is not.
+    Refused,
+}
+
+/// What a seeker of a key that has no value gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Lease(u64),
+    Wait,
+    /// Somebody else loads it.
+    Busy,
+    /// Nobody loads it, and the seeker takes no lease.
+    Nothing,
+    /// The last load failed, a while ago that is too short to try again.
+    HeldOff(Arc<str>),
+    /// Too many wait, or too many leases are held.
+    Full,
+}
+
+/// The leases of a shard.
+pub(super) struct Leases {
+    map: HashMap<u64, Lease, BuildHasherDefault<Identity>>,
+    /// When which lease is to be looked at.
+    due: BinaryHeap<Reverse<(u64, u64)>>,
+    /// Leases of keys that were changed in this step.
+    touched: Vec<u64>,
+    notes: Vec<Note>,
+    waiters: usize,
+    key_bytes: usize,
+    /// Bytes that all may take.
+    most: usize,
+    /// How long a load may take, in milliseconds.
+    load_limit: u64,
+}
+
+impl Leases {
+    pub(super) fn new(most: usize, load_limit: u64) -> Leases {
+        Leases {
+            map: HashMap::default(),
+            due: BinaryHeap::new(),
+            touched: Vec::new(),
+            notes: Vec::new(),
+            waiters: 0,
+            key_bytes: 0,
+            most,
+            load_limit,
+        }
+    }
+
+    /// Whether any key has a lease: the one look that a write without them pays for.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Whether the step has something to settle or to tell.
+    #[inline]
+    pub(super) fn is_stirred(&self) -> bool {
+        !self.touched.is_empty() || !self.notes.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.map.capacity() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES + self.due.len() * 16
+    }
+
+    pub(super) fn take_touched(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.touched)
+    }
+
+    pub(super) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
+    pub(super) fn get(&self, hash: u64, key: Key<'_>) -> Option<&Lease> {
+        self.map.get(&hash).filter(|lease| lease.is_of(key))
+    }
+
+    fn get_mut(&mut self, hash: u64, key: Key<'_>) -> Option<&mut Lease> {
+        self.map.get_mut(&hash).filter(|lease| lease.is_of(key))
+    }
+
+    /// The key of a lease, by its hash.
+    pub(super) fn key_of(&self, hash: u64) -> Option<(u8, Arc<[u8]>)> {
+        self.map.get(&hash).map(|lease| (lease.db, Arc::clone(&lease.key)))
+    }
+
+    /// Asks for the lease of a key that has no value, or waits for whoever has it.
+    pub(super) fn seek(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        seeker: &Seeker,
+        token: u64,
+        clock: u64,
+        now: u64,
+    ) -> Answer {
+        if !self.map.contains_key(&hash) {
+            if self.bytes() + LEASE_BYTES + key.bytes.len() > self.most {
+                return Answer::Full;
+            }
+            if seeker.lease == 0 && !seeker.served {
+                return Answer::Nothing;
+            }
+            self.key_bytes += key.bytes.len();
+            self.map.insert(hash, Lease::new(key));
+        }
+        let full = self.bytes() > self.most;
+        let Some(lease) = self.get_mut(hash, key) else { return Answer::Full };
+        if let Some(hold_off) = lease.hold_off.as_ref().filter(|hold_off| now < hold_off.until) {
+            return Answer::HeldOff(Arc::clone(&hold_off.message));
+        }
+        if lease.may_grant() {
+            if seeker.served {
+                lease.served = true;
+                self.want(hash);
+            } else if seeker.lease > 0 {
+                self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, token, clock, now);
+                return Answer::Lease(token);
+            } else if !lease.queued {
+                return Answer::Nothing;
+            }
+        }
+        if seeker.deadline <= now {
+            return Answer::Busy;
+        }
+        let Some(lease) = self.map.get_mut(&hash) else { return Answer::Full };
+        if full || lease.waiters.len() >= MAX_WAITERS {
+            return Answer::Full;
+        }
+        let Seeker { party, wait, deadline, lease: length, bound, .. } = *seeker;
+        let voids = lease.voids;
+        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock });
+        self.waiters += 1;
+        self.schedule(hash, deadline);
+        Answer::Wait
+    }
+
+    /// As [`seek`](Leases::seek), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
+    /// or 0.
+    pub(super) fn refresh(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        seeker: &Seeker,
+        token: u64,
+        clock: u64,
+        now: u64,
+    ) -> u64 {
+        let alone = Seeker { deadline: 0, ..*seeker };
+        match self.seek(hash, key, &alone, token, clock, now) {
+            Answer::Lease(token) => token,
+            _ => 0,
+        }
+    }
+
+    fn grant(&mut self, hash: u64, holder: Option<Party>, length: u64, token: u64, clock: u64, now: u64) {
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        let deadline = now + length.min(MAX_AGE);
+        if lease.grants.len() == MAX_GRANTS {
+            lease.grants.remove(0);
+        }
+        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline });
+        (lease.held, lease.queued) = (true, false);
+        self.schedule(hash, deadline);
+    }
+
+    /// Asks for a worker, once.
+    fn want(&mut self, hash: u64) {
+        if let Some(lease) = self.map.get_mut(&hash)
+            && !lease.queued
+        {
+            lease.queued = true;
+            self.notes.push(Note::Wanted(lease.db, Arc::clone(&lease.key)));
+        }
+    }
+
+    /// Gives the lease that a worker was asked for to `worker`; whether one is still wanted.
+    pub(super) fn assign(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        worker: Party,
+        length: u64,
+        token: u64,
+        clock: u64,
+        now: u64,
+    ) -> bool {
+        let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant());
+        if wanted {
+            self.grant(hash, Some(worker), length, token, clock, now);
+        }
+        wanted
+    }
+
+    /// No worker is there: somebody who waits and can load gets the lease.
+    pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, token: u64, clock: u64, now: u64) {
+        if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant()) {
+            self.grant_to_waiter(hash, token, clock, now);
+        }
+    }
+
+    fn grant_to_waiter(&mut self, hash: u64, token: u64, clock: u64, now: u64) {
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        let Some(place) = lease.waiters.iter().position(|waiter| waiter.lease > 0) else { return };
+        let Some(Waiter { party, wait, lease: length, bound, .. }) = lease.waiters.remove(place) else { return };
+        self.waiters -= 1;
+        self.notes.push(Note::Outcome(party, wait, Outcome::Lease(token)));
+        self.grant(hash, bound.then_some(party), length, token, clock, now);
+    }
+
+    /// Sees to it that those who wait are loaded for.
+    fn grant_next(&mut self, hash: u64, token: u64, clock: u64, now: u64) {
+        let Some(lease) = self.map.get(&hash) else { return };
+        if lease.may_grant() && !lease.waiters.is_empty() {
+            if lease.served {
+                self.want(hash);
+            } else {
+                self.grant_to_waiter(hash, token, clock, now);
+            }
+        }
+    }
+
+    /// The lease goes on to somebody else, since its holder gave it up or (`failed`) did not answer.
+    fn pass_on(&mut self, hash: u64, failed: bool, token: u64, clock: u64, now: u64) {
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        lease.held = false;
+        if lease.waiters.is_empty() {
+            lease.failures = 0;
+            return;
+        }
+        lease.failures += u8::from(failed);
+        if lease.failures >= MAX_FAILURES {
+            let message: Arc<str> = Arc::from("no one who loaded it answered in time");
+            lease.hold_off(&message, None, now);
+            self.answer(hash, |_| Some(Outcome::Failed(Arc::clone(&message))));
+            return;
+        }
+        self.grant_next(hash, token, clock, now);
+    }
+
+    /// Tells those who wait; who is told nothing goes on waiting.
+    fn answer(&mut self, hash: u64, mut outcome: impl FnMut(&Waiter) -> Option<Outcome>) {
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        let before = lease.waiters.len();
+        let notes = &mut self.notes;
+        lease.waiters.retain(|waiter| match outcome(waiter) {
+            Some(outcome) => {
+                notes.push(Note::Outcome(waiter.party, waiter.wait, outcome));
+                false
+            }
+            None => true,
+        });
+        self.waiters -= before - lease.waiters.len();
+    }
+
+    /// The value of a key was changed or taken away by somebody who was not asked to load it.
+    pub(super) fn void(&mut self, hash: u64, key: Key<'_>) {
+        let Some(lease) = self.get_mut(hash, key) else { return };
+        lease.void();
+        self.touched.push(hash);
+    }
+
+    /// Everything was taken away, or everything in one database.
+    pub(super) fn void_all(&mut self, db: Option<u8>) {
+        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| db.is_none_or(|db| db == lease.db)) {
+            lease.void();
+            self.touched.push(*hash);
+        }
+    }
+
+    /// After a step that changed a key: those who wait get what is there now, or somebody loads.
+    pub(super) fn settle(&mut self, hash: u64, value: Option<&Loaded>, token: u64, clock: u64, now: u64) {
+        if let Some(loaded) = value {
+            self.answer(hash, |_| Some(Outcome::Loaded(loaded.clone())));
+            if let Some(lease) = self.map.get_mut(&hash) {
+                lease.hold_off = None;
+            }
+        } else {
+            self.grant_next(hash, token, clock, now);
+        }
+        self.drop_if_idle(hash, now);
+    }
+
+    /// Whether a value loaded under `token` may be stored. Those who wait are told by [`filled`](Leases::filled), or
+    /// here if it may not: `refused_by_tags` says whether a tag was invalidated since a clock; `value` is what was loaded.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn judge(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        token: u64,
+        loaded: &dyn Fn() -> Loaded,
+        refused_by_tags: impl FnOnce(u64) -> bool,
+        now: u64,
+    ) -> Judged {
+        let Some(lease) = self.get_mut(hash, key) else { return Judged::Refused };
+        if let Some(place) = lease.voided.iter().position(|voided| voided.token == token) {
+            let voided = lease.voided.remove(place);
+            let loaded = Outcome::Loaded(loaded());
+            self.answer(hash, |waiter| (waiter.voids < voided.number).then(|| loaded.clone()));
+            self.touched.push(hash);
+            return Judged::Refused;
+        }
+        let Some(grant) = lease.good(token, now) else { return Judged::Refused };
+        let clock = grant.clock;
+        if refused_by_tags(clock) {
+            // Who joined when the clock stood as at the grant has seen no invalidation that the load has not.
+            lease.void();
+            lease.voided.retain(|voided| voided.token != token);
+            let loaded = Outcome::Loaded(loaded());
+            self.answer(hash, |waiter| (waiter.clock <= clock).then(|| loaded.clone()));
+            self.touched.push(hash);
+            return Judged::Refused;
+        }
+        Judged::Good(clock)
+    }
+
+    /// A load has ended with a value, stored or not.
+    pub(super) fn filled(&mut self, hash: u64, loaded: Option<&Loaded>, now: u64) {
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        lease.end();
+        lease.hold_off = None;
+        if let Some(loaded) = loaded {
+            self.answer(hash, |_| Some(Outcome::Loaded(loaded.clone())));
+        }
+        self.drop_if_idle(hash, now);
+    }
+
+    /// Whether anybody waits for the key.
+    pub(super) fn has_waiters(&self, hash: u64) -> bool {
+        self.map.get(&hash).is_some_and(|lease| !lease.waiters.is_empty())
+    }
+
+    /// A load has ended without a value. Those who wait get `kept`, if something may still be handed out, or the
+    /// message. Whether the token meant anything.
+    pub(super) fn fail(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        token: u64,
+        message: &Arc<str>,
+        retry: Option<u64>,
+        kept: Option<&Loaded>,
+        now: u64,
+    ) -> bool {
+        let Some(lease) = self.get_mut(hash, key) else { return false };
+        if lease.forget_voided(token) {
+            self.touched.push(hash);
+            return true;
+        }
+        if lease.good(token, now).is_none() {
+            return false;
+        }
+        if lease.holder().is_some_and(|grant| grant.token != token) {
+            // The lease had passed on: who has it now may still succeed.
+            lease.grants.retain(|grant| grant.token != token);
+            return true;
+        }
+        lease.end();
+        lease.hold_off(message, retry, now);
+        let until = lease.hold_off.as_ref().map_or(now, |hold_off| hold_off.until + REMEMBERED);
+        let outcome = kept.map_or_else(|| Outcome::Failed(Arc::clone(message)), |kept| Outcome::Loaded(kept.clone()));
+        self.answer(hash, |_| Some(outcome.clone()));
+        self.schedule(hash, until);
+        true
+    }
+
+    /// The load takes longer; whoever says so holds the lease from now on. Whether it is still its to hold.
+    pub(super) fn renew(&mut self, hash: u64, key: Key<'_>, token: u64, length: u64, holder: Party, now: u64) -> bool {
+        let limit = self.load_limit;
+        let Some(lease) = self.get_mut(hash, key) else { return false };
+        let Some(grant) = lease.grants.last_mut() else { return false };
+        let last = grant.granted_at + limit;
+        if grant.token != token || now >= last {
+            return false;
+        }
+        grant.deadline = last.min(now + length.min(MAX_AGE));
+        grant.holder = grant.holder.map(|_| holder);
+        let deadline = grant.deadline;
+        (lease.held, lease.queued) = (true, false);
+        self.schedule(hash, deadline);
+        true
+    }
+
+    /// The holder gives the lease up without a failure. Whether it had it.
+    pub(super) fn release(&mut self, hash: u64, key: Key<'_>, token: u64, next: u64, clock: u64, now: u64) -> bool {
+        let Some(lease) = self.get_mut(hash, key) else { return false };
+        if lease.forget_voided(token) {
+            self.touched.push(hash);
+            return true;
+        }
+        let holds = lease.holder().is_some_and(|grant| grant.token == token);
+        let before = lease.grants.len();
+        lease.grants.retain(|grant| grant.token != token);
+        let had = lease.grants.len() < before;
+        if holds {
+            self.pass_on(hash, false, next, clock, now);
+            self.drop_if_idle(hash, now);
+        }
+        had
+    }
+
+    /// Somebody leaves the queue. Whether it stood there.
+    pub(super) fn leave(&mut self, hash: u64, key: Key<'_>, party: Party, wait: u64, now: u64) -> bool {
+        let Some(lease) = self.get_mut(hash, key) else { return false };
+        let before = lease.waiters.len();
+        lease.waiters.retain(|waiter| waiter.party != party || waiter.wait != wait);
+        let left = before - lease.waiters.len();
+        self.waiters -= left;
+        self.drop_if_idle(hash, now);
+        left > 0
+    }
+
+    /// A connection is gone: it neither waits for the key nor holds its lease any more. What it loads stays good.
+    pub(super) fn lost(&mut self, hash: u64, key: Key<'_>, party: Party, next: u64, clock: u64, now: u64) {
+        let Some(lease) = self.get_mut(hash, key) else { return };
+        let before = lease.waiters.len();
+        lease.waiters.retain(|waiter| waiter.party != party);
+        let left = before - lease.waiters.len();
+        let holds = lease.holder().is_some_and(|grant| grant.holder == Some(party));
+        let voided = lease.voided.len();
+        lease.voided.retain(|voided| voided.holder != Some(party));
+        let freed = lease.voided.len() < voided;
+        self.waiters -= left;
+        if holds {
+            self.pass_on(hash, true, next, clock, now);
+        } else if freed {
+            self.grant_next(hash, next, clock, now);
+        }
+        self.drop_if_idle(hash, now);
+    }
+
+    fn schedule(&mut self, hash: u64, at: u64) {
+        if let Some(lease) = self.map.get_mut(&hash)
+            && at < lease.scheduled
+        {
+            lease.scheduled = at;
+            self.due.push(Reverse((at, hash)));
+        }
+    }
+
+    /// Looks at leases that are due, within bounds: waits end, leases pass on, what is too old is forgotten. Tokens are
+    /// drawn from `token`.
+    pub(super) fn tick(&mut self, token: &mut dyn FnMut() -> u64, clock: u64, now: u64) {
+        for _ in 0..STEP {
+            match self.due.peek() {
+                Some(Reverse((at, _))) if *at <= now => {}
+                _ => return,
+            }
+            let Some(Reverse((_, hash))) = self.due.pop() else { return };
+            let Some(lease) = self.map.get_mut(&hash) else { continue };
+            if lease.scheduled > now {
+                continue;
+            }
+            lease.scheduled = u64::MAX;
+            lease.voided.retain(|voided| voided.deadline > now);
+            // Nobody waits for the worker that was asked for: whoever asks next asks anew.
+            lease.queued &= !lease.waiters.is_empty();
+            let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
+            lease.grants.retain(|grant| grant.granted_at + MAX_AGE > now);
+            if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
+                lease.hold_off = None;
+            }
+            self.answer(hash, |waiter| (waiter.deadline <= now).then_some(Outcome::Timeout));
+            if late {
+                self.pass_on(hash, true, token(), clock, now);
+            } else {
+                self.grant_next(hash, token(), clock, now);
+            }
+            if !self.drop_if_idle(hash, now)
+                && let Some(next) = self.map.get(&hash).map(|lease| lease.next_look(now))
+            {
+                self.schedule(hash, next);
+            }
+        }
+    }
+
+    fn drop_if_idle(&mut self, hash: u64, now: u64) -> bool {
+        let idle = self.map.get(&hash).is_some_and(|lease| lease.is_idle(now));
+        if idle && let Some(lease) = self.map.remove(&hash) {
+            self.key_bytes -= lease.key.len();
+            if self.map.is_empty() && self.map.capacity() > 1024 {
+                // What a burst took is given back.
+                self.map = HashMap::default();
+            }
+        }
+        idle
+    }
+}
+
+impl Lease {
+    fn new(key: Key<'_>) -> Lease {
+        Lease {
+            db: key.db,
+            key: Arc::from(key.bytes),
+            grants: Vec::new(),
+            held: false,
+            voided: Vec::new(),
+            voids: 0,
+            waiters: VecDeque::new(),
+            served: false,
+            queued: false,
+            failures: 0,
+            hold_off: None,
+            scheduled: u64::MAX,
+        }
+    }
+
+    fn is_of(&self, key: Key<'_>) -> bool {
+        self.db == key.db && *self.key == *key.bytes
+    }
+
+    fn holder(&self) -> Option<&Grant> {
+        self.grants.last().filter(|_| self.held)
+    }
+
+    fn may_grant(&self) -> bool {
+        !self.held && self.voided.len() <= MAX_VOIDED
+    }
+
+    fn good(&self, token: u64, now: u64) -> Option<&Grant> {
+        self.grants.iter().find(|grant| grant.token == token && now < grant.granted_at + MAX_AGE)
+    }
+
+    fn void(&mut self) {
+        self.voids += 1;
+        if let Some(Grant { token, holder, deadline, .. }) = self.holder() {
+            let voided = Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids };
+            self.voided.push(voided);
+        }
+        self.end();
+    }
+
+    /// No token is good any more, and nobody holds the lease.
+    fn end(&mut self) {
+        self.grants.clear();
+        (self.held, self.queued, self.failures) = (false, false, 0);
+    }
+
+    fn forget_voided(&mut self, token: u64) -> bool {
+        let before = self.voided.len();
+        self.voided.retain(|voided| voided.token != token);
+        self.voided.len() < before
+    }
+
+    fn hold_off(&mut self, message: &Arc<str>, retry: Option<u64>, now: u64) {
+        let before = self.hold_off.take().map_or(0, |hold_off| hold_off.delay);
+        let delay = retry.unwrap_or((before * 2).max(HOLD_OFF.0)).min(HOLD_OFF.1.max(retry.unwrap_or(0).min(MAX_AGE)));
+        self.end();
+        self.hold_off = Some(HoldOff { until: now + delay, delay, message: Arc::clone(message) });
+    }
+
+    fn is_idle(&self, now: u64) -> bool {
+        self.waiters.is_empty()
+            && self.voided.is_empty()
+            && self.hold_off.is_none()
+            && !self.queued
+            && !self.grants.iter().any(|grant| now < grant.granted_at + MAX_AGE)
+    }
+
+    /// When it is to be looked at again.
+    fn next_look(&self, now: u64) -> u64 {
+        let held = self.holder().map(|grant| grant.deadline);
+        let old = self.grants.iter().map(|grant| grant.granted_at + MAX_AGE);
+        let voided = self.voided.iter().map(|voided| voided.deadline);
+        let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
+        let hold_off = self.hold_off.iter().flat_map(|hold_off| [hold_off.until, hold_off.until + REMEMBERED]);
+        let all = held.into_iter().chain(old).chain(voided).chain(waiters).chain(hold_off);
+        all.filter(|at| *at > now).min().unwrap_or(now + MAX_AGE)
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Since when somebody holds it.
+    pub(super) fn held_since(&self) -> Option<u64> {
+        self.holder().map(|grant| grant.granted_at)
+    }
+
+    /// Whether a token would be taken.
+    pub(super) fn takes(&self, token: u64, now: u64) -> bool {
+        self.good(token, now).is_some()
+    }
+}
