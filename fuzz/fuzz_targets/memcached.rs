@@ -2,22 +2,22 @@
 
 #![no_main]
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now, Pending};
+use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Store};
+use globalcache_core::store::{Options, Party};
 use libfuzzer_sys::fuzz_target;
 
 fn engine() -> Engine {
     let options = Options { memory: 4 << 20, shards: 1, evict: true, max_value: 1000, seed: [1, 2, 3, 4], epoch: 1, load_limit: 30_000 };
     let limits = Limits { max_value: 1000, pause_output: usize::MAX, debug_time: true, ..Limits::default() };
     let facts = Facts::default();
-    Engine { store: Store::new(options), limits, counters: Counters::default(), facts, pending: Pending::default() }
+    Engine::new(options, limits, facts, 1)
 }
 
 /// The replies to `input` in pieces that end at `cuts`.
 fn replies(input: &[u8], cuts: &[usize]) -> Vec<u8> {
-    let (engine, mut session, mut scratch) = (engine(), Session::memcached(1), Scratch::default());
+    let (engine, mut session, mut scratch) = (engine(), Session::memcached(Party::default()), Scratch::default());
     let (mut out, mut start) = (Output::default(), 0);
     let now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
     for &end in cuts {

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
+use crate::cache::{self, CacheCommand};
+
 /// Where an argument lies in the input it was read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -212,6 +214,8 @@ pub enum Command<'a> {
     CommandDocs(Args<'a>),
     /// One of the commands that know of an item's flags and version.
     Item(ItemCommand<'a>),
+    /// One of the commands that know of freshness, tags and leases.
+    Cache(CacheCommand<'a>),
     /// Facts about the server as memcached names them, of the named section; the general ones without a name.
     Stats(Option<&'a [u8]>),
     /// Removes all keys of the selected database after so many milliseconds.
@@ -222,6 +226,26 @@ pub enum Command<'a> {
     Shutdown,
     /// A last OK, then the end of the connection.
     Quit,
+}
+
+impl<'a> Command<'a> {
+    /// The key of a command whose effect depends on what is there, beyond reads of values, which look for themselves:
+    /// where workers load, it is loaded first. For protocols whose commands are no rows of the table.
+    pub fn depends_on(&self) -> Option<&'a [u8]> {
+        match *self {
+            Command::Set { key, condition, get, expiry, .. } => {
+                let depends = condition != Condition::Always || get || expiry == Expiry::Keep;
+                depends.then_some(key)
+            }
+            Command::Increment(key, _) => Some(key),
+            Command::Item(ItemCommand::Store { key, mode, version, .. }) => {
+                (mode != Mode::Set || version.is_some()).then_some(key)
+            }
+            Command::Item(ItemCommand::Count { key, .. } | ItemCommand::Touch { key, .. }) => Some(key),
+            Command::Item(ItemCommand::Remove { key, version: Some(_) }) => Some(key),
+            _ => None,
+        }
+    }
 }
 
 /// What a write of memcached does with the value that is there.
@@ -369,6 +393,10 @@ pub enum Reply {
     Set(Vec<Reply>),
     /// Answers under names.
     Map(Vec<(Reply, Reply)>),
+    /// Something that was not asked for just now.
+    Push(Vec<Reply>),
+    /// The answer comes when what the command waits for is there.
+    Parked,
     /// It was not done.
     Error(Error),
 }
@@ -403,6 +431,10 @@ pub enum Kind {
     TooLarge,
     /// Memory is full and nothing may be evicted.
     OutOfMemory,
+    /// What the key needs could not be loaded.
+    LoadFailed,
+    /// There is too much to do at the moment.
+    Busy,
 }
 
 /// Why a command was not done.
@@ -452,6 +484,10 @@ pub mod flag {
     pub const NO_AUTH: u16 = 32;
     /// About the connection.
     pub const CONNECTION: u16 = 64;
+    /// Needs what is there, so a key that workers load is loaded first; without it, a command overwrites or removes.
+    pub const LOAD: u16 = 128;
+    /// What a loader worker may ask on its connection: nothing that could wait.
+    pub const WORKER: u16 = 256;
 }
 
 /// A row of the table.
@@ -517,35 +553,51 @@ use flag::*;
 /// Every command there is.
 #[rustfmt::skip]
 pub static TABLE: &[Row] = table! {
-    "AUTH" -2 FAST | NO_AUTH | CONNECTION, NO_KEY, "connection" "1.0.0" "Authenticates the connection.", read_auth;
-    "CLIENT" -2 CONNECTION, NO_KEY, "connection" "2.4.0" "Tells and sets what the server knows of this connection.", read_client;
+    "AUTH" -2 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Authenticates the connection.", read_auth;
+    "CACHE.CANCEL" 2 FAST | CONNECTION, NO_KEY, "cache" "7.4.0" "Leaves the queue that a ticket stands for.", cache::read_cancel;
+    "CACHE.ENTRY" 2 READ | FAST, ONE_KEY, "cache" "7.4.0" "Returns an item with its state, version, times and flags.", cache::read_entry;
+    "CACHE.FAIL" -4 WRITE | FAST | WORKER, ONE_KEY, "cache" "7.4.0" "Ends a lease without a value; those who wait get a stale value or the message.", cache::read_fail;
+    "CACHE.FETCH" -2 READ | FAST, ONE_KEY, "cache" "7.4.0" "Returns a value, or the lease to load it, or waits for who has it.", cache::read_fetch;
+    "CACHE.FILL" -4 WRITE | DENY_OOM | WORKER, ONE_KEY, "cache" "7.4.0" "Stores a value that was loaded under a lease, unless something changed meanwhile.", cache::read_fill;
+    "CACHE.FORGET" -2 ADMIN, NO_KEY, "cache" "7.4.0" "Stops serving patterns by loader workers.", cache::read_forget;
+    "CACHE.GET" 2 READ | FAST, ONE_KEY, "cache" "7.4.0" "Returns a value, with its flags if it has any.", cache::read_get;
+    "CACHE.INCR" -3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "cache" "7.4.0" "Adds to a number; its time to live and tags count if it is new.", cache::read_incr;
+    "CACHE.INSPECT" 2 READ | FAST, ONE_KEY, "cache" "7.4.0" "Returns everything known of a key.", cache::read_inspect;
+    "CACHE.INVALIDATE" -3 WRITE, NO_KEY, "cache" "7.4.0" "Makes sure that no value of these keys and tags is served again.", cache::read_invalidate;
+    "CACHE.LOADER" -2 CONNECTION | WORKER, NO_KEY, "cache" "7.4.0" "Makes the connection a loader worker for keys that match.", cache::read_loader;
+    "CACHE.MGET" -2 READ | FAST, ALL_KEYS, "cache" "7.4.0" "Returns values, each with its flags if it has any.", cache::read_mget;
+    "CACHE.RELEASE" 3 WRITE | FAST | WORKER, ONE_KEY, "cache" "7.4.0" "Gives a lease to the next without an error.", cache::read_release;
+    "CACHE.RENEW" 4 WRITE | FAST | WORKER, ONE_KEY, "cache" "7.4.0" "Holds a lease for longer.", cache::read_renew;
+    "CACHE.SESSION" -3 FAST | CONNECTION, NO_KEY, "cache" "7.4.0" "Names the client, so that its older connections are closed.", cache::read_session;
+    "CACHE.SET" -3 WRITE | DENY_OOM, ONE_KEY, "cache" "7.4.0" "Writes a value with freshness, tags and flags.", cache::read_set;
+    "CLIENT" -2 CONNECTION | WORKER, NO_KEY, "connection" "2.4.0" "Tells and sets what the server knows of this connection.", read_client;
     "COMMAND" -1 CONNECTION, NO_KEY, "server" "2.8.13" "Describes the commands there are.", read_command;
     "DBSIZE" 1 READ | FAST, NO_KEY, "server" "1.0.0" "Returns the number of keys in the selected database.", |_, _| Ok(Command::DbSize);
-    "DECR" 2 WRITE | DENY_OOM | FAST, ONE_KEY, "string" "1.0.0" "Takes one from the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), -1));
+    "DECR" 2 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Takes one from the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), -1));
     "DEL" -2 WRITE, ALL_KEYS, "generic" "1.0.0" "Removes keys and returns how many there were.", |_, a| Ok(Command::Delete(a));
-    "ECHO" 2 FAST | CONNECTION, NO_KEY, "connection" "1.0.0" "Returns the message.", |_, a| Ok(Command::Echo(arg(a, 0)));
-    "EXISTS" -2 READ | FAST, ALL_KEYS, "generic" "1.0.0" "Returns how many of the keys there are.", |_, a| Ok(Command::Exists(a));
+    "ECHO" 2 FAST | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Returns the message.", |_, a| Ok(Command::Echo(arg(a, 0)));
+    "EXISTS" -2 READ | FAST | LOAD, ALL_KEYS, "generic" "1.0.0" "Returns how many of the keys there are.", |_, a| Ok(Command::Exists(a));
     "EXPIRE" -3 WRITE | FAST, ONE_KEY, "generic" "1.0.0" "Sets after how many seconds a key expires.", |r, a| read_expire(r, a, 1000, false);
     "EXPIREAT" -3 WRITE | FAST, ONE_KEY, "generic" "1.2.0" "Sets at which second of Unix time a key expires.", |r, a| read_expire(r, a, 1000, true);
     "FLUSHALL" -1 WRITE, NO_KEY, "server" "1.0.0" "Removes all keys of all databases.", |_, a| read_flush(a, true);
     "FLUSHDB" -1 WRITE, NO_KEY, "server" "1.0.0" "Removes all keys of the selected database.", |_, a| read_flush(a, false);
-    "GET" 2 READ | FAST, ONE_KEY, "string" "1.0.0" "Returns the value of a key.", |_, a| Ok(Command::Get(arg(a, 0)));
-    "HELLO" -1 FAST | NO_AUTH | CONNECTION, NO_KEY, "connection" "6.0.0" "Chooses the protocol version and tells who the server is.", read_hello;
-    "INCR" 2 WRITE | DENY_OOM | FAST, ONE_KEY, "string" "1.0.0" "Adds one to the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), 1));
-    "INCRBY" 3 WRITE | DENY_OOM | FAST, ONE_KEY, "string" "1.0.0" "Adds to the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), integer(arg(a, 1))?));
-    "DECRBY" 3 WRITE | DENY_OOM | FAST, ONE_KEY, "string" "1.0.0" "Takes from the number at a key, which counts from 0 if there is none.", read_decrby;
+    "GET" 2 READ | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Returns the value of a key.", |_, a| Ok(Command::Get(arg(a, 0)));
+    "HELLO" -1 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "6.0.0" "Chooses the protocol version and tells who the server is.", read_hello;
+    "INCR" 2 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Adds one to the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), 1));
+    "INCRBY" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Adds to the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), integer(arg(a, 1))?));
+    "DECRBY" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Takes from the number at a key, which counts from 0 if there is none.", read_decrby;
     "INFO" -1 ADMIN, NO_KEY, "server" "1.0.0" "Returns facts and figures about the server.", |_, a| Ok(Command::Info(a));
-    "MGET" -2 READ | FAST, ALL_KEYS, "string" "1.0.0" "Returns the values of several keys as of one instant.", |_, a| Ok(Command::MGet(a));
+    "MGET" -2 READ | FAST | LOAD, ALL_KEYS, "string" "1.0.0" "Returns the values of several keys as of one instant.", |_, a| Ok(Command::MGet(a));
     "MSET" -3 WRITE | DENY_OOM, (1, -1, 2), "string" "1.0.1" "Writes several values in one step.", read_mset;
     "PERSIST" 2 WRITE | FAST, ONE_KEY, "generic" "2.2.0" "Takes the expiry of a key away.", |_, a| Ok(Command::Persist(arg(a, 0)));
     "PEXPIRE" -3 WRITE | FAST, ONE_KEY, "generic" "2.6.0" "Sets after how many milliseconds a key expires.", |r, a| read_expire(r, a, 1, false);
     "PEXPIREAT" -3 WRITE | FAST, ONE_KEY, "generic" "2.6.0" "Sets at which millisecond of Unix time a key expires.", |r, a| read_expire(r, a, 1, true);
-    "PING" -1 FAST | CONNECTION, NO_KEY, "connection" "1.0.0" "Returns PONG, or the message.", read_ping;
-    "PTTL" 2 READ | FAST, ONE_KEY, "generic" "2.6.0" "Returns how many milliseconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: true });
-    "QUIT" -1 FAST | NO_AUTH | CONNECTION, NO_KEY, "connection" "1.0.0" "Closes the connection.", |_, _| Ok(Command::Quit);
+    "PING" -1 FAST | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Returns PONG, or the message.", read_ping;
+    "PTTL" 2 READ | FAST | LOAD, ONE_KEY, "generic" "2.6.0" "Returns how many milliseconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: true });
+    "QUIT" -1 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Closes the connection.", |_, _| Ok(Command::Quit);
     "SELECT" 2 FAST | CONNECTION, NO_KEY, "connection" "1.0.0" "Chooses one of the 16 databases.", read_select;
     "SET" -3 WRITE | DENY_OOM, ONE_KEY, "string" "1.0.0" "Writes the value of a key.", read_set;
-    "TTL" 2 READ | FAST, ONE_KEY, "generic" "1.0.0" "Returns how many seconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: false });
+    "TTL" 2 READ | FAST | LOAD, ONE_KEY, "generic" "1.0.0" "Returns how many seconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: false });
     "UNLINK" -2 WRITE | FAST, ALL_KEYS, "generic" "4.0.0" "Removes keys and returns how many there were.", |_, a| Ok(Command::Delete(a));
 };
 
@@ -608,7 +660,7 @@ pub fn integer(text: &[u8]) -> Result<i64, Error> {
     atoi::atoi::<i64>(text).ok_or(NOT_AN_INTEGER)
 }
 
-fn is(option: &[u8], name: &str) -> bool {
+pub(crate) fn is(option: &[u8], name: &str) -> bool {
     option.eq_ignore_ascii_case(name.as_bytes())
 }
 

@@ -1,11 +1,15 @@
 //! What all connections of a server share: the store, the limits, the counters and the facts that INFO tells.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-use crate::store::Store;
+use crate::fence::Fences;
+use crate::loaders::Loaders;
+use crate::mailbox::{Event, Mailboxes};
+use crate::store::{self, Key, Note, Outcome, Party, Sink, Store};
 
 /// The two clocks, in milliseconds, as read once per batch of input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct Limits {
     pub max_request: usize,
     /// Bytes of replies not yet taken by the client, after which its requests are left unread.
     pub pause_output: usize,
+    /// How long a read waits for a load, and a load may renew its lease, in milliseconds.
+    pub load_limit: u64,
     /// Whether a client may stop the server.
     pub shutdown: bool,
     /// Whether a client may let the clock run ahead, so that tests of expiry need not wait.
@@ -40,6 +46,7 @@ impl Default for Limits {
             max_value: 16 << 20,
             max_request: 256 << 20,
             pause_output: 1 << 20,
+            load_limit: 30_000,
             shutdown: false,
             debug_time: false,
         }
@@ -94,6 +101,27 @@ pub struct Engine {
     pub facts: Facts,
     /// What clients have set going.
     pub pending: Pending,
+    /// Messages for connections.
+    pub mail: Arc<Mailboxes>,
+    /// Who loads what.
+    pub loaders: Arc<Loaders>,
+    /// What keeps old connections from being heard after new ones.
+    pub fences: Fences,
+}
+
+/// Passes on what a step of the store means for others.
+struct Post {
+    mail: Arc<Mailboxes>,
+    loaders: Arc<Loaders>,
+}
+
+impl Sink for Post {
+    fn send(&self, note: Note) {
+        match note {
+            Note::Outcome(party, wait, outcome) => self.mail.post(party, Event::Outcome(wait, outcome)),
+            Note::Wanted(db, key) => self.loaders.want(db, key),
+        }
+    }
 }
 
 /// What clients have set going and every call looks at.
@@ -131,6 +159,45 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 type Section<'a> = (&'static str, Vec<(&'static str, String)>);
 
 impl Engine {
+    /// An engine with an empty store, for connections on so many threads.
+    pub fn new(options: store::Options, limits: Limits, facts: Facts, threads: usize) -> Engine {
+        let (mail, loaders) = (Arc::new(Mailboxes::new(threads)), Arc::new(Loaders::default()));
+        let post = Post { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders) };
+        Engine {
+            store: Store::with_sink(options, Arc::new(post)),
+            limits,
+            counters: Counters::default(),
+            facts,
+            pending: Pending::default(),
+            mail,
+            loaders,
+            fences: Fences::default(),
+        }
+    }
+
+    /// Sends loads to workers that can take them: to be called when a batch of requests is done.
+    #[inline]
+    pub fn pump(&self, now: Now) {
+        self.loaders.pump(&self.store, &self.mail, self.time(now).mono);
+    }
+
+    /// A message came for a connection that is gone: a lease in it passes on.
+    pub fn undelivered(&self, party: Party, event: Event, now: Now) {
+        let (db, key) = match event {
+            Event::Outcome(_, Outcome::Lease(granted)) => (granted.db, granted.key),
+            Event::Load(db, key, _) => (db, key),
+            _ => return,
+        };
+        self.store.with(Key { db, bytes: &key }, self.time(now).mono, |entry| entry.lost(party));
+    }
+
+    /// Ends waits and leases whose time is over; whether there are any, so that it is to be called again soon.
+    pub fn tick_leases(&self, now: Now) -> bool {
+        let any = self.store.tick_leases(self.time(now).mono);
+        self.pump(now);
+        any
+    }
+
     /// The time that commands go by; what is due by then is done.
     #[inline]
     pub fn time(&self, now: Now) -> Now {

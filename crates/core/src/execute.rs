@@ -9,8 +9,10 @@ use crate::command::{
     lookup,
 };
 use crate::engine::{Engine, Now, REDIS_VERSION, VERSION};
-use crate::store::{Entry, Item, Key, Locked, Meta, Refused, Value};
-use crate::{items, json_value, stats};
+use crate::fence::Joined;
+use crate::store::{Entry, Item, Key, Locked, Meta, Party, Refused, Value};
+use crate::waiting::{self, Standing, Waits, stand};
+use crate::{cache, items, json_value, stats};
 
 /// What a command works with.
 pub struct Context<'a> {
@@ -22,6 +24,8 @@ pub struct Context<'a> {
     pub scratch: &'a mut Vec<u8>,
     /// The shards that a transaction has locked: all that its commands touch.
     pub held: Option<&'a mut (dyn Held + 'a)>,
+    /// What the command waits for, or was told when it had waited.
+    pub waits: &'a mut Waits,
 }
 
 /// Keys that are used in one step: those of a command of several keys, or all of a transaction.
@@ -120,12 +124,55 @@ pub struct Client {
     pub lib_version: Vec<u8>,
     /// It said that it is leaving.
     pub quitting: bool,
+    /// Where its messages go.
+    pub party: Party,
+    /// Commands that would wait answer with a ticket, and the outcome is pushed.
+    pub tickets: bool,
+    /// As `tickets`, for the command that is run.
+    pub ticket_once: bool,
+    /// Answers may come in another order than requests: they carry numbers.
+    pub unordered: bool,
+    /// It is a loader worker, and asks for nothing that could wait.
+    pub worker: bool,
+    /// Leases that it was granted: database, key and token.
+    pub holds: Vec<(u8, Box<[u8]>, u64)>,
+    /// Its place behind the fence of its session.
+    pub joined: Option<Joined>,
 }
 
 impl Client {
     /// A client of whom nothing is known yet.
-    pub fn new(id: u64) -> Client {
-        Client { id, db: 0, resp: 2, name: Vec::new(), lib_name: Vec::new(), lib_version: Vec::new(), quitting: false }
+    pub fn new(party: Party) -> Client {
+        Client {
+            id: party.id,
+            db: 0,
+            resp: 2,
+            name: Vec::new(),
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            quitting: false,
+            party,
+            tickets: false,
+            ticket_once: false,
+            unordered: false,
+            worker: false,
+            holds: Vec::new(),
+            joined: None,
+        }
+    }
+
+    /// It was granted a lease.
+    pub fn remember(&mut self, key: &[u8], token: u64) {
+        if !self.holds.iter().any(|(_, _, known)| *known == token) {
+            self.holds.push((self.db, key.into(), token));
+        }
+    }
+
+    /// It has answered for a lease.
+    pub fn forget(&mut self, key: &[u8], token: u64) {
+        if let Some(at) = self.holds.iter().position(|(_, known, held)| *held == token && **known == *key) {
+            self.holds.swap_remove(at);
+        }
     }
 }
 
@@ -137,7 +184,7 @@ const NO_SUCH_USER: Error = Error::new(
     "ERR AUTH <password> called without any password configured for the default user. \
      Are you sure your configuration is correct?",
 );
-const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
+pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Error {
@@ -156,11 +203,11 @@ pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>)
 fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Result<Reply, Error> {
     let db = client.db;
     Ok(match *command {
-        Command::Get(key) => get(cx, Key { db, bytes: key }),
+        Command::Get(key) => get(cx, client, Key { db, bytes: key }),
         Command::Set { key, value, expiry, condition, get } => {
             return set(cx, Key { db, bytes: key }, value, expiry, condition, get);
         }
-        Command::MGet(keys) => return mget(cx, db, keys),
+        Command::MGet(keys) => return mget(cx, client, keys),
         Command::MSet(pairs) => return mset(cx, db, pairs),
         Command::Delete(keys) => count(cx, db, keys, |entry| entry.remove()),
         Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
@@ -214,7 +261,8 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
         Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
-        Command::Item(item) => return items::run(cx, db, &item),
+        Command::Item(item) => return items::run(cx, client, &item),
+        Command::Cache(command) => return cache::run(cx, client, &command),
         Command::Stats(section) => return stats::stats(cx, section),
         Command::FlushIn(0) => {
             cx.clear(Some(db));
@@ -254,8 +302,36 @@ pub(crate) fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
 }
 
 #[inline]
-fn get(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    cx.with(key, |entry, scratch| entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value))))
+fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
+    let (reply, stale) = cx.with(key, |entry, scratch| {
+        let now = entry.now();
+        entry.get().map_or((Reply::Null, false), |item| {
+            let stale = item.fresh_until.is_some_and(|at| at <= now);
+            (Reply::Value(take(scratch, item.value)), stale)
+        })
+    });
+    if (matches!(reply, Reply::Null) || stale) && cx.engine.loaders.any() {
+        return get_served(cx, client, key, reply);
+    }
+    reply
+}
+
+/// A value that is not there, or stale, where workers load.
+#[cold]
+fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
+    if !matches!(reply, Reply::Null) {
+        waiting::refresh(cx, client, key);
+        return reply;
+    }
+    match stand(cx, client, key) {
+        Standing::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
+        Standing::Failed(error) => Reply::Error(error),
+        Standing::Waits => Reply::Parked,
+        // It came in between, or there is no such row.
+        Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
+            entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)))
+        }),
+    }
 }
 
 /// One key, however often it is named, takes one lock; a single key takes no list of locks.
@@ -271,20 +347,26 @@ fn count(cx: &mut Context<'_>, db: u8, keys: Args<'_>, mut test: impl FnMut(&mut
 /// A short request can name a long value a million times: copies end at the limit of a request.
 pub(crate) const TOO_MUCH: Error = Error::new(Kind::OutOfMemory, "ERR the reply is too long");
 
-fn mget(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Result<Reply, Error> {
-    let limit = cx.engine.limits.max_request;
+fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Result<Reply, Error> {
+    let (db, limit) = (client.db, cx.engine.limits.max_request);
     let named = keys.iter().map(|bytes| Key { db, bytes });
     let mut found = Vec::with_capacity(keys.len());
     cx.with_all(named.clone(), |all, scratch| {
-        for key in named {
+        for key in named.clone() {
             if scratch.len() > limit {
                 return Err(TOO_MUCH);
             }
             let reply = all.entry(key).get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)));
             found.push(reply);
         }
-        Ok(Reply::Array(found))
-    })
+        Ok(())
+    })?;
+    if cx.engine.loaders.any() {
+        for (reply, key) in found.iter_mut().zip(named).filter(|(reply, _)| matches!(reply, Reply::Null)) {
+            *reply = get_served(cx, client, key, Reply::Null);
+        }
+    }
+    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(found) })
 }
 
 /// All or nothing: a value that is too long refuses them all before any is written, and when memory is full (nothing

@@ -2,23 +2,27 @@
 
 use crate::command::{Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply};
 use crate::engine::Now;
-use crate::execute::{Context, TOO_MUCH, expires_at, take};
+use crate::execute::{Client, Context, TOO_MUCH, expires_at, take};
 use crate::store::{Entry, Item, Key, Meta, Refused};
+use crate::waiting::{Standing, stand};
 
 const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or decrement non-numeric value");
 
 /// Runs one of them.
 #[inline]
-pub(crate) fn run(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
-    let now = cx.now;
+pub(crate) fn run(cx: &mut Context<'_>, client: &Client, command: &ItemCommand<'_>) -> Result<Reply, Error> {
+    let (now, db) = (cx.now, client.db);
     match *command {
-        ItemCommand::Find { keys, expiry } => find(cx, db, keys, expiry),
-        ItemCommand::Look { key, expiry, value, used } => Ok(with(cx, db, key, |entry, scratch| {
-            touch(entry, now, expiry);
-            let mono = entry.now();
-            let item = if used { entry.get() } else { entry.peek() };
-            item.map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, value)))
-        })),
+        ItemCommand::Find { keys, expiry } => find(cx, client, keys, expiry),
+        ItemCommand::Look { key, expiry, value, used } => {
+            let reply = with(cx, db, key, |entry, scratch| {
+                touch(entry, now, expiry);
+                let mono = entry.now();
+                let item = if used { entry.get() } else { entry.peek() };
+                item.map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, value)))
+            });
+            if matches!(reply, Reply::Null) && cx.engine.loaders.any() { load(cx, client, key) } else { Ok(reply) }
+        }
         ItemCommand::Remove { key, version } => with(cx, db, key, |entry, _| {
             admit(entry, version)?;
             Ok(if entry.remove() { Reply::Int(0) } else { Reply::Null })
@@ -46,38 +50,78 @@ fn touch(entry: &mut Entry<'_>, now: Now, expiry: Option<Expiry>) -> bool {
 
 #[inline]
 fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Found {
-    let seconds = |at: u64| at.saturating_sub(mono).div_ceil(1000).min(u32::MAX.into()) as u32;
     Found {
         size: item.value.bytes().len() as u32,
         value: if value { take(scratch, item.value) } else { Blob::Scratch(0..0) },
         version: item.version,
         flags: item.flags,
-        ttl: item.expires_at.map(seconds),
+        ttl: item.expires_at.map(|at| seconds(at, mono)),
     }
 }
 
 /// Each key is a step of its own, so that many do not hold up others. Looking ahead for the index buckets would take
 /// each lock twice.
 #[inline]
-fn find(cx: &mut Context<'_>, db: u8, keys: Args<'_>, expiry: Option<Expiry>) -> Result<Reply, Error> {
-    let now = cx.now;
+fn find(cx: &mut Context<'_>, client: &Client, keys: Args<'_>, expiry: Option<Expiry>) -> Result<Reply, Error> {
+    let (now, db) = (cx.now, client.db);
     let one = |cx: &mut Context<'_>, key| {
-        with(cx, db, key, |entry, scratch| {
+        let reply = with(cx, db, key, |entry, scratch| {
             touch(entry, now, expiry);
             let mono = entry.now();
             entry.get().map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, true)))
-        })
+        });
+        if matches!(reply, Reply::Null) && cx.engine.loaders.any() { load(cx, client, key) } else { Ok(reply) }
     };
     if let (Some(key), 1) = (keys.get(0), keys.len()) {
-        return Ok(one(cx, key));
+        return one(cx, key);
     }
     if cx.held.is_none() {
         cx.engine.store.prefetch(keys.iter().map(|bytes| Key { db, bytes }));
     }
     // A short line can name a long value a million times.
     let limit = cx.engine.limits.max_request;
-    let bounded = keys.iter().map(|key| if cx.scratch.len() > limit { Err(TOO_MUCH) } else { Ok(one(cx, key)) });
-    bounded.collect::<Result<_, _>>().map(Reply::Array)
+    let mut failed = None;
+    let mut all = Vec::with_capacity(keys.len());
+    for key in keys.iter() {
+        if cx.scratch.len() > limit {
+            return Err(TOO_MUCH);
+        }
+        match one(cx, key) {
+            Ok(reply) => all.push(reply),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    // There is no way to say in the middle of an answer that a key could not be loaded.
+    match failed {
+        _ if cx.waits.is_waiting() => Ok(Reply::Parked),
+        Some(error) => Err(error),
+        None => Ok(Reply::Array(all)),
+    }
+}
+
+/// A value that is not there, where workers load.
+#[cold]
+fn load(cx: &mut Context<'_>, client: &Client, key: &[u8]) -> Result<Reply, Error> {
+    let mono = cx.now.mono;
+    match stand(cx, client, Key { db: client.db, bytes: key }) {
+        Standing::Failed(error) => Err(error),
+        Standing::Waits => Ok(Reply::Parked),
+        Standing::Loaded(loaded) if !loaded.absent => Ok(Reply::Item(Found {
+            version: loaded.version,
+            flags: loaded.flags,
+            ttl: loaded.expires_at.map(|at| seconds(at, mono)),
+            size: loaded.value.len() as u32,
+            value: Blob::Shared(loaded.value),
+        })),
+        Standing::Loaded(_) | Standing::Settled => Ok(with(cx, client.db, key, |entry, scratch| {
+            let mono = entry.now();
+            entry.get().map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, true)))
+        })),
+    }
+}
+
+fn seconds(at: u64, mono: u64) -> u32 {
+    at.saturating_sub(mono).div_ceil(1000).min(u32::MAX.into()) as u32
 }
 
 /// Whether the item has the version that is wanted.

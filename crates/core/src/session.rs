@@ -3,19 +3,28 @@
 //! Rules: replies keep the order of requests; input is taken a whole request at a time, and what is left over comes
 //! again with the next call; once a protocol is recognised it never changes; a stream that broke is never read again;
 //! while too many replies wait to be taken, no further request is run.
+//!
+//! A request that waits for a load stays at the front of the input, and nothing behind it is run: else a lease could be
+//! granted to a client that cannot hear of it. Clients whose replies carry numbers (tickets of RESP3, JSON) go on: their
+//! request is kept here, and its outcome follows.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, lookup};
+use crate::cache::CacheCommand;
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, Span, flag, lookup};
 use crate::engine::{Engine, Now};
 use crate::execute::{Client, Context, execute};
 use crate::gate;
+use crate::mailbox::Event;
 use crate::output::Output;
 use crate::protocol::json::Message;
 use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
-use crate::store::Key;
+use crate::store::{Granted, Key, Outcome, Party};
+use crate::waiting::{Waits, load_first, wait_parts};
 
 /// What is to become of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +33,9 @@ pub enum Flow {
     Continue,
     /// Read nothing until the output is taken, then feed the rest of the input again.
     Pause,
+    /// A request waits for a load: read nothing, and feed the rest of the input again when the session says that it is
+    /// [`ready`](Session::is_ready).
+    Park,
     /// Send the output, then close.
     Close,
 }
@@ -33,6 +45,22 @@ const BATCH: usize = 16;
 
 /// Bytes of a message of JSON beside its value: envelope, keys and names.
 const JSON_SLACK: usize = 256 << 10;
+
+/// Requests of a client that wait at a time, each with a number of its own.
+const MAX_TICKETS: usize = 1 << 14;
+const TOO_MANY_WAIT: Error = Error::new(Kind::Busy, "BUSY too many requests of this connection wait already");
+
+/// A request that waits while those behind it are run.
+struct Ticket {
+    waits: Waits,
+    request: Kept,
+}
+
+/// The bytes of a request that is run again.
+enum Kept {
+    Resp(Box<[u8]>, Box<[Span]>),
+    Json(Box<[u8]>),
+}
 
 /// Buffers that sessions of a thread share, kept for their capacity.
 #[derive(Debug, Default)]
@@ -77,30 +105,39 @@ pub struct Session {
     wanted: usize,
     /// Messages of JSON sent so far.
     messages: u64,
+    /// The last number that was given to a request that waits.
+    number: u64,
+    /// What the request at the front of the input waits for, or was told.
+    parked: Option<Waits>,
+    /// Requests that wait beside it, by number.
+    tickets: HashMap<u64, Ticket>,
 }
 
 impl Session {
-    /// A session on connection `id`.
-    pub fn new(id: u64) -> Session {
+    /// A session of a connection.
+    pub fn new(party: Party) -> Session {
         Session {
-            client: Client::new(id),
+            client: Client::new(party),
             protocol: None,
             reader: Reader::default(),
             lines: memcached::Reader::default(),
             partial: Vec::new(),
             wanted: 0,
             messages: 0,
+            number: 0,
+            parked: None,
+            tickets: HashMap::new(),
         }
     }
 
     /// A session that speaks JSON from its first byte on.
-    pub fn json(id: u64) -> Session {
-        Session { protocol: Some(Protocol::Json), ..Session::new(id) }
+    pub fn json(party: Party) -> Session {
+        Session { protocol: Some(Protocol::Json), ..Session::new(party) }
     }
 
     /// A session that speaks memcached from its first byte on.
-    pub fn memcached(id: u64) -> Session {
-        Session { protocol: Some(Protocol::Memcached), ..Session::new(id) }
+    pub fn memcached(party: Party) -> Session {
+        Session { protocol: Some(Protocol::Memcached), ..Session::new(party) }
     }
 
     /// Length below which it is of no use to feed the input again.
@@ -120,6 +157,15 @@ impl Session {
     ) -> (usize, Flow) {
         if input.len() < self.wanted {
             return (0, Flow::Continue);
+        }
+        if self.is_parked() && !self.is_ready() {
+            return (0, Flow::Park);
+        }
+        // Held while this batch runs, so that nothing of it is run after a newer connection of the client was welcomed.
+        let joined = self.client.joined.as_ref().map(|joined| (Arc::clone(&joined.fence), joined.generation));
+        let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
+        if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {
+            return (input.len(), Flow::Close);
         }
         self.wanted = 0;
         let protocol = match self.protocol.map_or_else(|| sniff(input), Verdict::Is) {
@@ -154,9 +200,13 @@ impl Session {
                 run.prefetch(&self.client, input, &frames[..count]);
             }
             for (index, frame) in frames[..count].iter().enumerate() {
-                match frame.name {
+                let done = match frame.name {
                     Name::Redis(row) => self.run_resp(run, input, frame, row, out),
                     Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
+                };
+                if !done {
+                    self.read_again();
+                    return (frame.start, Flow::Park);
                 }
                 let next = frames[..count].get(index + 1).map_or(end, |next| next.start);
                 if self.client.quitting {
@@ -165,10 +215,7 @@ impl Session {
                 if out.len() > run.engine.limits.pause_output {
                     // What was read ahead is read again when the output was taken.
                     if index + 1 < count {
-                        self.reader = Reader::default();
-                        self.lines = memcached::Reader::default();
-                        self.partial.clear();
-                        self.wanted = 0;
+                        self.read_again();
                     }
                     return (next, Flow::Pause);
                 }
@@ -190,6 +237,14 @@ impl Session {
             }
         }
         (start, Flow::Continue)
+    }
+
+    /// What was read ahead is read again when the session goes on.
+    fn read_again(&mut self) {
+        self.reader = Reader::default();
+        self.lines = memcached::Reader::default();
+        self.partial.clear();
+        self.wanted = 0;
     }
 
     /// Reads up to a batch of requests; returns how many, where the next one begins, and why it stopped if it did.
@@ -244,26 +299,35 @@ impl Session {
         frame: &Frame,
         call: memcached::Call,
         out: &mut Output,
-    ) {
+    ) -> bool {
         let Scratch { values, spans } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
-        let Some(read) = call.read(args, &mut buffer, &run.engine.limits) else { return };
+        let Some(read) = call.read(args, &mut buffer, &run.engine.limits) else { return true };
         run.commands += 1;
         values.clear();
         let (command, form) = match read {
             Ok(read) => read,
             Err(line) => {
                 run.errors += 1;
-                return memcached::refuse(line, out);
+                memcached::refuse(line, out);
+                return true;
             }
         };
-        let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None };
-        let reply = execute(&mut cx, &mut self.client, &command);
+        let mut waits = self.parked.take().unwrap_or_default();
+        let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
+        self.number = number_waits(cx.waits, self.number);
+        let reply = execute_loaded(&mut cx, &mut self.client, &command);
+        if matches!(reply, Reply::Parked) {
+            self.parked = Some(waits);
+            return false;
+        }
         run.errors += u64::from(matches!(reply, Reply::Error(_)));
         memcached::encode(&form, &reply, values, out);
+        true
     }
 
+    /// Runs a request; false if it has to wait in its place.
     #[inline]
     fn run_resp(
         &mut self,
@@ -272,21 +336,195 @@ impl Session {
         frame: &Frame,
         row: Option<&'static Row>,
         out: &mut Output,
-    ) {
+    ) -> bool {
         let Scratch { values, spans } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
-        let Some(name) = args.get(0) else { return };
-        run.commands += 1;
+        let Some(name) = args.get(0) else { return true };
         values.clear();
-        let reply = match prepare(row, name, args) {
-            Ok(command) => {
-                let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None };
-                execute(&mut cx, &mut self.client, &command)
+        let mut waits = self.parked.take().unwrap_or_default();
+        self.number = number_waits(&mut waits, self.number);
+        let reply = match prepare(row, name, args, &self.client) {
+            Ok((_, Command::Cache(CacheCommand::Cancel(ticket)))) => {
+                Reply::Int(self.cancel(run.engine, run.now, ticket).into())
+            }
+            Ok((row, command)) => {
+                let mut cx =
+                    Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
+                execute_row(&mut cx, &mut self.client, row, args, &command)
             }
             Err(error) => Reply::Error(error),
         };
+        if matches!(reply, Reply::Parked) {
+            let goes_on = self.park(run.engine, run.now, args, waits, out);
+            run.commands += u64::from(goes_on);
+            return goes_on;
+        }
+        run.commands += 1;
         run.errors += u64::from(matches!(reply, Reply::Error(_)));
-        resp::encode(&reply, self.client.resp == 3, values, out);
+        resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);
+        true
+    }
+
+    /// Keeps a request that waits, or leaves it where it is; whether what follows is run.
+    #[cold]
+    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits, out: &mut Output) -> bool {
+        let once = std::mem::take(&mut self.client.ticket_once);
+        if !(once || self.client.tickets) {
+            self.parked = Some(waits);
+            return false;
+        }
+        let number = waits.number;
+        let reply = if self.tickets.len() >= MAX_TICKETS {
+            waits.leave(engine, &self.client, now.mono);
+            Reply::Error(TOO_MANY_WAIT)
+        } else {
+            let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+            for arg in args.iter() {
+                let start = bytes.len() as u32;
+                bytes.extend_from_slice(arg);
+                spans.push(Span { start, end: bytes.len() as u32 });
+            }
+            let request = Kept::Resp(bytes.into(), spans.into());
+            self.tickets.insert(number, Ticket { waits, request });
+            ticket_reply(args.get(0).unwrap_or_default(), number)
+        };
+        resp::encode(&reply, self.client.resp == 3, &[], out);
+        true
+    }
+
+    /// Leaves the queues that a ticket stands for; whether it stood for any.
+    fn cancel(&mut self, engine: &Engine, now: Now, ticket: u64) -> bool {
+        let known = self.tickets.remove(&ticket);
+        if let Some(ticket) = &known {
+            ticket.waits.leave(engine, &self.client, now.mono);
+        }
+        known.is_some()
+    }
+
+    /// Whether a request waits at the front of the input.
+    pub fn is_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// Whether that request can go on.
+    pub fn is_ready(&self) -> bool {
+        self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+    }
+
+    /// Takes a message that was left for the connection; what is to be sent is appended to `out`.
+    pub fn deliver(
+        &mut self,
+        engine: &Engine,
+        now: Now,
+        scratch: &mut Scratch,
+        event: Event,
+        out: &mut Output,
+    ) -> Flow {
+        let resp3 = self.client.resp == 3;
+        match event {
+            Event::Close => return Flow::Close,
+            Event::Push(reply) => resp::encode(&reply, resp3, &[], out),
+            Event::Load(_, key, token) => self.push_loads(&[(key, token)], out),
+            Event::Outcome(wait, outcome) => self.take_outcome(engine, now, scratch, wait, outcome, out),
+        }
+        Flow::Continue
+    }
+
+    /// Sends loads to a worker: those that come together in one push.
+    pub fn push_loads(&mut self, loads: &[(Arc<[u8]>, u64)], out: &mut Output) {
+        let each = loads.iter().map(|(key, token)| {
+            self.client.remember(key, *token);
+            Reply::Array(vec![Reply::Value(Blob::Shared(key.clone())), Reply::Int(*token as i64)])
+        });
+        let push = Reply::Push(std::iter::once(Reply::word("load")).chain(each).collect());
+        resp::encode(&push, true, &[], out);
+    }
+
+    fn take_outcome(
+        &mut self,
+        engine: &Engine,
+        now: Now,
+        scratch: &mut Scratch,
+        wait: u64,
+        outcome: Outcome,
+        out: &mut Output,
+    ) {
+        if let Outcome::Lease(granted) = &outcome {
+            self.client.remember(&granted.key, granted.token);
+        }
+        let (number, index) = wait_parts(wait);
+        let parked = self.parked.as_mut().filter(|waits| waits.number == number);
+        let Some(waits) = parked.or(self.tickets.get_mut(&number).map(|ticket| &mut ticket.waits)) else {
+            // Nobody here awaits it any more: a lease goes on to somebody who does.
+            if let Outcome::Lease(Granted { db, key, token }) = outcome {
+                self.client.forget(&key, token);
+                engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+            }
+            return;
+        };
+        let over = waits.tell(index, outcome);
+        if over && let Some(ticket) = self.tickets.remove(&number) {
+            self.run_again(engine, now, scratch, ticket, out);
+        }
+    }
+
+    /// Runs a request that has waited beside others.
+    fn run_again(&mut self, engine: &Engine, now: Now, scratch: &mut Scratch, ticket: Ticket, out: &mut Output) {
+        // As in `feed`: an old connection's request is not run after a newer one was welcomed.
+        let joined = self.client.joined.as_ref().map(|joined| (Arc::clone(&joined.fence), joined.generation));
+        let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
+        if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {
+            return;
+        }
+        let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
+        let Ticket { mut waits, request } = ticket;
+        let number = waits.number;
+        run.scratch.values.clear();
+        match request {
+            Kept::Json(line) => self.run_json(&mut run, &line, waits, out),
+            Kept::Resp(bytes, spans) => {
+                let args = Args::new(&bytes, &spans);
+                let name = args.get(0).unwrap_or_default();
+                let reply = match prepare(lookup(name), name, args, &self.client) {
+                    Ok((row, command)) => {
+                        let scratch = &mut run.scratch.values;
+                        let mut cx = Context { engine, now: run.now, scratch, held: None, waits: &mut waits };
+                        execute_row(&mut cx, &mut self.client, row, args, &command)
+                    }
+                    Err(error) => Reply::Error(error),
+                };
+                if matches!(reply, Reply::Parked) {
+                    self.tickets.insert(number, Ticket { waits, request: Kept::Resp(bytes, spans) });
+                } else {
+                    run.errors += u64::from(matches!(reply, Reply::Error(_)));
+                    let push = Reply::Push(vec![Reply::word("outcome"), Reply::Int(number as i64), reply]);
+                    resp::encode(&push, true, &run.scratch.values, out);
+                }
+            }
+        }
+        run.finish();
+    }
+
+    /// The connection is gone: its leases pass on, and it waits for nothing any more.
+    pub fn close(&mut self, engine: &Engine, now: Now) {
+        let now = engine.time(now);
+        let party = self.client.party;
+        for (db, key, _) in std::mem::take(&mut self.client.holds) {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
+        }
+        for waits in self.parked.take().into_iter().chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
+            for known in &waits.keys {
+                let key = Key { db: known.db, bytes: &known.key };
+                engine.store.with(key, now.mono, |entry| entry.lost(party));
+            }
+        }
+        if self.client.worker {
+            engine.loaders.leave(party);
+        }
+        if let Some(joined) = self.client.joined.take() {
+            engine.fences.leave(&joined);
+        }
+        engine.loaders.pump(&engine.store, &engine.mail, now.mono);
     }
 
     fn feed_json(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output) -> (usize, Flow) {
@@ -305,7 +543,9 @@ impl Session {
             start += end + 1;
             let line = rest[..end].trim_ascii();
             if !line.is_empty() {
-                self.run_json(run, line, out);
+                run.commands += 1;
+                let waits = Waits::default();
+                self.run_json(run, line, waits, out);
             }
             if out.len() > run.engine.limits.pause_output {
                 return (start, Flow::Pause);
@@ -314,19 +554,28 @@ impl Session {
         (start, Flow::Continue)
     }
 
-    fn run_json(&mut self, run: &mut Run<'_>, line: &[u8], out: &mut Output) {
+    fn run_json(&mut self, run: &mut Run<'_>, line: &[u8], mut waits: Waits, out: &mut Output) {
         let mut message = Message::default();
-        run.commands += 1;
         run.scratch.values.clear();
+        self.client.unordered = true;
+        self.number = number_waits(&mut waits, self.number);
         let admitted = message.read(line).and_then(|()| gate::admit(message.keys().iter()));
         let reply = match admitted {
             Ok(()) => message.command().map_or(Reply::Ok, |command| {
-                let mut cx = Context { engine: run.engine, now: run.now, scratch: &mut run.scratch.values, held: None };
-                execute(&mut cx, &mut self.client, &command)
+                let scratch = &mut run.scratch.values;
+                let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
+                execute_loaded(&mut cx, &mut self.client, &command)
             }),
             Err(error) => Reply::Error(error),
         };
-        self.answer(run, &message, &reply, out);
+        if !matches!(reply, Reply::Parked) {
+            self.answer(run, &message, &reply, out);
+        } else if self.tickets.len() >= MAX_TICKETS {
+            waits.leave(run.engine, &self.client, run.now.mono);
+            self.answer(run, &message, &Reply::Error(TOO_MANY_WAIT), out);
+        } else {
+            self.tickets.insert(waits.number, Ticket { waits, request: Kept::Json(line.into()) });
+        }
     }
 
     fn answer(&mut self, run: &mut Run<'_>, message: &Message, reply: &Reply, out: &mut Output) {
@@ -336,15 +585,79 @@ impl Session {
     }
 }
 
+/// Gives a request its number under which it could wait, unless it has waited; the last number that was given.
+fn number_waits(waits: &mut Waits, last: u64) -> u64 {
+    if waits.number == 0 {
+        waits.number = last + 1;
+    }
+    last.max(waits.number)
+}
+
 /// Makes a command of the arguments of a request, if the gate lets it pass.
 #[inline]
-fn prepare<'a>(row: Option<&'static Row>, name: &[u8], args: Args<'a>) -> Result<Command<'a>, Error> {
+fn prepare<'a>(
+    row: Option<&'static Row>,
+    name: &[u8],
+    args: Args<'a>,
+    client: &Client,
+) -> Result<(&'static Row, Command<'a>), Error> {
     let row = row.ok_or_else(|| unknown(name, args))?;
     if !row.takes(args.len()) {
         return Err(row.wrong_arity());
     }
     gate::admit(row.keys(args))?;
-    (row.read)(row, args.from(1))
+    if client.worker && row.flags & flag::WORKER == 0 {
+        return Err(Error::new(Kind::Denied, "ERR this connection is a loader worker's: use another one for the rest"));
+    }
+    Ok((row, (row.read)(row, args.from(1))?))
+}
+
+/// Runs a command of the table, after loading what it depends on where workers load.
+#[inline]
+fn execute_row(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    row: &'static Row,
+    args: Args<'_>,
+    command: &Command<'_>,
+) -> Reply {
+    // Reads of values look for themselves: a hit must not look twice.
+    let reads = matches!(command, Command::Get(_) | Command::MGet(_));
+    let depends = row.flags & flag::LOAD != 0 && !reads || command.depends_on().is_some();
+    if depends && cx.engine.loaders.any() {
+        let db = client.db;
+        match load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
+        }
+    }
+    execute(cx, client, command)
+}
+
+/// As [`execute_row`], for protocols whose commands are no rows of the table.
+#[inline]
+fn execute_loaded(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
+    if cx.engine.loaders.any()
+        && let Some(bytes) = command.depends_on()
+    {
+        let db = client.db;
+        match load_first(cx, client, std::iter::once(Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
+        }
+    }
+    execute(cx, client, command)
+}
+
+/// What a request answers at once that waits beside others.
+fn ticket_reply(name: &[u8], number: u64) -> Reply {
+    if name.eq_ignore_ascii_case(b"CACHE.FETCH") {
+        let int = |number: i64| Reply::Int(number);
+        return Reply::Array(vec![Reply::word("waiting"), Reply::Null, int(number as i64), int(0), int(-2), int(0)]);
+    }
+    Reply::Error(Error::with(Kind::Busy, format!("WAITING {number}")))
 }
 
 /// Redis quotes the beginning of what it did not understand.

@@ -1,10 +1,10 @@
 //! Sessions over all protocols: the same answers however the input is cut, and nothing but answers or a clean end
 //! whatever it is.
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now, Pending};
+use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Store};
+use globalcache_core::store::{Options, Party};
 use proptest::prelude::*;
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
@@ -19,19 +19,13 @@ fn engine(limits: Limits) -> Engine {
         epoch: 1,
         load_limit: 30_000,
     };
-    Engine {
-        store: Store::new(options),
-        limits,
-        counters: Counters::default(),
-        facts: Facts::default(),
-        pending: Pending::default(),
-    }
+    Engine::new(options, limits, Facts::default(), 1)
 }
 
 /// Feeds `input` in pieces of the given lengths, over and over, as a connection would; what was answered, and whether
 /// the stream was closed.
 fn talk(engine: &Engine, input: &[u8], pieces: &[usize]) -> (Vec<u8>, bool) {
-    let mut session = Session::new(1);
+    let mut session = Session::new(Party::default());
     let (mut scratch, mut out) = (Scratch::default(), Output::default());
     let (mut answers, mut held) = (Vec::new(), Vec::new());
     let (mut at, mut pieces) = (0, pieces.iter().cycle());
@@ -46,6 +40,7 @@ fn talk(engine: &Engine, input: &[u8], pieces: &[usize]) -> (Vec<u8>, bool) {
             match flow {
                 Flow::Continue => break,
                 Flow::Pause => {}
+                Flow::Park => return (answers, false),
                 Flow::Close => return (answers, true),
             }
         }

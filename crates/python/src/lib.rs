@@ -6,10 +6,10 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits, Pending};
+use globalcache_core::engine::{Engine, Facts, Limits};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options as StoreOptions, Store};
+use globalcache_core::store::{Options as StoreOptions, Party};
 use globalcache_server::{Options, StartError, read_clocks};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -42,7 +42,7 @@ fn reason(error: &std::io::Error) -> String {
 impl Server {
     #[new]
     #[pyo3(signature = (*, listen, threads, memory, evict, max_value, max_clients, client_memory, idle_timeout_ms, insecure,
-        shutdown = false, debug_time = false))]
+        loaders = Vec::new(), load_limit_ms = 30_000, shutdown = false, debug_time = false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -55,6 +55,8 @@ impl Server {
         client_memory: u64,
         idle_timeout_ms: u64,
         insecure: bool,
+        loaders: Vec<String>,
+        load_limit_ms: u64,
         shutdown: bool,
         debug_time: bool,
     ) -> PyResult<Server> {
@@ -68,6 +70,8 @@ impl Server {
             client_memory,
             idle_timeout: Duration::from_millis(idle_timeout_ms),
             insecure,
+            loaders,
+            load_limit: Duration::from_millis(load_limit_ms),
             shutdown,
             debug_time,
         };
@@ -151,16 +155,9 @@ impl JsonSession {
             load_limit: 30_000,
         };
         let facts = Facts { pid: std::process::id(), threads: 1, started: now.mono, ..Facts::default() };
-        let engine = Engine {
-            store: Store::new(options),
-            limits,
-            counters: Counters::default(),
-            facts,
-            pending: Pending::default(),
-        };
         JsonSession {
-            engine: Arc::new(engine),
-            session: Session::json(1),
+            engine: Arc::new(Engine::new(options, limits, facts, 1)),
+            session: Session::json(Party::default()),
             scratch: Scratch::default(),
             output: Output::default(),
             input: Vec::new(),
@@ -172,10 +169,17 @@ impl JsonSession {
         self.input.extend_from_slice(data);
         let now = read_clocks();
         self.engine.store.tick(now.mono);
+        self.engine.tick_leases(now);
         let (taken, flow) = self.session.feed(&self.engine, now, &mut self.scratch, &self.input, &mut self.output);
         self.input.drain(..taken);
         if flow == Flow::Close {
             return Err(PyValueError::new_err("the message is too long"));
+        }
+        // Answers to what has waited.
+        while self.engine.mail.stirred(0) {
+            for (_, event) in self.engine.mail.take(0) {
+                self.session.deliver(&self.engine, now, &mut self.scratch, event, &mut self.output);
+            }
         }
         Ok(PyBytes::new(py, &self.output.take_bytes()))
     }

@@ -15,6 +15,8 @@ use crate::{Shared, read_clocks};
 /// Between two steps of upkeep, and between two tries to accept when the process has no file descriptors left:
 /// whoever closed one is not kept waiting, and nothing spins.
 const TICK: Duration = Duration::from_millis(50);
+/// The same while somebody waits for a load, whose time may be over.
+const SHORT_TICK: Duration = Duration::from_millis(5);
 
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
@@ -42,15 +44,22 @@ impl Acceptor {
         let mut events = Events::with_capacity(64);
         // Readiness is told once: a listener stays on the list until nobody waits any more.
         let mut waiting = vec![true; self.listeners.len()];
+        let mut next_upkeep = 0;
         while !self.shared.stopping.load(Ordering::SeqCst) {
             for (index, waits) in waiting.iter_mut().enumerate() {
                 *waits = *waits && !self.accept_all(index);
             }
-            self.shared.engine.store.tick(read_clocks().mono);
+            let now = read_clocks();
+            if now.mono >= next_upkeep {
+                self.shared.engine.store.tick(now.mono);
+                next_upkeep = now.mono + TICK.as_millis() as u64;
+            }
+            let tick = if self.shared.engine.tick_leases(now) { SHORT_TICK } else { TICK };
+            self.shared.wake_stirred();
             if self.shared.engine.pending.stop.load(Ordering::Relaxed) {
                 self.shared.begin_to_stop();
             }
-            if let Err(error) = self.poll.poll(&mut events, Some(TICK)) {
+            if let Err(error) = self.poll.poll(&mut events, Some(tick)) {
                 assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
             }
             for event in &events {

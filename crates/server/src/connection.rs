@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use globalcache_core::engine::Now;
+use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use mio::event::Source;
@@ -110,6 +111,8 @@ impl Buffers {
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
     session: Session,
+    /// Its number, which is never used twice.
+    pub(crate) id: u64,
     /// Input that the session has not taken: the beginning of a request, or requests that wait for the output.
     input: Vec<u8>,
     /// Output that the socket has not taken.
@@ -131,10 +134,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: Stream, session: Session, now: Now) -> Connection {
+    pub(crate) fn new(stream: Stream, session: Session, id: u64, now: Now) -> Connection {
         Connection {
             stream,
             session,
+            id,
             input: Vec::new(),
             output: Output::default(),
             readable: true,
@@ -167,14 +171,54 @@ impl Connection {
         }
     }
 
+    /// Takes messages that were left for it. As with input, what they answer is sent in one piece; loads that come
+    /// together are sent together.
+    pub(crate) fn deliver(
+        &mut self,
+        shared: &Shared,
+        now: Now,
+        buffers: &mut Buffers,
+        events: impl Iterator<Item = Event>,
+    ) -> Turn {
+        let Buffers { output, scratch, .. } = buffers;
+        // What waits to be sent comes first: the messages go behind it.
+        let own = !self.output.is_empty();
+        let out = if own { &mut self.output } else { output };
+        let mut loads = Vec::new();
+        for event in events.take_while(|_| self.closing.is_none()) {
+            if let Event::Load(_, key, token) = event {
+                loads.push((key, token));
+                continue;
+            }
+            if !loads.is_empty() {
+                self.session.push_loads(&std::mem::take(&mut loads), out);
+            }
+            if self.session.deliver(&shared.engine, now, scratch, event, out) == Flow::Close {
+                return Turn::Over;
+            }
+        }
+        if !loads.is_empty() {
+            self.session.push_loads(&loads, out);
+        }
+        if !own {
+            self.take_output(buffers);
+        }
+        let sent = self.send_all(shared, buffers);
+        if sent.is_err() {
+            return Turn::Over;
+        }
+        self.turn(shared, now, buffers, false)
+    }
+
     fn advance(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, more: bool) -> io::Result<()> {
         if !self.output.is_empty() {
             self.send(shared)?;
         }
-        if self.output.is_empty() && self.paused {
+        if self.output.is_empty() && (self.paused || self.session.is_ready()) {
             self.run(shared, now, buffers, 0)?;
         }
-        if !self.readable || self.paused || !self.output.is_empty() {
+        // What a client sends while its request waits is left to the system: nothing of it is run before.
+        if !self.readable || self.paused || self.session.is_parked() || !self.output.is_empty() {
             return Ok(());
         }
         match self.stream.read(&mut buffers.input) {
@@ -203,12 +247,13 @@ impl Connection {
             return Turn::Over;
         }
         let flushed = self.output.is_empty();
-        if flushed && !self.paused && self.ended {
+        let parked = self.session.is_parked();
+        if flushed && !self.paused && !parked && self.ended {
             return Turn::Over;
         }
-        let waiting = !flushed || !self.input.is_empty();
+        let waiting = !flushed || !self.input.is_empty() && !parked;
         self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
-        if flushed && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
+        if flushed && !parked && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
     }
 
     /// Feeds the session with what was left over and `count` new bytes of the thread's buffer, and sends the replies.
@@ -240,14 +285,28 @@ impl Connection {
             self.closing = Some(now.mono);
             self.input = Vec::new();
         }
+        self.take_output(buffers);
+        self.send_all(shared, buffers)
+    }
+
+    /// Takes the thread's output buffer with what was answered.
+    fn take_output(&mut self, buffers: &mut Buffers) {
         std::mem::swap(&mut self.output, &mut buffers.output);
+    }
+
+    /// Sends what the socket takes; an empty buffer goes back to the thread, one with something left in it stays.
+    fn send_all(&mut self, shared: &Shared, buffers: &mut Buffers) -> io::Result<()> {
         let sent = self.send(shared);
         if self.output.is_empty() {
-            // The buffer goes back to the thread; with something left in it, it stays with the connection.
             self.output.clear(KEEP_OUTPUT);
             std::mem::swap(&mut self.output, &mut buffers.output);
         }
         sent
+    }
+
+    /// The connection is gone.
+    pub(crate) fn end(&mut self, shared: &Shared, now: Now) {
+        self.session.close(&shared.engine, now);
     }
 
     fn send(&mut self, shared: &Shared) -> io::Result<()> {

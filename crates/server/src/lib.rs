@@ -14,8 +14,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use globalcache_core::engine::{Counters, Engine, Facts, Limits, Now, Pending};
-use globalcache_core::store::{self, Store};
+use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::store;
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
@@ -45,6 +45,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Whether others than this machine may connect although nobody has to authenticate.
     pub insecure: bool,
+    /// Patterns of keys that loader workers load, known from the start: `user:*`.
+    pub loaders: Vec<String>,
+    /// How long a load may take: reads wait for so long, and a lease can be renewed for so long.
+    pub load_limit: Duration,
     /// Whether memcached's `shutdown` stops the server.
     pub shutdown: bool,
     /// Whether `debugtime` lets the clock run ahead: for tests.
@@ -78,6 +82,18 @@ struct Shared {
 }
 
 impl Shared {
+    /// Wakes the threads for whom something was left.
+    #[inline]
+    fn wake_stirred(&self) {
+        let Some(wakers) = self.wakers.get() else { return };
+        for (number, waker) in wakers.iter().enumerate().take(self.engine.mail.len()) {
+            if self.engine.mail.stirred(number) {
+                // It fails only when the thread has ended, and then nobody is served any more.
+                let _ = waker.wake();
+            }
+        }
+    }
+
     /// Tells all threads to end.
     fn begin_to_stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
@@ -97,6 +113,9 @@ pub struct Server {
 
 /// More threads than processors only wait for each other.
 const MAX_THREADS: usize = 64;
+
+/// Most patterns that can be declared.
+const MAX_LOADERS: usize = 256;
 
 /// Least memory that holds an open segment per shard and something beside.
 const MIN_MEMORY: u64 = 1 << 20;
@@ -124,7 +143,7 @@ impl Server {
             let inbox = Arc::new(Inbox::new(&poll)?);
             wakers.push(Arc::clone(&inbox.waker));
             inboxes.push(Arc::clone(&inbox));
-            let worker = Worker::new(Arc::clone(&server.shared), poll, inbox);
+            let worker = Worker::new(Arc::clone(&server.shared), number as u16, poll, inbox);
             server.spawn(format!("globalcache-io{number}"), move || worker.run())?;
         }
         let poll = Poll::new()?;
@@ -202,6 +221,9 @@ fn check(options: &Options) -> Result<(), StartError> {
     if !(1..=MAX_THREADS).contains(&options.threads) {
         return wrong(format!("threads: {} is not between 1 and {MAX_THREADS}", options.threads));
     }
+    if options.loaders.len() > MAX_LOADERS {
+        return wrong(format!("loader: {} patterns are more than {MAX_LOADERS}", options.loaders.len()));
+    }
     if options.memory < MIN_MEMORY {
         return wrong(format!("memory: {} bytes is less than {MIN_MEMORY}", options.memory));
     }
@@ -220,15 +242,15 @@ pub fn epoch(wall_ms: u64) -> u64 {
 
 fn engine(options: &Options, listeners: &[Listener]) -> Engine {
     let now = read_clocks();
-    let store = Store::new(store::Options {
+    let store = store::Options {
         memory: options.memory,
         shards: store::shards_for(options.memory, options.max_value),
         evict: options.evict,
         max_value: options.max_value,
         seed: random_seed(),
         epoch: epoch(now.wall),
-        load_limit: 30_000,
-    });
+        load_limit: options.load_limit.as_millis() as u64,
+    };
     let facts = Facts {
         port: listeners.iter().find_map(Listener::port).unwrap_or(0),
         pid: std::process::id(),
@@ -238,11 +260,17 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
     };
     let limits = Limits {
         max_value: options.max_value,
+        load_limit: options.load_limit.as_millis() as u64,
         shutdown: options.shutdown,
         debug_time: options.debug_time,
         ..Limits::default()
     };
-    Engine { store, limits, counters: Counters::default(), facts, pending: Pending::default() }
+    let engine = Engine::new(store, limits, facts, options.threads);
+    for pattern in &options.loaders {
+        // There are far fewer than may be declared: a client is told, and here more would be a mistake of the caller.
+        engine.loaders.declare(0, pattern.as_bytes()).expect("few patterns");
+    }
+    engine
 }
 
 fn random<const N: usize>() -> [u8; N] {

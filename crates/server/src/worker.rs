@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use globalcache_core::engine::Now;
 use globalcache_core::session::Session;
+use globalcache_core::store::Party;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -46,6 +47,8 @@ impl Inbox {
 
 pub(crate) struct Worker {
     shared: Arc<Shared>,
+    /// Which of the threads it is, and so whose mailbox it empties.
+    number: u16,
     poll: Poll,
     inbox: Arc<Inbox>,
     connections: Slab<Connection>,
@@ -55,8 +58,8 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, poll: Poll, inbox: Arc<Inbox>) -> Worker {
-        Worker { shared, poll, inbox, connections: Slab::new(), buffers: Buffers::new(), again: Vec::new() }
+    pub(crate) fn new(shared: Arc<Shared>, number: u16, poll: Poll, inbox: Arc<Inbox>) -> Worker {
+        Worker { shared, number, poll, inbox, connections: Slab::new(), buffers: Buffers::new(), again: Vec::new() }
     }
 
     pub(crate) fn run(mut self) {
@@ -71,6 +74,7 @@ impl Worker {
             for slot in again {
                 self.turn(slot, now, false);
             }
+            self.exchange_mail(now);
             if looked_over.elapsed() >= LOOK_OVER {
                 looked_over = Instant::now();
                 self.close_overdue(now);
@@ -90,6 +94,7 @@ impl Worker {
         for event in events {
             if event.token() == WAKE {
                 self.take_in(now);
+                self.take_mail(now);
             } else if let Some(connection) = self.connections.get_mut(event.token().0) {
                 if event.is_readable() {
                     connection.mark_readable();
@@ -99,16 +104,49 @@ impl Worker {
         }
     }
 
+    /// After a batch of requests: loads go to workers, messages to those they are for.
+    fn exchange_mail(&mut self, now: Now) {
+        self.shared.engine.pump(now);
+        while self.shared.engine.mail.stirred(usize::from(self.number)) {
+            self.take_mail(now);
+            self.shared.engine.pump(now);
+        }
+        self.shared.wake_stirred();
+    }
+
+    fn take_mail(&mut self, now: Now) {
+        let mut mail = self.shared.engine.mail.take(usize::from(self.number));
+        // Those of one connection together, in their order.
+        mail.sort_by_key(|(party, _)| party.slot);
+        let mut mail = mail.into_iter().peekable();
+        while let Some((party, event)) = mail.next() {
+            let slot = party.slot as usize;
+            match self.connections.get_mut(slot) {
+                Some(connection) if connection.id == party.id => {
+                    let rest =
+                        std::iter::from_fn(|| mail.next_if(|(other, _)| *other == party).map(|(_, event)| event));
+                    let events = std::iter::once(event).chain(rest);
+                    let turn = connection.deliver(&self.shared, now, &mut self.buffers, events);
+                    self.after(slot, turn);
+                }
+                _ => self.shared.engine.undelivered(party, event, now),
+            }
+        }
+    }
+
     /// Takes new connections in. Both directions are registered once, for good: with edges there is nothing to change.
     fn take_in(&mut self, now: Now) {
         let streams = std::mem::take(&mut *self.inbox.streams.lock());
         for (stream, speaks) in streams {
             let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+            let place = self.connections.vacant_entry();
+            let slot = place.key();
+            let party = Party { mailbox: self.number, slot: slot as u32, id };
             let session = match speaks {
-                Speaks::Any => Session::new(id),
-                Speaks::Memcached => Session::memcached(id),
+                Speaks::Any => Session::new(party),
+                Speaks::Memcached => Session::memcached(party),
             };
-            let slot = self.connections.insert(Connection::new(stream, session, now));
+            place.insert(Connection::new(stream, session, id, now));
             let source = self.connections[slot].stream.source();
             let interest = Interest::READABLE | Interest::WRITABLE;
             if self.poll.registry().register(source, Token(slot), interest).is_err() {
@@ -119,7 +157,12 @@ impl Worker {
 
     fn turn(&mut self, slot: usize, now: Now, more: bool) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        match connection.turn(&self.shared, now, &mut self.buffers, more) {
+        let turn = connection.turn(&self.shared, now, &mut self.buffers, more);
+        self.after(slot, turn);
+    }
+
+    fn after(&mut self, slot: usize, turn: Turn) {
+        match turn {
             Turn::Wait => {}
             Turn::Again => self.again.push(slot),
             Turn::Over => self.remove(slot),
@@ -127,7 +170,8 @@ impl Worker {
     }
 
     fn remove(&mut self, slot: usize) {
-        let connection = self.connections.remove(slot);
+        let mut connection = self.connections.remove(slot);
+        connection.end(&self.shared, read_clocks());
         let counters = &self.shared.engine.counters;
         counters.connected.fetch_sub(1, Ordering::Relaxed);
         counters.client_bytes.fetch_sub(connection.counted(), Ordering::Relaxed);

@@ -26,6 +26,8 @@ fn options() -> Options {
         client_memory: 256 << 20,
         idle_timeout: Duration::ZERO,
         insecure: false,
+        loaders: Vec::new(),
+        load_limit: Duration::from_secs(30),
         shutdown: false,
         debug_time: false,
     }

@@ -323,6 +323,8 @@ fn code(kind: Kind) -> u16 {
         Kind::OutOfMemory => 11,
         Kind::Malformed | Kind::TooLarge => 12,
         Kind::Denied => 14,
+        // Nothing was done, and it may go well later.
+        Kind::LoadFailed | Kind::Busy => 11,
         Kind::NotFound => 20,
         Kind::Mismatch => 22,
     }

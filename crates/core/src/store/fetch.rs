@@ -68,7 +68,7 @@ pub struct Inspection {
 
 impl Loaded {
     /// A copy of an item for those who wait; large values are shared.
-    pub(super) fn new(item: &Item<'_>, stale: bool) -> Loaded {
+    pub fn new(item: &Item<'_>, stale: bool) -> Loaded {
         let value = match item.value {
             Value::Inline(bytes) => Arc::from(bytes),
             Value::Shared(bytes) => Arc::clone(bytes),

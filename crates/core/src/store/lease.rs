@@ -55,13 +55,24 @@ pub struct Loaded {
     pub absent: bool,
 }
 
+/// A lease that somebody waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Database of the key.
+    pub db: u8,
+    /// The key.
+    pub key: Arc<[u8]>,
+    /// The lease.
+    pub token: u64,
+}
+
 /// How a wait ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// With a value, or with the proof that there is none.
     Loaded(Loaded),
     /// With the lease: whoever waited is to load now.
-    Lease(u64),
+    Lease(Granted),
     /// The load failed, for this reason.
     Failed(Arc<str>),
     /// The time to wait is over.
@@ -296,7 +307,7 @@ impl Leases {
         if lease.may_grant() {
             if seeker.served {
                 lease.served = true;
-                self.want(hash);
+                self.want(hash, now);
             } else if seeker.lease > 0 {
                 self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, token, clock, now);
                 return Answer::Lease(token);
@@ -349,12 +360,13 @@ impl Leases {
     }
 
     /// Asks for a worker, once.
-    fn want(&mut self, hash: u64) {
+    fn want(&mut self, hash: u64, now: u64) {
         if let Some(lease) = self.map.get_mut(&hash)
             && !lease.queued
         {
             lease.queued = true;
             self.notes.push(Note::Wanted(lease.db, Arc::clone(&lease.key)));
+            self.schedule(hash, now + MAX_AGE);
         }
     }
 
@@ -388,7 +400,8 @@ impl Leases {
         let Some(place) = lease.waiters.iter().position(|waiter| waiter.lease > 0) else { return };
         let Some(Waiter { party, wait, lease: length, bound, .. }) = lease.waiters.remove(place) else { return };
         self.waiters -= 1;
-        self.notes.push(Note::Outcome(party, wait, Outcome::Lease(token)));
+        let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token };
+        self.notes.push(Note::Outcome(party, wait, Outcome::Lease(granted)));
         self.grant(hash, bound.then_some(party), length, token, clock, now);
     }
 
@@ -397,7 +410,7 @@ impl Leases {
         let Some(lease) = self.map.get(&hash) else { return };
         if lease.may_grant() && !lease.waiters.is_empty() {
             if lease.served {
-                self.want(hash);
+                self.want(hash, now);
             } else {
                 self.grant_to_waiter(hash, token, clock, now);
             }

@@ -158,7 +158,7 @@ mod tags;
 
 pub use fetch::{Inspection, Sought};
 pub use item::MAX_TAGS;
-pub use lease::{Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
+pub use lease::{Granted, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 pub use shard::Entry;
 use shard::Shard;
 use tags::Tags;

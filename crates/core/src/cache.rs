@@ -1,0 +1,681 @@
+//! The cache commands (`CACHE.*`): values with freshness, tags and leases, as the Python client and loader workers use
+//! them. Reading their arguments, and what they do.
+
+use std::sync::Arc;
+
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is};
+use crate::execute::{Client, Context, take};
+use crate::loaders::Serving;
+use crate::store::{Item, Key, MAX_AGE, MAX_TAGS, Meta, Outcome, Seeker, Sought};
+use crate::waiting::{Awaited, Standing, load_failed, stand, wait_number};
+
+/// How long a lease lasts unless the caller says otherwise, in milliseconds.
+const LEASE: u64 = 3_000;
+/// Leases and waits that a connection may have: what a busy process has under way.
+const MAX_HOLDS: usize = 1 << 14;
+/// Loads that a worker takes at a time unless it says otherwise, and at most.
+const INFLIGHT: (u64, u64) = (256, 1 << 16);
+/// Longest reason for a failure that is kept and handed on.
+const MAX_MESSAGE: usize = 512;
+/// Longest time of an option, in milliseconds: beyond it sums of times could pass 63 bits.
+const MAX_MILLIS: i64 = 1 << 50;
+/// Longest name of a session.
+const MAX_SESSION: usize = 64;
+
+/// What is kept with a value that is written. Times in milliseconds from now.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep<'a> {
+    /// After it the value is gone.
+    pub ttl: Option<u64>,
+    /// After it the value is stale.
+    pub refresh: Option<u64>,
+    /// How long beyond its time to live a failed load may hand it out.
+    pub grace: Option<u64>,
+    /// How long its load took.
+    pub cost: Option<u32>,
+    /// What clients keep with it.
+    pub flags: u32,
+    /// Its tags.
+    pub tags: Args<'a>,
+    /// There is no such row.
+    pub absent: bool,
+}
+
+impl<'a> Keep<'a> {
+    fn new(args: Args<'a>) -> Keep<'a> {
+        let tags = args.to(0);
+        Keep { ttl: None, refresh: None, grace: None, cost: None, flags: 0, tags, absent: false }
+    }
+
+    /// Reads the option at `at`, if it is one of these; where the next one stands.
+    fn read(&mut self, args: Args<'a>, at: usize) -> Result<Option<usize>, Error> {
+        let Some(option) = args.get(at) else { return Ok(None) };
+        if is(option, "TTL") {
+            self.ttl = Some(millis(args, at + 1, 1)?);
+        } else if is(option, "REFRESH") {
+            self.refresh = Some(millis(args, at + 1, 0)?);
+        } else if is(option, "GRACE") {
+            self.grace = Some(millis(args, at + 1, 0)?);
+        } else if is(option, "COST") {
+            self.cost = Some(millis(args, at + 1, 0)?.min(u64::from(u32::MAX)) as u32);
+        } else if is(option, "FLAGS") {
+            let flags = u32::try_from(number(args, at + 1, 0, u32::MAX.into())?);
+            self.flags = flags.map_err(|_| SYNTAX)?;
+        } else if is(option, "TAGS") {
+            let (tags, next) = list(args, at + 1)?;
+            if tags.len() > MAX_TAGS {
+                return Err(Error::new(Kind::Malformed, "ERR an item has at most 17 tags"));
+            }
+            self.tags = tags;
+            return Ok(Some(next));
+        } else if is(option, "ABSENT") {
+            self.absent = true;
+            return Ok(Some(at + 1));
+        } else {
+            return Ok(None);
+        }
+        Ok(Some(at + 2))
+    }
+}
+
+/// On what a CACHE.SET depends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum If {
+    /// On nothing.
+    Always,
+    /// There is no such key.
+    Absent,
+    /// The item has this version.
+    Version(u64),
+}
+
+/// A cache command.
+#[derive(Clone, Copy, Debug)]
+pub enum CacheCommand<'a> {
+    /// Values with their flags, each null, bytes, or both; an array unless `one`.
+    Get {
+        /// Their keys.
+        keys: Args<'a>,
+        /// The answer is the one element.
+        one: bool,
+    },
+    /// An item with everything that is told of it.
+    Entry(&'a [u8]),
+    /// A value, or the lease to load it.
+    Fetch {
+        /// Its key.
+        key: &'a [u8],
+        /// How long the caller waits for somebody else's load, in milliseconds.
+        wait: u64,
+        /// How long a lease the caller takes, in milliseconds; 0: none.
+        lease: u64,
+        /// The outcome of a wait comes as a push.
+        ticket: bool,
+    },
+    /// A value that was loaded under a lease.
+    Fill {
+        /// Its key.
+        key: &'a [u8],
+        /// The lease.
+        token: u64,
+        /// The value.
+        value: &'a [u8],
+        /// What is kept with it.
+        keep: Keep<'a>,
+    },
+    /// A load failed.
+    Fail {
+        /// Its key.
+        key: &'a [u8],
+        /// The lease.
+        token: u64,
+        /// Why.
+        message: &'a [u8],
+        /// How long nobody is to try again, in milliseconds.
+        retry: Option<u64>,
+    },
+    /// A load takes longer.
+    Renew {
+        /// Its key.
+        key: &'a [u8],
+        /// The lease.
+        token: u64,
+        /// By how much from now, in milliseconds.
+        millis: u64,
+    },
+    /// A lease is given up.
+    Release(&'a [u8], u64),
+    /// A wait is given up.
+    Cancel(u64),
+    /// Writes a value with all that can be kept with it.
+    Set {
+        /// Its key.
+        key: &'a [u8],
+        /// The value.
+        value: &'a [u8],
+        /// What is kept with it.
+        keep: Keep<'a>,
+        /// On what it depends.
+        only: If,
+    },
+    /// Adds to a number; what is kept counts only if it is made by this.
+    Increment {
+        /// Its key.
+        key: &'a [u8],
+        /// By how much.
+        delta: i64,
+        /// What is kept with a new one.
+        keep: Keep<'a>,
+    },
+    /// This connection loads what matches these patterns.
+    Loader {
+        /// The patterns.
+        patterns: Args<'a>,
+        /// Loads it takes at a time.
+        inflight: u64,
+    },
+    /// These patterns are not served any more.
+    Forget(Args<'a>),
+    /// Everything known of a key.
+    Inspect(&'a [u8]),
+    /// The handshake of a client.
+    Session {
+        /// Its name.
+        id: &'a [u8],
+        /// Which of its connections is newer.
+        generation: u64,
+        /// Commands that would wait answer with a ticket.
+        tickets: bool,
+        /// Hash of the list of servers that it uses.
+        servers: Option<&'a [u8]>,
+    },
+}
+
+fn number(args: Args<'_>, at: usize, least: i64, most: i64) -> Result<i64, Error> {
+    let number = integer(args.get(at).ok_or(SYNTAX)?)?;
+    if (least..=most).contains(&number) { Ok(number) } else { Err(crate::command::NOT_AN_INTEGER) }
+}
+
+fn millis(args: Args<'_>, at: usize, least: i64) -> Result<u64, Error> {
+    number(args, at, least, MAX_MILLIS).map(|millis| millis as u64)
+}
+
+fn token(args: Args<'_>, at: usize) -> Result<u64, Error> {
+    number(args, at, 0, i64::MAX).map(|token| token as u64)
+}
+
+/// `n` and as many arguments; and where the next one stands.
+fn list(args: Args<'_>, at: usize) -> Result<(Args<'_>, usize), Error> {
+    let count = number(args, at, 0, i64::from(u32::MAX))? as usize;
+    let end = at + 1 + count;
+    if end > args.len() { Err(SYNTAX) } else { Ok((args.to(end).from(at + 1), end)) }
+}
+
+fn arg<'a>(args: Args<'a>, at: usize) -> &'a [u8] {
+    args.get(at).expect("the arity was checked")
+}
+
+fn command(command: CacheCommand<'_>) -> Result<Command<'_>, Error> {
+    Ok(Command::Cache(command))
+}
+
+pub(crate) fn read_get<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Get { keys: args, one: true })
+}
+
+pub(crate) fn read_mget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Get { keys: args, one: false })
+}
+
+pub(crate) fn read_entry<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Entry(arg(args, 0)))
+}
+
+pub(crate) fn read_fetch<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut wait, mut lease, mut ticket, mut at) = (0, LEASE, false, 1);
+    while let Some(option) = args.get(at) {
+        if is(option, "WAIT") {
+            (wait, at) = (millis(args, at + 1, 0)?, at + 2);
+        } else if is(option, "LEASE") {
+            (lease, at) = (millis(args, at + 1, 0)?.min(MAX_AGE), at + 2);
+        } else if is(option, "TICKET") {
+            (ticket, at) = (true, at + 1);
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    command(CacheCommand::Fetch { key: arg(args, 0), wait, lease, ticket })
+}
+
+pub(crate) fn read_fill<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut keep, mut at) = (Keep::new(args), 3);
+    while at < args.len() {
+        at = keep.read(args, at)?.ok_or(SYNTAX)?;
+    }
+    command(CacheCommand::Fill { key: arg(args, 0), token: token(args, 1)?, value: arg(args, 2), keep })
+}
+
+pub(crate) fn read_fail<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let retry = match (args.get(3), args.len()) {
+        (None, _) => None,
+        (Some(option), 5) if is(option, "RETRY") => Some(millis(args, 4, 0)?.min(MAX_AGE)),
+        _ => return Err(SYNTAX),
+    };
+    command(CacheCommand::Fail { key: arg(args, 0), token: token(args, 1)?, message: arg(args, 2), retry })
+}
+
+pub(crate) fn read_renew<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Renew { key: arg(args, 0), token: token(args, 1)?, millis: millis(args, 2, 1)? })
+}
+
+pub(crate) fn read_release<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Release(arg(args, 0), token(args, 1)?))
+}
+
+pub(crate) fn read_cancel<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Cancel(token(args, 0)?))
+}
+
+pub(crate) fn read_set<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut keep, mut only, mut at) = (Keep::new(args), If::Always, 2);
+    while let Some(option) = args.get(at) {
+        if is(option, "NX") && only == If::Always {
+            (only, at) = (If::Absent, at + 1);
+        } else if is(option, "IFVERSION") && only == If::Always {
+            (only, at) = (If::Version(token(args, at + 1)?), at + 2);
+        } else {
+            at = keep.read(args, at)?.ok_or(SYNTAX)?;
+        }
+    }
+    command(CacheCommand::Set { key: arg(args, 0), value: arg(args, 1), keep, only })
+}
+
+pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut keep, mut at) = (Keep::new(args), 2);
+    while at < args.len() {
+        at = keep.read(args, at)?.ok_or(SYNTAX)?;
+    }
+    command(CacheCommand::Increment { key: arg(args, 0), delta: integer(arg(args, 1))?, keep })
+}
+
+pub(crate) fn read_invalidate<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut keys, mut tags, mut at) = (args.to(0), args.to(0), 0);
+    while let Some(option) = args.get(at) {
+        if is(option, "KEYS") && keys.is_empty() {
+            (keys, at) = list(args, at + 1)?;
+        } else if is(option, "TAGS") && tags.is_empty() {
+            (tags, at) = list(args, at + 1)?;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    crate::gate::admit(keys.iter())?;
+    Ok(Command::Invalidate { keys, tags })
+}
+
+pub(crate) fn read_loader<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let count = args.len();
+    let last = count.checked_sub(2).and_then(|at| args.get(at)).filter(|_| count > 2);
+    if last.is_some_and(|option| is(option, "INFLIGHT")) {
+        let inflight = number(args, count - 1, 1, INFLIGHT.1 as i64)? as u64;
+        return command(CacheCommand::Loader { patterns: args.to(count - 2), inflight });
+    }
+    command(CacheCommand::Loader { patterns: args, inflight: INFLIGHT.0 })
+}
+
+pub(crate) fn read_forget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Forget(args))
+}
+
+pub(crate) fn read_inspect<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(CacheCommand::Inspect(arg(args, 0)))
+}
+
+pub(crate) fn read_session<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut tickets, mut servers, mut at) = (false, None, 2);
+    while let Some(option) = args.get(at) {
+        if is(option, "TICKETS") {
+            (tickets, at) = (true, at + 1);
+        } else if is(option, "SERVERS") && args.get(at + 1).is_some_and(|hash| hash.len() <= MAX_SESSION) {
+            (servers, at) = (args.get(at + 1), at + 2);
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    let id = arg(args, 0);
+    if id.is_empty() || id.len() > MAX_SESSION {
+        return Err(Error::new(Kind::Malformed, "ERR the name of a session has 1 to 64 bytes"));
+    }
+    command(CacheCommand::Session { id, generation: token(args, 1)?, tickets, servers })
+}
+
+/// Runs a cache command.
+pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheCommand<'_>) -> Result<Reply, Error> {
+    let db = client.db;
+    let key_of = |bytes| Key { db, bytes };
+    match *command {
+        CacheCommand::Get { keys, one } => get(cx, client, keys, one),
+        CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
+        CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
+        CacheCommand::Fill { key, token, value, keep } => {
+            client.forget(key, token);
+            let reply =
+                with_meta(cx, &keep, |cx, meta| cx.with(key_of(key), |entry, _| entry.fill(token, value, meta)));
+            answered(cx, client);
+            Ok(Reply::Int(reply?.unwrap_or(0) as i64))
+        }
+        CacheCommand::Fail { key, token, message, retry } => {
+            client.forget(key, token);
+            let message = String::from_utf8_lossy(&message[..message.len().min(MAX_MESSAGE)]);
+            let message: Arc<str> = Arc::from(&*message);
+            let known = cx.with(key_of(key), |entry, _| entry.fail(token, &message, retry));
+            answered(cx, client);
+            Ok(Reply::Int(known.into()))
+        }
+        CacheCommand::Renew { key, token, millis } => {
+            let held = cx.with(key_of(key), |entry, _| entry.renew(token, millis, client.party));
+            if held {
+                client.remember(key, token);
+            }
+            Ok(Reply::Int(held.into()))
+        }
+        CacheCommand::Release(key, token) => {
+            client.forget(key, token);
+            let held = cx.with(key_of(key), |entry, _| entry.release(token));
+            answered(cx, client);
+            Ok(Reply::Int(held.into()))
+        }
+        // Those who wait are known to the session, which leaves the queues before this is run.
+        CacheCommand::Cancel(_) => Ok(Reply::Int(0)),
+        CacheCommand::Set { key, value, keep, only } => set(cx, key_of(key), value, &keep, only),
+        CacheCommand::Increment { key, delta, keep } => increment(cx, key_of(key), delta, &keep),
+        CacheCommand::Loader { patterns, inflight } => {
+            if client.resp != 3 {
+                return Err(Error::new(Kind::Malformed, "ERR loads are pushed: a worker says HELLO 3 first"));
+            }
+            cx.engine.loaders.register(client.party, client.db, patterns.iter(), inflight as usize)?;
+            client.worker = true;
+            Ok(Reply::Ok)
+        }
+        CacheCommand::Forget(patterns) => {
+            let forgotten = patterns.iter().filter(|glob| cx.engine.loaders.forget(client.db, glob)).count();
+            Ok(Reply::Int(forgotten as i64))
+        }
+        CacheCommand::Inspect(key) => Ok(inspect(cx, key_of(key))),
+        CacheCommand::Session { id, generation, tickets, servers } => {
+            if tickets && client.resp != 3 {
+                return Err(Error::new(Kind::Malformed, "ERR tickets end in pushes: say HELLO 3 first"));
+            }
+            cx.engine.fences.join(client, id, generation, servers, &cx.engine.mail)?;
+            client.tickets = tickets;
+            Ok(Reply::Map(vec![
+                (Reply::word("run_id"), Reply::Value(Blob::Owned(cx.engine.facts.run_id.clone().into_bytes()))),
+                (Reply::word("tickets"), Reply::Int(tickets.into())),
+            ]))
+        }
+    }
+}
+
+/// A worker has answered for one of its loads, and can be sent another.
+fn answered(cx: &Context<'_>, client: &Client) {
+    if client.worker {
+        cx.engine.loaders.done(client.party);
+    }
+}
+
+/// Runs `step` with what is kept beside a value, in the store's form.
+fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R) -> R {
+    let mut tags = [0; MAX_TAGS];
+    for (place, name) in tags.iter_mut().zip(keep.tags.iter()) {
+        *place = cx.engine.store.tag(name);
+    }
+    let now = cx.now.mono;
+    let expires_at = keep.ttl.map(|ttl| now + ttl);
+    let meta = Meta {
+        flags: keep.flags,
+        expires_at,
+        fresh_until: keep.refresh.map(|refresh| now + refresh),
+        error_until: expires_at.zip(keep.grace).map(|(at, grace)| at + grace),
+        cost: keep.cost,
+        written_at: Some(now),
+        absent: keep.absent,
+        tags: &tags[..keep.tags.len()],
+    };
+    step(cx, &meta)
+}
+
+fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
+    with_meta(cx, keep, |cx, meta| {
+        cx.with(key, |entry, _| {
+            let version = entry.peek().map(|item| item.version);
+            let met = match only {
+                If::Always => true,
+                If::Absent => version.is_none(),
+                If::Version(wanted) => version == Some(wanted),
+            };
+            Ok(Reply::Int(if met { entry.set(value, meta)? as i64 } else { 0 }))
+        })
+    })
+}
+
+fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &Keep<'_>) -> Result<Reply, Error> {
+    with_meta(cx, keep, |cx, meta| {
+        cx.with(key, |entry, _| {
+            let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
+            let after = before.unwrap_or(0).checked_add(delta).ok_or(crate::execute::OVERFLOW)?;
+            let mut digits = itoa::Buffer::new();
+            let digits = digits.format(after).as_bytes();
+            match before {
+                Some(_) => entry.replace(digits)?,
+                None => entry.set(digits, meta)?,
+            };
+            Ok(Reply::Int(after))
+        })
+    })
+}
+
+/// A value as the lean reads tell it: with its flags only if it has any.
+fn lean(blob: Blob, flags: u32) -> Reply {
+    match flags {
+        0 => Reply::Value(blob),
+        _ => Reply::Array(vec![Reply::Value(blob), Reply::Int(flags.into())]),
+    }
+}
+
+fn get(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>, one: bool) -> Result<Reply, Error> {
+    let mut found = Vec::with_capacity(if one { 0 } else { keys.len() });
+    let db = client.db;
+    if !one {
+        let named = keys.iter().map(|bytes| Key { db, bytes });
+        if cx.held.is_none() {
+            cx.engine.store.prefetch(named);
+        }
+    }
+    let limit = cx.engine.limits.max_request;
+    for bytes in keys.iter() {
+        let key = Key { db, bytes };
+        if cx.scratch.len() > limit {
+            return Err(crate::execute::TOO_MUCH);
+        }
+        let seen = cx.with(key, |entry, scratch| {
+            let now = entry.now();
+            entry.get().map(|item| {
+                let stale = item.fresh_until.is_some_and(|at| at <= now);
+                (lean(take(scratch, item.value), item.flags), stale)
+            })
+        });
+        let reply = match seen {
+            Some((reply, stale)) => {
+                if stale && cx.engine.loaders.any() {
+                    crate::waiting::refresh(cx, client, key);
+                }
+                reply
+            }
+            None if cx.engine.loaders.any() => match stand(cx, client, key) {
+                Standing::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
+                Standing::Failed(error) => Reply::Error(error),
+                _ => Reply::Null,
+            },
+            None => Reply::Null,
+        };
+        if one {
+            return Ok(if cx.waits.is_waiting() { Reply::Parked } else { reply });
+        }
+        found.push(reply);
+    }
+    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(found) })
+}
+
+/// The answer to a fetch.
+fn state(state: &'static str, value: Reply, token: u64, version: u64, ttl: i64, flags: u32) -> Reply {
+    Reply::Array(vec![
+        Reply::word(state),
+        value,
+        Reply::Int(token as i64),
+        Reply::Int(version as i64),
+        Reply::Int(ttl),
+        Reply::Int(flags.into()),
+    ])
+}
+
+fn nothing(word: &'static str, token: u64) -> Reply {
+    state(word, Reply::Null, token, 0, -2, 0)
+}
+
+fn ttl(expires_at: Option<u64>, now: u64) -> i64 {
+    expires_at.map_or(-1, |at| at.saturating_sub(now) as i64)
+}
+
+fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: u64, now: u64) -> Reply {
+    let ttl = ttl(item.expires_at, now);
+    if item.absent {
+        return state("absent", Reply::Null, token, item.version, ttl, item.flags);
+    }
+    let word = if stale { "stale" } else { "hit" };
+    state(word, Reply::Value(take(scratch, item.value)), token, item.version, ttl, item.flags)
+}
+
+fn fetch(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    bytes: &[u8],
+    wait: u64,
+    lease: u64,
+    ticket: bool,
+) -> Result<Reply, Error> {
+    let key = Key { db: client.db, bytes };
+    let now = cx.now.mono;
+    if let Some(outcome) = cx.waits.outcome(key) {
+        return match outcome.clone() {
+            Outcome::Loaded(loaded) if loaded.absent => {
+                Ok(state("absent", Reply::Null, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
+            }
+            Outcome::Loaded(loaded) => {
+                let word = if loaded.stale { "stale" } else { "hit" };
+                let ttl = ttl(loaded.expires_at, now);
+                Ok(state(word, Reply::Value(Blob::Shared(loaded.value)), 0, loaded.version, ttl, loaded.flags))
+            }
+            Outcome::Lease(granted) => Ok(nothing("miss", granted.token)),
+            Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
+            Outcome::Timeout => Ok(nothing("timeout", 0)),
+        };
+    }
+    let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;
+    // Who holds a lease may be waiting for itself, and in place nothing else of the connection is run.
+    let waits = wait > 0 && cx.held.is_none() && (pushed || client.holds.is_empty());
+    let seeker = Seeker {
+        party: client.party,
+        wait: wait_number(cx.waits.number, 0),
+        deadline: if waits { now + wait.min(1 << 40) } else { 0 },
+        lease: if client.holds.len() < MAX_HOLDS && cx.held.is_none() { lease } else { 0 },
+        served: cx.engine.loaders.serving(key) == Serving::Worker,
+        bound: true,
+    };
+    enum Seen {
+        Reply(Reply, u64),
+        Waits,
+        Failed(Arc<str>),
+    }
+    let seen = cx.with(key, |entry, scratch| match entry.seek(&seeker) {
+        Sought::Found { item, stale, token } => Seen::Reply(found(scratch, &item, stale, token, now), token),
+        Sought::Lease(token) => Seen::Reply(nothing("miss", token), token),
+        Sought::Busy => Seen::Reply(nothing("waiting", 0), 0),
+        Sought::Nothing | Sought::Full => Seen::Reply(nothing("miss", 0), 0),
+        Sought::Failed(cause) => Seen::Failed(cause),
+        Sought::Waits => Seen::Waits,
+    });
+    match seen {
+        Seen::Reply(reply, token) => {
+            if token > 0 {
+                client.remember(bytes, token);
+            }
+            Ok(reply)
+        }
+        Seen::Failed(cause) => Err(load_failed(bytes, &cause)),
+        Seen::Waits => {
+            cx.waits.keys.push(Awaited { db: key.db, key: Arc::from(bytes), outcome: None });
+            client.ticket_once = ticket && client.resp == 3;
+            Ok(Reply::Parked)
+        }
+    }
+}
+
+fn entry(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
+    cx.with(key, |entry, scratch| {
+        let now = entry.now();
+        let seen = entry.inspect();
+        let age = seen.written_at.map_or(-1, |at| now.saturating_sub(at) as i64);
+        let known_absent = entry.is_known_absent();
+        let reply = match entry.get() {
+            Some(item) => found(scratch, &item, item.fresh_until.is_some_and(|at| at <= now), 0, now),
+            None if known_absent => {
+                state("absent", Reply::Null, 0, seen.version, ttl(seen.expires_at, now), seen.flags)
+            }
+            None => return with_age(nothing("miss", 0), -1),
+        };
+        with_age(reply, age)
+    })
+}
+
+fn with_age(reply: Reply, age: i64) -> Reply {
+    match reply {
+        Reply::Array(mut parts) => {
+            parts.push(Reply::Int(age));
+            Reply::Array(parts)
+        }
+        other => other,
+    }
+}
+
+fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
+    let (seen, now) = cx.with(key, |entry, _| (entry.inspect(), entry.now()));
+    let left = |at: Option<u64>| at.map_or(-1, |at| at.saturating_sub(now) as i64);
+    let past = |at: Option<u64>| at.map_or(-1, |at| now.saturating_sub(at) as i64);
+    let over = seen.expires_at.is_some_and(|at| at <= now);
+    let word = match () {
+        () if !seen.found => "miss",
+        () if over => "expired",
+        () if seen.absent => "absent",
+        () if seen.fresh_until.is_some_and(|at| at <= now) => "stale",
+        () => "hit",
+    };
+    let served = cx.engine.loaders.pattern_of(key).map_or(Reply::Null, |glob| Reply::Value(Blob::Owned(glob)));
+    let int = |number: i64| Reply::Int(number);
+    let ttl = if seen.found { left(seen.expires_at) } else { -2 };
+    Reply::Map(vec![
+        (Reply::word("state"), Reply::word(word)),
+        (Reply::word("version"), int(seen.version as i64)),
+        (Reply::word("age_ms"), int(past(seen.written_at))),
+        (Reply::word("ttl_ms"), int(ttl)),
+        (Reply::word("fresh_ms"), int(left(seen.fresh_until))),
+        (Reply::word("grace_ms"), int(left(seen.error_until))),
+        (Reply::word("size"), int(seen.size as i64)),
+        (Reply::word("flags"), int(seen.flags.into())),
+        (Reply::word("tags"), int(seen.tags as i64)),
+        (Reply::word("lease"), Reply::word(if seen.held_since.is_some() { "held" } else { "none" })),
+        (Reply::word("held_ms"), int(past(seen.held_since))),
+        (Reply::word("waiters"), int(seen.waiters as i64)),
+        (Reply::word("served"), served),
+        (Reply::word("cost_ms"), int(seen.cost.map_or(-1, i64::from))),
+    ])
+}

@@ -1,0 +1,110 @@
+//! Fences: what a client sent on an old connection is never executed after its new one was welcomed.
+//!
+//! A client that lost its connection comes back with the same name and a higher generation, and then invalidates what it
+//! could not deliver. A write that still lies unread on the old connection must not arrive after that:
+//!
+//! - The old connection sends SET K v1, the server stalls; the client gives up, comes back, sends INVALIDATE K, is
+//!   answered; then the server reads SET K v1 from the old connection: v1 stays, although everybody was told it went.
+//!
+//! So every batch of a named client runs with its fence held for reading, and a newcomer raises the generation with the
+//! fence held for writing: what runs is done before, and what comes after sees that it is too old.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::command::{Error, Kind};
+use crate::execute::Client;
+use crate::mailbox::{Event, Mailboxes};
+use crate::store::Party;
+
+/// The newest generation of a client.
+pub type Fence = Arc<RwLock<u64>>;
+
+/// A client's place behind its fence.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    id: Box<[u8]>,
+    party: Party,
+    /// The fence.
+    pub fence: Fence,
+    /// The generation of this connection.
+    pub generation: u64,
+    servers: bool,
+}
+
+#[derive(Default)]
+struct Known {
+    /// For each client its fence, and its connections with their generations.
+    fences: HashMap<Box<[u8]>, (Fence, Vec<(Party, u64)>)>,
+    /// The hash of the list of servers that the connected clients use, and how many of them told it.
+    servers: Option<(Box<[u8]>, usize)>,
+}
+
+/// The fences of all clients.
+#[derive(Default)]
+pub struct Fences {
+    known: Mutex<Known>,
+}
+
+impl Fences {
+    /// Welcomes a connection of a named client; those of older generations are refused from now on.
+    pub fn join(
+        &self,
+        client: &mut Client,
+        id: &[u8],
+        generation: u64,
+        servers: Option<&[u8]>,
+        mail: &Mailboxes,
+    ) -> Result<(), Error> {
+        if client.joined.is_some() {
+            return Err(Error::new(Kind::Malformed, "ERR this connection has a session already"));
+        }
+        let fence = {
+            let mut known = self.known.lock();
+            match (&mut known.servers, servers) {
+                (Some((hash, _)), Some(told)) if **hash != *told => {
+                    let text = "SERVERS another list of servers is in use: all clients must use the same one";
+                    return Err(Error::new(Kind::Mismatch, text));
+                }
+                (Some((_, count)), Some(_)) => *count += 1,
+                (none @ None, Some(told)) => *none = Some((told.into(), 1)),
+                (_, None) => {}
+            }
+            let (fence, connections) = known.fences.entry(id.into()).or_default();
+            for (old, _) in connections.iter().filter(|(_, known)| *known < generation) {
+                mail.post(*old, Event::Close);
+            }
+            connections.push((client.party, generation));
+            Arc::clone(fence)
+        };
+        let (party, servers) = (client.party, servers.is_some());
+        client.joined = Some(Joined { id: id.into(), party, fence: Arc::clone(&fence), generation, servers });
+        let mut newest = fence.write();
+        if generation < *newest {
+            return Err(Error::new(Kind::Mismatch, "ERR a newer connection of this session is there already"));
+        }
+        *newest = generation;
+        Ok(())
+    }
+
+    /// A connection is gone.
+    pub fn leave(&self, joined: &Joined) {
+        let mut known = self.known.lock();
+        if let Some((_, connections)) = known.fences.get_mut(&joined.id) {
+            connections.retain(|(party, _)| *party != joined.party);
+            if connections.is_empty() {
+                known.fences.remove(&joined.id);
+            }
+        }
+        if joined.servers
+            && let Some((_, count)) = &mut known.servers
+        {
+            *count -= 1;
+            if *count == 0 {
+                known.servers = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Loader workers: which keys are served, by whom, and who loads what next.
+//!
+//! A pattern that a worker once registered stays served when its workers die, until an operator forgets it: a plain
+//! read of such a key waits for a worker, and is an error if none comes, never "there is no such value".
+//!
+//! Loads are given out by credit. A worker is sent no more than it can have under way, the rest waits here, and the
+//! lease of a load begins when it is sent: else leases would end in the queue of a worker, and every one that passes on
+//! would be loaded twice.
+//!
+//! Order of locks: that of a shard comes before [`Loaders::want`]'s, which is held for a push only; none is held while
+//! the store is used.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::command::{Error, Kind};
+use crate::glob;
+use crate::mailbox::{Event, Mailboxes};
+use crate::store::{Key, Party, Store};
+
+/// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
+const LEASE: u64 = 3_000;
+/// Patterns that may be served, and workers that may be connected: far more than an application has.
+const MAX_PATTERNS: usize = 1024;
+const MAX_WORKERS: usize = 1024;
+/// Loads that may wait for a worker, for each pattern. Beyond it the oldest is given up; who waits for it is told when
+/// its time is over.
+const MAX_QUEUE: usize = 1 << 17;
+
+/// Who loads a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// Nobody: the application does.
+    Nobody,
+    /// Workers do, but there is none at the moment.
+    Away,
+    /// A worker.
+    Worker,
+}
+
+struct Pattern {
+    db: u8,
+    glob: Box<[u8]>,
+    /// Workers that load what matches.
+    workers: usize,
+}
+
+impl Pattern {
+    fn covers(&self, db: u8, key: &[u8]) -> bool {
+        self.db == db && glob::matches(&self.glob, key)
+    }
+}
+
+struct Worker {
+    party: Party,
+    patterns: Vec<usize>,
+    /// Loads that it takes at a time.
+    credit: usize,
+    /// Loads that it has.
+    busy: usize,
+}
+
+type Wanted = (u8, Arc<[u8]>);
+
+#[derive(Default)]
+struct Work {
+    workers: Vec<Worker>,
+    /// What waits for a worker, for each pattern.
+    queues: Vec<VecDeque<Wanted>>,
+    /// Whose turn it is.
+    next: usize,
+}
+
+/// Patterns, workers, and what is to be loaded.
+#[derive(Default)]
+pub struct Loaders {
+    any: AtomicBool,
+    patterns: RwLock<Vec<Pattern>>,
+    work: Mutex<Work>,
+    wanted: Mutex<Vec<Wanted>>,
+    stirred: AtomicBool,
+}
+
+impl Loaders {
+    /// Whether any key may be served: what a miss looks at first.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    /// Who loads a key.
+    pub fn serving(&self, key: Key<'_>) -> Serving {
+        if !self.any() {
+            return Serving::Nobody;
+        }
+        let patterns = self.patterns.read();
+        let mut serving = Serving::Nobody;
+        for pattern in patterns.iter().filter(|pattern| pattern.covers(key.db, key.bytes)) {
+            if pattern.workers > 0 {
+                return Serving::Worker;
+            }
+            serving = Serving::Away;
+        }
+        serving
+    }
+
+    /// The pattern that a key is served by.
+    pub fn pattern_of(&self, key: Key<'_>) -> Option<Vec<u8>> {
+        let patterns = self.patterns.read();
+        patterns.iter().find(|pattern| pattern.covers(key.db, key.bytes)).map(|pattern| pattern.glob.to_vec())
+    }
+
+    /// Serves a pattern from now on, whether or not there is a worker for it.
+    pub fn declare(&self, db: u8, glob: &[u8]) -> Result<usize, Error> {
+        let mut patterns = self.patterns.write();
+        if let Some(known) = patterns.iter().position(|pattern| pattern.db == db && *pattern.glob == *glob) {
+            return Ok(known);
+        }
+        if patterns.len() == MAX_PATTERNS {
+            return Err(Error::new(Kind::TooLarge, "ERR too many patterns are served"));
+        }
+        patterns.push(Pattern { db, glob: glob.into(), workers: 0 });
+        self.any.store(true, Ordering::Release);
+        Ok(patterns.len() - 1)
+    }
+
+    /// A connection becomes a worker for patterns, or for more of them, with so many loads at a time.
+    pub fn register<'a>(
+        &self,
+        party: Party,
+        db: u8,
+        globs: impl Iterator<Item = &'a [u8]>,
+        credit: usize,
+    ) -> Result<(), Error> {
+        let mut numbers = Vec::new();
+        for glob in globs {
+            numbers.push(self.declare(db, glob)?);
+        }
+        let mut work = self.work.lock();
+        if !work.workers.iter().any(|worker| worker.party == party) {
+            if work.workers.len() == MAX_WORKERS {
+                return Err(Error::new(Kind::TooLarge, "ERR too many loader workers"));
+            }
+            work.workers.push(Worker { party, patterns: Vec::new(), credit, busy: 0 });
+        }
+        let worker = work.workers.iter_mut().find(|worker| worker.party == party).expect("it was put there");
+        worker.credit = credit;
+        let mut patterns = self.patterns.write();
+        for number in numbers {
+            if !worker.patterns.contains(&number) {
+                worker.patterns.push(number);
+                patterns[number].workers += 1;
+            }
+        }
+        self.stirred.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// A worker is gone. What it was loading is wanted anew by the leases it held.
+    pub fn leave(&self, party: Party) {
+        let mut work = self.work.lock();
+        let Some(at) = work.workers.iter().position(|worker| worker.party == party) else { return };
+        let worker = work.workers.swap_remove(at);
+        let mut patterns = self.patterns.write();
+        for number in worker.patterns {
+            patterns[number].workers -= 1;
+            if patterns[number].workers == 0
+                && let Some(queue) = work.queues.get_mut(number)
+            {
+                // Looked at anew: without a worker, whoever waits and can load does.
+                self.wanted.lock().extend(queue.drain(..));
+            }
+        }
+        self.stirred.store(true, Ordering::Release);
+    }
+
+    /// Forgets a pattern of a database; whether it was served.
+    pub fn forget(&self, db: u8, glob: &[u8]) -> bool {
+        let mut patterns = self.patterns.write();
+        // The place is kept, since workers know their patterns by it.
+        let known = patterns.iter_mut().find(|pattern| pattern.db == db && *pattern.glob == *glob);
+        if let Some(pattern) = known {
+            (pattern.db, pattern.glob) = (u8::MAX, Box::default());
+            return true;
+        }
+        false
+    }
+
+    /// A key is to be loaded: called under the lock of its shard.
+    pub fn want(&self, db: u8, key: Arc<[u8]>) {
+        self.wanted.lock().push((db, key));
+        self.stirred.store(true, Ordering::Release);
+    }
+
+    /// A worker has answered for a load that it was sent.
+    pub fn done(&self, party: Party) {
+        let mut work = self.work.lock();
+        if let Some(worker) = work.workers.iter_mut().find(|worker| worker.party == party) {
+            worker.busy = worker.busy.saturating_sub(1);
+        }
+        if work.queues.iter().any(|queue| !queue.is_empty()) {
+            self.stirred.store(true, Ordering::Release);
+        }
+    }
+
+    /// Sends what is to be loaded to those who can take it. To be called when a batch of requests is done.
+    #[inline]
+    pub fn pump(&self, store: &Store, mail: &Mailboxes, now: u64) {
+        while self.stirred.load(Ordering::Relaxed) && self.stirred.swap(false, Ordering::AcqRel) {
+            let (sent, alone) = self.take_work();
+            for ((db, key), party) in sent {
+                let given = store.with(Key { db, bytes: &key }, now, |entry| {
+                    let token = entry.assign(party, LEASE);
+                    if let Some(token) = token {
+                        mail.post(party, Event::Load(db, Arc::clone(&key), token));
+                    }
+                    token.is_some()
+                });
+                if !given {
+                    self.done(party);
+                }
+            }
+            for (db, key) in alone {
+                store.with(Key { db, bytes: &key }, now, |entry| entry.fall_back());
+            }
+        }
+    }
+
+    /// What to send to whom, and the new loads that nobody is there for.
+    fn take_work(&self) -> (Vec<(Wanted, Party)>, Vec<Wanted>) {
+        let mut work = self.work.lock();
+        let Work { workers, queues, next } = &mut *work;
+        let mut alone = Vec::new();
+        {
+            let wanted = std::mem::take(&mut *self.wanted.lock());
+            let patterns = self.patterns.read();
+            queues.resize_with(patterns.len(), VecDeque::new);
+            for (db, key) in wanted {
+                let covering = || patterns.iter().enumerate().filter(|(_, pattern)| pattern.covers(db, &key));
+                let live = covering().find(|(_, pattern)| pattern.workers > 0);
+                let Some((number, pattern)) = live.or_else(|| covering().next()) else {
+                    alone.push((db, key));
+                    continue;
+                };
+                if pattern.workers == 0 {
+                    alone.push((db, Arc::clone(&key)));
+                }
+                if queues[number].len() == MAX_QUEUE {
+                    queues[number].pop_front();
+                }
+                queues[number].push_back((db, key));
+            }
+        }
+        let mut sent = Vec::new();
+        for (number, queue) in queues.iter_mut().enumerate() {
+            while !queue.is_empty() {
+                let count = workers.len();
+                let free = |worker: &Worker| worker.busy < worker.credit && worker.patterns.contains(&number);
+                let turn = (0..count).map(|step| (*next + step) % count).find(|at| free(&workers[*at]));
+                let (Some(turn), Some(wanted)) = (turn, queue.front().cloned()) else { break };
+                queue.pop_front();
+                workers[turn].busy += 1;
+                *next = turn + 1;
+                sent.push((wanted, workers[turn].party));
+            }
+        }
+        (sent, alone)
+    }
+}

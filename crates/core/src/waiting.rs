@@ -1,0 +1,198 @@
+//! Commands that wait: for a key that somebody loads, before they run or run on.
+//!
+//! A command that has to wait says which keys it waits for and returns [`Reply::Parked`](crate::command::Reply::Parked).
+//! When every key has its outcome the command is run again from its beginning, with the outcomes at hand: so a command
+//! needs no second form for what happens after a wait, and whoever waits in place keeps its input where it is.
+
+use std::sync::Arc;
+
+use crate::command::{Error, Kind};
+use crate::engine::Engine;
+use crate::execute::{Client, Context};
+use crate::loaders::Serving;
+use crate::store::{Key, Outcome, Seeker, Sought};
+
+/// A key that a command waits for, and how that ended.
+#[derive(Clone, Debug)]
+pub struct Awaited {
+    /// Database of the key.
+    pub db: u8,
+    /// The key.
+    pub key: Arc<[u8]>,
+    /// None while it waits.
+    pub outcome: Option<Outcome>,
+}
+
+/// The number of a wait tells the command in its high bits and the key in the low ones.
+const KEY_BITS: u32 = 20;
+
+/// The number under which the command `number` waits for its key of this index.
+pub fn wait_number(number: u64, index: usize) -> u64 {
+    number << KEY_BITS | index as u64
+}
+
+/// The command and the key that wait under a number.
+pub fn wait_parts(wait: u64) -> (u64, usize) {
+    (wait >> KEY_BITS, (wait & ((1 << KEY_BITS) - 1)) as usize)
+}
+
+/// What a command waits for or was told, key by key.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// The number of the command.
+    pub number: u64,
+    /// Its keys.
+    pub keys: Vec<Awaited>,
+}
+
+impl Waits {
+    /// How the wait for a key ended.
+    pub fn outcome(&self, key: Key<'_>) -> Option<&Outcome> {
+        let known = self.keys.iter().find(|known| known.db == key.db && *known.key == *key.bytes)?;
+        known.outcome.as_ref()
+    }
+
+    /// Whether a key is still waited for.
+    pub fn is_waiting(&self) -> bool {
+        self.keys.iter().any(|known| known.outcome.is_none())
+    }
+
+    /// Takes the outcome of the key at an index; whether nothing is waited for any more.
+    pub fn tell(&mut self, index: usize, outcome: Outcome) -> bool {
+        if let Some(known) = self.keys.get_mut(index) {
+            known.outcome.get_or_insert(outcome);
+        }
+        !self.is_waiting()
+    }
+
+    /// Leaves all queues.
+    pub fn leave(&self, engine: &Engine, client: &Client, now: u64) {
+        for (index, known) in self.keys.iter().enumerate().filter(|(_, known)| known.outcome.is_none()) {
+            let wait = wait_number(self.number, index);
+            let key = Key { db: known.db, bytes: &known.key };
+            engine.store.with(key, now, |entry| entry.leave(client.party, wait));
+        }
+    }
+}
+
+/// How a key that a worker loads stands before a command that needs it.
+pub enum Standing {
+    /// It is not served, or it is there, or it is known to be absent: the command goes by what the store has.
+    Settled,
+    /// It was loaded for this command.
+    Loaded(crate::store::Loaded),
+    /// It is waited for.
+    Waits,
+    /// It cannot be loaded.
+    Failed(Error),
+}
+
+/// Sees to it that a key which workers load is loaded before a command that needs it, if it is not there.
+pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
+    if let Some(outcome) = cx.waits.outcome(key) {
+        return match outcome.clone() {
+            Outcome::Loaded(loaded) => Standing::Loaded(loaded),
+            Outcome::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
+            Outcome::Lease(_) | Outcome::Timeout => Standing::Failed(too_late(cx.engine, key)),
+        };
+    }
+    if cx.engine.loaders.serving(key) == Serving::Nobody {
+        return Standing::Settled;
+    }
+    if cx.held.is_some() {
+        let there = cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent());
+        return if there {
+            Standing::Settled
+        } else {
+            Standing::Failed(load_failed(key.bytes, "it was not loaded before"))
+        };
+    }
+    let seeker = Seeker {
+        party: client.party,
+        wait: wait_number(cx.waits.number, cx.waits.keys.len()),
+        deadline: cx.now.mono + cx.engine.limits.load_limit,
+        lease: 0,
+        served: true,
+        bound: true,
+    };
+    enum Seen {
+        There,
+        Kept(crate::store::Loaded),
+        Waits,
+        Failed(Arc<str>),
+        Full,
+    }
+    let seen = cx.with(key, |entry, _| {
+        if entry.peek().is_some() || entry.is_known_absent() {
+            return Seen::There;
+        }
+        match entry.seek(&seeker) {
+            Sought::Found { item, stale: true, .. } => Seen::Kept(crate::store::Loaded::new(&item, true)),
+            Sought::Found { .. } => Seen::There,
+            Sought::Waits => Seen::Waits,
+            Sought::Failed(cause) => Seen::Failed(cause),
+            Sought::Lease(_) | Sought::Busy | Sought::Nothing | Sought::Full => Seen::Full,
+        }
+    });
+    match seen {
+        Seen::There => Standing::Settled,
+        Seen::Kept(loaded) => Standing::Loaded(loaded),
+        Seen::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
+        Seen::Full => Standing::Failed(Error::new(Kind::Busy, "BUSY too many loads are waited for; try again later")),
+        Seen::Waits => {
+            cx.waits.keys.push(Awaited { db: key.db, key: Arc::from(key.bytes), outcome: None });
+            Standing::Waits
+        }
+    }
+}
+
+/// Loads the keys of a command that depends on what is there, as far as workers load them. Ok(true): it has to wait.
+pub fn load_first<'k>(
+    cx: &mut Context<'_>,
+    client: &Client,
+    keys: impl Iterator<Item = Key<'k>>,
+) -> Result<bool, Error> {
+    let mut failed = None;
+    for key in keys {
+        match stand(cx, client, key) {
+            Standing::Failed(error) => failed = failed.or(Some(error)),
+            Standing::Loaded(loaded) if !loaded.absent && cx.with(key, |entry, _| entry.peek().is_none()) => {
+                // It was loaded and could not be kept, or is gone again: what is not there cannot be changed.
+                failed = failed.or(Some(load_failed(key.bytes, "the value could not be kept")));
+            }
+            Standing::Settled | Standing::Loaded(_) | Standing::Waits => {}
+        }
+    }
+    match failed {
+        Some(error) if !cx.waits.is_waiting() => Err(error),
+        _ => Ok(cx.waits.is_waiting()),
+    }
+}
+
+/// A value that is stale and that workers load is loaded anew, while it is served.
+#[cold]
+pub fn refresh(cx: &mut Context<'_>, client: &Client, key: Key<'_>) {
+    if cx.engine.loaders.serving(key) == Serving::Worker {
+        let seeker = Seeker { party: client.party, wait: 0, deadline: 0, lease: 0, served: true, bound: true };
+        cx.with(key, |entry, _| entry.refresh(&seeker));
+    }
+}
+
+fn quoted(key: &[u8]) -> String {
+    // Enough to recognise it by; an error is a line.
+    key[..key.len().min(128)].escape_ascii().to_string()
+}
+
+/// The error of a load that failed.
+pub fn load_failed(key: &[u8], cause: &str) -> Error {
+    Error::with(Kind::LoadFailed, format!("LOADFAILED {}: {cause}", quoted(key)))
+}
+
+/// The error of a wait that was too long.
+fn too_late(engine: &Engine, key: Key<'_>) -> Error {
+    if engine.loaders.serving(key) == Serving::Away {
+        let text = format!("NOLOADER {}: no loader worker came in time", quoted(key.bytes));
+        return Error::with(Kind::LoadFailed, text);
+    }
+    load_failed(key.bytes, "it was not loaded in time")
+}

@@ -1,0 +1,486 @@
+//! Leases between connections: several sessions over one engine, with messages delivered as a server would.
+//!
+//! Each test is one of the interleavings that a naive cache gets wrong.
+
+use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::output::Output;
+use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::store::{Options, Party};
+
+/// A server without sockets: connections by number, and a clock that moves when it is told to.
+struct World {
+    engine: Engine,
+    now: Now,
+    scratch: Scratch,
+    connections: Vec<Option<Connection>>,
+}
+
+struct Connection {
+    session: Session,
+    input: Vec<u8>,
+    said: Vec<u8>,
+    closed: bool,
+}
+
+impl World {
+    fn new() -> World {
+        let limits = Limits::default();
+        let options = Options {
+            memory: 16 << 20,
+            shards: 4,
+            evict: true,
+            max_value: limits.max_value,
+            seed: [1, 2, 3, 4],
+            epoch: 1000,
+            load_limit: 30_000,
+        };
+        World {
+            engine: Engine::new(options, limits, Facts { run_id: "life".into(), ..Facts::default() }, 1),
+            now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
+            scratch: Scratch::default(),
+            connections: Vec::new(),
+        }
+    }
+
+    /// A new connection; `hello` is sent first and its answer dropped.
+    fn connect(&mut self, hello: &str) -> usize {
+        let number = self.connections.len();
+        let party = Party { mailbox: 0, slot: number as u32, id: number as u64 + 1 };
+        let connection =
+            Connection { session: Session::new(party), input: Vec::new(), said: Vec::new(), closed: false };
+        self.connections.push(Some(connection));
+        if !hello.is_empty() {
+            self.ask(number, hello);
+        }
+        number
+    }
+
+    fn send(&mut self, number: usize, line: &str) {
+        let connection = self.connections[number].as_mut().unwrap();
+        connection.input.extend_from_slice(line.as_bytes());
+        connection.input.extend_from_slice(b"\r\n");
+        self.run(number);
+        self.exchange();
+    }
+
+    fn run(&mut self, number: usize) {
+        let Some(connection) = self.connections[number].as_mut() else { return };
+        let mut out = Output::default();
+        let (taken, flow) =
+            connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
+        connection.input.drain(..taken);
+        connection.said.extend(out.take_bytes());
+        connection.closed |= flow == Flow::Close;
+    }
+
+    fn exchange(&mut self) {
+        self.engine.pump(self.now);
+        while self.engine.mail.stirred(0) {
+            for (party, event) in self.engine.mail.take(0) {
+                let number = party.slot as usize;
+                let Some(connection) = self.connections[number].as_mut() else {
+                    self.engine.undelivered(party, event, self.now);
+                    continue;
+                };
+                let mut out = Output::default();
+                let flow = connection.session.deliver(&self.engine, self.now, &mut self.scratch, event, &mut out);
+                connection.said.extend(out.take_bytes());
+                connection.closed |= flow == Flow::Close;
+                if connection.session.is_ready() {
+                    self.run(number);
+                }
+            }
+            self.engine.pump(self.now);
+        }
+    }
+
+    /// What a connection was told since it was last asked, on one line.
+    fn heard(&mut self, number: usize) -> String {
+        let said = std::mem::take(&mut self.connections[number].as_mut().unwrap().said);
+        String::from_utf8(said).unwrap().replace("\r\n", " ").trim_end().to_owned()
+    }
+
+    fn ask(&mut self, number: usize, line: &str) -> String {
+        self.send(number, line);
+        self.heard(number)
+    }
+
+    fn close(&mut self, number: usize) {
+        let mut connection = self.connections[number].take().unwrap();
+        connection.session.close(&self.engine, self.now);
+        self.exchange();
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.now.mono += millis;
+        self.now.wall += millis;
+        self.engine.store.tick(self.now.mono);
+        self.engine.tick_leases(self.now);
+        self.exchange();
+    }
+
+    /// Takes the lease of a key and returns its token.
+    fn lease(&mut self, number: usize, key: &str) -> u64 {
+        let answer = self.ask(number, &format!("CACHE.FETCH {key}"));
+        token_of(&answer, "miss")
+    }
+}
+
+/// The token in an answer to a fetch whose state is `state`.
+fn token_of(answer: &str, state: &str) -> u64 {
+    let words: Vec<&str> = answer.split(' ').collect();
+    let at = words.iter().position(|word| *word == state).unwrap_or_else(|| panic!("{answer} is no {state}"));
+    let token = words[at..].iter().find_map(|word| word.strip_prefix(':')).unwrap();
+    let token = token.parse().unwrap();
+    assert_ne!(token, 0, "{answer}");
+    token
+}
+
+#[test]
+fn a_value_read_before_a_write_is_never_stored_after_it() {
+    for write in ["SET k v2", "DEL k", "CACHE.INVALIDATE KEYS 1 k", "FLUSHALL", "FLUSHDB", "CACHE.SET k v2", "INCRBY k 5"] {
+        let mut world = World::new();
+        let (loader, writer) = (world.connect(""), world.connect(""));
+        let token = world.lease(loader, "k");
+        world.ask(writer, write);
+        assert_eq!(world.ask(loader, &format!("CACHE.FILL k {token} v1")), ":0", "{write}");
+        assert_ne!(world.ask(writer, "GET k"), "$2 v1", "{write}");
+    }
+}
+
+#[test]
+fn what_changes_no_value_voids_nothing() {
+    for write in ["SET k v2 XX", "EXPIRE k 100", "PERSIST k", "CACHE.SET k v2 IFVERSION 5", "TTL k", "GET k"] {
+        let mut world = World::new();
+        let (loader, other) = (world.connect(""), world.connect(""));
+        let token = world.lease(loader, "k");
+        world.ask(other, write);
+        assert_ne!(world.ask(loader, &format!("CACHE.FILL k {token} v1")), ":0", "{write}");
+        assert_eq!(world.ask(other, "GET k"), "$2 v1");
+    }
+}
+
+#[test]
+fn rule_1_a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_joined_later_loads_anew() {
+    let mut world = World::new();
+    let (a, early, b) = (world.connect(""), world.connect(""), world.connect(""));
+    let token = world.lease(a, "k");
+    world.send(early, "CACHE.FETCH k WAIT 1000");
+    world.ask(b, "CACHE.INVALIDATE TAGS 1 t");
+    world.send(b, "CACHE.FETCH k WAIT 1000");
+    assert_eq!((world.heard(early), world.heard(b)), (String::new(), String::new()));
+    assert_eq!(world.ask(a, &format!("CACHE.FILL k {token} v1 TAGS 1 t")), ":0");
+    // Who joined before the invalidation may have the old value; who joined after it must not.
+    assert!(world.heard(early).contains("v1"));
+    let next = token_of(&world.heard(b), "miss");
+    assert_ne!(world.ask(b, &format!("CACHE.FILL k {next} v2 TAGS 1 t")), ":0");
+    assert_eq!(world.ask(a, "GET k"), "$2 v2");
+}
+
+#[test]
+fn rule_2_no_token_and_no_version_of_an_earlier_life_means_anything() {
+    let mut first = World::new();
+    let a = first.connect("");
+    let token = first.lease(a, "k");
+    // The next life begins above all that the one before handed out; here they even begin alike, and it must differ then.
+    let mut next = World::new();
+    let b = next.connect("");
+    next.ask(b, "SET other 1");
+    assert_eq!(next.ask(b, &format!("CACHE.FILL k {token} v1")), ":0");
+    assert_eq!(next.ask(b, "GET k"), "$-1");
+}
+
+#[test]
+fn rule_9_a_load_longer_than_its_lease_is_stored_if_nothing_changed() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    let first = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {first} v1")), ":0");
+    assert_eq!(world.ask(b, &format!("CACHE.FILL k {second} v2")), ":0");
+    assert_eq!(world.ask(b, "GET k"), "$2 v1");
+}
+
+#[test]
+fn rule_9_a_hung_load_is_renewed_no_longer_than_the_limit() {
+    let mut world = World::new();
+    let a = world.connect("");
+    let token = world.lease(a, "k");
+    for _ in 0..14 {
+        world.wait(2_000);
+        assert_eq!(world.ask(a, &format!("CACHE.RENEW k {token} 3000")), ":1");
+    }
+    world.wait(2_001);
+    assert_eq!(world.ask(a, &format!("CACHE.RENEW k {token} 3000")), ":0");
+    let b = world.connect("");
+    world.lease(b, "k");
+}
+
+#[test]
+fn rule_10_two_holders_that_do_not_answer_are_enough() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.close(a);
+    token_of(&world.heard(b), "miss");
+    world.close(b);
+    assert!(world.heard(c).starts_with("-LOADFAILED k: "));
+    // For a while nobody tries again.
+    assert!(world.ask(c, "CACHE.FETCH k").starts_with("-LOADFAILED k: "));
+    world.wait(150);
+    world.lease(c, "k");
+}
+
+#[test]
+fn rule_10_failures_hold_a_key_off_for_longer_and_longer() {
+    let mut world = World::new();
+    let a = world.connect("");
+    let mut attempts = 0;
+    for _ in 0..600 {
+        let answer = world.ask(a, "CACHE.FETCH k");
+        if answer.contains("miss") {
+            attempts += 1;
+            let token = token_of(&answer, "miss");
+            assert_eq!(world.ask(a, &format!("CACHE.FAIL k {token} down")), ":1");
+        } else {
+            assert_eq!(answer, "-LOADFAILED k: down");
+        }
+        world.wait(100);
+    }
+    assert!((10..25).contains(&attempts), "{attempts} attempts in a minute");
+}
+
+#[test]
+fn rule_10_a_fill_that_cannot_be_stored_still_answers_those_who_wait() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    let token = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 1000");
+    let flags = format!("CACHE.FILL k {token} {}", "x".repeat(60_000));
+    assert_ne!(world.ask(a, &flags), ":0");
+    assert!(world.heard(b).starts_with("*6 $3 hit"));
+}
+
+#[test]
+fn rule_11_a_lease_that_nobody_awaits_goes_on() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect("HELLO 3"), world.connect(""));
+    let token = world.lease(a, "k");
+    let ticket = token_of(&world.ask(b, "CACHE.FETCH k WAIT 5000 TICKET"), "waiting");
+    world.send(c, "CACHE.FETCH k WAIT 5000");
+    assert_eq!(world.ask(b, &format!("CACHE.CANCEL {ticket}")), ":1");
+    assert_eq!(world.ask(b, &format!("CACHE.CANCEL {ticket}")), ":0");
+    assert_eq!(world.ask(a, &format!("CACHE.RELEASE k {token}")), ":1");
+    assert_eq!(world.heard(b), "");
+    token_of(&world.heard(c), "miss");
+    // LEASE 0 is never granted one.
+    let d = world.connect("");
+    assert!(world.ask(d, "CACHE.FETCH other LEASE 0").starts_with("*6 $4 miss $-1 :0"));
+}
+
+#[test]
+fn rule_11_who_closes_is_neither_waiter_nor_holder() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.close(b);
+    world.close(a);
+    token_of(&world.heard(c), "miss");
+}
+
+#[test]
+fn rule_12_invalidations_faster_than_the_load_starve_nobody_and_multiply_nothing() {
+    let mut world = World::new();
+    let writer = world.connect("");
+    let first = world.connect("");
+    let mut running = vec![(first, world.lease(first, "k"))];
+    let mut most = 0;
+    for round in 0..20 {
+        let reader = world.connect("");
+        world.send(reader, "CACHE.FETCH k WAIT 60000");
+        world.ask(writer, "DEL k");
+        for number in 0..world.connections.len() {
+            let heard = world.heard(number);
+            if heard.contains("miss") {
+                running.push((number, token_of(&heard, "miss")));
+            }
+        }
+        most = most.max(running.len());
+        if round % 4 == 3 {
+            let (holder, token) = running.remove(0);
+            world.ask(holder, &format!("CACHE.FILL k {token} v{round}"));
+        }
+    }
+    assert!(most <= 2, "{most} loads of one key at a time");
+    // Those who joined before a write got what was loaded before it: nobody waits for ever.
+    let waiting = world.ask(writer, "CACHE.INSPECT k");
+    let waiters: usize = waiting.split("waiters :").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(waiters <= 8, "{waiters} still wait");
+}
+
+#[test]
+fn rule_13_expiry_and_times_to_live_void_nothing() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    world.ask(a, "CACHE.SET k old REFRESH 1000 TTL 2000");
+    world.wait(1_500);
+    let token = token_of(&world.ask(a, "CACHE.FETCH k"), "stale");
+    assert!(world.ask(b, "CACHE.FETCH k").starts_with("*6 $5 stale $3 old :0"));
+    world.ask(b, "EXPIRE k 1");
+    world.wait(1_500);
+    assert_eq!(world.ask(b, "GET k"), "$-1");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {token} new")), ":0");
+    assert_eq!(world.ask(b, "GET k"), "$3 new");
+}
+
+#[test]
+fn rule_13_a_fill_may_come_by_another_connection() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    let token = world.lease(a, "k");
+    world.close(a);
+    assert_ne!(world.ask(b, &format!("CACHE.FILL k {token} v1")), ":0");
+    assert_eq!(world.ask(b, "GET k"), "$2 v1");
+}
+
+#[test]
+fn rule_16_a_value_past_its_time_is_for_failures_only() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    world.ask(a, "CACHE.SET k old TTL 1000 GRACE 60000");
+    world.wait(1_001);
+    for (line, answer) in [("GET k", "$-1"), ("EXISTS k", ":0"), ("TTL k", ":-2"), ("DBSIZE", ":0")] {
+        if line != "DBSIZE" {
+            assert_eq!(world.ask(b, line), answer, "{line}");
+        }
+    }
+    // Nothing that reads may have dropped it.
+    let token = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 1000");
+    assert_eq!(world.ask(a, &format!("CACHE.FAIL k {token} down")), ":1");
+    assert!(world.heard(b).starts_with("*6 $5 stale $3 old :0"));
+    assert!(world.ask(b, "CACHE.FETCH k").starts_with("*6 $5 stale $3 old :0"));
+    // What was removed is not brought back.
+    world.ask(b, "DEL k");
+    assert_eq!(world.ask(b, "CACHE.FETCH k"), "-LOADFAILED k: down");
+}
+
+#[test]
+fn rule_7_a_served_key_is_never_a_wrong_nothing() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
+    assert_eq!(world.ask(worker, "CACHE.LOADER user:*"), "+OK");
+    for (line, answer) in [
+        ("GET user:1", "$1 7"),
+        ("INCR user:2", ":8"),
+        ("SET user:3 x NX", "$-1"),
+        ("MGET user:4 other", "*2 $1 7 $-1"),
+        ("EXISTS user:5", ":1"),
+        ("CACHE.GET user:6", "$1 7"),
+    ] {
+        world.send(reader, line);
+        assert_eq!(world.heard(reader), "", "{line} waits");
+        // Nothing behind it is run.
+        world.send(reader, "PING");
+        assert_eq!(world.heard(reader), "");
+        let push = world.heard(worker);
+        assert!(push.starts_with(">2 $4 load *2 $6 user:"), "{push}");
+        let words: Vec<&str> = push.split(' ').collect();
+        world.send(worker, &format!("CACHE.FILL {} {} 7", words[5], words[6].trim_start_matches(':')));
+        assert_eq!(world.heard(reader), format!("{answer} +PONG"), "{line}");
+        world.heard(worker);
+    }
+    // Its worker is gone: the key stays served, and a plain read waits and is told.
+    world.send(reader, "GET user:9");
+    world.close(worker);
+    assert_eq!(world.heard(reader), "");
+    world.wait(30_001);
+    assert!(world.heard(reader).starts_with("-NOLOADER user:9: "));
+    // A fetch takes the lease itself meanwhile.
+    world.lease(reader, "user:10");
+    // And a new worker is sent what waits.
+    let other = world.connect("");
+    world.send(other, "GET user:11");
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "PING");
+    world.send(worker, "CACHE.LOADER user:*");
+    assert!(world.heard(worker).contains("user:11"));
+}
+
+#[test]
+fn rule_10_a_worker_is_sent_no_more_than_it_takes() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER k:* INFLIGHT 2");
+    let readers: Vec<usize> = (0..5).map(|_| world.connect("")).collect();
+    for (number, reader) in readers.iter().enumerate() {
+        world.send(*reader, &format!("GET k:{number}"));
+    }
+    let mut seen = Vec::new();
+    let mut sent = world.heard(worker);
+    for round in 0..5 {
+        let words: Vec<String> = sent.split(' ').map(str::to_owned).collect();
+        for (at, word) in words.iter().enumerate().filter(|(_, word)| word.starts_with("k:")) {
+            seen.push((word.clone(), words[at + 1].trim_start_matches(':').to_owned()));
+        }
+        assert!(seen.len() <= round + 2);
+        let (key, token) = seen[round].clone();
+        sent = world.ask(worker, &format!("CACHE.FAIL {key} {token} no"));
+    }
+    assert_eq!(seen.len(), 5);
+    for (number, reader) in readers.iter().enumerate() {
+        assert_eq!(world.heard(*reader), format!("-LOADFAILED k:{number}: no"));
+    }
+}
+
+#[test]
+fn rule_6_with_tickets_nothing_waits_in_its_place() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER user:*");
+    assert!(world.ask(reader, "CACHE.SESSION me 1 TICKETS").contains("life"));
+    let told = world.ask(reader, "GET user:1");
+    let ticket: u64 = told.strip_prefix("-WAITING ").unwrap().parse().unwrap();
+    assert_eq!(world.ask(reader, "PING"), "+PONG");
+    let push = world.heard(worker);
+    let token = push.split(' ').nth(6).unwrap().trim_start_matches(':').to_owned();
+    world.send(worker, &format!("CACHE.FILL user:1 {token} v"));
+    assert_eq!(world.heard(reader), format!(">3 $7 outcome :{ticket} $1 v"));
+    // A worker's own connection asks for nothing that could wait.
+    assert!(world.heard(worker).starts_with(':'));
+    assert!(world.ask(worker, "GET user:2").starts_with("-ERR this connection is a loader worker's"));
+}
+
+#[test]
+fn rule_15_what_an_old_connection_sent_is_not_run_after_the_new_one_was_welcomed() {
+    let mut world = World::new();
+    let old = world.connect("HELLO 3");
+    world.ask(old, "CACHE.SESSION me 1 TICKETS");
+    let new = world.connect("HELLO 3");
+    world.ask(new, "CACHE.SESSION me 2 TICKETS");
+    world.ask(new, "CACHE.INVALIDATE KEYS 1 k");
+    assert_eq!(world.ask(old, "SET k late"), "");
+    assert!(world.connections[old].as_ref().unwrap().closed);
+    assert_eq!(world.ask(new, "GET k"), "_");
+    // An older generation that comes late is refused.
+    let late = world.connect("HELLO 3");
+    assert!(world.ask(late, "CACHE.SESSION me 1").starts_with("-ERR a newer connection"));
+}
+
+#[test]
+fn negative_answers_are_kept_as_long_as_they_say() {
+    let mut world = World::new();
+    let a = world.connect("");
+    let token = world.lease(a, "k");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {token} '' ABSENT TTL 1000")), ":0");
+    assert!(world.ask(a, "CACHE.FETCH k").starts_with("*6 $6 absent $-1 :0"));
+    assert_eq!(world.ask(a, "EXISTS k"), ":0");
+    world.wait(1_001);
+    world.lease(a, "k");
+}
