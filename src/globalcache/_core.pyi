@@ -23,6 +23,8 @@ class Server:
         client_memory: int,
         idle_timeout_ms: int,
         insecure: bool,
+        loaders: Sequence[str] = ...,
+        load_limit_ms: int = ...,
         shutdown: bool = ...,
         debug_time: bool = ...,
     ) -> Server:

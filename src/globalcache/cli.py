@@ -113,7 +113,7 @@ def _declare_serve() -> None:
         )
     ]
     for name, field in ServerSettings.model_fields.items():
-        kind: Any = bool if field.annotation is bool else list[str] if name == "listen" else str
+        kind: Any = bool if field.annotation is bool else list[str] if name in ("listen", "loader") else str
         default = kind is not bool and show_default(name)
         flag = "--" + name.replace("_", "-")
         option = typer.Option(flag, help=field.description, show_default=default)

@@ -68,6 +68,14 @@ class ServerSettings(BaseSettings):
         default=False, description="Let others than this machine connect although nobody has to authenticate."
     )
 
+    loader: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        [],
+        max_length=256,
+        description="Pattern of keys that loader workers load, as user:*; plain reads of them wait for one. Repeatable.",
+    )
+    load_timeout: Duration = Field(
+        30, gt=0, description="How long a load may take: reads wait for it so long, and its lease can be renewed."
+    )
     shutdown: bool = Field(default=False, description="Let memcached clients stop the server by `shutdown`.")
     debug_time: bool = Field(
         default=False, description="Let memcached clients move the clock by `debugtime`: for tests only."

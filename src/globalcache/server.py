@@ -37,6 +37,8 @@ class Server:
                 client_memory=settings.client_memory,
                 idle_timeout_ms=int(settings.idle_timeout * 1000),
                 insecure=settings.insecure,
+                loaders=settings.loader,
+                load_limit_ms=int(settings.load_timeout * 1000),
                 shutdown=settings.shutdown,
                 debug_time=settings.debug_time,
             )

@@ -138,7 +138,9 @@ fn token_of(answer: &str, state: &str) -> u64 {
 
 #[test]
 fn a_value_read_before_a_write_is_never_stored_after_it() {
-    for write in ["SET k v2", "DEL k", "CACHE.INVALIDATE KEYS 1 k", "FLUSHALL", "FLUSHDB", "CACHE.SET k v2", "INCRBY k 5"] {
+    for write in
+        ["SET k v2", "DEL k", "CACHE.INVALIDATE KEYS 1 k", "FLUSHALL", "FLUSHDB", "CACHE.SET k v2", "INCRBY k 5"]
+    {
         let mut world = World::new();
         let (loader, writer) = (world.connect(""), world.connect(""));
         let token = world.lease(loader, "k");
