@@ -34,10 +34,12 @@ pub struct Joined {
     servers: bool,
 }
 
+/// A client's fence, and its connections with their generations.
+type Connections = (Fence, Vec<(Party, u64)>);
+
 #[derive(Default)]
 struct Known {
-    /// For each client its fence, and its connections with their generations.
-    fences: HashMap<Box<[u8]>, (Fence, Vec<(Party, u64)>)>,
+    fences: HashMap<Box<[u8]>, Connections>,
     /// The hash of the list of servers that the connected clients use, and how many of them told it.
     servers: Option<(Box<[u8]>, usize)>,
 }

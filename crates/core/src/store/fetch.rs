@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::lease::{Answer, Judged, Loaded, Party, Seeker};
+use super::lease::{Answer, Judged, Loaded, Moment, Party, Seeker};
 use super::shard::Entry;
 use super::{Item, Meta, Refused, Value};
 
@@ -128,14 +128,19 @@ impl Entry<'_> {
 
     /// Takes the lease of a value that is served meanwhile, or has a worker take it; the token, or 0.
     pub fn refresh(&mut self, seeker: &Seeker) -> u64 {
-        let token = self.shard.next_version();
-        self.shard.leases.refresh(self.hash, self.key, seeker, token, self.tags.clock(), self.now)
+        let moment = self.moment();
+        self.shard.leases.refresh(self.hash, self.key, seeker, moment)
+    }
+
+    /// The moment of this step, with a token that nobody was ever granted.
+    fn moment(&mut self) -> Moment {
+        Moment { token: self.shard.next_version(), clock: self.tags.clock(), now: self.now }
     }
 
     fn seek_lease(&mut self, seeker: &Seeker) -> Sought<'_> {
         self.shard.miss();
-        let token = self.shard.next_version();
-        match self.shard.leases.seek(self.hash, self.key, seeker, token, self.tags.clock(), self.now) {
+        let moment = self.moment();
+        match self.shard.leases.seek(self.hash, self.key, seeker, moment) {
             Answer::Lease(token) => Sought::Lease(token),
             Answer::Wait => Sought::Waits,
             Answer::Busy => Sought::Busy,
@@ -191,7 +196,7 @@ impl Entry<'_> {
     /// meant anything.
     pub fn fail(&mut self, token: u64, message: &Arc<str>, retry: Option<u64>) -> bool {
         let kept = self.kept().map(|item| Loaded::new(&item, true));
-        self.shard.leases.fail(self.hash, self.key, token, message, retry, kept.as_ref(), self.now)
+        self.shard.leases.fail(self.hash, self.key, token, (message, retry), kept.as_ref(), self.now)
     }
 
     /// The load takes so many milliseconds longer; `party` holds the lease from now on. Whether it still may.
@@ -201,8 +206,8 @@ impl Entry<'_> {
 
     /// Gives the lease up without a failure; whether it was held.
     pub fn release(&mut self, token: u64) -> bool {
-        let next = self.shard.next_version();
-        self.shard.leases.release(self.hash, self.key, token, next, self.tags.clock(), self.now)
+        let moment = self.moment();
+        self.shard.leases.release(self.hash, self.key, token, moment)
     }
 
     /// Leaves the queue; whether it stood there.
@@ -212,21 +217,20 @@ impl Entry<'_> {
 
     /// A connection that waited for this key, or held its lease, is gone.
     pub fn lost(&mut self, party: Party) {
-        let next = self.shard.next_version();
-        self.shard.leases.lost(self.hash, self.key, party, next, self.tags.clock(), self.now);
+        let moment = self.moment();
+        self.shard.leases.lost(self.hash, self.key, party, moment);
     }
 
     /// Gives a worker that was asked for the lease; None if it is not wanted any more.
     pub fn assign(&mut self, worker: Party, millis: u64) -> Option<u64> {
-        let token = self.shard.next_version();
-        let clock = self.tags.clock();
-        self.shard.leases.assign(self.hash, self.key, worker, millis, token, clock, self.now).then_some(token)
+        let moment = self.moment();
+        self.shard.leases.assign(self.hash, self.key, worker, millis, moment).then_some(moment.token)
     }
 
     /// There is no worker: somebody who waits and can load gets the lease.
     pub fn fall_back(&mut self) {
-        let token = self.shard.next_version();
-        self.shard.leases.fall_back(self.hash, self.key, token, self.tags.clock(), self.now);
+        let moment = self.moment();
+        self.shard.leases.fall_back(self.hash, self.key, moment);
     }
 
     /// Whether a value loaded under `token` would be stored, as far as can be told.

@@ -212,6 +212,14 @@ pub(super) enum Answer {
     Full,
 }
 
+/// The moment of a step: the token that it may grant, the tag clock, and the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) token: u64,
+    pub(super) clock: u64,
+    pub(super) now: u64,
+}
+
 /// The leases of a shard.
 pub(super) struct Leases {
     map: HashMap<u64, Lease, BuildHasherDefault<Identity>>,
@@ -280,15 +288,8 @@ impl Leases {
     }
 
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
-    pub(super) fn seek(
-        &mut self,
-        hash: u64,
-        key: Key<'_>,
-        seeker: &Seeker,
-        token: u64,
-        clock: u64,
-        now: u64,
-    ) -> Answer {
+    pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
+        let now = moment.now;
         if !self.map.contains_key(&hash) {
             if self.bytes() + LEASE_BYTES + key.bytes.len() > self.most {
                 return Answer::Full;
@@ -309,8 +310,8 @@ impl Leases {
                 lease.served = true;
                 self.want(hash, now);
             } else if seeker.lease > 0 {
-                self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, token, clock, now);
-                return Answer::Lease(token);
+                self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, moment);
+                return Answer::Lease(moment.token);
             } else if !lease.queued {
                 return Answer::Nothing;
             }
@@ -324,7 +325,7 @@ impl Leases {
         }
         let Seeker { party, wait, deadline, lease: length, bound, .. } = *seeker;
         let voids = lease.voids;
-        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock });
+        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock: moment.clock });
         self.waiters += 1;
         self.schedule(hash, deadline);
         Answer::Wait
@@ -332,23 +333,16 @@ impl Leases {
 
     /// As [`seek`](Leases::seek), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
     /// or 0.
-    pub(super) fn refresh(
-        &mut self,
-        hash: u64,
-        key: Key<'_>,
-        seeker: &Seeker,
-        token: u64,
-        clock: u64,
-        now: u64,
-    ) -> u64 {
+    pub(super) fn refresh(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> u64 {
         let alone = Seeker { deadline: 0, ..*seeker };
-        match self.seek(hash, key, &alone, token, clock, now) {
+        match self.seek(hash, key, &alone, moment) {
             Answer::Lease(token) => token,
             _ => 0,
         }
     }
 
-    fn grant(&mut self, hash: u64, holder: Option<Party>, length: u64, token: u64, clock: u64, now: u64) {
+    fn grant(&mut self, hash: u64, holder: Option<Party>, length: u64, moment: Moment) {
+        let Moment { token, clock, now } = moment;
         let Some(lease) = self.map.get_mut(&hash) else { return };
         let deadline = now + length.min(MAX_AGE);
         if lease.grants.len() == MAX_GRANTS {
@@ -371,54 +365,45 @@ impl Leases {
     }
 
     /// Gives the lease that a worker was asked for to `worker`; whether one is still wanted.
-    pub(super) fn assign(
-        &mut self,
-        hash: u64,
-        key: Key<'_>,
-        worker: Party,
-        length: u64,
-        token: u64,
-        clock: u64,
-        now: u64,
-    ) -> bool {
+    pub(super) fn assign(&mut self, hash: u64, key: Key<'_>, worker: Party, length: u64, moment: Moment) -> bool {
         let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant());
         if wanted {
-            self.grant(hash, Some(worker), length, token, clock, now);
+            self.grant(hash, Some(worker), length, moment);
         }
         wanted
     }
 
     /// No worker is there: somebody who waits and can load gets the lease.
-    pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, token: u64, clock: u64, now: u64) {
+    pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
         if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant()) {
-            self.grant_to_waiter(hash, token, clock, now);
+            self.grant_to_waiter(hash, moment);
         }
     }
 
-    fn grant_to_waiter(&mut self, hash: u64, token: u64, clock: u64, now: u64) {
+    fn grant_to_waiter(&mut self, hash: u64, moment: Moment) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         let Some(place) = lease.waiters.iter().position(|waiter| waiter.lease > 0) else { return };
         let Some(Waiter { party, wait, lease: length, bound, .. }) = lease.waiters.remove(place) else { return };
         self.waiters -= 1;
-        let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token };
+        let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
         self.notes.push(Note::Outcome(party, wait, Outcome::Lease(granted)));
-        self.grant(hash, bound.then_some(party), length, token, clock, now);
+        self.grant(hash, bound.then_some(party), length, moment);
     }
 
     /// Sees to it that those who wait are loaded for.
-    fn grant_next(&mut self, hash: u64, token: u64, clock: u64, now: u64) {
+    fn grant_next(&mut self, hash: u64, moment: Moment) {
         let Some(lease) = self.map.get(&hash) else { return };
         if lease.may_grant() && !lease.waiters.is_empty() {
             if lease.served {
-                self.want(hash, now);
+                self.want(hash, moment.now);
             } else {
-                self.grant_to_waiter(hash, token, clock, now);
+                self.grant_to_waiter(hash, moment);
             }
         }
     }
 
     /// The lease goes on to somebody else, since its holder gave it up or (`failed`) did not answer.
-    fn pass_on(&mut self, hash: u64, failed: bool, token: u64, clock: u64, now: u64) {
+    fn pass_on(&mut self, hash: u64, failed: bool, moment: Moment) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         lease.held = false;
         if lease.waiters.is_empty() {
@@ -428,11 +413,11 @@ impl Leases {
         lease.failures += u8::from(failed);
         if lease.failures >= MAX_FAILURES {
             let message: Arc<str> = Arc::from("no one who loaded it answered in time");
-            lease.hold_off(&message, None, now);
+            lease.hold_off(&message, None, moment.now);
             self.answer(hash, |_| Some(Outcome::Failed(Arc::clone(&message))));
             return;
         }
-        self.grant_next(hash, token, clock, now);
+        self.grant_next(hash, moment);
     }
 
     /// Tells those who wait; who is told nothing goes on waiting.
@@ -466,21 +451,20 @@ impl Leases {
     }
 
     /// After a step that changed a key: those who wait get what is there now, or somebody loads.
-    pub(super) fn settle(&mut self, hash: u64, value: Option<&Loaded>, token: u64, clock: u64, now: u64) {
+    pub(super) fn settle(&mut self, hash: u64, value: Option<&Loaded>, moment: Moment) {
         if let Some(loaded) = value {
             self.answer(hash, |_| Some(Outcome::Loaded(loaded.clone())));
             if let Some(lease) = self.map.get_mut(&hash) {
                 lease.hold_off = None;
             }
         } else {
-            self.grant_next(hash, token, clock, now);
+            self.grant_next(hash, moment);
         }
-        self.drop_if_idle(hash, now);
+        self.drop_if_idle(hash, moment.now);
     }
 
     /// Whether a value loaded under `token` may be stored. Those who wait are told by [`filled`](Leases::filled), or
     /// here if it may not: `refused_by_tags` says whether a tag was invalidated since a clock; `value` is what was loaded.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn judge(
         &mut self,
         hash: u64,
@@ -535,8 +519,7 @@ impl Leases {
         hash: u64,
         key: Key<'_>,
         token: u64,
-        message: &Arc<str>,
-        retry: Option<u64>,
+        (message, retry): (&Arc<str>, Option<u64>),
         kept: Option<&Loaded>,
         now: u64,
     ) -> bool {
@@ -580,7 +563,7 @@ impl Leases {
     }
 
     /// The holder gives the lease up without a failure. Whether it had it.
-    pub(super) fn release(&mut self, hash: u64, key: Key<'_>, token: u64, next: u64, clock: u64, now: u64) -> bool {
+    pub(super) fn release(&mut self, hash: u64, key: Key<'_>, token: u64, moment: Moment) -> bool {
         let Some(lease) = self.get_mut(hash, key) else { return false };
         if lease.forget_voided(token) {
             self.touched.push(hash);
@@ -591,8 +574,8 @@ impl Leases {
         lease.grants.retain(|grant| grant.token != token);
         let had = lease.grants.len() < before;
         if holds {
-            self.pass_on(hash, false, next, clock, now);
-            self.drop_if_idle(hash, now);
+            self.pass_on(hash, false, moment);
+            self.drop_if_idle(hash, moment.now);
         }
         had
     }
@@ -609,7 +592,7 @@ impl Leases {
     }
 
     /// A connection is gone: it neither waits for the key nor holds its lease any more. What it loads stays good.
-    pub(super) fn lost(&mut self, hash: u64, key: Key<'_>, party: Party, next: u64, clock: u64, now: u64) {
+    pub(super) fn lost(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
         let Some(lease) = self.get_mut(hash, key) else { return };
         let before = lease.waiters.len();
         lease.waiters.retain(|waiter| waiter.party != party);
@@ -620,11 +603,11 @@ impl Leases {
         let freed = lease.voided.len() < voided;
         self.waiters -= left;
         if holds {
-            self.pass_on(hash, true, next, clock, now);
+            self.pass_on(hash, true, moment);
         } else if freed {
-            self.grant_next(hash, next, clock, now);
+            self.grant_next(hash, moment);
         }
-        self.drop_if_idle(hash, now);
+        self.drop_if_idle(hash, moment.now);
     }
 
     fn schedule(&mut self, hash: u64, at: u64) {
@@ -659,10 +642,11 @@ impl Leases {
                 lease.hold_off = None;
             }
             self.answer(hash, |waiter| (waiter.deadline <= now).then_some(Outcome::Timeout));
+            let moment = Moment { token: token(), clock, now };
             if late {
-                self.pass_on(hash, true, token(), clock, now);
+                self.pass_on(hash, true, moment);
             } else {
-                self.grant_next(hash, token(), clock, now);
+                self.grant_next(hash, moment);
             }
             if !self.drop_if_idle(hash, now)
                 && let Some(next) = self.map.get(&hash).map(|lease| lease.next_look(now))

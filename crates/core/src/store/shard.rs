@@ -16,7 +16,7 @@ use ahash::RandomState;
 use super::eviction::Ghosts;
 use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
-use super::lease::{Leases, Loaded};
+use super::lease::{Leases, Loaded, Moment};
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
 use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
@@ -603,8 +603,8 @@ impl Shard {
             let Some((db, key)) = self.leases.key_of(hash) else { continue };
             let loaded =
                 if self.leases.has_waiters(hash) { self.loaded(Key { db, bytes: &key }, hash, tags) } else { None };
-            let token = self.next_version();
-            self.leases.settle(hash, loaded.as_ref(), token, tags.clock(), self.now);
+            let moment = Moment { token: self.next_version(), clock: tags.clock(), now: self.now };
+            self.leases.settle(hash, loaded.as_ref(), moment);
         }
     }
 
