@@ -71,7 +71,7 @@ class ServerSettings(BaseSettings):
     loader: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [],
         max_length=256,
-        description="Pattern of keys that loader workers load, as user:*; plain reads of them wait for one. Repeatable.",
+        description="Pattern of keys that loader workers load, as user:*; plain reads wait for one. Repeatable.",
     )
     load_timeout: Duration = Field(
         30, gt=0, description="How long a load may take: reads wait for it so long, and its lease can be renewed."
