@@ -1,8 +1,8 @@
 //! Measures the store alone; every line it prints is JSON.
 //!
 //! `ops` times reads and writes of a million items, Zipf 0.99. `slope KEY VALUE TTL` tells the resident memory after two
-//! and after four million items. `trace FILE MEMORY VALUE` replays keys (little-endian u64) as look-aside reads and
-//! tells misses and how many items were held.
+//! and after four million items. `trace FILE ITEMS VALUE` replays keys (little-endian u64) as look-aside reads in
+//! the memory that holds so many items, and tells the misses.
 
 use std::time::Instant;
 
@@ -135,27 +135,50 @@ fn slope(key: usize, value: usize, ttl: u64) {
     println!("{{\"bytes_per_item\":{each:.1},\"overhead\":{:.1}}}", each - (key + value.len()) as f64);
 }
 
-fn trace(file: &str, memory: u64, value: usize) {
-    let bytes = std::fs::read(file).expect("a file of keys");
+/// Replays keys as look-aside reads; misses, and how many items were held on the mean of the second half.
+fn replay(keys: &[u64], memory: u64, value: &[u8]) -> (u64, f64, Store) {
     let store = store(memory, 1);
-    let (value, mut misses, mut held, mut samples) = (vec![7u8; value], 0u64, 0u64, 0u64);
-    for (at, key) in bytes.chunks_exact(8).enumerate() {
-        let name = key_of(u64::from_le_bytes(key.try_into().expect("eight bytes")));
-        store.with(Key { db: 0, bytes: &name }, 1, |entry| {
+    let (mut misses, mut held, mut samples) = (0u64, 0u64, 0u64);
+    for (at, key) in keys.iter().enumerate() {
+        store.with(Key { db: 0, bytes: &key_of(*key) }, 1, |entry| {
             if entry.get().is_none() {
                 misses += 1;
-                entry.set(&value, &Meta::default()).expect("it evicts");
+                entry.set(value, &Meta::default()).expect("it evicts");
             }
         });
-        if at % 64 == 0 && at * 16 > bytes.len() {
+        if at % 64 == 0 && at * 2 > keys.len() {
             (held, samples) = (held + store.stats().items, samples + 1);
         }
     }
+    (misses, held as f64 / samples.max(1) as f64, store)
+}
+
+/// Finds the memory in which the store holds `items` of a trace on the mean, never more, and tells its misses there.
+fn trace(file: &str, items: u64, value: usize) {
+    let bytes = std::fs::read(file).expect("a file of keys");
+    let keys: Vec<u64> =
+        bytes.chunks_exact(8).map(|key| u64::from_le_bytes(key.try_into().expect("eight bytes"))).collect();
+    let value = vec![7u8; value];
+    let each = value.len() as u64 + 40;
+    let (mut low, mut high) = (items * each / 2, items * each * 2 + (1 << 20));
+    let mut best = (0, 0.0, 0, 0);
+    for _ in 0..12 {
+        let memory = u64::midpoint(low, high);
+        let (misses, held, store) = replay(&keys, memory, &value);
+        if held <= items as f64 {
+            low = memory;
+            best = (misses, held, store.stats().evicted, memory);
+        } else {
+            high = memory;
+        }
+        if held <= items as f64 && held > items as f64 * 0.997 {
+            break;
+        }
+    }
+    let (misses, held, evicted, memory) = best;
     println!(
-        "{{\"requests\":{},\"misses\":{misses},\"items\":{:.0},\"evicted\":{}}}",
-        bytes.len() / 8,
-        held as f64 / samples.max(1) as f64,
-        store.stats().evicted
+        "{{\"requests\":{},\"misses\":{misses},\"items\":{held:.0},\"evicted\":{evicted},\"memory\":{memory}}}",
+        keys.len(),
     );
 }
 
@@ -166,6 +189,6 @@ fn main() {
         ["ops"] => ops(),
         ["slope", ..] => slope(number(1) as usize, number(2) as usize, number(3)),
         ["trace", file, ..] => trace(file, number(2), number(3) as usize),
-        _ => eprintln!("ops | slope KEY VALUE TTL | trace FILE MEMORY VALUE"),
+        _ => eprintln!("ops | slope KEY VALUE TTL | trace FILE ITEMS VALUE"),
     }
 }

@@ -102,7 +102,7 @@ impl Entry<'_> {
         let token = if !absent && (stale || early) { self.refresh(seeker) } else { 0 };
         match self.shard.find(self.key, self.hash) {
             Some(found) => {
-                self.shard.hit(&found);
+                self.shard.hit(&found, self.hash);
                 let item = self.shard.view(&self.shard.record(found.place));
                 Sought::Found { item, stale: item.fresh_until.is_some_and(|at| at <= now), token }
             }
@@ -138,7 +138,7 @@ impl Entry<'_> {
     }
 
     fn seek_lease(&mut self, seeker: &Seeker) -> Sought<'_> {
-        self.shard.miss();
+        self.shard.miss(self.hash);
         let moment = self.moment();
         match self.shard.leases.seek(self.hash, self.key, seeker, moment) {
             Answer::Lease(token) => Sought::Lease(token),

@@ -148,6 +148,7 @@ pub struct Stats {
 }
 
 mod eviction;
+mod experts;
 mod fetch;
 mod index;
 mod item;

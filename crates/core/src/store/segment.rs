@@ -32,6 +32,8 @@ pub(super) struct Segment {
     pub(super) data: Box<[u8]>,
     pub(super) bases: Bases,
     pub(super) queue: Queue,
+    /// Bytes that had been appended to its queue when it was opened.
+    pub(super) since: u64,
     /// Bytes appended.
     pub(super) used: usize,
     /// Bytes of items that the index knows.
@@ -43,8 +45,8 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(data: Box<[u8]>, bases: Bases, queue: Queue) -> Segment {
-        Segment { data, bases, queue, used: 0, live: 0, next_expiry: u64::MAX, open: true }
+    pub(super) fn new(data: Box<[u8]>, bases: Bases, queue: Queue, since: u64) -> Segment {
+        Segment { data, bases, queue, since, used: 0, live: 0, next_expiry: u64::MAX, open: true }
     }
 
     pub(super) fn room(&self) -> usize {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::eviction::Ghosts;
+use super::experts::Experts;
 use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
 use super::lease::{Leases, Loaded, Moment};
@@ -29,8 +30,6 @@ const MIN_SEGMENT: usize = 16 << 10;
 const LARGE_PART: usize = 8;
 /// Smallest item that the index is laid out for; with many smaller ones its tables only grow somewhat larger.
 const SMALLEST: u64 = 48;
-/// Share of the small queue, in percent.
-const SMALL_PERCENT: usize = 10;
 /// How often an item of the small queue must have been asked for to move to the main queue.
 const PROMOTE: u8 = 1;
 /// Segments that are kept free, so that items can be copied while others are written.
@@ -81,6 +80,11 @@ pub(super) struct Shard {
     large_free: Vec<u32>,
     large_bytes: usize,
     ghosts: Ghosts,
+    experts: Experts,
+    /// Bytes ever appended to each queue.
+    appended: [u64; 2],
+    /// Something had to go: no new item finds room without that any more.
+    full: bool,
     pub(super) leases: Leases,
     hasher: RandomState,
     budget: usize,
@@ -143,6 +147,9 @@ impl Shard {
             large_free: Vec::new(),
             large_bytes: 0,
             ghosts: Ghosts::default(),
+            experts: Experts::new(budget),
+            appended: [0; 2],
+            full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
             hasher: hasher.clone(),
             budget,
@@ -197,17 +204,21 @@ impl Shard {
             + self.large_bytes
             + self.large.capacity() * size_of::<Option<Arc<[u8]>>>()
             + self.ghosts.bytes()
+            + self.experts.bytes()
             + self.leases.bytes()
     }
 
     /// Counts a read that found an item.
-    pub(super) fn hit(&mut self, found: &Found) {
+    #[inline]
+    pub(super) fn hit(&mut self, found: &Found, hash: u64) {
+        self.experts.read(hash);
         self.stats.hits += 1;
-        self.index.touch(found);
+        self.touch(found);
     }
 
     /// Counts a read that found none.
-    pub(super) fn miss(&mut self) {
+    pub(super) fn miss(&mut self, hash: u64) {
+        self.experts.read(hash);
         self.stats.misses += 1;
     }
 
@@ -342,7 +353,7 @@ impl Shard {
             }
         };
         let bases = Bases::new(self.version, self.now, tags.clock());
-        self.segments[number_] = Some(Segment::new(data, bases, queue));
+        self.segments[number_] = Some(Segment::new(data, bases, queue, self.appended[number(queue)]));
         self.seal(queue);
         self.open[number(queue)] = Some(number_);
         Some(number_)
@@ -365,6 +376,7 @@ impl Shard {
                 if encoded.size <= segment.room() {
                     let offset = segment.append(record, &encoded);
                     self.queue_bytes[self::number(queue)] += encoded.size;
+                    self.appended[self::number(queue)] += encoded.size as u64;
                     return Some(Place { segment: number, offset });
                 }
             }
@@ -422,7 +434,7 @@ impl Shard {
         let sealed = self.queues.iter().flatten().map(|number| (self.segment(*number).live, *number));
         let sparsest = sealed.min().filter(|(live, _)| *live < limit);
         let total = self.queue_bytes[0] + self.queue_bytes[1];
-        let small_first = self.queue_bytes[0] * 100 > total * SMALL_PERCENT;
+        let small_first = self.queue_bytes[0] * 100 > total * self.experts.policy().small;
         let (segment, why) = if let Some((_, sparsest)) = sparsest {
             (Some(sparsest), Why::Sparse)
         } else if !self.evict {
@@ -436,6 +448,7 @@ impl Shard {
                 self.seal(Queue::Main);
                 oldest = order.iter().find_map(|queue| self.queues[*queue].front().copied());
             }
+            self.full = true;
             (oldest, Why::Oldest)
         };
         let Some(segment) = segment else { return false };
@@ -489,7 +502,10 @@ impl Shard {
             // Kept for the time of errors only: the first to go.
             _ if expired => None,
             (Why::Oldest, Queue::Small) if found.freq >= PROMOTE => Some((Queue::Main, 0)),
-            (Why::Oldest, Queue::Main) if found.freq > 0 => Some((Queue::Main, found.freq - 1)),
+            (Why::Oldest, Queue::Main) if found.freq > 0 => {
+                let left = if self.experts.policy().is_recency() { 0 } else { found.freq - 1 };
+                Some((Queue::Main, left))
+            }
             _ => None,
         };
         if (save || !self.evict) && target.is_some_and(|(queue, freq)| self.move_item(&found, queue, freq, tags)) {
@@ -671,6 +687,7 @@ impl Shard {
         if let Some(found) = found
             && self.overwrite(&found, record)
         {
+            self.experts.write(hash, self.items, self.full);
             return Ok(());
         }
         // Bases of zero make every number wide: no segment needs more.
@@ -689,8 +706,9 @@ impl Shard {
         let (queue, freq) = match &found {
             Some(found) => (self.segment(found.place.segment).queue, found.freq),
             None if self.ghosts.take(hash) => (Queue::Main, 0),
-            None => (Queue::Small, 0),
+            None => (self.queue_for_new(), 0),
         };
+        self.experts.write(hash, self.items, self.full);
         let place = self.append(queue, record, 0, tags).ok_or(Refused::Full)?;
         match &found {
             Some(found) => {
@@ -713,6 +731,29 @@ impl Shard {
         }
     }
 
+    /// Where a new item goes that no ghost speaks for. While nothing had to go yet, what the small queue has no share
+    /// for fills the main queue: a loop, or the popular keys, are there from the start.
+    fn queue_for_new(&self) -> Queue {
+        let policy = self.experts.policy();
+        let total = self.queue_bytes[0] + self.queue_bytes[1];
+        let filled = !self.full && self.queue_bytes[0] * 100 > total * policy.small;
+        if policy.is_recency() || filled { Queue::Main } else { Queue::Small }
+    }
+
+    /// Remembers that an item was asked for, unless it is so young that this says nothing.
+    #[inline]
+    fn touch(&mut self, found: &Found) {
+        let policy = self.experts.policy();
+        let segment = self.segment(found.place.segment);
+        let queue = number(segment.queue);
+        let age = (self.appended[queue] - segment.since) as usize - found.place.offset;
+        let share = if queue == 0 { policy.small } else { 100 - policy.small };
+        let total = self.queue_bytes[0] + self.queue_bytes[1];
+        if age >= total / 10_000 * policy.window[queue] * share {
+            self.index.touch(found);
+        }
+    }
+
     /// Writes a record where the item lies, if it takes as many bytes.
     fn overwrite(&mut self, found: &Found, record: &Record<'_>) -> bool {
         let old = self.record(found.place);
@@ -731,7 +772,7 @@ impl Shard {
         segment.note_expiry(record);
         let queue = number(segment.queue);
         self.queue_bytes[queue] += encoded.size;
-        self.index.touch(found);
+        self.touch(found);
         true
     }
 
@@ -764,21 +805,20 @@ impl<'a> Entry<'a> {
     #[inline]
     pub fn get(&mut self) -> Option<Item<'_>> {
         let Some(found) = self.shard.find(self.key, self.hash) else {
-            self.shard.stats.misses += 1;
+            self.shard.miss(self.hash);
             return None;
         };
         let record = self.shard.record(found.place);
         if !self.shard.is_live(&record, self.tags, self.now) {
             let gone = record.gone_at().is_some_and(|at| at <= self.now);
-            self.shard.stats.misses += 1;
+            self.shard.miss(self.hash);
             if gone {
                 self.shard.stats.expired += 1;
                 self.shard.drop_item(&found);
             }
             return None;
         }
-        self.shard.stats.hits += 1;
-        self.shard.index.touch(&found);
+        self.shard.hit(&found, self.hash);
         Some(self.shard.view(&self.shard.record(found.place)))
     }
 
@@ -873,6 +913,7 @@ impl<'a> Entry<'a> {
         let Some(found) = self.shard.find(self.key, self.hash) else { return false };
         let live = self.shard.is_live(&self.shard.record(found.place), self.tags, self.now);
         self.shard.next_version();
+        self.shard.experts.remove(self.hash);
         self.shard.drop_item(&found);
         live
     }
