@@ -1,0 +1,476 @@
+//! The vocabulary: what can be asked ([`Command`]), what is answered ([`Reply`]), and ONE table of commands.
+//!
+//! Every protocol decodes to these commands and encodes these replies. A row of the table gives a command its
+//! name, arity, flags, key positions and documentation, and the function that makes a [`Command`] of its
+//! arguments; the gate, COMMAND, the reference page and metrics read the same rows.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::cache::CacheCommand;
+
+mod read;
+mod table;
+
+pub use read::integer;
+pub(crate) use read::is;
+pub use table::{Row, TABLE, flag, lookup};
+
+/// Where an argument lies in the input it was read from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+/// Arguments: spans of one input buffer, so that reading a request allocates nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    input: &'a [u8],
+    spans: &'a [Span],
+}
+
+impl<'a> Args<'a> {
+    /// The parts of `input` that `spans` name.
+    pub fn new(input: &'a [u8], spans: &'a [Span]) -> Args<'a> {
+        Args { input, spans }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// The argument at `index`, if there is one.
+    pub fn get(&self, index: usize) -> Option<&'a [u8]> {
+        let span = self.spans.get(index)?;
+        Some(&self.input[span.start as usize..span.end as usize])
+    }
+
+    /// The arguments from `index` on.
+    pub fn from(&self, index: usize) -> Args<'a> {
+        Args { input: self.input, spans: &self.spans[index.min(self.spans.len())..] }
+    }
+
+    /// The arguments before `index`.
+    pub fn to(&self, index: usize) -> Args<'a> {
+        Args { input: self.input, spans: &self.spans[..index.min(self.spans.len())] }
+    }
+
+    /// All arguments in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        let input = self.input;
+        self.spans.iter().map(move |span| &input[span.start as usize..span.end as usize])
+    }
+}
+
+/// When a written value expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never, or when memory is wanted.
+    #[default]
+    Never,
+    /// As the value before it.
+    Keep,
+    /// After so many milliseconds.
+    In(u64),
+    /// At so many milliseconds of the wall clock.
+    At(u64),
+}
+
+/// On what a SET depends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition<'a> {
+    /// On nothing.
+    #[default]
+    Always,
+    /// There is no such key.
+    Absent,
+    /// There is such a key.
+    Present,
+    /// The value is, as JSON, equal to this JSON text.
+    EqualsJson(&'a [u8]),
+    /// As [`EqualsJson`](Condition::EqualsJson), or there is no such key.
+    EqualsJsonOrAbsent(&'a [u8]),
+}
+
+/// How EXPIRE minds the expiry that a key has already; with nothing set it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpireWhen {
+    /// Only a key that has none.
+    pub none: bool,
+    /// Only a key that has one.
+    pub some: bool,
+    /// Only later than it is.
+    pub later: bool,
+    /// Only sooner than it is.
+    pub sooner: bool,
+}
+
+/// A request, whatever protocol it came by.
+#[derive(Clone, Copy, Debug)]
+pub enum Command<'a> {
+    /// Is anybody there? With the message to send back.
+    Ping(Option<&'a [u8]>),
+    /// Sends the message back.
+    Echo(&'a [u8]),
+    /// The value of a key.
+    Get(&'a [u8]),
+    /// The values of many keys, as of one instant.
+    MGet(Args<'a>),
+    /// Writes a value.
+    Set {
+        /// The key.
+        key: &'a [u8],
+        /// Its new value.
+        value: &'a [u8],
+        /// When it expires.
+        expiry: Expiry,
+        /// On what the write depends.
+        condition: Condition<'a>,
+        /// Whether the answer is the old value.
+        get: bool,
+    },
+    /// Writes many values in one step: key, value, key, value ...
+    MSet(Args<'a>),
+    /// Removes keys; how many there were.
+    Delete(Args<'a>),
+    /// How many of the keys there are, a key named twice counted twice.
+    Exists(Args<'a>),
+    /// How long a key has to live.
+    Ttl {
+        /// The key.
+        key: &'a [u8],
+        /// Tells milliseconds instead of seconds.
+        millis: bool,
+    },
+    /// Sets when a key expires. A time that has passed removes it.
+    Expire {
+        /// The key.
+        key: &'a [u8],
+        /// Milliseconds from now, or of the wall clock.
+        millis: i64,
+        /// Whether `millis` is of the wall clock.
+        absolute: bool,
+        /// On what it depends.
+        when: ExpireWhen,
+    },
+    /// Takes a key's expiry away.
+    Persist(&'a [u8]),
+    /// Adds to a number.
+    Increment(&'a [u8], i64),
+    /// How many keys there are.
+    DbSize,
+    /// Removes all keys, of the selected database only or of all.
+    Flush {
+        /// Every database instead of the selected one.
+        all: bool,
+    },
+    /// Makes sure that no value of these keys and tags is served again.
+    Invalidate {
+        /// Keys to remove.
+        keys: Args<'a>,
+        /// Tags whose items are dead from now on.
+        tags: Args<'a>,
+    },
+    /// Chooses a database.
+    Select(u8),
+    /// Facts about the server, of the named sections.
+    Info(Args<'a>),
+    /// Chooses the version of RESP, authenticates, names the connection; tells who the server is.
+    Hello {
+        /// 2 or 3; nothing keeps what is.
+        version: Option<u8>,
+        /// User and password.
+        auth: Option<(&'a [u8], &'a [u8])>,
+        /// The connection's new name.
+        name: Option<&'a [u8]>,
+    },
+    /// Authenticates.
+    Auth(Option<&'a [u8]>, &'a [u8]),
+    /// The number of the connection.
+    ClientId,
+    /// The name of the connection.
+    ClientGetName,
+    /// Names the connection.
+    ClientSetName(&'a [u8]),
+    /// Tells which client library is at the other end.
+    ClientSetInfo {
+        /// Its version instead of its name.
+        version: bool,
+        /// What it says.
+        value: &'a [u8],
+    },
+    /// All rows of the table.
+    CommandAll,
+    /// How many rows there are.
+    CommandCount,
+    /// The names of all commands.
+    CommandList,
+    /// The rows of the named commands.
+    CommandInfo(Args<'a>),
+    /// The documentation of the named commands, or of all.
+    CommandDocs(Args<'a>),
+    /// One of the commands that know of an item's flags and version.
+    Item(ItemCommand<'a>),
+    /// One of the commands that know of freshness, tags and leases.
+    Cache(CacheCommand<'a>),
+    /// Facts about the server as memcached names them, of the named section; the general ones without a name.
+    Stats(Option<&'a [u8]>),
+    /// Removes all keys of the selected database after so many milliseconds.
+    FlushIn(u64),
+    /// Lets the clock of the server run ahead by so many milliseconds more, where that is allowed.
+    Advance(u64),
+    /// Stops the server, where that is allowed.
+    Shutdown,
+    /// A last OK, then the end of the connection.
+    Quit,
+}
+
+impl<'a> Command<'a> {
+    /// The key of a command whose effect depends on what is there, beyond reads of values, which look for themselves:
+    /// where workers load, it is loaded first. For protocols whose commands are no rows of the table.
+    pub fn depends_on(&self) -> Option<&'a [u8]> {
+        match *self {
+            Command::Set { key, condition, get, expiry, .. } => {
+                let depends = condition != Condition::Always || get || expiry == Expiry::Keep;
+                depends.then_some(key)
+            }
+            Command::Increment(key, _) => Some(key),
+            Command::Item(ItemCommand::Store { key, mode, version, .. }) => {
+                (mode != Mode::Set || version.is_some()).then_some(key)
+            }
+            Command::Item(ItemCommand::Count { key, .. } | ItemCommand::Touch { key, .. }) => Some(key),
+            Command::Item(ItemCommand::Remove { key, version: Some(_) }) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// What a write of memcached does with the value that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Replaces it, or there was none.
+    Set,
+    /// Nothing: there must be none.
+    Add,
+    /// Replaces it: there must be one.
+    Replace,
+    /// Puts the new bytes behind it; flags and expiry stay.
+    Append,
+    /// Puts the new bytes before it; flags and expiry stay.
+    Prepend,
+}
+
+/// What is asked by clients who keep an item's flags and version. Where a `version` is given the item must have it,
+/// or nothing is done.
+#[derive(Clone, Copy, Debug)]
+pub enum ItemCommand<'a> {
+    /// Items, each as of the moment it is looked at; the answer is an array unless there is one key.
+    Find {
+        /// Their keys.
+        keys: Args<'a>,
+        /// When those found expire from now on.
+        expiry: Option<Expiry>,
+    },
+    /// One item with everything kept beside its value.
+    Look {
+        /// Its key.
+        key: &'a [u8],
+        /// When it expires from now on.
+        expiry: Option<Expiry>,
+        /// Whether the value itself is wanted.
+        value: bool,
+        /// Whether the look counts as use.
+        used: bool,
+    },
+    /// Writes a value; the answer is the new version, or nothing if `mode` forbids it.
+    Store {
+        /// The key.
+        key: &'a [u8],
+        /// The value, or the bytes to add to it.
+        value: &'a [u8],
+        /// What the client keeps with it.
+        flags: u32,
+        /// When it expires.
+        expiry: Expiry,
+        /// What is done with the value that is there.
+        mode: Mode,
+        /// The version the item must have.
+        version: Option<u64>,
+        /// Writes the value if there is none to add to; when it expires.
+        vivify: Option<Expiry>,
+    },
+    /// Removes an item; the answer is nothing if there is none.
+    Remove {
+        /// Its key.
+        key: &'a [u8],
+        /// The version it must have.
+        version: Option<u64>,
+    },
+    /// Counts in 64 bits without a sign: up with wrapping, down to 0 and no further.
+    Count {
+        /// The key.
+        key: &'a [u8],
+        /// By how much.
+        delta: u64,
+        /// Whether it is taken away.
+        down: bool,
+        /// What to begin with if there is none, and when that expires.
+        initial: Option<(u64, Expiry)>,
+        /// The version the item must have.
+        version: Option<u64>,
+        /// When the item expires from now on.
+        expiry: Option<Expiry>,
+    },
+    /// Sets when an item expires; the answer is nothing if there is none.
+    Touch {
+        /// Its key.
+        key: &'a [u8],
+        /// When.
+        expiry: Expiry,
+    },
+}
+
+/// An item that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its value.
+    pub value: Blob,
+    /// Its version.
+    pub version: u64,
+    /// What the client keeps with it.
+    pub flags: u32,
+    /// Seconds it has to live, rounded up.
+    pub ttl: Option<u32>,
+    /// Bytes of the value.
+    pub size: u32,
+}
+
+/// Bytes of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blob {
+    /// A part of the context's scratch buffer: small values are copied there under the lock.
+    Scratch(Range<usize>),
+    /// A large value, shared with the store.
+    Shared(Arc<[u8]>),
+    /// Bytes made for this reply.
+    Owned(Vec<u8>),
+}
+
+impl Blob {
+    /// The bytes; `scratch` is that of the context the reply was made in.
+    pub fn bytes<'a>(&'a self, scratch: &'a [u8]) -> &'a [u8] {
+        match self {
+            Blob::Scratch(range) => &scratch[range.clone()],
+            Blob::Shared(bytes) => bytes,
+            Blob::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// It was done.
+    Ok,
+    /// A word, such as PONG.
+    Word(&'static str),
+    /// A number.
+    Int(i64),
+    /// Nothing: no such key, no value, not done.
+    Null,
+    /// A value found under a key.
+    Value(Blob),
+    /// An item found under a key.
+    Item(Found),
+    /// Text for people.
+    Text(String),
+    /// Several answers.
+    Array(Vec<Reply>),
+    /// Answers without order or repetition.
+    Set(Vec<Reply>),
+    /// Answers under names.
+    Map(Vec<(Reply, Reply)>),
+    /// Something that was not asked for just now.
+    Push(Vec<Reply>),
+    /// The answer comes when what the command waits for is there.
+    Parked,
+    /// It was not done.
+    Error(Error),
+}
+
+impl Reply {
+    /// A text known when this was compiled.
+    pub fn word(text: &'static str) -> Reply {
+        Reply::Value(Blob::Owned(text.as_bytes().to_vec()))
+    }
+}
+
+impl From<Error> for Reply {
+    fn from(error: Error) -> Reply {
+        Reply::Error(error)
+    }
+}
+
+/// Whose fault an error is; each protocol has its own way to say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There is no such command.
+    Unknown,
+    /// The command cannot be understood.
+    Malformed,
+    /// The command may not be run, or not by this client.
+    Denied,
+    /// The value that is there is not what the command needs.
+    Mismatch,
+    /// There is no such key.
+    NotFound,
+    /// Something is longer than its limit.
+    TooLarge,
+    /// Memory is full and nothing may be evicted.
+    OutOfMemory,
+    /// What the key needs could not be loaded.
+    LoadFailed,
+    /// There is too much to do at the moment.
+    Busy,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Whose fault it is.
+    pub kind: Kind,
+    /// Code and text as Redis spells them: `ERR syntax error`.
+    pub text: Cow<'static, str>,
+}
+
+impl Error {
+    /// An error with a text known when this was compiled.
+    pub const fn new(kind: Kind, text: &'static str) -> Error {
+        Error { kind, text: Cow::Borrowed(text) }
+    }
+
+    /// An error with a text made for the occasion.
+    pub fn with(kind: Kind, text: String) -> Error {
+        Error { kind, text: Cow::Owned(text) }
+    }
+}
+
+/// The options do not fit together.
+pub const SYNTAX: Error = Error::new(Kind::Malformed, "ERR syntax error");
+/// An argument, or the value, is no number of 64 bits.
+pub const NOT_AN_INTEGER: Error = Error::new(Kind::Malformed, "ERR value is not an integer or out of range");
+
+/// The item has another version than the command wants.
+pub const OTHER_VERSION: Error = Error::new(Kind::Mismatch, "ERR the item has another version");
+/// The command wants an item that has a version, and there is none.
+pub const NO_SUCH_ITEM: Error = Error::new(Kind::NotFound, "ERR no such item");

@@ -1,0 +1,236 @@
+//! Making commands of arguments, as the rows of the table ask for it.
+
+use super::{Args, Command, Condition, Error, ExpireWhen, Expiry, Kind, NOT_AN_INTEGER, Row, SYNTAX};
+
+/// An argument that the arity promises.
+pub(super) fn arg<'a>(args: Args<'a>, index: usize) -> &'a [u8] {
+    args.get(index).expect("the gate checked the arity")
+}
+
+/// A number as Redis reads it: all of the text, no sign but a minus, no leading zeros.
+pub fn integer(text: &[u8]) -> Result<i64, Error> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = match digits {
+        [b'0'] => digits.len() == text.len(),
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !plain || digits.len() > 19 {
+        return Err(NOT_AN_INTEGER);
+    }
+    atoi::atoi::<i64>(text).ok_or(NOT_AN_INTEGER)
+}
+
+pub(crate) fn is(option: &[u8], name: &str) -> bool {
+    option.eq_ignore_ascii_case(name.as_bytes())
+}
+
+pub(super) fn read_ping<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    if args.len() > 1 { Err(row.wrong_arity()) } else { Ok(Command::Ping(args.get(0))) }
+}
+
+pub(super) fn read_decrby<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let by = integer(arg(args, 1))?;
+    let by = by.checked_neg().ok_or(Error::new(Kind::Malformed, "ERR decrement would overflow"))?;
+    Ok(Command::Increment(arg(args, 0), by))
+}
+
+pub(super) fn read_mset<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    if args.len() % 2 == 0 { Ok(Command::MSet(args)) } else { Err(row.wrong_arity()) }
+}
+
+pub(super) fn read_flush(args: Args<'_>, all: bool) -> Result<Command<'_>, Error> {
+    match args.get(0) {
+        None => Ok(Command::Flush { all }),
+        Some(mode) if args.len() == 1 && (is(mode, "ASYNC") || is(mode, "SYNC")) => Ok(Command::Flush { all }),
+        Some(_) => Err(SYNTAX),
+    }
+}
+
+pub(super) fn read_select<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let number = integer(arg(args, 0)).map_err(|_| Error::new(Kind::Malformed, "ERR invalid DB index"))?;
+    match u8::try_from(number) {
+        Ok(db) if db < 16 => Ok(Command::Select(db)),
+        _ => Err(Error::new(Kind::Malformed, "ERR DB index is out of range")),
+    }
+}
+
+pub(super) fn read_auth<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    match (args.get(0), args.get(1), args.len()) {
+        (Some(password), None, 1) => Ok(Command::Auth(None, password)),
+        (Some(user), Some(password), 2) => Ok(Command::Auth(Some(user), password)),
+        _ => Err(SYNTAX),
+    }
+}
+
+pub(super) fn read_hello<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut version, mut auth, mut name) = (None, None, None);
+    if let Some(text) = args.get(0) {
+        let number = integer(text)
+            .map_err(|_| Error::new(Kind::Malformed, "ERR Protocol version is not an integer or out of range"))?;
+        if number != 2 && number != 3 {
+            return Err(Error::new(Kind::Malformed, "NOPROTO unsupported protocol version"));
+        }
+        version = Some(number as u8);
+    }
+    let mut at = 1;
+    while let Some(option) = args.get(at) {
+        match (args.get(at + 1), args.get(at + 2)) {
+            (Some(user), Some(password)) if is(option, "AUTH") => (auth, at) = (Some((user, password)), at + 3),
+            (Some(text), _) if is(option, "SETNAME") => (name, at) = (Some(text), at + 2),
+            _ => {
+                let option = String::from_utf8_lossy(option).into_owned();
+                return Err(Error::with(Kind::Malformed, format!("ERR Syntax error in HELLO option '{option}'")));
+            }
+        }
+    }
+    Ok(Command::Hello { version, auth, name })
+}
+
+pub(super) fn read_expiry(row: &Row, text: Option<&[u8]>, unit: i64, absolute: bool) -> Result<Expiry, Error> {
+    let number = integer(text.ok_or(SYNTAX)?)?;
+    let millis = number.checked_mul(unit).filter(|&millis| millis > 0).ok_or_else(|| row.invalid_expiry())?;
+    // Redis keeps the moment of expiry in 63 bits; a time that would pass them is refused.
+    if !absolute && millis > i64::MAX - (1 << 52) {
+        return Err(row.invalid_expiry());
+    }
+    Ok(if absolute { Expiry::At(millis as u64) } else { Expiry::In(millis as u64) })
+}
+
+pub(super) fn read_set<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (key, value) = (arg(args, 0), arg(args, 1));
+    let (mut expiry, mut condition, mut get) = (Expiry::Never, Condition::Always, false);
+    let mut at = 2;
+    while let Some(option) = args.get(at) {
+        let mut time = |unit, absolute| -> Result<(), Error> {
+            if expiry != Expiry::Never {
+                return Err(SYNTAX);
+            }
+            expiry = read_expiry(row, args.get(at + 1), unit, absolute)?;
+            at += 1;
+            Ok(())
+        };
+        if is(option, "NX") && condition == Condition::Always {
+            condition = Condition::Absent;
+        } else if is(option, "XX") && condition == Condition::Always {
+            condition = Condition::Present;
+        } else if is(option, "GET") {
+            get = true;
+        } else if is(option, "EX") {
+            time(1000, false)?;
+        } else if is(option, "PX") {
+            time(1, false)?;
+        } else if is(option, "EXAT") {
+            time(1000, true)?;
+        } else if is(option, "PXAT") {
+            time(1, true)?;
+        } else if is(option, "KEEPTTL") && expiry == Expiry::Never {
+            expiry = Expiry::Keep;
+        } else {
+            return Err(SYNTAX);
+        }
+        at += 1;
+    }
+    Ok(Command::Set { key, value, expiry, condition, get })
+}
+
+pub(super) fn read_expire<'a>(row: &Row, args: Args<'a>, unit: i64, absolute: bool) -> Result<Command<'a>, Error> {
+    let mut when = ExpireWhen::default();
+    for option in args.from(2).iter() {
+        let asked = match () {
+            () if is(option, "NX") => &mut when.none,
+            () if is(option, "XX") => &mut when.some,
+            () if is(option, "GT") => &mut when.later,
+            () if is(option, "LT") => &mut when.sooner,
+            () => {
+                let option = String::from_utf8_lossy(option).into_owned();
+                return Err(Error::with(Kind::Malformed, format!("ERR Unsupported option {option}")));
+            }
+        };
+        *asked = true;
+    }
+    if when.none && (when.some || when.later || when.sooner) {
+        let text = "ERR NX and XX, GT or LT options at the same time are not compatible";
+        return Err(Error::new(Kind::Malformed, text));
+    }
+    if when.later && when.sooner {
+        return Err(Error::new(Kind::Malformed, "ERR GT and LT options at the same time are not compatible"));
+    }
+    let millis = integer(arg(args, 1))?.checked_mul(unit).ok_or_else(|| row.invalid_expiry())?;
+    Ok(Command::Expire { key: arg(args, 0), millis, absolute, when })
+}
+
+pub(super) fn subcommand_error(row: &Row, sub: &[u8]) -> Error {
+    let sub = String::from_utf8_lossy(sub).into_owned();
+    Error::with(Kind::Malformed, format!("ERR unknown subcommand '{sub}'. Try {} HELP.", row.name))
+}
+
+pub(super) fn subcommand_arity(row: &Row, sub: &str) -> Error {
+    let name = row.name.to_ascii_lowercase();
+    Error::with(Kind::Malformed, format!("ERR wrong number of arguments for '{name}|{sub}' command"))
+}
+
+pub(super) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let sub = arg(args, 0);
+    match (args.get(1), args.get(2), args.len()) {
+        (None, None, _) if is(sub, "ID") => Ok(Command::ClientId),
+        (None, None, _) if is(sub, "GETNAME") => Ok(Command::ClientGetName),
+        (Some(name), None, 2) if is(sub, "SETNAME") => Ok(Command::ClientSetName(name)),
+        (Some(what), Some(value), 3) if is(sub, "SETINFO") => {
+            if is(what, "LIB-NAME") || is(what, "LIB-VER") {
+                Ok(Command::ClientSetInfo { version: is(what, "LIB-VER"), value })
+            } else {
+                let what = String::from_utf8_lossy(what).into_owned();
+                Err(Error::with(Kind::Malformed, format!("ERR Unrecognized option '{what}'")))
+            }
+        }
+        _ => {
+            let known = ["id", "getname", "setname", "setinfo"].into_iter().find(|name| is(sub, name));
+            Err(known.map_or_else(|| subcommand_error(row, sub), |name| subcommand_arity(row, name)))
+        }
+    }
+}
+
+pub(super) fn read_command<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let Some(sub) = args.get(0) else { return Ok(Command::CommandAll) };
+    match args.len() {
+        1 if is(sub, "COUNT") => Ok(Command::CommandCount),
+        1 if is(sub, "LIST") => Ok(Command::CommandList),
+        1 if is(sub, "INFO") => Ok(Command::CommandAll),
+        _ if is(sub, "INFO") => Ok(Command::CommandInfo(args.from(1))),
+        _ if is(sub, "DOCS") => Ok(Command::CommandDocs(args.from(1))),
+        _ if is(sub, "COUNT") => Err(subcommand_arity(row, "count")),
+        _ if is(sub, "LIST") => Err(SYNTAX),
+        _ => Err(subcommand_error(row, sub)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{TABLE, lookup};
+
+    #[test]
+    fn every_row_is_found_whatever_its_case() {
+        for row in TABLE {
+            assert!(std::ptr::eq(lookup(row.name.as_bytes()).unwrap(), row), "{}", row.name);
+            assert!(std::ptr::eq(lookup(row.name.to_ascii_lowercase().as_bytes()).unwrap(), row), "{}", row.name);
+        }
+        for name in [&b""[..], b"G", b"GETT", b"\xc7\xc5\xd4", b"NOSUCH"] {
+            assert!(lookup(name).is_none());
+        }
+    }
+
+    #[test]
+    fn integers_are_read_as_redis_reads_them() {
+        for (text, number) in
+            [("0", 0), ("-1", -1), ("9223372036854775807", i64::MAX), ("-9223372036854775808", i64::MIN)]
+        {
+            assert_eq!(integer(text.as_bytes()), Ok(number));
+        }
+        for text in ["", "-", "+1", " 1", "1 ", "01", "-0", "1e3", "9223372036854775808", "0x1", "99999999999999999999"]
+        {
+            assert_eq!(integer(text.as_bytes()), Err(NOT_AN_INTEGER), "{text:?}");
+        }
+    }
+}

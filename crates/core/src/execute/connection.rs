@@ -1,0 +1,110 @@
+//! Connections: what is known of a client, and what it sets.
+
+use super::NO_SUCH_USER;
+use crate::command::{Error, Kind, Reply};
+use crate::engine::{REDIS_VERSION, VERSION};
+use crate::fence::Joined;
+use crate::store::Party;
+
+/// What the server knows of the client at the other end.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Number of the connection, never used twice.
+    pub id: u64,
+    /// Selected database.
+    pub db: u8,
+    /// Version of RESP: 2 or 3.
+    pub resp: u8,
+    /// Name it gave itself.
+    pub name: Vec<u8>,
+    /// Library at the other end.
+    pub lib_name: Vec<u8>,
+    /// Its version.
+    pub lib_version: Vec<u8>,
+    /// It said that it is leaving.
+    pub quitting: bool,
+    /// Where its messages go.
+    pub party: Party,
+    /// Commands that would wait answer with a ticket, and the outcome is pushed.
+    pub tickets: bool,
+    /// As `tickets`, for the command that is run.
+    pub ticket_once: bool,
+    /// Answers may come in another order than requests: they carry numbers.
+    pub unordered: bool,
+    /// It is a loader worker, and asks for nothing that could wait.
+    pub worker: bool,
+    /// Leases that it was granted: database, key and token.
+    pub holds: Vec<(u8, Box<[u8]>, u64)>,
+    /// Its place behind the fence of its session.
+    pub joined: Option<Joined>,
+}
+
+impl Client {
+    /// A client of whom nothing is known yet.
+    pub fn new(party: Party) -> Client {
+        Client {
+            id: party.id,
+            db: 0,
+            resp: 2,
+            name: Vec::new(),
+            lib_name: Vec::new(),
+            lib_version: Vec::new(),
+            quitting: false,
+            party,
+            tickets: false,
+            ticket_once: false,
+            unordered: false,
+            worker: false,
+            holds: Vec::new(),
+            joined: None,
+        }
+    }
+
+    /// It was granted a lease.
+    pub fn remember(&mut self, key: &[u8], token: u64) {
+        if !self.holds.iter().any(|(_, _, known)| *known == token) {
+            self.holds.push((self.db, key.into(), token));
+        }
+    }
+
+    /// It has answered for a lease.
+    pub fn forget(&mut self, key: &[u8], token: u64) {
+        if let Some(at) = self.holds.iter().position(|(_, known, held)| *held == token && **known == *key) {
+            self.holds.swap_remove(at);
+        }
+    }
+}
+
+/// Longest name that a client may give itself or its library: enough for any, and a bound on what is kept.
+const MAX_NAME: usize = 256;
+
+pub(super) fn printable(text: &[u8], what: &str) -> Result<Vec<u8>, Error> {
+    if text.len() > MAX_NAME {
+        return Err(Error::with(Kind::TooLarge, format!("ERR {what} cannot be longer than {MAX_NAME} bytes.")));
+    }
+    if !text.iter().all(u8::is_ascii_graphic) {
+        let text = format!("ERR {what} cannot contain spaces, newlines or special characters.");
+        return Err(Error::with(Kind::Malformed, text));
+    }
+    Ok(text.to_vec())
+}
+
+pub(super) fn hello(client: &mut Client, version: Option<u8>, auth: bool, name: Option<&[u8]>) -> Result<Reply, Error> {
+    if auth {
+        return Err(NO_SUCH_USER);
+    }
+    if let Some(name) = name {
+        client.name = printable(name, "Client names")?;
+    }
+    client.resp = version.unwrap_or(client.resp);
+    Ok(Reply::Map(vec![
+        (Reply::word("server"), Reply::word("redis")),
+        (Reply::word("version"), Reply::word(REDIS_VERSION)),
+        (Reply::word("proto"), Reply::Int(client.resp.into())),
+        (Reply::word("id"), Reply::Int(client.id as i64)),
+        (Reply::word("mode"), Reply::word("standalone")),
+        (Reply::word("role"), Reply::word("master")),
+        (Reply::word("modules"), Reply::Array(Vec::new())),
+        (Reply::word("globalcache"), Reply::word(VERSION)),
+    ]))
+}

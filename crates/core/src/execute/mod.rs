@@ -1,0 +1,250 @@
+//! What each command does: `execute(context, client, command) -> reply`. Commands return replies; they know neither
+//! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
+
+mod connection;
+mod keys;
+mod server;
+mod strings;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::command::{Blob, Command, Error, Expiry, Kind, Reply, TABLE, lookup};
+use crate::engine::{Engine, Now};
+use crate::store::{Entry, Item, Key, Locked, Refused, Value};
+use crate::waiting::Waits;
+use crate::{cache, items, stats};
+
+pub use connection::Client;
+use connection::{hello, printable};
+use keys::{count, expire, persist, ttl};
+use server::{describe, document, info, name_of};
+pub(crate) use strings::OVERFLOW;
+use strings::{get, increment, mget, mset, set};
+
+/// What a command works with.
+pub struct Context<'a> {
+    /// What all connections share.
+    pub engine: &'a Engine,
+    /// The clocks.
+    pub now: Now,
+    /// Small values of a reply are copied here under the lock; kept between commands for its capacity.
+    pub scratch: &'a mut Vec<u8>,
+    /// The shards that a transaction has locked: all that its commands touch.
+    pub held: Option<&'a mut (dyn Held + 'a)>,
+    /// What the command waits for, or was told when it had waited.
+    pub waits: &'a mut Waits,
+}
+
+/// Keys that are used in one step: those of a command of several keys, or all of a transaction.
+pub trait Held {
+    /// The entry of a key whose shard is locked.
+    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
+    /// Removes everything, or everything in one database; all shards are locked.
+    fn clear(&mut self, db: Option<u8>);
+    /// Items of a database; all shards are locked.
+    fn len(&self, db: u8) -> u64;
+    /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
+    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
+}
+
+impl Held for Locked<'_> {
+    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
+        Locked::entry(self, key)
+    }
+
+    fn clear(&mut self, db: Option<u8>) {
+        drop(Locked::clear(self, db));
+    }
+
+    fn len(&self, db: u8) -> u64 {
+        Locked::len(self, db)
+    }
+
+    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        Locked::scan(self, db, cursor, count, visit)
+    }
+}
+
+impl Context<'_> {
+    /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
+    #[inline]
+    pub fn with<R>(&mut self, key: Key<'_>, step: impl FnOnce(&mut Entry<'_>, &mut Vec<u8>) -> R) -> R {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => self.engine.store.with(key, self.now.mono, |entry| step(entry, scratch)),
+            Some(held) => step(&mut held.entry(key), scratch),
+        }
+    }
+
+    /// Runs `step` with all `keys` in one step.
+    pub fn with_all<'k, R>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+        step: impl FnOnce(&mut dyn Held, &mut Vec<u8>) -> R,
+    ) -> R {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => self.engine.store.with_all(keys.clone(), self.now.mono, |all| {
+                all.prefetch(keys);
+                step(all, scratch)
+            }),
+            Some(held) => step(*held, scratch),
+        }
+    }
+
+    /// Removes everything, or everything in one database.
+    pub fn clear(&mut self, db: Option<u8>) {
+        match &mut self.held {
+            None => self.engine.store.clear(db, self.now.mono),
+            Some(held) => held.clear(db),
+        }
+    }
+
+    /// Items of a database.
+    pub fn len(&self, db: u8) -> u64 {
+        self.held.as_ref().map_or_else(|| self.engine.store.len(db), |held| held.len(db))
+    }
+
+    /// As [`Store::scan`](crate::store::Store::scan).
+    pub fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        match &mut self.held {
+            None => self.engine.store.scan(db, cursor, count, self.now.mono, visit),
+            Some(held) => held.scan(db, cursor, count, visit),
+        }
+    }
+}
+
+const NO_SUCH_USER: Error = Error::new(
+    Kind::Denied,
+    "ERR AUTH <password> called without any password configured for the default user. \
+     Are you sure your configuration is correct?",
+);
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Error {
+        match refused {
+            Refused::TooLarge => Error::new(Kind::TooLarge, "ERR string exceeds maximum allowed size"),
+            Refused::Full => Error::new(Kind::OutOfMemory, "OOM command not allowed when used memory > 'maxmemory'."),
+        }
+    }
+}
+
+/// Runs a command.
+pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
+    run(cx, client, command).unwrap_or_else(Reply::Error)
+}
+
+fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Result<Reply, Error> {
+    let db = client.db;
+    Ok(match *command {
+        Command::Get(key) => get(cx, client, Key { db, bytes: key }),
+        Command::Set { key, value, expiry, condition, get } => {
+            return set(cx, Key { db, bytes: key }, value, expiry, condition, get);
+        }
+        Command::MGet(keys) => return mget(cx, client, keys),
+        Command::MSet(pairs) => return mset(cx, db, pairs),
+        Command::Delete(keys) => count(cx, db, keys, |entry| entry.remove()),
+        Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
+        Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
+        Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
+        Command::Persist(key) => persist(cx, Key { db, bytes: key }),
+        Command::Increment(key, by) => return increment(cx, Key { db, bytes: key }, by),
+        Command::DbSize => Reply::Int(cx.len(db) as i64),
+        Command::Flush { all } => {
+            cx.clear((!all).then_some(db));
+            Reply::Ok
+        }
+        Command::Invalidate { keys, tags } => {
+            let store = &cx.engine.store;
+            // Tags first: what is removed below is counted, and nobody reads it by its tag in between.
+            for tag in tags.iter() {
+                store.invalidate_tags(&[store.tag(tag)]);
+            }
+            let Reply::Int(removed) = count(cx, db, keys, |entry| entry.remove()) else { unreachable!() };
+            Reply::Int(removed + tags.len() as i64)
+        }
+        Command::Ping(None) => Reply::Word("PONG"),
+        Command::Ping(Some(message)) | Command::Echo(message) => Reply::Value(Blob::Owned(message.to_vec())),
+        Command::Select(db) => {
+            client.db = db;
+            Reply::Ok
+        }
+        Command::Info(sections) => Reply::Text(info(cx, sections)),
+        Command::Hello { version, auth, name } => return hello(client, version, auth.is_some(), name),
+        Command::Auth(..) => return Err(NO_SUCH_USER),
+        Command::ClientId => Reply::Int(client.id as i64),
+        Command::ClientGetName if client.name.is_empty() => Reply::Null,
+        Command::ClientGetName => Reply::Value(Blob::Owned(client.name.clone())),
+        Command::ClientSetName(name) => {
+            client.name = printable(name, "Client names")?;
+            Reply::Ok
+        }
+        Command::ClientSetInfo { version: false, value } => {
+            client.lib_name = printable(value, "lib-name")?;
+            Reply::Ok
+        }
+        Command::ClientSetInfo { version: true, value } => {
+            client.lib_version = printable(value, "lib-ver")?;
+            Reply::Ok
+        }
+        Command::CommandAll => Reply::Array(TABLE.iter().map(describe).collect()),
+        Command::CommandCount => Reply::Int(TABLE.len() as i64),
+        Command::CommandList => Reply::Array(TABLE.iter().map(name_of).collect()),
+        Command::CommandInfo(names) => {
+            Reply::Array(names.iter().map(|name| lookup(name).map_or(Reply::Null, describe)).collect())
+        }
+        Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
+        Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
+        Command::Item(item) => return items::run(cx, client, &item),
+        Command::Cache(command) => return cache::run(cx, client, &command),
+        Command::Stats(section) => return stats::stats(cx, section),
+        Command::FlushIn(0) => {
+            cx.clear(Some(db));
+            Reply::Ok
+        }
+        Command::FlushIn(millis) => {
+            cx.engine.pending.flush_in(db, cx.now, millis);
+            Reply::Ok
+        }
+        Command::Advance(millis) => {
+            cx.engine.pending.advance(millis);
+            Reply::Ok
+        }
+        Command::Shutdown => {
+            client.quitting = true;
+            cx.engine.pending.stop.store(true, Relaxed);
+            Reply::Ok
+        }
+        Command::Quit => {
+            client.quitting = true;
+            Reply::Ok
+        }
+    })
+}
+
+/// Takes a value out of the store: small ones are copied while the lock is held, large ones shared.
+#[inline]
+pub(crate) fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
+    match value {
+        Value::Inline(bytes) => {
+            let start = scratch.len();
+            scratch.extend_from_slice(bytes);
+            Blob::Scratch(start..scratch.len())
+        }
+        Value::Shared(bytes) => Blob::Shared(Arc::clone(bytes)),
+    }
+}
+
+/// A short request can name a long value a million times: copies end at the limit of a request.
+pub(crate) const TOO_MUCH: Error = Error::new(Kind::OutOfMemory, "ERR the reply is too long");
+
+/// The moment of the monotonic clock at which a value written now expires. One that lies in the past expires at once.
+pub(crate) fn expires_at(now: Now, mono: u64, expiry: Expiry, before: Option<u64>) -> Option<u64> {
+    match expiry {
+        Expiry::Never => None,
+        Expiry::Keep => before,
+        Expiry::In(millis) => Some(mono.saturating_add(millis)),
+        Expiry::At(wall) => Some(mono.saturating_add(wall.saturating_sub(now.wall))),
+    }
+}

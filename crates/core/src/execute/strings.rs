@@ -1,0 +1,153 @@
+//! Strings: reading, writing and counting values.
+
+use super::Client;
+use super::{Context, TOO_MUCH, expires_at, take};
+use crate::command::Blob;
+use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, integer};
+use crate::json_value;
+use crate::store::{Item, Key, Meta, Refused};
+use crate::waiting::{self, Standing, stand};
+
+pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
+
+#[inline]
+pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
+    let (reply, stale) = cx.with(key, |entry, scratch| {
+        let now = entry.now();
+        entry.get().map_or((Reply::Null, false), |item| {
+            let stale = item.fresh_until.is_some_and(|at| at <= now);
+            (Reply::Value(take(scratch, item.value)), stale)
+        })
+    });
+    if (matches!(reply, Reply::Null) || stale) && cx.engine.loaders.any() {
+        return get_served(cx, client, key, reply);
+    }
+    reply
+}
+
+/// A value that is not there, or stale, where workers load.
+#[cold]
+pub(super) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
+    if !matches!(reply, Reply::Null) {
+        waiting::refresh(cx, client, key);
+        return reply;
+    }
+    match stand(cx, client, key) {
+        Standing::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
+        Standing::Failed(error) => Reply::Error(error),
+        Standing::Waits => Reply::Parked,
+        // It came in between, or there is no such row.
+        Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
+            entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)))
+        }),
+    }
+}
+
+pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Result<Reply, Error> {
+    let (db, limit) = (client.db, cx.engine.limits.max_request);
+    let named = keys.iter().map(|bytes| Key { db, bytes });
+    let mut found = Vec::with_capacity(keys.len());
+    cx.with_all(named.clone(), |all, scratch| {
+        for key in named.clone() {
+            if scratch.len() > limit {
+                return Err(TOO_MUCH);
+            }
+            let reply = all.entry(key).get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)));
+            found.push(reply);
+        }
+        Ok(())
+    })?;
+    if cx.engine.loaders.any() {
+        for (reply, key) in found.iter_mut().zip(named).filter(|(reply, _)| matches!(reply, Reply::Null)) {
+            *reply = get_served(cx, client, key, Reply::Null);
+        }
+    }
+    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(found) })
+}
+
+/// All or nothing: a value that is too long refuses them all before any is written, and when memory is full (nothing
+/// may be evicted) what was written before is as Redis leaves it, which checks memory before the command.
+pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {
+    let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
+    let values = pairs.iter().skip(1).step_by(2);
+    if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
+        return Err(Refused::TooLarge.into());
+    }
+    cx.with_all(keys.clone(), |all, _| {
+        for (key, value) in keys.zip(values) {
+            all.entry(key).set(value, &Meta::default())?;
+        }
+        Ok(Reply::Ok)
+    })
+}
+
+pub(super) fn set(
+    cx: &mut Context<'_>,
+    key: Key<'_>,
+    value: &[u8],
+    expiry: Expiry,
+    condition: Condition<'_>,
+    get: bool,
+) -> Result<Reply, Error> {
+    let now = cx.now;
+    cx.with(key, |entry, scratch| {
+        // A write that depends on nothing has no reason to look for what was there.
+        if condition == Condition::Always && !get && expiry != Expiry::Keep {
+            let expires_at = expires_at(now, entry.now(), expiry, None);
+            entry.set(value, &Meta { expires_at, ..Meta::default() })?;
+            return Ok(Reply::Ok);
+        }
+        let found = entry.peek();
+        let met = holds(condition, found.as_ref());
+        let before = found.and_then(|item| item.expires_at);
+        let absent = found.is_none();
+        let old = match found {
+            Some(item) if get => Reply::Value(take(scratch, item.value)),
+            _ => Reply::Null,
+        };
+        if met {
+            let expires_at = expires_at(now, entry.now(), expiry, before);
+            if expiry == Expiry::Keep && !absent {
+                entry.replace(value)?;
+            } else {
+                entry.set(value, &Meta { expires_at, ..Meta::default() })?;
+            }
+        }
+        Ok(match (get, met) {
+            (true, _) => old,
+            (false, true) => Reply::Ok,
+            (false, false) => match condition {
+                Condition::EqualsJson(_) if absent => return Err(ABSENT),
+                Condition::EqualsJson(_) | Condition::EqualsJsonOrAbsent(_) => return Err(DIFFERS),
+                _ => Reply::Null,
+            },
+        })
+    })
+}
+
+const ABSENT: Error = Error::new(Kind::NotFound, "ERR no such key");
+const DIFFERS: Error = Error::new(Kind::Mismatch, "ERR the value is another one");
+
+pub(super) fn holds(condition: Condition<'_>, found: Option<&Item<'_>>) -> bool {
+    match condition {
+        Condition::Always => true,
+        Condition::Absent => found.is_none(),
+        Condition::Present => found.is_some(),
+        Condition::EqualsJson(json) => found.is_some_and(|item| json_value::equals(item.value.bytes(), json)),
+        Condition::EqualsJsonOrAbsent(json) => found.is_none_or(|item| json_value::equals(item.value.bytes(), json)),
+    }
+}
+
+pub(super) fn increment(cx: &mut Context<'_>, key: Key<'_>, by: i64) -> Result<Reply, Error> {
+    cx.with(key, |entry, _| {
+        let before = entry.peek().map(|item| integer(item.value.bytes())).transpose().map_err(|_| NOT_AN_INTEGER)?;
+        let after = before.unwrap_or(0).checked_add(by).ok_or(OVERFLOW)?;
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(after).as_bytes();
+        match before {
+            Some(_) => entry.replace(digits)?,
+            None => entry.set(digits, &Meta::default())?,
+        };
+        Ok(Reply::Int(after))
+    })
+}
