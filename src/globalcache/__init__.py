@@ -13,10 +13,11 @@ from globalcache.errors import CacheError, ConfigError, DeadlineError, ReplyErro
 
 if TYPE_CHECKING:
     from globalcache.server import Server
+    from globalcache.store import Store
 
-__all__ = ["CacheError", "ConfigError", "DeadlineError", "ReplyError", "Server", "UnavailableError"]
+__all__ = ["CacheError", "ConfigError", "DeadlineError", "ReplyError", "Server", "Store", "UnavailableError"]
 
-_LAZY = {"Server": "globalcache.server"}
+_LAZY = {"Server": "globalcache.server", "Store": "globalcache.store"}
 
 
 def __getattr__(name: str) -> Any:

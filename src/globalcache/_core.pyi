@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
-__all__ = ["JsonSession", "Server", "__version__", "run_bench"]
+__all__ = ["JsonSession", "Server", "Store", "__version__", "run_bench"]
 
 __version__: str
 
@@ -48,6 +48,25 @@ class JsonSession:
         """Make an empty cache of `memory` bytes, 256 MiB unless told otherwise."""
     def feed(self, data: bytes) -> bytes:
         """Answer the messages in `data`; the beginning of a line waits for its end."""
+
+@final
+class Store:
+    """The store of a server, without one. Keys are str or bytes of 1 to 65,535 bytes, else TypeError or ValueError."""
+
+    def __new__(cls, *, memory: int, evict: bool, max_value: int) -> Store:
+        """Make an empty one; sizes in bytes. Raises ValueError for a `max_value` over half of the memory."""
+    def get(self, name: str | bytes, /) -> bytes | None:
+        """Return the value, None if there is none."""
+    def set(self, name: str | bytes, value: bytes, ttl_ms: int | None, /) -> None:
+        """Write a value. Raises ValueError if it is too long, MemoryError if there is no room for it."""
+    def delete(self, name: str | bytes, /) -> bool:
+        """Remove a value; whether there was one."""
+    def clear(self) -> None:
+        """Remove everything."""
+    def __contains__(self, name: str | bytes, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def stats(self) -> dict[str, int]:
+        """Return counts since the start and what is held now."""
 
 def run_bench(options: str, /) -> str:
     """Run the load generator; options and report are JSON. Raises ValueError for wrong options, OSError otherwise."""

@@ -1,4 +1,5 @@
-//! The native module `globalcache._core`: the server, the sans-IO JSON session and the load generator for Python.
+//! The native module `globalcache._core`: the server, the store without one, the sans-IO JSON session and the
+//! load generator for Python.
 //!
 //! The only crate that knows Python. No request ever waits for the interpreter: the server's threads are native.
 
@@ -14,6 +15,8 @@ use globalcache_server::{Options, StartError, read_clocks};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+
+mod store;
 
 /// A running server within this process.
 #[pyclass(frozen)]
@@ -202,6 +205,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Server>()?;
     module.add_class::<JsonSession>()?;
+    module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(run_bench, module)?)?;
     Ok(())
 }

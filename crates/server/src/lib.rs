@@ -118,7 +118,7 @@ const MAX_THREADS: usize = 64;
 const MAX_LOADERS: usize = 256;
 
 /// Least memory that holds an open segment per shard and something beside.
-const MIN_MEMORY: u64 = 1 << 20;
+pub const MIN_MEMORY: u64 = 1 << 20;
 
 impl Server {
     /// Binds all addresses and starts the threads; every address answers when this returns.
