@@ -2,6 +2,9 @@
 
 CacheError                    whatever goes wrong with the cache; catch this to go on without it
 ├── ConfigError (ValueError)  an option, address or URL is not what it may be: mend it
+├── KeyFormatError (ValueError)
+│                             a key template does not fit its function, or a key its template: mend it
+├── LoadError                 a value could not be loaded, and none may stand in: its text names key and cause
 ├── UnavailableError (ConnectionError)
 │                             no server answers there: retry later, or go on without the cache
 ├── DeadlineError (TimeoutError)
@@ -16,6 +19,14 @@ class CacheError(Exception):
 
 class ConfigError(CacheError, ValueError):
     """An option, address or URL is not what it may be."""
+
+
+class KeyFormatError(CacheError, ValueError):
+    """A key template does not fit its function, or a key its template."""
+
+
+class LoadError(CacheError):
+    """A value could not be loaded, and none may stand in for it."""
 
 
 class UnavailableError(CacheError, ConnectionError):

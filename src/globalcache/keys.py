@@ -1,0 +1,357 @@
+"""Key templates: `user:{id:int}` and the arguments of a function, both ways.
+
+Rules, so that two different calls never share an entry:
+
+* Arguments are bound as Python binds them, with defaults applied: positional and keyword calls are one.
+* Every parameter is in the key, or named in `ignore`; `self` and `cls` are only by their attributes, as `{self.id}`.
+* A field takes the types of its converter (`{id:int}`, `{sku:str}`, `{rest:path}`), else of its annotation, else any
+  of those listed in `_KINDS`. Where it takes several, a text that reads as another type is escaped: 1 is `1`, "1" is
+  `%31`.
+* In a field, `:`, `%`, blanks, control characters and whatever the template puts between fields are escaped as in URLs.
+  A `path` keeps `:`.
+* A key of more than 250 bytes, memcached's limit, ends in a hash.
+
+Knows nothing of caches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import types
+import typing
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Union
+from urllib.parse import unquote_to_bytes
+from uuid import UUID
+
+from globalcache.errors import KeyFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+LONGEST = 250
+_HASHED = "%h"  # nothing that is escaped looks like it, nor do the marks below: their letters are no digits of 16
+_CONVERTERS = {"int": int, "str": str, "path": str}
+_INT = re.compile(r"0|-?[1-9][0-9]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/@=,+-]*")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How values of a type are written and read, and what marks them where a field takes several types."""
+
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+    mark: str = ""
+
+
+def _read_int(text: str) -> int:
+    if _INT.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _read_bool(text: str) -> bool:
+    return {"True": True, "False": False}[text]
+
+
+def _read_none(text: str) -> None:
+    return {"None": None}[text]
+
+
+def _read_bytes(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+# In this order, since True is an int and a datetime is a date.
+_KINDS: dict[type, _Kind] = {
+    type(None): _Kind(str, _read_none),
+    bool: _Kind(str, _read_bool),
+    int: _Kind(int.__repr__, _read_int),
+    float: _Kind(float.__repr__, float),
+    str: _Kind(str.__str__, str),
+    bytes: _Kind(bytes.hex, _read_bytes, "%y"),
+    UUID: _Kind(str, UUID, "%u"),
+    datetime: _Kind(datetime.isoformat, datetime.fromisoformat, "%t"),
+    date: _Kind(date.isoformat, date.fromisoformat, "%k"),
+    Decimal: _Kind(str, Decimal, "%n"),
+}
+_UNMARKED = tuple(kind for kind, how in _KINDS.items() if not how.mark and kind is not str)
+ALLOWED = "None, bool, int, float, str, bytes, UUID, date, datetime, Decimal and members of an Enum"
+
+
+def _kind_of(value: object) -> type | None:
+    if isinstance(value, Enum):
+        return type(value)
+    exact = type(value)
+    return exact if exact in _KINDS else next((kind for kind in _KINDS if isinstance(value, kind)), None)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A place in a template: which argument stands there, and how it is written."""
+
+    parameter: str
+    attributes: tuple[str, ...]
+    kinds: tuple[type, ...]  # that it takes; none named: all
+    separators: str  # characters that a value must not contain as they are
+    is_path: bool
+
+    def pick(self, arguments: Mapping[str, Any]) -> Any:
+        value = arguments[self.parameter]
+        for name in self.attributes:
+            value = getattr(value, name)
+        return value
+
+    def write(self, value: Any) -> str:
+        kind = _kind_of(value)
+        if kind is None:
+            raise TypeError(f"{self.name}: {type(value).__name__} cannot be part of a key; allowed are {ALLOWED}")
+        if self.kinds and kind not in self.kinds:
+            if kind is not int or float not in self.kinds or float(value) != value:
+                allowed = " or ".join(kind.__name__.replace("NoneType", "None") for kind in self.kinds)
+                raise TypeError(f"{self.name}: {value!r} is no {allowed}")
+            kind, value = float, float(value)
+        is_sole = len(self.kinds) == 1
+        if issubclass(kind, Enum):
+            text = self._escape(value.name)
+            return text if is_sole else f"%m{self._escape(f'{kind.__module__}.{kind.__qualname__}')}.{text}"
+        how = _KINDS[kind]
+        text = self._escape(how.write(value))
+        if kind is str and not is_sole and self._reads_as_another(text):
+            return _escaped(text[0].encode()) + text[1:]
+        return text if is_sole else how.mark + text
+
+    def read(self, text: str) -> Any:
+        """Return the value, or raise ValueError: for another spelling than `write` gives as well."""
+        if self.kinds == (int,) and "-" not in self.separators:
+            return _read_int(text)
+        value = self._read(text)
+        if self.write(value) != text:
+            raise ValueError(f"{text!r} is not how a value is written there")
+        return value
+
+    def _read(self, text: str) -> Any:
+        plain = unquote_to_bytes(text).decode("utf-8", "surrogatepass")
+        kinds = self.kinds or tuple(_KINDS)
+        if len(kinds) == 1:
+            (kind,) = kinds
+            return kind[plain] if issubclass(kind, Enum) else _KINDS[kind].read(plain)
+        for kind in kinds:
+            if issubclass(kind, Enum):
+                for member in kind:
+                    if self.write(member) == text:
+                        return member
+            elif (mark := _KINDS[kind].mark) and text.startswith(mark):
+                return _KINDS[kind].read(unquote_to_bytes(text[2:]).decode())
+        for kind in _UNMARKED:
+            if kind in kinds and (value := self._attempt(kind, text)) is not self:
+                return value
+        return plain
+
+    def _attempt(self, kind: type, text: str) -> Any:
+        """Read an unescaped value of a type, or return the field itself if it is none."""
+        how = _KINDS[kind]
+        try:
+            value = how.read(unquote_to_bytes(text).decode())
+        except (ValueError, KeyError):
+            return self
+        return value if self._escape(how.write(value)) == text else self
+
+    def _reads_as_another(self, text: str) -> bool:
+        kinds = self.kinds or tuple(_KINDS)
+        return any(kind in kinds and self._attempt(kind, text) is not self for kind in _UNMARKED)
+
+    def _escape(self, text: str) -> str:
+        if _PLAIN.fullmatch(text) and not any(mark in text for mark in self.separators):
+            return text
+        kept = ":" if self.is_path else ""
+        return "".join(
+            c if c == kept or self._is_plain(c) else _escaped(c.encode("utf-8", "surrogatepass")) for c in text
+        )
+
+    def _is_plain(self, character: str) -> bool:
+        return (
+            character not in ":%"
+            and character not in self.separators
+            and character.isprintable()
+            and not character.isspace()
+        )
+
+    @property
+    def name(self) -> str:
+        return ".".join((self.parameter, *self.attributes))
+
+
+def _escaped(data: bytes) -> str:
+    return "".join(f"%{byte:02X}" for byte in data)
+
+
+class KeyTemplate:
+    """A template bound to the parameters of a function.
+
+    `pattern` is the Redis glob that its keys match, `prefix` what they all begin with. Raises KeyFormatError when the
+    template does not fit the function, so at decoration.
+    """
+
+    def __init__(
+        self,
+        template: str | None,
+        function: Callable[..., Any],
+        *,
+        ignore: Collection[str] = (),
+        is_tag: bool = False,
+        longest: int | None = LONGEST,
+    ) -> None:
+        function = inspect.unwrap(function)
+        self.signature = inspect.signature(function)
+        self._longest = longest
+        where = f"{function.__module__}.{function.__qualname__}"
+        names = list(self.signature.parameters)
+        for name in ignore:
+            if name not in names:
+                raise KeyFormatError(f"{where}: ignore names {name!r}, which is no parameter")
+        receiver = names[0] if names and names[0] in ("self", "cls") and "." in function.__qualname__ else None
+        wanted = [name for name in names if name not in ignore and name != receiver]
+        if template is None:
+            template = ":".join([where.replace("{", "{{").replace("}", "}}"), *(f"{{{name}}}" for name in wanted)])
+        self.template = template
+        self._parts = list(_split(template))
+        self._fields = self._compile(_annotations(function), where)
+        missing = [name for name in wanted if name not in {field.parameter for field in self._fields}]
+        if missing and not is_tag:
+            raise KeyFormatError(
+                f"{where}: {', '.join(missing)} not in {template!r}: calls that differ there would share an entry; "
+                f"put it into the template or name it in ignore=({missing[0]!r},)"
+            )
+        self.prefix = self._parts[0][0]
+        self.is_constant = not self._fields
+        self.pattern = "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
+        self._regex = self._expression()
+
+    def _compile(self, annotations: Mapping[str, Any], where: str) -> list[_Field]:
+        fields = [(name, converter) for _, name, converter in self._parts if name is not None]
+        between = [literal for literal, name, _ in self._parts[1:] if name is not None]
+        if any(not literal or literal[0].isalnum() or not literal.isascii() for literal in between):
+            raise KeyFormatError(f"{where}: {self.template!r}: between two fields stands a sign such as ':'")
+        separators = "".join({literal[0] for literal in between})
+        if [converter for _, converter in fields].count("path") > 1:
+            raise KeyFormatError(f"{where}: {self.template!r}: only one field can be a path")
+        compiled = []
+        for name, converter in fields:
+            parameter, *attributes = name.split(".")
+            found = self.signature.parameters.get(parameter)
+            if found is None:
+                raise KeyFormatError(f"{where}: {self.template!r} names {parameter!r}, which is no parameter")
+            if found.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+                raise KeyFormatError(f"{where}: {found} cannot be part of a key; name it in ignore=({parameter!r},)")
+            if converter and converter not in _CONVERTERS:
+                raise KeyFormatError(f"{where}: {{{name}:{converter}}}: there are {', '.join(_CONVERTERS)}")
+            kinds = (_CONVERTERS[converter],) if converter else () if attributes else _kinds(annotations.get(parameter))
+            marks = separators.replace(":", "") if converter == "path" else separators
+            compiled.append(_Field(parameter, tuple(attributes), kinds, marks, converter == "path"))
+        return compiled
+
+    def _expression(self) -> re.Pattern[str]:
+        any_text = iter(["(.*)" if field.is_path else "([^:]*)" for field in self._fields])
+        return re.compile(
+            "".join(
+                re.escape(literal) + (next(any_text) if name is not None else "") for literal, name, _ in self._parts
+            ),
+            re.DOTALL,
+        )
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by their names, defaults applied; raises TypeError as the call would."""
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the key of a call. Raises TypeError for an argument that cannot be part of a key."""
+        return self.format(self.bind(args, kwargs))
+
+    def format(self, arguments: Mapping[str, Any]) -> str:
+        """Return the key for arguments by their names."""
+        return self._join([field.write(field.pick(arguments)) for field in self._fields])
+
+    def format_values(self, values: Sequence[Any]) -> str:
+        """Return the key for values in the order of the fields."""
+        return self._join([field.write(value) for field, value in zip(self._fields, values, strict=True)])
+
+    def _join(self, texts: list[str]) -> str:
+        text = iter(texts)
+        key = "".join(literal + (next(text) if name is not None else "") for literal, name, _ in self._parts)
+        if self._longest is None or len(key) * 4 <= self._longest or len(key.encode()) <= self._longest:
+            return key
+        digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
+        return self.prefix.encode()[: self._longest - 42].decode(errors="ignore") + _HASHED + digest
+
+    @property
+    def field_names(self) -> list[str]:
+        """The fields in their order, as `id` or `self.id`."""
+        return [field.name for field in self._fields]
+
+    def parse(self, key: str) -> list[Any]:
+        """Return the values of the fields that give this key. Raises KeyFormatError if there are none."""
+        match = self._regex.fullmatch(key)
+        if match is None:
+            raise KeyFormatError(f"{key}: no key of {self.template}")
+        try:
+            return [field.read(text) for field, text in zip(self._fields, match.groups(), strict=True)]
+        except (ValueError, KeyError, ArithmeticError, TypeError) as error:
+            raise KeyFormatError(f"{key}: no key of {self.template}: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"KeyTemplate({self.template!r})"
+
+
+def _split(template: str) -> list[tuple[str, str | None, str]]:
+    """Take a template apart: literal, name of the field behind it, its converter."""
+    try:
+        parts = [(literal, name, spec or "") for literal, name, spec, _ in Formatter().parse(template)]
+    except ValueError as error:
+        raise KeyFormatError(f"{template!r}: {error}") from None
+    merged: list[tuple[str, str | None, str]] = []
+    for literal, name, spec in parts or [("", None, "")]:
+        if any(c == "%" or c.isspace() or not c.isprintable() for c in literal):
+            raise KeyFormatError(f"{template!r}: no blanks, control characters or % between fields")
+        if name is not None and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) is None:
+            raise KeyFormatError(f"{template!r}: a field is the name of a parameter, as {{id}}")
+        # An escaped brace ends a part without a field.
+        if merged and merged[-1][1] is None:
+            literal = merged.pop()[0] + literal  # noqa: PLW2901
+        merged.append((literal, name, spec))
+    return merged
+
+
+def _glob(literal: str) -> str:
+    return re.sub(r"([*?\[\]\\])", r"\\\1", literal)
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001 - names that exist for type checkers only: as if there were no annotations
+        return {}
+
+
+def _kinds(annotation: Any) -> tuple[type, ...]:
+    """Return the types that an annotation allows in a key; none if it does not tell."""
+    if annotation is None:
+        return ()
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        members = [_kinds(member) for member in typing.get_args(annotation)]
+        return tuple(kind for member in members for kind in member) if all(members) else ()
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    if isinstance(annotation, typing.NewType):
+        return _kinds(annotation.__supertype__)
+    is_listed = annotation in _KINDS or (isinstance(annotation, type) and issubclass(annotation, Enum))
+    return (annotation,) if is_listed else ()
