@@ -5,8 +5,8 @@ Rules, so that two different calls never share an entry:
 * Arguments are bound as Python binds them, with defaults applied: positional and keyword calls are one.
 * Every parameter is in the key, or named in `ignore`; `self` and `cls` are only by their attributes, as `{self.id}`.
 * A field takes the types of its converter (`{id:int}`, `{sku:str}`, `{rest:path}`), else of its annotation, else any
-  of those listed in `_KINDS`. Where it takes several, a text that reads as another type is escaped: 1 is `1`, "1" is
-  `%31`.
+  of those listed in `_KINDS`. Where it takes several, a text that reads as another type is marked: 1 is `1`, "1" is
+  `%s1`.
 * In a field, `:`, `%`, blanks, control characters and whatever the template puts between fields are escaped as in URLs.
   A `path` keeps `:`.
 * A key of more than 250 bytes, memcached's limit, ends in a hash.
@@ -75,14 +75,14 @@ _KINDS: dict[type, _Kind] = {
     bool: _Kind(str, _read_bool),
     int: _Kind(int.__repr__, _read_int),
     float: _Kind(float.__repr__, float),
-    str: _Kind(str.__str__, str),
+    str: _Kind(str.__str__, str, "%s"),  # marked only where it reads as another type
     bytes: _Kind(bytes.hex, _read_bytes, "%y"),
     UUID: _Kind(str, UUID, "%u"),
     datetime: _Kind(datetime.isoformat, datetime.fromisoformat, "%t"),
     date: _Kind(date.isoformat, date.fromisoformat, "%k"),
     Decimal: _Kind(str, Decimal, "%n"),
 }
-_UNMARKED = tuple(kind for kind, how in _KINDS.items() if not how.mark and kind is not str)
+_UNMARKED = tuple(kind for kind, how in _KINDS.items() if not how.mark)
 ALLOWED = "None, bool, int, float, str, bytes, UUID, date, datetime, Decimal and members of an Enum"
 
 
@@ -120,13 +120,12 @@ class _Field:
             kind, value = float, float(value)
         is_sole = len(self.kinds) == 1
         if issubclass(kind, Enum):
-            text = self._escape(value.name)
-            return text if is_sole else f"%m{self._escape(f'{kind.__module__}.{kind.__qualname__}')}.{text}"
+            whole = f"{kind.__module__}.{kind.__qualname__}.{value.name}"
+            return self._escape(value.name) if is_sole else "%m" + self._escape(whole)
         how = _KINDS[kind]
         text = self._escape(how.write(value))
-        if kind is str and not is_sole and self._reads_as_another(text):
-            return _escaped(text[0].encode()) + text[1:]
-        return text if is_sole else how.mark + text
+        is_clear = is_sole or (kind is str and not self._reads_as_another(text))
+        return text if is_clear else how.mark + text
 
     def read(self, text: str) -> Any:
         """Return the value, or raise ValueError: for another spelling than `write` gives as well."""
