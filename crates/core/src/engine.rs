@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::fence::Fences;
 use crate::loaders::Loaders;
 use crate::mailbox::{Event, Mailboxes};
-use crate::store::{self, Key, Note, Outcome, Party, Sink, Store};
+use crate::store::{self, DATABASES, Key, Note, Outcome, Party, Sink, Stats, Store};
 
 /// The two clocks, in milliseconds, as read once per batch of input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +64,10 @@ pub struct Facts {
     pub threads: usize,
     /// Reading of the monotonic clock at the start.
     pub started: u64,
+    /// Most connections at a time.
+    pub max_clients: u64,
+    /// A connection that asked nothing for so many seconds is closed; 0: never.
+    pub idle_seconds: u64,
     /// Drawn anew at every start, so that clients see a restart: 40 hexadecimal digits.
     pub run_id: String,
 }
@@ -87,6 +91,8 @@ pub struct Counters {
     pub rejected: AtomicU64,
     /// Bytes that the buffers of connections hold now.
     pub client_bytes: AtomicU64,
+    /// Keys that were drawn at random.
+    pub drawn: AtomicU64,
 }
 
 /// Everything that sessions share.
@@ -156,7 +162,7 @@ pub const MEMCACHED_VERSION: &str = "VERSION 1.6.18";
 /// The version of this server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-type Section<'a> = (&'static str, Vec<(&'static str, String)>);
+type Section = (&'static str, Vec<(&'static str, String)>);
 
 impl Engine {
     /// An engine with an empty store, for connections on so many threads.
@@ -219,9 +225,11 @@ impl Engine {
     }
 
     /// The text of INFO, of the sections that `wanted` accepts (names in lower case).
-    pub fn info(&self, now: Now, wanted: impl Fn(&str) -> bool) -> String {
+    pub fn info(&self, now: Now, stats: &Stats, lens: &[u64; DATABASES], wanted: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
-        for (title, rows) in self.sections(now).into_iter().filter(|section| wanted(&section.0.to_ascii_lowercase())) {
+        for (title, rows) in
+            self.sections(now, stats, lens).into_iter().filter(|section| wanted(&section.0.to_ascii_lowercase()))
+        {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
@@ -233,65 +241,127 @@ impl Engine {
         text
     }
 
-    fn sections(&self, now: Now) -> Vec<Section<'_>> {
-        let (facts, counters, store) = (&self.facts, &self.counters, self.store.stats());
+    /// The name of what is done when memory is full.
+    pub fn policy(&self) -> &'static str {
+        if self.store.options().evict { "allkeys-s3fifo" } else { "noeviction" }
+    }
+
+    /// The wall clock at the start.
+    pub fn started_wall(&self, now: Now) -> u64 {
+        now.wall.saturating_sub(now.mono.saturating_sub(self.facts.started))
+    }
+
+    /// What only grows, and begins again from 0 with CONFIG RESETSTAT.
+    fn counted(&self, store: &Stats) -> [(&'static str, u64); 10] {
+        let counters = &self.counters;
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        [
+            ("total_connections_received", count(&counters.accepted)),
+            ("total_commands_processed", count(&counters.commands)),
+            ("rejected_connections", count(&counters.rejected)),
+            ("total_net_input_bytes", count(&counters.bytes_in)),
+            ("total_net_output_bytes", count(&counters.bytes_out)),
+            ("total_error_replies", count(&counters.errors)),
+            ("expired_keys", store.expired),
+            ("evicted_keys", store.evicted),
+            ("keyspace_hits", store.hits),
+            ("keyspace_misses", store.misses),
+        ]
+    }
+
+    /// Lets what INFO counts begin again from 0.
+    pub fn reset_counts(&self, store: Stats) {
+        // Names of memcached's counts are others: both resets keep to their own.
+        self.pending.baseline.lock().extend(self.counted(&store));
+    }
+
+    fn sections(&self, now: Now, store: &Stats, lens: &[u64; DATABASES]) -> Vec<Section> {
+        let (facts, counters) = (&self.facts, &self.counters);
         let count = |counter: &AtomicU64| counter.load(Relaxed).to_string();
         let uptime = now.mono.saturating_sub(facts.started) / 1000;
-        let policy = if self.store.options().evict { "allkeys-s3fifo" } else { "noeviction" };
-        let keyspace = (0..16u8).filter_map(|db| {
-            let keys = self.store.len(db);
-            (keys > 0).then(|| (DB_NAMES[usize::from(db)], format!("keys={keys},expires=0,avg_ttl=0")))
-        });
+        let memory = self.store.options().memory;
+        let used = store.used + counters.client_bytes.load(Relaxed);
+        let keyspace = lens.iter().zip(&store.expires).zip(DB_NAMES).filter(|((keys, _), _)| **keys > 0);
+        let baseline = self.pending.baseline.lock();
+        let counted = self
+            .counted(store)
+            .map(|(name, count)| (name, count.saturating_sub(baseline.get(name).copied().unwrap_or(0)).to_string()));
+        let word = |text: &str| text.to_owned();
         vec![
             (
                 "Server",
                 vec![
-                    ("redis_version", REDIS_VERSION.to_owned()),
-                    ("redis_mode", "standalone".to_owned()),
-                    ("globalcache_version", VERSION.to_owned()),
-                    ("os", std::env::consts::OS.to_owned()),
+                    ("redis_version", word(REDIS_VERSION)),
+                    ("redis_mode", word("standalone")),
+                    ("globalcache_version", word(VERSION)),
+                    ("os", word(std::env::consts::OS)),
                     ("arch_bits", usize::BITS.to_string()),
                     ("process_id", facts.pid.to_string()),
                     ("run_id", facts.run_id.clone()),
                     ("tcp_port", facts.port.to_string()),
-                    ("io_threads", facts.threads.to_string()),
+                    ("server_time_usec", (now.wall * 1000).to_string()),
                     ("uptime_in_seconds", uptime.to_string()),
                     ("uptime_in_days", (uptime / 86_400).to_string()),
+                    ("io_threads", facts.threads.to_string()),
                 ],
             ),
             (
                 "Clients",
                 vec![
                     ("connected_clients", count(&counters.connected)),
+                    ("maxclients", facts.max_clients.to_string()),
                     ("client_buffer_bytes", count(&counters.client_bytes)),
                 ],
             ),
             (
                 "Memory",
                 vec![
-                    ("used_memory", store.used.to_string()),
-                    ("maxmemory", self.store.options().memory.to_string()),
-                    ("maxmemory_policy", policy.to_owned()),
+                    ("used_memory", used.to_string()),
+                    ("used_memory_human", human(used)),
+                    ("used_memory_dataset", store.used.to_string()),
+                    ("maxmemory", memory.to_string()),
+                    ("maxmemory_human", human(memory)),
+                    ("maxmemory_policy", word(self.policy())),
+                    ("mem_clients_normal", count(&counters.client_bytes)),
                 ],
             ),
             (
-                "Stats",
+                "Persistence",
                 vec![
-                    ("total_connections_received", count(&counters.accepted)),
-                    ("rejected_connections", count(&counters.rejected)),
-                    ("total_commands_processed", count(&counters.commands)),
-                    ("total_error_replies", count(&counters.errors)),
-                    ("total_net_input_bytes", count(&counters.bytes_in)),
-                    ("total_net_output_bytes", count(&counters.bytes_out)),
-                    ("keyspace_hits", store.hits.to_string()),
-                    ("keyspace_misses", store.misses.to_string()),
-                    ("evicted_keys", store.evicted.to_string()),
-                    ("expired_keys", store.expired.to_string()),
+                    ("loading", word("0")),
+                    ("rdb_bgsave_in_progress", word("0")),
+                    ("rdb_last_save_time", (self.started_wall(now) / 1000).to_string()),
+                    ("aof_enabled", word("0")),
                 ],
             ),
-            ("Replication", vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]),
-            ("Keyspace", keyspace.collect()),
+            ("Stats", counted.into()),
+            (
+                "Replication",
+                vec![
+                    ("role", word("master")),
+                    ("connected_slaves", word("0")),
+                    ("master_replid", facts.run_id.clone()),
+                    ("master_repl_offset", word("0")),
+                ],
+            ),
+            ("Cluster", vec![("cluster_enabled", word("0"))]),
+            (
+                "Keyspace",
+                keyspace
+                    .map(|((keys, expires), name)| (name, format!("keys={keys},expires={expires},avg_ttl=0")))
+                    .collect(),
+            ),
         ]
+    }
+}
+
+/// A number of bytes as people read it.
+fn human(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes}B"),
+        1024..0x10_0000 => format!("{:.2}K", bytes as f64 / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.2}M", bytes as f64 / f64::from(1 << 20)),
+        _ => format!("{:.2}G", bytes as f64 / f64::from(1 << 30)),
     }
 }
 

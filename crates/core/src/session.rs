@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, Span, flag, lookup};
 use crate::engine::{Engine, Now};
-use crate::execute::{Client, Context, execute};
+use crate::execute::{Client, Context, execute, execute_row};
 use crate::gate;
 use crate::mailbox::Event;
 use crate::output::Output;
@@ -24,6 +24,7 @@ use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
 use crate::store::{Granted, Key, Outcome, Party};
+use crate::transaction;
 use crate::waiting::{Waits, load_first, wait_parts};
 
 /// What is to become of the connection.
@@ -343,17 +344,27 @@ impl Session {
         values.clear();
         let mut waits = self.parked.take().unwrap_or_default();
         self.number = number_waits(&mut waits, self.number);
-        let reply = match prepare(row, name, args, &self.client) {
-            Ok((_, Command::Cache(CacheCommand::Cancel(ticket)))) => {
-                Reply::Int(self.cancel(run.engine, run.now, ticket).into())
+        let reply = match admit(row, name, args, &self.client) {
+            Ok(row) if self.client.queue.is_some() && row.flags & flag::TRANSACTION == 0 => {
+                let queue = self.client.queue.as_mut().expect("a transaction has begun");
+                queue.push(row, args, run.engine.limits.max_request)
             }
-            Ok((row, command)) => {
-                let mut cx =
-                    Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
-                execute_row(&mut cx, &mut self.client, row, args, &command)
-            }
-            Err(error) => Reply::Error(error),
+            Ok(row) => match (row.read)(row, args.from(1)) {
+                Ok(Command::Cache(CacheCommand::Cancel(ticket))) => {
+                    Reply::Int(self.cancel(run.engine, run.now, ticket).into())
+                }
+                Ok(command) => {
+                    let mut cx =
+                        Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
+                    execute_row(&mut cx, &mut self.client, row, args, &command)
+                }
+                Err(error) => Reply::Error(error),
+            },
+            Err(error) => Reply::Error(transaction::refused(&mut self.client, name, error)),
         };
+        if !waits.keys.is_empty() && !self.client.watched.is_empty() {
+            transaction::rebase(&mut self.client, &waits);
+        }
         if matches!(reply, Reply::Parked) {
             let goes_on = self.park(run.engine, run.now, args, waits, out);
             run.commands += u64::from(goes_on);
@@ -369,7 +380,8 @@ impl Session {
     #[cold]
     fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits, out: &mut Output) -> bool {
         let once = std::mem::take(&mut self.client.ticket_once);
-        if !(once || self.client.tickets) {
+        // What a transaction waits for is waited for in its place: what follows may begin the next one.
+        if !(once || self.client.tickets) || self.client.queue.is_some() {
             self.parked = Some(waits);
             return false;
         }
@@ -485,7 +497,9 @@ impl Session {
             Kept::Resp(bytes, spans) => {
                 let args = Args::new(&bytes, &spans);
                 let name = args.get(0).unwrap_or_default();
-                let reply = match prepare(lookup(name), name, args, &self.client) {
+                let prepared = admit(lookup(name), name, args, &self.client)
+                    .and_then(|row| Ok((row, (row.read)(row, args.from(1))?)));
+                let reply = match prepared {
                     Ok((row, command)) => {
                         let scratch = &mut run.scratch.values;
                         let mut cx = Context { engine, now: run.now, scratch, held: None, waits: &mut waits };
@@ -593,14 +607,9 @@ fn number_waits(waits: &mut Waits, last: u64) -> u64 {
     last.max(waits.number)
 }
 
-/// Makes a command of the arguments of a request, if the gate lets it pass.
+/// The row of a request, if the gate lets it pass.
 #[inline]
-fn prepare<'a>(
-    row: Option<&'static Row>,
-    name: &[u8],
-    args: Args<'a>,
-    client: &Client,
-) -> Result<(&'static Row, Command<'a>), Error> {
+fn admit(row: Option<&'static Row>, name: &[u8], args: Args<'_>, client: &Client) -> Result<&'static Row, Error> {
     let row = row.ok_or_else(|| unknown(name, args))?;
     if !row.takes(args.len()) {
         return Err(row.wrong_arity());
@@ -609,30 +618,7 @@ fn prepare<'a>(
     if client.worker && row.flags & flag::WORKER == 0 {
         return Err(Error::new(Kind::Denied, "ERR this connection is a loader worker's: use another one for the rest"));
     }
-    Ok((row, (row.read)(row, args.from(1))?))
-}
-
-/// Runs a command of the table, after loading what it depends on where workers load.
-#[inline]
-fn execute_row(
-    cx: &mut Context<'_>,
-    client: &mut Client,
-    row: &'static Row,
-    args: Args<'_>,
-    command: &Command<'_>,
-) -> Reply {
-    // Reads of values look for themselves: a hit must not look twice.
-    let reads = matches!(command, Command::Get(_) | Command::MGet(_));
-    let depends = row.flags & flag::LOAD != 0 && !reads || command.depends_on().is_some();
-    if depends && cx.engine.loaders.any() {
-        let db = client.db;
-        match load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })) {
-            Ok(false) => {}
-            Ok(true) => return Reply::Parked,
-            Err(error) => return Reply::Error(error),
-        }
-    }
-    execute(cx, client, command)
+    Ok(row)
 }
 
 /// As [`execute_row`], for protocols whose commands are no rows of the table.

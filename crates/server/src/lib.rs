@@ -256,6 +256,8 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
         pid: std::process::id(),
         threads: options.threads,
         started: now.mono,
+        max_clients: options.max_clients,
+        idle_seconds: options.idle_timeout.as_secs(),
         run_id: random::<20>().iter().map(|byte| format!("{byte:02x}")).collect(),
     };
     let limits = Limits {

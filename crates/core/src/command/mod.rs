@@ -9,12 +9,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::CacheCommand;
+use crate::execute::{ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
 
 mod read;
 mod table;
 
 pub use read::integer;
-pub(crate) use read::is;
+pub(crate) use read::{is, read_time, time_option};
 pub use table::{Row, TABLE, flag, lookup};
 
 /// Where an argument lies in the input it was read from.
@@ -96,6 +97,8 @@ pub enum Condition<'a> {
     Absent,
     /// There is such a key.
     Present,
+    /// The value has these bytes.
+    Equals(&'a [u8]),
     /// The value is, as JSON, equal to this JSON text.
     EqualsJson(&'a [u8]),
     /// As [`EqualsJson`](Condition::EqualsJson), or there is no such key.
@@ -219,6 +222,38 @@ pub enum Command<'a> {
     CommandInfo(Args<'a>),
     /// The documentation of the named commands, or of all.
     CommandDocs(Args<'a>),
+    /// One of the commands on a part of a string, or on its presence.
+    Text(TextCommand<'a>),
+    /// One of the commands on keys, whatever their values.
+    Key(KeyCommand<'a>),
+    /// One of the commands on the configuration.
+    Config(ConfigCommand<'a>),
+    /// One of the commands on scripts.
+    Script(ScriptCommand<'a>),
+    /// What memory is used for.
+    MemoryStats,
+    /// The keys among the words of a command.
+    CommandKeys(Args<'a>),
+    /// The wall clock.
+    Time,
+    /// When the data was last saved: when the server began without any.
+    LastSave,
+    /// OK, and nothing else.
+    Nothing,
+    /// Lines for people.
+    Help(&'static [&'static str]),
+    /// Begins to queue commands.
+    Multi,
+    /// Runs the queued commands in one step.
+    Exec,
+    /// Forgets the queued commands.
+    Discard,
+    /// Lets the next transaction run only if nothing happens to these keys.
+    Watch(Args<'a>),
+    /// Forgets what is watched.
+    Unwatch,
+    /// Makes the connection as it was at its beginning.
+    Reset,
     /// One of the commands that know of an item's flags and version.
     Item(ItemCommand<'a>),
     /// One of the commands that know of freshness, tags and leases.
@@ -388,6 +423,8 @@ pub enum Reply {
     Int(i64),
     /// Nothing: no such key, no value, not done.
     Null,
+    /// Nothing where there would be several answers.
+    NoArray,
     /// A value found under a key.
     Value(Blob),
     /// An item found under a key.

@@ -48,7 +48,7 @@ pub(super) fn read_flush(args: Args<'_>, all: bool) -> Result<Command<'_>, Error
 }
 
 pub(super) fn read_select<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let number = integer(arg(args, 0)).map_err(|_| Error::new(Kind::Malformed, "ERR invalid DB index"))?;
+    let number = integer(arg(args, 0))?;
     match u8::try_from(number) {
         Ok(db) if db < 16 => Ok(Command::Select(db)),
         _ => Err(Error::new(Kind::Malformed, "ERR DB index is out of range")),
@@ -87,51 +87,75 @@ pub(super) fn read_hello<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Err
     Ok(Command::Hello { version, auth, name })
 }
 
-pub(super) fn read_expiry(row: &Row, text: Option<&[u8]>, unit: i64, absolute: bool) -> Result<Expiry, Error> {
-    let number = integer(text.ok_or(SYNTAX)?)?;
+/// Longest time from now: Redis keeps the moment of expiry in 63 bits, and refuses a time that would pass them.
+const LATEST: i64 = i64::MAX - (1 << 52);
+
+/// When something expires, of so many milliseconds a unit.
+pub(crate) fn read_time(row: &Row, text: &[u8], unit: i64, absolute: bool) -> Result<Expiry, Error> {
+    let number = integer(text)?;
     let millis = number.checked_mul(unit).filter(|&millis| millis > 0).ok_or_else(|| row.invalid_expiry())?;
-    // Redis keeps the moment of expiry in 63 bits; a time that would pass them is refused.
-    if !absolute && millis > i64::MAX - (1 << 52) {
+    if !absolute && millis > LATEST {
         return Err(row.invalid_expiry());
     }
     Ok(if absolute { Expiry::At(millis as u64) } else { Expiry::In(millis as u64) })
 }
 
+/// A unit of time behind an option: milliseconds of it, and whether it counts from 1970.
+pub(crate) fn time_option(option: &[u8]) -> Option<(i64, bool)> {
+    match () {
+        () if is(option, "EX") => Some((1000, false)),
+        () if is(option, "PX") => Some((1, false)),
+        () if is(option, "EXAT") => Some((1000, true)),
+        () if is(option, "PXAT") => Some((1, true)),
+        () => None,
+    }
+}
+
 pub(super) fn read_set<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let (key, value) = (arg(args, 0), arg(args, 1));
-    let (mut expiry, mut condition, mut get) = (Expiry::Never, Condition::Always, false);
+    let (mut time, mut keep, mut condition, mut get) = (None, false, Condition::Always, false);
     let mut at = 2;
     while let Some(option) = args.get(at) {
-        let mut time = |unit, absolute| -> Result<(), Error> {
-            if expiry != Expiry::Never {
-                return Err(SYNTAX);
-            }
-            expiry = read_expiry(row, args.get(at + 1), unit, absolute)?;
-            at += 1;
-            Ok(())
-        };
-        if is(option, "NX") && condition == Condition::Always {
+        let free = |wanted| condition == Condition::Always || condition == wanted;
+        if is(option, "NX") && free(Condition::Absent) {
             condition = Condition::Absent;
-        } else if is(option, "XX") && condition == Condition::Always {
+        } else if is(option, "XX") && free(Condition::Present) {
             condition = Condition::Present;
+        } else if is(option, "IFEQ") && condition == Condition::Always {
+            condition = Condition::Equals(args.get(at + 1).ok_or(SYNTAX)?);
+            at += 1;
         } else if is(option, "GET") {
             get = true;
-        } else if is(option, "EX") {
-            time(1000, false)?;
-        } else if is(option, "PX") {
-            time(1, false)?;
-        } else if is(option, "EXAT") {
-            time(1000, true)?;
-        } else if is(option, "PXAT") {
-            time(1, true)?;
-        } else if is(option, "KEEPTTL") && expiry == Expiry::Never {
-            expiry = Expiry::Keep;
+        } else if is(option, "KEEPTTL") && time.is_none() {
+            keep = true;
         } else {
-            return Err(SYNTAX);
+            let unit = time_option(option).ok_or(SYNTAX)?;
+            // The same option again replaces the one before; another one does not go with it.
+            if keep || time.is_some_and(|(_, known)| known != unit) {
+                return Err(SYNTAX);
+            }
+            time = Some((args.get(at + 1).ok_or(SYNTAX)?, unit));
+            at += 1;
         }
         at += 1;
     }
+    // Numbers are looked at once the options are understood, as in Redis: so its error is this one.
+    let expiry = match time {
+        Some((text, (unit, absolute))) => read_time(row, text, unit, absolute)?,
+        None if keep => Expiry::Keep,
+        None => Expiry::Never,
+    };
     Ok(Command::Set { key, value, expiry, condition, get })
+}
+
+pub(super) fn read_setex<'a>(row: &Row, args: Args<'a>, unit: i64) -> Result<Command<'a>, Error> {
+    let expiry = read_time(row, arg(args, 1), unit, false)?;
+    Ok(Command::Set { key: arg(args, 0), value: arg(args, 2), expiry, condition: Condition::Always, get: false })
+}
+
+pub(super) fn read_getset<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (key, value) = (arg(args, 0), arg(args, 1));
+    Ok(Command::Set { key, value, expiry: Expiry::Never, condition: Condition::Always, get: true })
 }
 
 pub(super) fn read_expire<'a>(row: &Row, args: Args<'a>, unit: i64, absolute: bool) -> Result<Command<'a>, Error> {
@@ -157,17 +181,10 @@ pub(super) fn read_expire<'a>(row: &Row, args: Args<'a>, unit: i64, absolute: bo
         return Err(Error::new(Kind::Malformed, "ERR GT and LT options at the same time are not compatible"));
     }
     let millis = integer(arg(args, 1))?.checked_mul(unit).ok_or_else(|| row.invalid_expiry())?;
+    if !absolute && millis > LATEST {
+        return Err(row.invalid_expiry());
+    }
     Ok(Command::Expire { key: arg(args, 0), millis, absolute, when })
-}
-
-pub(super) fn subcommand_error(row: &Row, sub: &[u8]) -> Error {
-    let sub = String::from_utf8_lossy(sub).into_owned();
-    Error::with(Kind::Malformed, format!("ERR unknown subcommand '{sub}'. Try {} HELP.", row.name))
-}
-
-pub(super) fn subcommand_arity(row: &Row, sub: &str) -> Error {
-    let name = row.name.to_ascii_lowercase();
-    Error::with(Kind::Malformed, format!("ERR wrong number of arguments for '{name}|{sub}' command"))
 }
 
 pub(super) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -186,7 +203,7 @@ pub(super) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, 
         }
         _ => {
             let known = ["id", "getname", "setname", "setinfo"].into_iter().find(|name| is(sub, name));
-            Err(known.map_or_else(|| subcommand_error(row, sub), |name| subcommand_arity(row, name)))
+            Err(known.map_or_else(|| row.unknown_subcommand(sub), |name| row.wrong_subcommand_arity(name)))
         }
     }
 }
@@ -198,10 +215,12 @@ pub(super) fn read_command<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>,
         1 if is(sub, "LIST") => Ok(Command::CommandList),
         1 if is(sub, "INFO") => Ok(Command::CommandAll),
         _ if is(sub, "INFO") => Ok(Command::CommandInfo(args.from(1))),
+        2.. if is(sub, "GETKEYS") => Ok(Command::CommandKeys(args.from(1))),
+        _ if is(sub, "GETKEYS") => Err(row.wrong_subcommand_arity("getkeys")),
         _ if is(sub, "DOCS") => Ok(Command::CommandDocs(args.from(1))),
-        _ if is(sub, "COUNT") => Err(subcommand_arity(row, "count")),
+        _ if is(sub, "COUNT") => Err(row.wrong_subcommand_arity("count")),
         _ if is(sub, "LIST") => Err(SYNTAX),
-        _ => Err(subcommand_error(row, sub)),
+        _ => Err(row.unknown_subcommand(sub)),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::command::{Error, Kind, Reply};
 use crate::engine::{REDIS_VERSION, VERSION};
 use crate::fence::Joined;
 use crate::store::Party;
+use crate::transaction::{Queue, Watched};
 
 /// What the server knows of the client at the other end.
 #[derive(Clone, Debug)]
@@ -37,6 +38,10 @@ pub struct Client {
     pub holds: Vec<(u8, Box<[u8]>, u64)>,
     /// Its place behind the fence of its session.
     pub joined: Option<Joined>,
+    /// The transaction that it has begun.
+    pub queue: Option<Box<Queue>>,
+    /// What the next transaction depends on.
+    pub watched: Vec<Watched>,
 }
 
 impl Client {
@@ -57,7 +62,19 @@ impl Client {
             worker: false,
             holds: Vec::new(),
             joined: None,
+            queue: None,
+            watched: Vec::new(),
         }
+    }
+
+    /// RESET: everything that the client has set is as it was at the beginning, except its name as a library and its
+    /// session.
+    pub fn reset(&mut self) {
+        (self.db, self.resp) = (0, 2);
+        self.name.clear();
+        self.queue = None;
+        self.watched.clear();
+        self.tickets = false;
     }
 
     /// It was granted a lease.

@@ -1,26 +1,44 @@
 //! What each command does: `execute(context, client, command) -> reply`. Commands return replies; they know neither
 //! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
 
+mod config;
 mod connection;
 mod keys;
+mod keyspace;
+mod scripts;
 mod server;
 mod strings;
+mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::{Blob, Command, Error, Expiry, Kind, Reply, TABLE, lookup};
+use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
-use crate::store::{Entry, Item, Key, Locked, Refused, Value};
-use crate::waiting::Waits;
-use crate::{cache, items, stats};
+use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Value};
+use crate::waiting::{Waits, load_first};
+use crate::{cache, items, stats, transaction};
 
+pub use config::ConfigCommand;
+pub(crate) use config::read_config;
 pub use connection::Client;
 use connection::{hello, printable};
 use keys::{count, expire, persist, ttl};
-use server::{describe, document, info, name_of};
+pub use keyspace::KeyCommand;
+pub(crate) use keyspace::{
+    read_copy, read_expiretime, read_keys, read_memory, read_move, read_object, read_pexpiretime, read_randomkey,
+    read_rename, read_renamenx, read_scan, read_type,
+};
+pub use scripts::ScriptCommand;
+pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
+use server::{describe, document, info, keys_of, memory_stats, name_of};
 pub(crate) use strings::OVERFLOW;
 use strings::{get, increment, mget, mset, set};
+pub use text::TextCommand;
+pub(crate) use text::{
+    read_append, read_delifeq, read_getdel, read_getex, read_getrange, read_incrbyfloat, read_msetnx, read_setnx,
+    read_setrange, read_strlen,
+};
 
 /// What a command works with.
 pub struct Context<'a> {
@@ -44,6 +62,8 @@ pub trait Held {
     fn clear(&mut self, db: Option<u8>);
     /// Items of a database; all shards are locked.
     fn len(&self, db: u8) -> u64;
+    /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
+    fn stats(&self) -> Stats;
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
 }
@@ -59,6 +79,10 @@ impl Held for Locked<'_> {
 
     fn len(&self, db: u8) -> u64 {
         Locked::len(self, db)
+    }
+
+    fn stats(&self) -> Stats {
+        Locked::stats(self)
     }
 
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
@@ -106,6 +130,11 @@ impl Context<'_> {
         self.held.as_ref().map_or_else(|| self.engine.store.len(db), |held| held.len(db))
     }
 
+    /// What is held, and what happened since the start.
+    pub fn stats(&self) -> Stats {
+        self.held.as_ref().map_or_else(|| self.engine.store.stats(), |held| held.stats())
+    }
+
     /// As [`Store::scan`](crate::store::Store::scan).
     pub fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
         match &mut self.held {
@@ -124,10 +153,35 @@ const NO_SUCH_USER: Error = Error::new(
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Error {
         match refused {
-            Refused::TooLarge => Error::new(Kind::TooLarge, "ERR string exceeds maximum allowed size"),
+            Refused::TooLarge => {
+                Error::new(Kind::TooLarge, "ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+            }
             Refused::Full => Error::new(Kind::OutOfMemory, "OOM command not allowed when used memory > 'maxmemory'."),
         }
     }
+}
+
+/// Runs a command of the table, after loading what it depends on where workers load.
+#[inline]
+pub(crate) fn execute_row(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    row: &'static Row,
+    args: Args<'_>,
+    command: &Command<'_>,
+) -> Reply {
+    // Reads of values look for themselves: a hit must not look twice.
+    let reads = matches!(command, Command::Get(_) | Command::MGet(_));
+    let depends = row.flags & flag::LOAD != 0 && !reads || command.depends_on().is_some();
+    if depends && cx.engine.loaders.any() {
+        let db = client.db;
+        match load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
+        }
+    }
+    execute(cx, client, command)
 }
 
 /// Runs a command.
@@ -196,6 +250,32 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
         Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
+        Command::Text(command) => return text::run(cx, client, &command),
+        Command::Key(command) => return keyspace::run(cx, client, &command),
+        Command::Config(command) => return config::run(cx, &command),
+        Command::Script(command) => return scripts::run(cx, client, &command),
+        Command::MemoryStats => memory_stats(cx),
+        Command::CommandKeys(words) => return keys_of(words),
+        Command::Time => {
+            let micros = (cx.now.wall % 1000) * 1000;
+            let text = |number: u64| Reply::Value(Blob::Owned(number.to_string().into_bytes()));
+            Reply::Array(vec![text(cx.now.wall / 1000), text(micros)])
+        }
+        Command::LastSave => Reply::Int(cx.engine.started_wall(cx.now) as i64 / 1000),
+        Command::Nothing => Reply::Ok,
+        Command::Help(lines) => Reply::Array(lines.iter().map(|line| Reply::Word(line)).collect()),
+        Command::Multi => return transaction::begin(client),
+        Command::Exec => return transaction::exec(cx, client),
+        Command::Discard => return transaction::discard(client),
+        Command::Watch(keys) => return transaction::watch(cx, client, keys),
+        Command::Unwatch => {
+            client.watched.clear();
+            Reply::Ok
+        }
+        Command::Reset => {
+            client.reset();
+            Reply::Word("RESET")
+        }
         Command::Item(item) => return items::run(cx, client, &item),
         Command::Cache(command) => return cache::run(cx, client, &command),
         Command::Stats(section) => return stats::stats(cx, section),

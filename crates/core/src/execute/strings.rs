@@ -133,6 +133,7 @@ pub(super) fn holds(condition: Condition<'_>, found: Option<&Item<'_>>) -> bool 
         Condition::Always => true,
         Condition::Absent => found.is_none(),
         Condition::Present => found.is_some(),
+        Condition::Equals(value) => found.is_some_and(|item| item.value.bytes() == value),
         Condition::EqualsJson(json) => found.is_some_and(|item| json_value::equals(item.value.bytes(), json)),
         Condition::EqualsJsonOrAbsent(json) => found.is_none_or(|item| json_value::equals(item.value.bytes(), json)),
     }

@@ -204,6 +204,7 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
             out.bytes().extend_from_slice(b"\r\n");
         }
         Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => bulk(blob.bytes(scratch), out.bytes()),
+        Reply::NoArray => out.bytes().extend_from_slice(if resp3 { b"_\r\n" } else { b"*-1\r\n" }),
         Reply::Word(word) => line(b'+', word.as_bytes(), out.bytes()),
         Reply::Error(error) => line(b'-', error.text.as_bytes(), out.bytes()),
         Reply::Text(text) if resp3 => {

@@ -238,6 +238,11 @@ impl Index {
         None
     }
 
+    /// A place for [`scan`](Index::scan) to begin from, by a number drawn at random.
+    pub(super) fn scan_place(&self, random: u64) -> u64 {
+        (self.table_of(random) as u64) << TAG_BITS | tag_of(random)
+    }
+
     /// Has the processor fetch the bucket of a hash.
     #[inline]
     pub(super) fn fetch_bucket(&self, hash: u64) {

@@ -145,6 +145,22 @@ pub struct Stats {
     pub evicted: u64,
     /// Items that reached their time.
     pub expired: u64,
+    /// Items that are to expire, by database.
+    pub expires: [u64; DATABASES],
+}
+
+impl Stats {
+    fn add(&mut self, one: &Stats) {
+        self.items += one.items;
+        self.used += one.used;
+        self.hits += one.hits;
+        self.misses += one.misses;
+        self.evicted += one.evicted;
+        self.expired += one.expired;
+        for (total, expires) in self.expires.iter_mut().zip(one.expires) {
+            *total += expires;
+        }
+    }
 }
 
 mod eviction;
@@ -160,8 +176,8 @@ mod tags;
 pub use fetch::{Inspection, Sought};
 pub use item::MAX_TAGS;
 pub use lease::{Granted, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
-pub use shard::Entry;
 use shard::Shard;
+pub use shard::{Copied, Entry};
 use tags::Tags;
 
 /// The cache: shards behind one lock each.
@@ -377,20 +393,28 @@ impl Store {
         })
     }
 
+    /// A cursor for [`scan`](Store::scan) somewhere among the items, by a number drawn at random.
+    pub fn cursor_at(&self, random: u64) -> u64 {
+        let shard = self.shard_of(random);
+        scan_cursor(shard, self.shards[shard].lock().scan_place(random))
+    }
+
     /// What is held, and what happened since the start.
     pub fn stats(&self) -> Stats {
         let mut total = Stats::default();
         for shard in &self.shards {
             let one = shard.lock().stats();
-            total.items += one.items;
-            total.used += one.used;
-            total.hits += one.hits;
-            total.misses += one.misses;
-            total.evicted += one.evicted;
-            total.expired += one.expired;
+            total.add(&one);
         }
         total
     }
+}
+
+/// Bits of a cursor that tell the place within a shard.
+const SHARD_SHIFT: u32 = 56;
+
+fn scan_cursor(shard: usize, from: u64) -> u64 {
+    (shard as u64) << SHARD_SHIFT | from
 }
 
 /// Goes through shards: `step` scans one from a place on and returns the next place in it, or None when there is no such
@@ -401,7 +425,6 @@ fn scan(
     visit: &mut dyn FnMut(&[u8], &Item<'_>),
     mut step: impl FnMut(usize, u64, &mut dyn FnMut(&[u8], &Item<'_>)) -> Option<Option<u64>>,
 ) -> u64 {
-    const SHARD_SHIFT: u32 = 56;
     let mut number = (cursor >> SHARD_SHIFT) as usize;
     let mut from = cursor & ((1 << SHARD_SHIFT) - 1);
     let (mut seen, mut looked_at) = (0, 0);
@@ -412,7 +435,7 @@ fn scan(
         looked_at += count;
         (number, from) = next.map_or((number + 1, 0), |next| (number, next));
         if seen >= count || looked_at >= 16 * count {
-            return (number as u64) << SHARD_SHIFT | from;
+            return scan_cursor(number, from);
         }
     }
     0
@@ -461,6 +484,15 @@ impl Locked<'_> {
     /// Items of a database in the locked shards.
     pub fn len(&self, db: u8) -> u64 {
         self.guards.iter().flatten().map(|shard| shard.len(db)).sum()
+    }
+
+    /// What the locked shards hold, and what happened in them.
+    pub fn stats(&self) -> Stats {
+        let mut total = Stats::default();
+        for shard in self.guards.iter().flatten() {
+            total.add(&shard.stats());
+        }
+        total
     }
 
     /// As [`Store::scan`], with every shard locked.

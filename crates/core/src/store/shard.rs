@@ -98,6 +98,8 @@ pub(super) struct Shard {
     /// Items of a database up to this version are gone.
     floors: [u64; DATABASES],
     counts: [u64; DATABASES],
+    /// Those of `counts` that are to expire.
+    expires: [u64; DATABASES],
     items: u64,
     stats: Stats,
     /// Where the sweep is: segment and offset.
@@ -107,6 +109,20 @@ pub(super) struct Shard {
     /// A database was flushed since this round began.
     flushed: bool,
     shrink_at: usize,
+}
+
+/// A value with all that is kept beside it, outside the store: what COPY and RENAME carry to another key.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    value: Arc<[u8]>,
+    flags: u32,
+    expires_at: Option<u64>,
+    fresh_until: Option<u64>,
+    error_until: Option<u64>,
+    cost: Option<u32>,
+    written_at: Option<u64>,
+    tags: Vec<u8>,
+    clock: u64,
 }
 
 /// One key of a locked shard.
@@ -161,6 +177,7 @@ impl Shard {
             random: options.seed[0] | 1,
             floors: [0; DATABASES],
             counts: [0; DATABASES],
+            expires: [0; DATABASES],
             items: 0,
             stats: Stats::default(),
             sweep_at: (0, 0),
@@ -268,6 +285,7 @@ impl Shard {
     fn discount(&mut self, found: &Found, keep: Option<u32>) {
         let record = self.record(found.place);
         let (size, value, db, absent, version) = (record.size, record.value, record.db, record.absent, record.version);
+        let expires = record.expires_at.is_some();
         let beside = self.large_len(value);
         if let Stored::Large(number) = value
             && keep != Some(number)
@@ -277,6 +295,7 @@ impl Shard {
         let db = usize::from(db);
         if !absent && version > self.floors[db] {
             self.counts[db] -= 1;
+            self.expires[db] -= u64::from(expires);
         }
         self.items -= 1;
         let segment = self.segment_mut(found.place.segment);
@@ -499,7 +518,7 @@ impl Shard {
         }
         let target = match (why, queue) {
             (Why::Sparse, queue) => Some((queue, found.freq)),
-            // Kept for the time of errors only: the first to go.
+            // Copied for the time of errors only: the first to go.
             _ if expired => None,
             (Why::Oldest, Queue::Small) if found.freq >= PROMOTE => Some((Queue::Main, 0)),
             (Why::Oldest, Queue::Main) if found.freq > 0 => {
@@ -603,6 +622,7 @@ impl Shard {
         if let Some(db) = db {
             self.floors[usize::from(db)] = self.version;
             self.counts[usize::from(db)] = 0;
+            self.expires[usize::from(db)] = 0;
             self.flushed = true;
             return None;
         }
@@ -649,7 +669,7 @@ impl Shard {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        Stats { items: self.items, used: self.used() as u64, ..self.stats }
+        Stats { items: self.items, used: self.used() as u64, expires: self.expires, ..self.stats }
     }
 
     pub(super) fn view<'a>(&'a self, record: &Record<'a>) -> Item<'a> {
@@ -660,6 +680,11 @@ impl Shard {
 
     pub(super) fn is_live(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
         !record.absent && record.expires_at.is_none_or(|at| now < at) && self.is_kept(record, tags, now)
+    }
+
+    /// See `Index::scan_place`.
+    pub(super) fn scan_place(&self, random: u64) -> u64 {
+        self.index.scan_place(random)
     }
 
     /// Visits live items of a database; see `Index::scan`.
@@ -728,6 +753,7 @@ impl Shard {
         self.items += 1;
         if !record.absent && record.version > self.floors[usize::from(record.db)] {
             self.counts[usize::from(record.db)] += 1;
+            self.expires[usize::from(record.db)] += u64::from(record.expires_at.is_some());
         }
     }
 
@@ -869,6 +895,58 @@ impl<'a> Entry<'a> {
             self.write(value, |key, value, version| Record { key: key.bytes, value, version, tags, ..like })?;
         self.void();
         Ok(version)
+    }
+
+    /// The live value with all that is kept beside it.
+    pub fn copied(&self) -> Option<Copied> {
+        let found = self.shard.find(self.key, self.hash)?;
+        let record = self.shard.record(found.place);
+        if !self.shard.is_live(&record, self.tags, self.now) {
+            return None;
+        }
+        let value = match self.shard.view(&record).value {
+            Value::Inline(bytes) => Arc::from(bytes),
+            Value::Shared(bytes) => Arc::clone(bytes),
+        };
+        let Record { flags, expires_at, fresh_until, error_until, cost, written_at, clock, .. } = record;
+        let tags = record.tags.to_vec();
+        Some(Copied { value, flags, expires_at, fresh_until, error_until, cost, written_at, tags, clock })
+    }
+
+    /// Writes a value that was kept under another key. The tag clock stays that of its write, so that what was
+    /// invalidated before stays so. Returns the new version.
+    pub fn put_copied(&mut self, copy: &Copied) -> Result<u64, Refused> {
+        let version = self.write(&copy.value, |key, value, version| Record {
+            db: key.db,
+            key: key.bytes,
+            value,
+            version,
+            flags: copy.flags,
+            expires_at: copy.expires_at,
+            fresh_until: copy.fresh_until,
+            error_until: copy.error_until,
+            cost: copy.cost,
+            written_at: copy.written_at,
+            absent: false,
+            tags: &copy.tags,
+            clock: copy.clock,
+            size: 0,
+        })?;
+        self.void();
+        Ok(version)
+    }
+
+    /// How often the live item was asked for lately, up to 3; leaves no trace.
+    pub fn frequency(&self) -> Option<u8> {
+        self.peek()?;
+        self.shard.find(self.key, self.hash).map(|found| found.freq)
+    }
+
+    /// Bytes that the live item takes, with its place in the index.
+    pub fn footprint(&self) -> Option<usize> {
+        self.peek()?;
+        let record = self.shard.record(self.shard.find(self.key, self.hash)?.place);
+        Some(record.size + self.shard.large_len(record.value) + size_of::<u64>())
     }
 
     fn write<'r>(

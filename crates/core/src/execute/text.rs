@@ -1,0 +1,259 @@
+//! What is done to a part of a string, or with the value that was there: APPEND, GETRANGE, GETDEL, GETEX and their like.
+//! Reading their arguments, and what they do. A value that is derived from another keeps its expiry, flags and tags.
+
+use super::{Client, Context, expires_at, strings::get_served, take};
+use crate::command::{
+    Args, Blob, Command, Error, Expiry, Kind, Reply, Row, SYNTAX, integer, is, lookup, read_time, time_option,
+};
+use crate::number;
+use crate::store::{Key, Meta, Refused};
+
+/// What becomes of a value that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After<'a> {
+    /// It stays as it is.
+    Stay,
+    /// It is removed.
+    Remove,
+    /// It does not expire any more.
+    Persist,
+    /// It expires: the number as it came, milliseconds of its unit, and whether it counts from 1970. Redis looks at the
+    /// number only if there is a value.
+    Expire(&'a [u8], i64, bool),
+}
+
+/// A command on a part of a string, or on its presence.
+#[derive(Clone, Copy, Debug)]
+pub enum TextCommand<'a> {
+    /// Puts bytes behind a value; its new length.
+    Append(&'a [u8], &'a [u8]),
+    /// The length of a value.
+    Length(&'a [u8]),
+    /// A part of a value, from and to, both included and counted from the end if negative.
+    Range(&'a [u8], i64, i64),
+    /// Writes over a part of a value, from an offset on; its new length.
+    SetRange(&'a [u8], i64, &'a [u8]),
+    /// Adds to a number with a fraction.
+    Add(&'a [u8], &'a [u8]),
+    /// A value, and what becomes of it.
+    Take(&'a [u8], After<'a>),
+    /// Writes a value if there is none; 1 or 0.
+    SetNew(&'a [u8], &'a [u8]),
+    /// Writes many values if there is none of them; 1 or 0.
+    SetAllNew(Args<'a>),
+    /// Removes a key if it has this value; 1 or 0.
+    RemoveIf(&'a [u8], &'a [u8]),
+}
+
+fn arg<'a>(args: Args<'a>, at: usize) -> &'a [u8] {
+    args.get(at).expect("the arity was checked")
+}
+
+fn command(command: TextCommand<'_>) -> Result<Command<'_>, Error> {
+    Ok(Command::Text(command))
+}
+
+pub(crate) fn read_append<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::Append(arg(args, 0), arg(args, 1)))
+}
+
+pub(crate) fn read_strlen<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::Length(arg(args, 0)))
+}
+
+pub(crate) fn read_getrange<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::Range(arg(args, 0), integer(arg(args, 1))?, integer(arg(args, 2))?))
+}
+
+pub(crate) fn read_setrange<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let at = integer(arg(args, 1))?;
+    if at < 0 {
+        return Err(Error::new(Kind::Malformed, "ERR offset is out of range"));
+    }
+    command(TextCommand::SetRange(arg(args, 0), at, arg(args, 2)))
+}
+
+pub(crate) fn read_incrbyfloat<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::Add(arg(args, 0), arg(args, 1)))
+}
+
+pub(crate) fn read_getdel<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::Take(arg(args, 0), After::Remove))
+}
+
+pub(crate) fn read_getex<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut after, mut at) = (After::Stay, 1);
+    while let Some(option) = args.get(at) {
+        if is(option, "PERSIST") && matches!(after, After::Stay | After::Persist) {
+            (after, at) = (After::Persist, at + 1);
+            continue;
+        }
+        let (unit, absolute) = time_option(option).ok_or(SYNTAX)?;
+        let fits = match after {
+            After::Expire(_, known, from_1970) => (known, from_1970) == (unit, absolute),
+            _ => after == After::Stay,
+        };
+        if !fits {
+            return Err(SYNTAX);
+        }
+        after = After::Expire(args.get(at + 1).ok_or(SYNTAX)?, unit, absolute);
+        at += 2;
+    }
+    command(TextCommand::Take(arg(args, 0), after))
+}
+
+pub(crate) fn read_setnx<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::SetNew(arg(args, 0), arg(args, 1)))
+}
+
+pub(crate) fn read_msetnx<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    if args.len() % 2 == 0 { command(TextCommand::SetAllNew(args)) } else { Err(row.wrong_arity()) }
+}
+
+pub(crate) fn read_delifeq<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(TextCommand::RemoveIf(arg(args, 0), arg(args, 1)))
+}
+
+pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &TextCommand<'_>) -> Result<Reply, Error> {
+    let db = client.db;
+    let key_of = |bytes| Key { db, bytes };
+    match *command {
+        TextCommand::Append(key, more) => append(cx, key_of(key), more),
+        TextCommand::Length(key) => {
+            let length = cx.with(key_of(key), |entry, _| entry.get().map_or(0, |item| item.value.bytes().len()));
+            Ok(Reply::Int(length as i64))
+        }
+        TextCommand::Range(key, from, to) => Ok(cx.with(key_of(key), |entry, scratch| {
+            let value = entry.get().map_or(&[][..], |item| item.value.bytes());
+            let start = scratch.len();
+            scratch.extend_from_slice(part(value, from, to));
+            Reply::Value(Blob::Scratch(start..scratch.len()))
+        })),
+        TextCommand::SetRange(key, at, part) => set_range(cx, key_of(key), at, part),
+        TextCommand::Add(key, by) => add(cx, key_of(key), by),
+        TextCommand::Take(key, after) => take_and(cx, client, key_of(key), after),
+        TextCommand::SetNew(key, value) => cx.with(key_of(key), |entry, _| {
+            if entry.peek().is_some() {
+                return Ok(Reply::Int(0));
+            }
+            entry.set(value, &Meta::default())?;
+            Ok(Reply::Int(1))
+        }),
+        TextCommand::SetAllNew(pairs) => set_all_new(cx, db, pairs),
+        TextCommand::RemoveIf(key, value) => Ok(cx.with(key_of(key), |entry, _| {
+            let equal = entry.peek().is_some_and(|item| item.value.bytes() == value);
+            Reply::Int(i64::from(equal && entry.remove()))
+        })),
+    }
+}
+
+fn append(cx: &mut Context<'_>, key: Key<'_>, more: &[u8]) -> Result<Reply, Error> {
+    cx.with(key, |entry, scratch| {
+        let start = scratch.len();
+        let before = entry.peek().map(|item| scratch.extend_from_slice(item.value.bytes()));
+        scratch.extend_from_slice(more);
+        let value = &scratch[start..];
+        match before {
+            Some(()) => entry.replace(value)?,
+            None => entry.set(value, &Meta::default())?,
+        };
+        Ok(Reply::Int(value.len() as i64))
+    })
+}
+
+/// The bytes from `from` to `to`, both included; negative ones count from the end.
+fn part(value: &[u8], from: i64, to: i64) -> &[u8] {
+    let length = value.len() as i64;
+    let place = |at: i64| if at < 0 { (length.saturating_add(at)).max(0) } else { at };
+    if from < 0 && to < 0 && from > to {
+        return &[];
+    }
+    let (from, to) = (place(from), place(to).min(length - 1));
+    if from > to || length == 0 { &[] } else { &value[from as usize..=to as usize] }
+}
+
+fn set_range(cx: &mut Context<'_>, key: Key<'_>, at: i64, part: &[u8]) -> Result<Reply, Error> {
+    let limit = cx.engine.limits.max_value;
+    cx.with(key, |entry, scratch| {
+        let start = scratch.len();
+        let before = entry.peek().map(|item| scratch.extend_from_slice(item.value.bytes()));
+        let length = scratch.len() - start;
+        if part.is_empty() {
+            return Ok(Reply::Int(length as i64));
+        }
+        let end = (at as u64).saturating_add(part.len() as u64);
+        if end > limit as u64 {
+            return Err(Refused::TooLarge.into());
+        }
+        let (at, end) = (start + at as usize, start + end as usize);
+        scratch.resize(end.max(start + length), 0);
+        scratch[at..end].copy_from_slice(part);
+        let value = &scratch[start..];
+        match before {
+            Some(()) => entry.replace(value)?,
+            None => entry.set(value, &Meta::default())?,
+        };
+        Ok(Reply::Int(value.len() as i64))
+    })
+}
+
+fn add(cx: &mut Context<'_>, key: Key<'_>, by: &[u8]) -> Result<Reply, Error> {
+    cx.with(key, |entry, _| {
+        let there = entry.peek().map(|item| number::add(item.value.bytes(), by));
+        let sum = match &there {
+            Some(sum) => sum.clone(),
+            None => number::add(b"0", by),
+        }?;
+        match there {
+            Some(_) => entry.replace(sum.as_bytes())?,
+            None => entry.set(sum.as_bytes(), &Meta::default())?,
+        };
+        Ok(Reply::Value(Blob::Owned(sum.into_bytes())))
+    })
+}
+
+fn take_and(cx: &mut Context<'_>, client: &Client, key: Key<'_>, after: After<'_>) -> Result<Reply, Error> {
+    let now = cx.now;
+    let reply = cx.with(key, |entry, scratch| -> Result<Reply, Error> {
+        let Some(item) = entry.get() else { return Ok(Reply::Null) };
+        let reply = Reply::Value(take(scratch, item.value));
+        let expiry = match after {
+            After::Stay => return Ok(reply),
+            After::Remove => {
+                entry.remove();
+                return Ok(reply);
+            }
+            After::Persist => Expiry::Never,
+            After::Expire(text, unit, absolute) => {
+                read_time(lookup(b"GETEX").expect("a row of the table"), text, unit, absolute)?
+            }
+        };
+        if matches!(expiry, Expiry::At(wall) if wall <= now.wall) {
+            entry.remove();
+        } else {
+            let at = expires_at(now, entry.now(), expiry, None);
+            entry.expire(at);
+        }
+        Ok(reply)
+    })?;
+    // As GET: what was loaded for this read is told, even if it could not be kept.
+    let absent = matches!(reply, Reply::Null) && cx.engine.loaders.any();
+    Ok(if absent { get_served(cx, client, key, reply) } else { reply })
+}
+
+fn set_all_new(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {
+    let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
+    let values = pairs.iter().skip(1).step_by(2);
+    if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
+        return Err(Refused::TooLarge.into());
+    }
+    cx.with_all(keys.clone(), |all, _| {
+        if keys.clone().any(|key| all.entry(key).peek().is_some()) {
+            return Ok(Reply::Int(0));
+        }
+        for (key, value) in keys.zip(values) {
+            all.entry(key).set(value, &Meta::default())?;
+        }
+        Ok(Reply::Int(1))
+    })
+}

@@ -1,0 +1,206 @@
+//! Transactions: MULTI queues requests as they came, EXEC locks the shards of all their keys, in order, and runs them as
+//! one step; WATCH makes it depend on what a client saw.
+//!
+//! What is watched is a state: a version and an expiry, or that there is nothing. It is compared under the locks, so
+//! expiry, eviction, an invalidated tag and an emptied database count without anybody having to tell. A key that was not
+//! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
+//! transaction.
+
+use crate::command::{Args, Error, Kind, Reply, Row, Span, flag};
+use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row};
+use crate::store::{Key, Outcome};
+use crate::waiting::{Waits, load_first};
+
+/// Keys that one client may watch.
+const MAX_WATCHED: usize = 1 << 14;
+
+/// Requests that wait for EXEC.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    requests: Vec<(&'static Row, usize)>,
+    spoiled: bool,
+}
+
+/// A key as it was when it was watched.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    db: u8,
+    key: Box<[u8]>,
+    state: Option<(u64, Option<u64>)>,
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Queue {
+    /// Takes a request in.
+    pub fn push(&mut self, row: &'static Row, args: Args<'_>, limit: usize) -> Reply {
+        let size = |queue: &Queue| queue.bytes.len() + queue.spans.len() * size_of::<Span>();
+        if row.flags & flag::ALONE != 0 {
+            self.spoiled = true;
+            return Reply::Error(Error::new(Kind::Malformed, "ERR Command not allowed inside a transaction"));
+        }
+        // What has subcommands is read now: one that there is not must not be found out only when the others run.
+        if row.has_subcommands()
+            && let Err(error) = (row.read)(row, args.from(1))
+        {
+            self.spoiled = true;
+            return Reply::Error(error);
+        }
+        for arg in args.iter() {
+            if size(self) > limit {
+                self.spoiled = true;
+                return Reply::Error(Error::new(Kind::TooLarge, "ERR the transaction is too long"));
+            }
+            let start = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(arg);
+            self.spans.push(Span { start, end: self.bytes.len() as u32 });
+        }
+        self.requests.push((row, self.spans.len()));
+        Reply::Word("QUEUED")
+    }
+
+    fn requests(&self) -> impl Iterator<Item = (&'static Row, Args<'_>)> + Clone {
+        let ends = self.requests.iter().map(|(_, end)| *end);
+        let starts = std::iter::once(0).chain(ends);
+        self.requests.iter().zip(starts).map(|((row, end), start)| {
+            let args = Args::new(&self.bytes, &self.spans[start..*end]);
+            (*row, args)
+        })
+    }
+
+    fn keys(&self, db: u8) -> impl Iterator<Item = Key<'_>> + Clone {
+        self.requests().flat_map(move |(row, args)| row.keys(args).map(move |bytes| Key { db, bytes }))
+    }
+
+    /// Whether a request may touch more than the keys that it names in the selected database.
+    fn is_wide(&self) -> bool {
+        self.requests().any(|(row, _)| row.keys.0 == 0 && (row.name == "SELECT" || row.flags & flag::CONNECTION == 0))
+            || self.requests().any(|(row, _)| matches!(row.name, "COPY" | "MOVE"))
+    }
+}
+
+/// A request was refused before it could be queued; what it answers.
+pub(crate) fn refused(client: &mut Client, name: &[u8], error: Error) -> Error {
+    if name.eq_ignore_ascii_case(b"EXEC") {
+        client.queue = None;
+        client.watched.clear();
+        let why = error.text.strip_prefix("ERR ").unwrap_or(&error.text);
+        return Error::with(error.kind, format!("EXECABORT Transaction discarded because of: {why}"));
+    }
+    if let Some(queue) = &mut client.queue {
+        queue.spoiled = true;
+    }
+    error
+}
+
+/// MULTI.
+pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
+    if client.queue.is_some() {
+        return Err(Error::new(Kind::Malformed, "ERR MULTI calls can not be nested"));
+    }
+    client.queue = Some(Box::default());
+    Ok(Reply::Ok)
+}
+
+/// DISCARD.
+pub(crate) fn discard(client: &mut Client) -> Result<Reply, Error> {
+    if client.queue.take().is_none() {
+        return Err(Error::new(Kind::Malformed, "ERR DISCARD without MULTI"));
+    }
+    client.watched.clear();
+    Ok(Reply::Ok)
+}
+
+/// WATCH.
+pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
+    if client.queue.is_some() {
+        return Err(Error::new(Kind::Malformed, "ERR WATCH inside MULTI is not allowed"));
+    }
+    let db = client.db;
+    for bytes in keys.iter() {
+        if client.watched.iter().any(|known| known.db == db && *known.key == *bytes) {
+            continue;
+        }
+        if client.watched.len() == MAX_WATCHED {
+            return Err(Error::new(Kind::TooLarge, "ERR too many keys are watched"));
+        }
+        let state = cx.with(Key { db, bytes }, |entry, _| entry.peek().map(|item| (item.version, item.expires_at)));
+        client.watched.push(Watched { db, key: bytes.into(), state });
+    }
+    Ok(Reply::Ok)
+}
+
+/// A client has read keys that were loaded for it: those it watches while they were absent count as they were loaded.
+pub(crate) fn rebase(client: &mut Client, waits: &Waits) {
+    for known in client.watched.iter_mut().filter(|known| known.state.is_none()) {
+        let key = Key { db: known.db, bytes: &known.key };
+        if let Some(Outcome::Loaded(loaded)) = waits.outcome(key)
+            && !loaded.absent
+        {
+            known.state = Some((loaded.version, loaded.expires_at));
+        }
+    }
+}
+
+/// EXEC.
+pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, Error> {
+    let Some(queue) = client.queue.take() else {
+        return Err(Error::new(Kind::Malformed, "ERR EXEC without MULTI"));
+    };
+    if queue.spoiled {
+        client.watched.clear();
+        return Err(Error::new(Kind::Malformed, "EXECABORT Transaction discarded because of previous errors."));
+    }
+    if cx.engine.loaders.any() {
+        let db = client.db;
+        let mut waits = false;
+        for (row, args) in queue.requests().filter(|(row, _)| row.flags & flag::LOAD != 0) {
+            // A load that fails is the answer of the command that needs it.
+            waits |= load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })).unwrap_or(false);
+        }
+        if waits {
+            client.queue = Some(queue);
+            return Ok(Reply::Parked);
+        }
+    }
+    let watched = std::mem::take(&mut client.watched);
+    let (engine, now) = (cx.engine, cx.now);
+    let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
+    let wide = queue.is_wide();
+    let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
+    let mut run = |held: &mut dyn Held| {
+        if watched.iter().any(|known| !known.holds(held)) {
+            return Reply::NoArray;
+        }
+        let mut cx = Context { engine, now, scratch, held: Some(held), waits };
+        Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args)).collect())
+    };
+    Ok(if wide {
+        engine.store.with_everything(now.mono, |all| run(all))
+    } else {
+        engine.store.with_all(keys, now.mono, |all| run(all))
+    })
+}
+
+fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<'_>) -> Reply {
+    if cx.scratch.len() > cx.engine.limits.max_request {
+        return Reply::Error(TOO_MUCH);
+    }
+    match (row.read)(row, args.from(1)) {
+        Ok(command) => execute_row(cx, client, row, args, &command),
+        Err(error) => Reply::Error(error),
+    }
+}
+
+impl Watched {
+    fn holds(&self, held: &mut dyn Held) -> bool {
+        let key = Key { db: self.db, bytes: &self.key };
+        held.entry(key).peek().map(|item| (item.version, item.expires_at)) == self.state
+    }
+}
