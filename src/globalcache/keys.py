@@ -234,6 +234,11 @@ class KeyTemplate:
         self.pattern = "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
         self._regex = self._expression()
 
+    @staticmethod
+    def names(template: str) -> list[str]:
+        """Return the fields of a template in their order; raises KeyFormatError if it is none."""
+        return [name for _, name, _ in _split(template) if name is not None]
+
     def _compile(self, annotations: Mapping[str, Any], where: str) -> list[_Field]:
         fields = [(name, converter) for _, name, converter in self._parts if name is not None]
         between = [literal for literal, name, _ in self._parts[1:] if name is not None]

@@ -1,0 +1,619 @@
+"""Functions whose results are cached: `@cache.cached`, `@cache.loader`, `@cache.batch_loader`.
+
+A decorated function is called as before, and is awaited exactly if it was written with `async def`. It has besides:
+
+    f.key(*args)          the key of a call             f.invalidate(*args)   forget it, on every node
+    f.set(value, *args)   put a value in its place      f.refresh(*args)      forget it and load it anew
+    f.uncached(*args)     the function as it was        f.loader              how a worker calls it, if it is a loader
+
+A loader is a cached function that a worker may call too: then the server loads what any client misses. So its key
+must give back its arguments. Knows caches by what `Door` asks of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Union, overload
+
+from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.keys import KeyTemplate
+from globalcache.policy import Duration, Policy, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+    from typing import Self
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+K = TypeVar("K")
+V = TypeVar("V")
+S = TypeVar("S")
+
+# What a worker does at a time, for how long, and how much of it at once, unless it is told otherwise.
+TIMEOUT = 10.0
+CONCURRENCY = 32
+BATCH = 500
+MAX_WAIT = 0.001
+
+
+class Door(Protocol):
+    """What a cached function asks of a cache; an AsyncCache gives awaitables."""
+
+    def get_or_load(
+        self, key: str, load: Callable[[], Any], *, policy: Policy, type: Any = None, wait: float | None = None
+    ) -> Any:
+        """Return the value, loaded by one caller alone if there is none."""
+
+    def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        load_many: Callable[[list[str]], Any],
+        *,
+        policy: Policy,
+        type: Any = None,
+        wait: float | None = None,
+    ) -> Any:
+        """Return values by key; `load_many` is given the keys that this caller has to load."""
+
+    def invalidate(self, *keys: str, tags: Iterable[str] = ()) -> Any:
+        """Forget keys and everything with these tags."""
+
+    def set(self, key: str, value: Any, *, policy: Policy, type: Any = None) -> Any:
+        """Write a value."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loader:
+    """How a worker loads the keys of a pattern.
+
+    `function` takes the values of the key's fields in their order, or a list of them (`batch`): plain values if the key
+    has one field, tuples otherwise. It returns the value, or a mapping from what it was given to values; None, or what
+    is not in the mapping, is a row that does not exist.
+    """
+
+    name: str
+    template: KeyTemplate
+    function: Callable[..., Any]
+    is_async: bool
+    policy: Policy
+    type: Any = None
+    absent: tuple[type[BaseException], ...] = ()
+    tags: tuple[KeyTemplate, ...] = ()
+    batch: int = 0
+    max_wait: float = 0.0
+    timeout: float = TIMEOUT
+    concurrency: int = CONCURRENCY
+
+    def tags_of(self, values: Sequence[Any]) -> list[str]:
+        """Return the tags of what is loaded for the values of a key's fields."""
+        if not self.tags:
+            return []
+        arguments = dict(zip(self.template.field_names, values, strict=True))
+        return [tag.format(arguments) for tag in self.tags]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Spec:
+    """What the decorator was told, ready for calls."""
+
+    function: Callable[..., Any]
+    template: KeyTemplate
+    policy: Policy
+    type: Any
+    absent: tuple[type[BaseException], ...]
+    tags: tuple[KeyTemplate, ...]
+    wait: float | None
+    is_async: bool
+
+    def policy_of(self, arguments: Mapping[str, Any]) -> Policy:
+        if all(tag.is_constant for tag in self.tags):
+            return self.policy
+        return dataclasses.replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
+
+
+class _Load:
+    """One load: absence as None, and the exception that told it, for whoever called."""
+
+    def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._spec = spec
+        self._call = functools.partial(spec.function, *args, **kwargs)
+        self._told: BaseException | None = None
+
+    def run(self) -> Any:
+        try:
+            return self._call()
+        except self._spec.absent as error:
+            self._told = error
+            return None
+
+    async def run_async(self) -> Any:
+        try:
+            return await self._call()
+        except self._spec.absent as error:
+            self._told = error
+            return None
+
+    def result(self, key: str, value: Any) -> Any:
+        """Return the value, or raise what the function raises for a row that does not exist."""
+        if value is None and self._spec.absent:
+            raise self._told or self._spec.absent[0](key)
+        return value
+
+
+class _Cached(Generic[P, R]):
+    """What sync and async cached functions share."""
+
+    loader: Loader | None = None
+    __wrapped__: Callable[P, Any]
+
+    def __init__(self, cache: Functions, spec: _Spec, receiver: tuple[Any, ...] = ()) -> None:
+        self._cache = cache
+        self._spec = spec
+        self._receiver = receiver
+        functools.update_wrapper(self, spec.function)  # type: ignore[arg-type]
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call."""
+        return self._spec.template.key((*self._receiver, *args), kwargs)
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Policy, _Load]:
+        args = (*self._receiver, *args)
+        spec = self._spec
+        arguments = spec.template.bind(args, kwargs)
+        return spec.template.format(arguments), spec.policy_of(arguments), _Load(spec, args, kwargs)
+
+    def _bound(self, receiver: Any) -> Self:
+        return self if receiver is None else type(self)(self._cache, self._spec, (receiver,))
+
+    def __repr__(self) -> str:
+        return f"<cached {self._spec.function.__qualname__} {self._spec.template.template!r}>"
+
+
+class CachedFunction(_Cached[P, R]):
+    """A function whose results are cached."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the cached result, or load it: one caller among all nodes does."""
+        key, policy, load = self._prepare(args, kwargs)
+        spec = self._spec
+        value = self._cache.sync_door.get_or_load(key, load.run, policy=policy, type=spec.type, wait=spec.wait)
+        result: R = load.result(key, value)
+        return result
+
+    @property
+    def uncached(self) -> Callable[P, R]:
+        """The function itself."""
+        return functools.partial(self._spec.function, *self._receiver) if self._receiver else self._spec.function
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Forget the result of a call, on every node."""
+        self._cache.sync_door.invalidate(self.key(*args, **kwargs))
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Forget the result of a call and load it anew."""
+        self.invalidate(*args, **kwargs)
+        return self(*args, **kwargs)
+
+    def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Put a value in place of the result of a call."""
+        key, policy, _ = self._prepare(args, kwargs)
+        self._cache.sync_door.set(key, value, policy=policy, type=self._spec.type)
+
+    @overload
+    def __get__(self, receiver: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[Any, Q], V], receiver: object, owner: type
+    ) -> CachedFunction[Q, V]: ...
+    def __get__(self, receiver: Any, owner: type) -> Any:
+        """Bind it to an object, as a method."""
+        return self._bound(receiver)
+
+
+class AsyncCachedFunction(_Cached[P, R]):
+    """An async function whose results are cached."""
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the cached result, or load it: one caller among all nodes does."""
+        key, policy, load = self._prepare(args, kwargs)
+        spec = self._spec
+        door = self._cache.async_door
+        value = await door.get_or_load(key, load.run_async, policy=policy, type=spec.type, wait=spec.wait)
+        result: R = load.result(key, value)
+        return result
+
+    @property
+    def uncached(self) -> Callable[P, Coroutine[Any, Any, R]]:
+        """The function itself."""
+        return functools.partial(self._spec.function, *self._receiver) if self._receiver else self._spec.function
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Forget the result of a call, on every node."""
+        await self._cache.async_door.invalidate(self.key(*args, **kwargs))
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Forget the result of a call and load it anew."""
+        await self.invalidate(*args, **kwargs)
+        return await self(*args, **kwargs)
+
+    async def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Put a value in place of the result of a call."""
+        key, policy, _ = self._prepare(args, kwargs)
+        await self._cache.async_door.set(key, value, policy=policy, type=self._spec.type)
+
+    @overload
+    def __get__(self, receiver: None, owner: type) -> Self: ...
+    @overload
+    def __get__(
+        self: AsyncCachedFunction[Concatenate[Any, Q], V], receiver: object, owner: type
+    ) -> AsyncCachedFunction[Q, V]: ...
+    def __get__(self, receiver: Any, owner: type) -> Any:
+        """Bind it to an object, as a method."""
+        return self._bound(receiver)
+
+
+class _Batch(Generic[K, V]):
+    """What sync and async batch loaders share: they take a list of what stands in the keys, and give a dict."""
+
+    def __init__(self, cache: Functions, loader: Loader, wait: float | None) -> None:
+        self._cache = cache
+        self._wait = wait
+        self.loader = loader
+        functools.update_wrapper(self, loader.function)  # type: ignore[arg-type]
+
+    def key(self, item: K) -> str:
+        """Return the key of one item."""
+        template = self.loader.template
+        values = (item,) if len(template.field_names) == 1 else typing.cast("Sequence[Any]", item)
+        return template.format_values(values)
+
+    def _keys(self, items: Iterable[K]) -> dict[str, K]:
+        return {self.key(item): item for item in items}
+
+    def _by_key(self, keys: Mapping[str, K], loaded: Mapping[K, V | None]) -> dict[str, V | None]:
+        return {key: loaded.get(item) for key, item in keys.items()}
+
+    def _by_item(self, keys: Mapping[str, K], values: Mapping[str, V | None]) -> dict[K, V]:
+        return {item: value for key, item in keys.items() if (value := values.get(key)) is not None}
+
+    def _policy(self) -> Policy:
+        return self.loader.policy
+
+    def __repr__(self) -> str:
+        return f"<batch loader {self.loader.name} {self.loader.template.template!r}>"
+
+
+class BatchLoader(_Batch[K, V]):
+    """A function that loads many rows at once, cached row by row."""
+
+    def __call__(self, items: Iterable[K]) -> dict[K, V]:
+        """Return what there is of these items; those that nobody has are loaded together."""
+        keys = self._keys(items)
+
+        def load_many(missing: list[str]) -> dict[str, V | None]:
+            wanted = {key: keys[key] for key in missing}
+            return self._by_key(wanted, self.loader.function(list(wanted.values())))
+
+        values = self._cache.sync_door.get_or_load_many(
+            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+        )
+        return self._by_item(keys, values)
+
+    @property
+    def uncached(self) -> Callable[[list[K]], Mapping[K, V]]:
+        """The function itself."""
+        return self.loader.function
+
+    def invalidate(self, *items: K) -> None:
+        """Forget these items, on every node."""
+        self._cache.sync_door.invalidate(*self._keys(items))
+
+    def refresh(self, *items: K) -> dict[K, V]:
+        """Forget these items and load them anew."""
+        self.invalidate(*items)
+        return self(items)
+
+    def set(self, value: V, item: K) -> None:
+        """Put a value in place of an item."""
+        self._cache.sync_door.set(self.key(item), value, policy=self._policy(), type=self.loader.type)
+
+
+class AsyncBatchLoader(_Batch[K, V]):
+    """An async function that loads many rows at once, cached row by row."""
+
+    async def __call__(self, items: Iterable[K]) -> dict[K, V]:
+        """Return what there is of these items; those that nobody has are loaded together."""
+        keys = self._keys(items)
+
+        async def load_many(missing: list[str]) -> dict[str, V | None]:
+            wanted = {key: keys[key] for key in missing}
+            return self._by_key(wanted, await self.loader.function(list(wanted.values())))
+
+        values = await self._cache.async_door.get_or_load_many(
+            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+        )
+        return self._by_item(keys, values)
+
+    @property
+    def uncached(self) -> Callable[[list[K]], Coroutine[Any, Any, Mapping[K, V]]]:
+        """The function itself."""
+        return self.loader.function
+
+    async def invalidate(self, *items: K) -> None:
+        """Forget these items, on every node."""
+        await self._cache.async_door.invalidate(*self._keys(items))
+
+    async def refresh(self, *items: K) -> dict[K, V]:
+        """Forget these items and load them anew."""
+        await self.invalidate(*items)
+        return await self(items)
+
+    async def set(self, value: V, item: K) -> None:
+        """Put a value in place of an item."""
+        await self._cache.async_door.set(self.key(item), value, policy=self._policy(), type=self.loader.type)
+
+
+class _Decorator(Protocol):
+    @overload  # a coroutine function is any function as well, but the first that fits is taken
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCachedFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+
+
+class _BatchDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[[list[K]], Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncBatchLoader[K, V]: ...
+    @overload
+    def __call__(self, function: Callable[[list[K]], Mapping[K, V]], /) -> BatchLoader[K, V]: ...
+
+
+class Functions:
+    """The decorators of a cache; `Cache` and `AsyncCache` are made of it."""
+
+    @functools.cached_property
+    def loaders(self) -> dict[str, Loader]:
+        """The loaders by the patterns of their keys."""
+        return {}
+
+    @property
+    def sync_door(self) -> Door:
+        """The cache that functions without `async` use."""
+        raise NotImplementedError
+
+    @property
+    def async_door(self) -> Door:
+        """The cache that async functions use."""
+        raise NotImplementedError
+
+    def cached(  # noqa: PLR0913 - an option each
+        self,
+        template: str | None = None,
+        *,
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: str | Sequence[str] = (),
+        ignore: Collection[str] = (),
+        absent: Sequence[type[BaseException]] = (),
+        type: Any = None,
+        wait: Duration | None = None,
+    ) -> _Decorator:
+        """Cache the results of a function under keys such as "user:{id}".
+
+        Without a template the key is the function's name and all arguments. `tags` may have fields as well. An
+        exception among `absent` says that there is no such row: that is remembered for negative_ttl, and raised in
+        every process. `type` is what values are read as, the return annotation unless given; `wait` is how long to wait
+        for somebody else's load.
+        """
+        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            keys = KeyTemplate(template, function, ignore=ignore)
+            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait)
+            return (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
+
+        return decorate
+
+    def loader(  # noqa: PLR0913 - an option each
+        self,
+        template: str,
+        *,
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: str | Sequence[str] = (),
+        absent: Sequence[type[BaseException]] = (),
+        type: Any = None,
+        wait: Duration | None = None,
+        timeout: Duration = TIMEOUT,
+        concurrency: int = CONCURRENCY,
+    ) -> _Decorator:
+        """Cache the results of a function as `cached` does, and let workers load them for any client.
+
+        A worker gives a load up after `timeout` and runs at most `concurrency` of them at a time.
+        """
+        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            keys = KeyTemplate(template, function, longest=None)
+            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait)
+            cached: Any = (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
+            loader = Loader(
+                _name(function),
+                keys,
+                _by_values(function, keys),
+                spec.is_async,
+                policy,
+                type=spec.type,
+                absent=spec.absent,
+                tags=spec.tags,
+                timeout=seconds("timeout", timeout, least=0.001),
+                concurrency=_at_least_one("concurrency", concurrency),
+            )
+            self.register(loader)
+            cached.loader = loader
+            return cached
+
+        return decorate
+
+    def batch_loader(  # noqa: PLR0913 - an option each
+        self,
+        template: str,
+        *,
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: str | Sequence[str] = (),
+        type: Any = None,
+        wait: Duration | None = None,
+        max_batch_size: int = BATCH,
+        max_wait: Duration = MAX_WAIT,
+        timeout: Duration = TIMEOUT,
+        concurrency: int = 4,
+    ) -> _BatchDecorator:
+        """Cache what a function loads many at a time: it takes a list and returns a dict.
+
+        The list has what stands in the keys: values if the template has one field, else tuples. A worker collects up
+        to `max_batch_size` of them for at most `max_wait`. `tags` have no fields.
+        """
+        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+
+        def decorate(function: Callable[..., Any]) -> Any:
+            hints = _hints(function)
+            keys = KeyTemplate(template, _shape_of(template, function, hints), longest=None)
+            result = typing.get_args(_without_none(hints.get("return")))
+            loader = Loader(
+                _name(function),
+                keys,
+                function,
+                inspect.iscoroutinefunction(function),
+                policy,
+                type=type if type is not None else _known(result[1] if len(result) == 2 else None),
+                tags=tuple(_tag(tag, lambda: None) for tag in policy.tags),
+                batch=_at_least_one("max_batch_size", max_batch_size),
+                max_wait=seconds("max_wait", max_wait),
+                timeout=seconds("timeout", timeout, least=0.001),
+                concurrency=_at_least_one("concurrency", concurrency),
+            )
+            self.register(loader)
+            return (AsyncBatchLoader if loader.is_async else BatchLoader)(self, loader, _seconds(wait))
+
+        return decorate
+
+    def register(self, loader: Loader) -> None:
+        """Let workers load by this; raises ConfigError if another function has the pattern."""
+        known = self.loaders.get(loader.template.pattern)
+        if known is not None and known.name != loader.name:
+            raise ConfigError(f"{loader.name}: keys {loader.template.pattern} are loaded by {known.name} already")
+        self.loaders[loader.template.pattern] = loader
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _seconds(wait: Duration | None) -> float | None:
+    return None if wait is None else seconds("wait", wait)
+
+
+def _at_least_one(name: str, number: int) -> int:
+    if number < 1:
+        raise ConfigError(f"{name}: {number!r}: should be at least 1")
+    return number
+
+
+def _spec(  # noqa: PLR0913 - what the decorators were told
+    function: Callable[..., Any],
+    keys: KeyTemplate,
+    policy: Policy,
+    *,
+    absent: Sequence[type[BaseException]],
+    kind: Any,
+    wait: Duration | None,
+) -> _Spec:
+    return _Spec(
+        function,
+        keys,
+        policy,
+        kind if kind is not None else _known(_hints(function).get("return")),
+        tuple(absent),
+        tuple(_tag(tag, function) for tag in policy.tags),
+        _seconds(wait),
+        inspect.iscoroutinefunction(function),
+    )
+
+
+def _tag(text: str, function: Callable[..., Any]) -> KeyTemplate:
+    return KeyTemplate(text, function, is_tag=True, longest=None)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001 - names that exist for type checkers only: as if there were no annotations
+        return {}
+
+
+def _without_none(kind: Any) -> Any:
+    """Return what is in the cache if anything is: absence is kept apart from values."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        members = [member for member in typing.get_args(kind) if member is not type(None)]
+        return members[0] if len(members) == 1 else kind
+    return kind
+
+
+def _known(annotation: Any) -> Any:
+    """Return the type that values are read as; None if the annotation tells nothing."""
+    kind = _without_none(annotation)
+    return None if kind in (Any, object, type(None)) or isinstance(kind, TypeVar) else kind
+
+
+def _by_values(function: Callable[..., Any], keys: KeyTemplate) -> Callable[..., Any]:
+    """Return the function as a worker calls it: with the values of the key's fields in their order."""
+    parameters = list(keys.signature.parameters.values())
+    names = keys.field_names
+    if sorted(names) != sorted(parameter.name for parameter in parameters):
+        raise KeyFormatError(
+            f"{_name(function)}: a worker has nothing but the key, so {keys.template!r} has to name each parameter once"
+        )
+    if names == [p.name for p in parameters] and all(p.kind is not p.KEYWORD_ONLY for p in parameters):
+        return function
+    # With `async def` inside or not: what it returns is passed on.
+    return lambda *values: function(**dict(zip(names, values, strict=True)))
+
+
+def _shape_of(template: str, function: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return a function with the fields of a batch loader's keys as parameters, by which its template is read."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if len([p for p in parameters if p.default is p.empty]) != 1 or not parameters:
+        raise KeyFormatError(f"{_name(function)}: a batch loader takes one list")
+    items = typing.get_args(hints.get(parameters[0].name))
+    inner = items[0] if items else None
+    names = list(dict.fromkeys(KeyTemplate.names(template)))
+    kinds = typing.get_args(inner) if len(names) > 1 else (inner,)
+    kinds = kinds if len(kinds) == len(names) else (Any,) * len(names)
+
+    def shape() -> None: ...
+
+    shape.__module__, shape.__qualname__ = function.__module__, function.__qualname__
+    known = [kind if kind is not None else Any for kind in kinds]
+    shape.__annotations__ = dict(zip(names, known, strict=True))
+    shape.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+            for name, kind in zip(names, known, strict=True)
+        ]
+    )
+    return shape

@@ -1,0 +1,248 @@
+"""Cached functions, over a cache that is a dict: what they ask of it, their keys and their types."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping  # noqa: TC003 - read as the type of values
+from typing import TYPE_CHECKING, Any, assert_type
+
+import pytest
+
+from globalcache.client.functions import AsyncCachedFunction, CachedFunction, Functions
+from globalcache.errors import ConfigError, KeyFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from globalcache.policy import Policy
+
+
+class Plain:
+    """A cache in a dict; None is absence."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.policies: dict[str, Policy] = {}
+
+    def get_or_load(
+        self, key: str, load: Callable[[], Any], *, policy: Policy, type: Any = None, wait: float | None = None
+    ) -> Any:
+        if key not in self.values:
+            self.set(key, load(), policy=policy, type=type)
+        return self.values[key]
+
+    def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        load_many: Callable[[list[str]], Any],
+        *,
+        policy: Policy,
+        type: Any = None,
+        wait: float | None = None,
+    ) -> Any:
+        keys = list(keys)
+        missing = [key for key in keys if key not in self.values]
+        if missing:
+            self.values |= load_many(missing)
+        return {key: self.values[key] for key in keys}
+
+    def invalidate(self, *keys: str, tags: Iterable[str] = ()) -> None:
+        for key in keys:
+            self.values.pop(key, None)
+
+    def set(self, key: str, value: Any, *, policy: Policy, type: Any = None) -> None:
+        self.values[key] = value
+        self.policies[key] = policy
+
+
+class Awaited(Plain):
+    """The same for async functions."""
+
+    async def get_or_load(self, key: str, load: Callable[[], Any], **options: Any) -> Any:
+        if key not in self.values:
+            await self.set(key, await load(), policy=options["policy"])
+        return self.values[key]
+
+    async def get_or_load_many(self, keys: Iterable[str], load_many: Callable[[list[str]], Any], **_: Any) -> Any:
+        keys = list(keys)
+        missing = [key for key in keys if key not in self.values]
+        if missing:
+            self.values |= await load_many(missing)
+        return {key: self.values[key] for key in keys}
+
+    async def invalidate(self, *keys: str, **_: Any) -> None:  # type: ignore[override]
+        super().invalidate(*keys)
+
+    async def set(self, key: str, value: Any, *, policy: Policy, **_: Any) -> None:
+        super().set(key, value, policy=policy)
+
+
+class Cache(Functions):
+    """Both doors over one dict."""
+
+    def __init__(self) -> None:
+        self.plain, self.awaited = Plain(), Awaited()
+        self.awaited.values = self.plain.values
+
+    @property
+    def sync_door(self) -> Plain:
+        return self.plain
+
+    @property
+    def async_door(self) -> Awaited:
+        return self.awaited
+
+
+class UserNotFound(Exception):  # noqa: N818 - as applications name it
+    """There is no such user."""
+
+
+def test_a_function_runs_once_for_a_key() -> None:
+    cache, ran = Cache(), []
+
+    @cache.cached("price:{id}:{lang}", ttl="5m", tags=["prices", "product:{id}"])
+    def price(id: int, lang: str = "en") -> float | None:  # noqa: ARG001
+        """Say the price."""
+        ran.append(id)
+        return id * 1.5
+
+    assert isinstance(price, CachedFunction)
+    assert_type(price(1), float | None)
+    assert (price(1), price(id=1), price(1, "en"), ran) == (1.5, 1.5, 1.5, [1])
+    assert price.key(1) == "price:1:en"
+    assert list(cache.plain.policies["price:1:en"].tags) == ["prices", "product:1"]
+    assert cache.plain.policies["price:1:en"].ttl == 300
+    price.invalidate(1)
+    assert (price(1), ran) == (1.5, [1, 1])
+    price.set(9.0, 1)
+    assert (price(1), price.uncached(1), ran) == (9.0, 1.5, [1, 1, 1])
+    assert (price.refresh(1), price(1), len(ran)) == (1.5, 1.5, 4)
+    assert (price.__wrapped__.__name__, price.__doc__) == ("price", "Say the price.")
+    assert repr(price).endswith("price 'price:{id}:{lang}'>")
+    with pytest.raises(TypeError, match="id: '1' is no int"):
+        price("1")  # type: ignore[arg-type]
+
+
+def test_an_async_function_is_awaited() -> None:
+    cache, ran = Cache(), []
+
+    @cache.cached("user:{id}")
+    async def user(id: int) -> str:
+        ran.append(id)
+        return f"user {id}"
+
+    async def use() -> None:
+        assert isinstance(user, AsyncCachedFunction)
+        assert_type(await user(1), str)
+        assert (await user(1), await user(1), ran) == ("user 1", "user 1", [1])
+        await user.invalidate(1)
+        assert (await user.refresh(1), await user.uncached(2), ran) == ("user 1", "user 2", [1, 1, 2])
+        await user.set("x", 1)
+        assert await user(1) == "x"
+
+    asyncio.run(use())
+
+
+def test_methods() -> None:
+    cache, ran = Cache(), []
+
+    class Users:
+        def __init__(self, tenant: str) -> None:
+            self.tenant = tenant
+
+        @cache.cached("{self.tenant}:user:{id}")
+        def user(self, id: int) -> str:
+            ran.append(id)
+            return f"{self.tenant} {id}"
+
+    one, other = Users("a"), Users("b")
+    assert_type(one.user(1), str)
+    assert (one.user(1), one.user(1), other.user(1), ran) == ("a 1", "a 1", "b 1", [1, 1])
+    one.user.invalidate(1)
+    assert (one.user(1), other.user(1), len(ran)) == ("a 1", "b 1", 3)
+    assert one.user.key(2) == "a:user:2"
+    assert Users.user.uncached(one, 3) == one.user.uncached(3) == "a 3"
+
+
+def test_no_such_row_is_the_same_exception_everywhere() -> None:
+    cache, ran = Cache(), []
+
+    @cache.cached("user:{id}", absent=[UserNotFound])
+    def user(id: int) -> str:
+        ran.append(id)
+        raise UserNotFound(f"user {id} is gone")
+
+    with pytest.raises(UserNotFound, match="user 1 is gone"):
+        user(1)
+    with pytest.raises(UserNotFound, match="user:1"):
+        user(1)
+    assert ran == [1]
+
+
+def test_loaders_are_known_to_workers() -> None:
+    cache = Cache()
+
+    @cache.loader("user:{tenant}:{id:int}", ttl="5m", tags=["users", "tenant:{tenant}"], timeout="2s", concurrency=3)
+    async def user(id: int, tenant: str) -> dict[str, str] | None:
+        return {"tenant": tenant, "id": str(id)}
+
+    (loader,) = cache.loaders.values()
+    assert loader is user.loader
+    assert loader.template.parse("user:a:7") == ["a", 7]
+    assert asyncio.run(loader.function("a", 7)) == {"tenant": "a", "id": "7"}
+    assert loader.tags_of(["a", 7]) == ["users", "tenant:a"]
+    assert (loader.timeout, loader.concurrency, loader.batch, loader.type) == (2, 3, 0, dict[str, str])
+    with pytest.raises(ConfigError, match=r"keys user:\*:\* are loaded by .*user already"):
+        cache.loader("user:{a}:{b}")(lambda a, b: None)  # noqa: ARG005
+
+
+def test_a_loader_has_nothing_but_its_key() -> None:
+    cache = Cache()
+
+    class Users:
+        def user(self, id: int) -> None: ...
+
+    with pytest.raises(KeyFormatError, match="a worker has nothing but the key"):
+        cache.loader("{self.tenant}:{id}")(Users.user)
+    with pytest.raises(KeyFormatError, match="a worker has nothing but the key"):
+        cache.loader("user:{id}")(Users.user)
+
+
+def test_batch_loaders_load_what_is_missing_together() -> None:
+    cache, asked = Cache(), []
+
+    @cache.batch_loader("product:{sku}", max_batch_size=5, max_wait="2ms")
+    def products(skus: list[str]) -> dict[str, int]:
+        asked.append(skus)
+        return {sku: len(sku) for sku in skus if sku != "none"}
+
+    assert_type(products(["a"]), dict[str, int])
+    assert products(["a", "1", "none"]) == {"a": 1, "1": 1}
+    assert products(["1", "none", "xyz"]) == {"1": 1, "xyz": 3}
+    assert asked == [["a"], ["1", "none"], ["xyz"]]
+    assert products.key("1") == "product:1"
+    products.invalidate("a", "1")
+    assert products.refresh("a") == {"a": 1}
+    products.set(9, "b")
+    assert (products(["b"]), asked[3:]) == ({"b": 9}, [["a"]])
+    assert (products.loader.batch, products.loader.max_wait, products.loader.type) == (5, 0.002, int)
+
+
+def test_async_batches_of_several_fields() -> None:
+    cache = Cache()
+
+    @cache.batch_loader("stock:{shop}:{sku}")
+    async def stock(places: list[tuple[int, str]]) -> Mapping[tuple[int, str], int]:
+        return {(shop, sku): shop for shop, sku in places}
+
+    async def use() -> None:
+        assert await stock([(1, "a"), (2, "7")]) == {(1, "a"): 1, (2, "7"): 2}
+        await stock.invalidate((1, "a"))
+        assert await stock.refresh((1, "a")) == {(1, "a"): 1}
+        await stock.set(5, (1, "a"))
+        assert await stock([(1, "a")]) == {(1, "a"): 5}
+
+    asyncio.run(use())
+    assert stock.loader.template.parse("stock:2:7") == [2, "7"]
+    with pytest.raises(KeyFormatError, match="takes one list"):
+        cache.batch_loader("x:{id}")(lambda a, b: {})  # type: ignore[misc,arg-type]  # noqa: ARG005
