@@ -73,7 +73,7 @@ class Awaited(Plain):
     async def invalidate(self, *keys: str, **_: Any) -> None:  # type: ignore[override]
         super().invalidate(*keys)
 
-    async def set(self, key: str, value: Any, *, policy: Policy, **_: Any) -> None:
+    async def set(self, key: str, value: Any, *, policy: Policy, **_: Any) -> None:  # type: ignore[override]
         super().set(key, value, policy=policy)
 
 
