@@ -18,6 +18,10 @@ use pyo3::types::PyBytes;
 
 mod store;
 
+/// What the native module allocates; Python's own memory is not touched by it.
+#[global_allocator]
+static ALLOCATOR: globalcache_server::pages::Pages = globalcache_server::pages::Pages;
+
 /// A running server within this process.
 #[pyclass(frozen)]
 struct Server {

@@ -6,6 +6,7 @@
 mod acceptor;
 mod connection;
 mod listen;
+pub mod pages;
 mod worker;
 
 use std::io;
