@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
     from typing import Self
 
+    from globalcache.client.rows import Rows
+
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
@@ -512,6 +514,78 @@ class Functions:
 
         return decorate
 
+    def sql_loader(  # noqa: PLR0913 - an option each
+        self,
+        template: str,
+        *,
+        url: str,
+        query: str,
+        key: str | Sequence[str] | None = None,
+        rows: Rows = "one",
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: str | Sequence[str] = (),
+        type: Any = None,
+        wait: Duration | None = None,
+        max_batch_size: int = BATCH,
+        max_wait: Duration = MAX_WAIT,
+        timeout: Duration = TIMEOUT,
+        concurrency: int = 4,
+    ) -> Any:
+        """Load rows of a database under keys such as "order:{id:int}"; returns the loader as a function of the fields.
+
+        `query` has one placeholder for many keys, as in `where id in :ids`, and `key` names the column that tells them
+        apart (the field's name unless given); or it has a placeholder for each field, and keys are asked for one by
+        one. `rows="all"` makes a list of all rows of a key. The function is async exactly if the driver of the
+        SQLAlchemy `url` is.
+        """
+        from globalcache.client.rows import Query  # noqa: PLC0415 - an extra
+
+        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        fields = KeyTemplate.names(template)
+        columns = fields if key is None else [key] if isinstance(key, str) else list(key)
+        concurrency = _at_least_one("concurrency", concurrency)
+        asked = Query(url, query, fields, columns=columns, rows=rows, kind=type, connections=concurrency)
+
+        def load(*values: Any) -> Any:
+            item = values[0] if len(values) == 1 else values
+            return asked.load([item]).get(item)
+
+        async def load_async(*values: Any) -> Any:
+            item = values[0] if len(values) == 1 else values
+            return (await asked.load_async([item])).get(item)
+
+        single: Any = load_async if asked.is_async else load
+        name = _slug(template)
+        single.__module__, single.__qualname__, single.__name__ = "sql", name, name
+        single.__signature__ = inspect.Signature(
+            [inspect.Parameter(field, inspect.Parameter.POSITIONAL_OR_KEYWORD) for field in fields]
+        )
+        single.__doc__ = query
+        single.__annotations__ = {}
+        keys = KeyTemplate(template, single, longest=None)
+        kind = list[type] if type is not None and rows == "all" else type
+        spec = _spec(single, keys, policy, absent=(), kind=kind, wait=wait)
+        loader = Loader(
+            name,
+            keys,
+            (asked.load_async if asked.is_async else asked.load) if asked.is_batch else single,
+            asked.is_async,
+            policy,
+            type=kind,
+            tags=spec.tags,
+            batch=_at_least_one("max_batch_size", max_batch_size) if asked.is_batch else 0,
+            max_wait=seconds("max_wait", max_wait),
+            timeout=seconds("timeout", timeout, least=0.001),
+            concurrency=concurrency,
+        )
+        self.register(loader)
+        cached: Any = (AsyncCachedFunction if asked.is_async else CachedFunction)(self, spec)
+        cached.loader = loader
+        return cached
+
     def register(self, loader: Loader) -> None:
         """Let workers load by this; raises ConfigError if another function has the pattern."""
         known = self.loaders.get(loader.template.pattern)
@@ -522,6 +596,11 @@ class Functions:
 
 def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
+
+
+def _slug(template: str) -> str:
+    """Return what a loader without a function is called: what its keys begin with."""
+    return template.partition("{")[0].strip(":/-_.") or "sql"
 
 
 def _seconds(wait: Duration | None) -> float | None:

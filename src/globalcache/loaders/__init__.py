@@ -1,0 +1,1 @@
+"""Workers that load what clients miss: Python functions and SQL queries behind patterns of keys."""

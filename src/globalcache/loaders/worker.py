@@ -1,0 +1,409 @@
+"""A worker: takes the loads that a server pushes, runs the loaders of an application, and fills what they return.
+
+Sync functions run in threads, async ones on the loop; batch loaders collect loads for a moment. A lease that is held is
+renewed every second, so that a slow query does not become two; what waited so long that its lease has passed on is not
+begun. A connection that is lost is made again; loads under way go on meanwhile: tokens are good on any connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.loaders.breaker import Breaker
+from globalcache.loaders.link import Link, Load, command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
+
+    from globalcache.client.functions import Loader
+
+log = logging.getLogger("globalcache.worker")
+
+# The server's lease for a worker lasts 3 s. Renewed every second it survives two renewals that are late.
+_LEASE, _RENEW_EVERY, _TICK = 3.0, 1.0, 0.25
+_CONNECT_TIMEOUT = 5.0
+_RECONNECT = (0.05, 2.0)
+# What loads under way are given to end when the worker is told to stop.
+_GRACE = 5.0
+# While a loader fails, the server asks again after this, so that what is back is seen to be back.
+_RETRY_MS = 500
+# Loads that a connection can have at a time at most.
+_MOST_LOADS = 1 << 16
+_LONGEST_CAUSE = 300
+
+
+class Where(Protocol):
+    """The address of a server: `kind` is "tcp" or "unix"."""
+
+    kind: str
+    host: str
+    port: int
+    path: str
+    tls: bool
+    user: str | None
+    password: str | None
+    db: int
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A load: its key as the server knows it, its token, the values in the key, and when the lease was last new."""
+
+    key: bytes
+    token: int
+    values: Sequence[Any]
+    arrived: float
+    renewed: float
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Jobs that are being loaded by one call."""
+
+    jobs: list[_Job]
+    begun: float
+    task: asyncio.Task[None] | None = None
+    thread: Future[Any] | None = None
+    is_late: bool = False
+
+
+class Worker:
+    """Loads for one server.
+
+    `encode` gives a value of a type as bytes and flags, and raises TypeError for what it cannot; `prefix` stands before
+    every key and tag, as the namespace of the cache.
+    """
+
+    def __init__(
+        self,
+        loaders: Iterable[Loader],
+        address: Where,
+        encode: Callable[[Any, Any], tuple[bytes, int]],
+        *,
+        prefix: str = "",
+    ) -> None:
+        self.address = address
+        self.prefix = prefix
+        self.encode = encode
+        self.lanes = [_Lane(loader, self) for loader in loaders]
+        if not self.lanes:
+            raise ConfigError("the cache has no loaders: decorate a function with @cache.loader")
+        self._stop = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._link: Link | None = None
+
+    @property
+    def patterns(self) -> list[bytes]:
+        """The patterns of the keys that it loads."""
+        return patterns_of((lane.loader for lane in self.lanes), self.prefix)
+
+    def stop(self) -> None:
+        """Take no more loads, end those under way, and then end `run`. For a signal handler."""
+        self._stop.set()
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until told to stop; `ready` is called each time the server knows of it."""
+        pause = _RECONNECT[0]
+        ticking = asyncio.create_task(self._tick())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._connect()
+                except (OSError, TimeoutError) as error:
+                    log.warning("%s: %s; trying again", self.address, error)
+                    await asyncio.wait([stopping], timeout=pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                    pause = min(pause * 2, _RECONNECT[1])
+                    continue
+                pause = _RECONNECT[0]
+                ready()
+                lost = asyncio.create_task(self._lost.wait())
+                await asyncio.wait([lost, stopping], return_when=asyncio.FIRST_COMPLETED)
+                lost.cancel()
+            await self._drain()
+        finally:
+            ticking.cancel()
+            stopping.cancel()
+            for lane in self.lanes:
+                lane.close()
+            if self._link is not None:
+                self._link.close()
+                await asyncio.sleep(0)
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        self._link = None
+        loop = asyncio.get_running_loop()
+
+        def make() -> Link:
+            return Link(self._take, self._lost_it)
+
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            address = self.address
+            if address.kind == "unix":
+                _, link = await loop.create_unix_connection(make, address.path)
+            else:
+                _, link = await loop.create_connection(make, address.host, address.port, ssl=address.tls or None)
+            words = [b"HELLO", b"3"]
+            if address.password is not None:
+                words += b"AUTH", (address.user or "default").encode(), address.password.encode()
+            greeting = [command(*words)]
+            if address.db:
+                greeting.append(command(b"SELECT", b"%d" % address.db))
+            credit = min(sum(lane.credit for lane in self.lanes), _MOST_LOADS)
+            self._link = link
+            await link.ask([*greeting, command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"%d" % credit)])
+
+    def _lost_it(self) -> None:
+        # The server has handed the leases of what was not begun to others.
+        for lane in self.lanes:
+            lane.waiting.clear()
+        self._lost.set()
+
+    def _take(self, loads: list[Load]) -> None:
+        if self._stop.is_set():
+            return  # the end of the connection hands them to others
+        now = time.monotonic()
+        stirred = set()
+        for key, token in loads:
+            lane, values, cause = self._route(key)
+            if lane is None:
+                self.fail(key, token, cause)
+                continue
+            lane.waiting.append(_Job(key, token, values, now, now))
+            stirred.add(lane)
+        for lane in stirred:
+            lane.pump()
+
+    def _route(self, key: bytes) -> tuple[_Lane | None, Sequence[Any], str]:
+        """Find the loader whose key this is, and the values in it."""
+        try:
+            text = key.decode().removeprefix(self.prefix)
+        except UnicodeDecodeError:
+            return None, (), "the key is no UTF-8"
+        cause = "no loader has such keys"
+        for lane in self.lanes:
+            if text.startswith(lane.loader.template.prefix):
+                try:
+                    return lane, lane.loader.template.parse(text), ""
+                except KeyFormatError as error:
+                    cause = str(error).removeprefix(f"{text}: ")
+        return None, (), cause
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            now = time.monotonic()
+            for lane in self.lanes:
+                lane.tick(now)
+
+    async def _drain(self) -> None:
+        """Answer for what was begun; the rest is for others."""
+        if self._link is not None:
+            self.say(command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"1"))
+        for lane in self.lanes:
+            for job in lane.waiting:
+                self.release(job)
+            lane.waiting.clear()
+        tasks = [run.task for lane in self.lanes for run in lane.runs if run.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_GRACE)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def say(self, data: bytes) -> None:
+        """Tell the server; what cannot be said is dropped, since a lost lease passes on by itself."""
+        if self._link is not None:
+            self._link.say(data)
+
+    def fail(self, key: bytes, token: int, cause: str, retry_ms: int | None = None) -> None:
+        """Say that a load failed, and why."""
+        words = [b"CACHE.FAIL", key, b"%d" % token, cause[:_LONGEST_CAUSE].encode(errors="replace")]
+        if retry_ms is not None:
+            words += b"RETRY", b"%d" % retry_ms
+        self.say(command(*words))
+
+    def release(self, job: _Job) -> None:
+        """Hand a load to somebody else."""
+        self.say(command(b"CACHE.RELEASE", job.key, b"%d" % job.token))
+
+    def renew(self, job: _Job, now: float) -> None:
+        """Keep the lease of a load."""
+        job.renewed = now
+        self.say(command(b"CACHE.RENEW", job.key, b"%d" % job.token, b"%d" % (_LEASE * 1000)))
+
+
+class _Lane:
+    """One loader: what waits for it, what runs, and whether it may."""
+
+    def __init__(self, loader: Loader, worker: Worker) -> None:
+        self.loader = loader
+        self.worker = worker
+        self.breaker = Breaker()
+        self.waiting: deque[_Job] = deque()
+        self.runs: set[_Run] = set()
+        self._stuck = 0  # threads that were given up and still run
+        self._timer: asyncio.TimerHandle | None = None
+        self._pool = None if loader.is_async else ThreadPoolExecutor(loader.concurrency, f"loader-{loader.name}")
+        self._constant_tags = all(tag.is_constant for tag in loader.tags)
+        self._tags = self._encoded([tag.format({}) for tag in loader.tags]) if self._constant_tags else []
+
+    @property
+    def credit(self) -> int:
+        """How many loads it can have: those that run, and as many that wait."""
+        return self.loader.concurrency * max(self.loader.batch, 1) * 2
+
+    def pump(self) -> None:
+        """Begin what may begin."""
+        size = self.loader.batch
+        if not size:
+            while self.waiting and self._has_room():
+                self._begin([self.waiting.popleft()])
+        elif self._has_room():
+            while len(self.waiting) >= size and self._has_room():
+                self._begin([self.waiting.popleft() for _ in range(size)])
+            if self.waiting and self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self.loader.max_wait, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        while self.waiting and self._has_room():
+            self._begin([self.waiting.popleft() for _ in range(min(self.loader.batch, len(self.waiting)))])
+
+    def _has_room(self) -> bool:
+        return len(self.runs) + self._stuck < self.loader.concurrency
+
+    def _begin(self, jobs: list[_Job]) -> None:
+        now = time.monotonic()
+        for job in [job for job in jobs if now - job.renewed >= _LEASE]:
+            # Its lease has passed on while this process was held up.
+            jobs.remove(job)
+            self.worker.release(job)
+        if not jobs:
+            return
+        if not self.breaker.allows(now):
+            for job in jobs:
+                self.worker.fail(job.key, job.token, self.breaker.cause, _RETRY_MS)
+            return
+        run = _Run(jobs, now)
+        self.runs.add(run)
+        run.task = asyncio.get_running_loop().create_task(self._run(run))
+
+    async def _run(self, run: _Run) -> None:
+        try:
+            results = await self._call(run)
+        except asyncio.CancelledError:
+            if not run.is_late:
+                for job in run.jobs:
+                    self.worker.release(job)
+                raise
+            self._failed(run, f"no answer within {self.loader.timeout:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever an application raises is the answer
+            self._failed(run, f"{type(error).__name__}: {error}", error)
+        else:
+            self.breaker.succeeded()
+            cost = time.monotonic() - run.begun
+            for job, result in zip(run.jobs, results, strict=True):
+                self._fill(job, result, cost)
+        finally:
+            self.runs.discard(run)
+            if run.thread is not None and not run.thread.done():
+                self._stuck += 1
+                loop = asyncio.get_running_loop()
+                run.thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._unstuck))
+            self.pump()
+
+    def _unstuck(self) -> None:
+        self._stuck -= 1
+        self.pump()
+
+    async def _call(self, run: _Run) -> list[Any]:
+        """Return values in the order of the jobs; None where there is no row."""
+        loader = self.loader
+        if not loader.batch:
+            try:
+                return [await self._invoke(run, *run.jobs[0].values)]
+            except loader.absent:
+                return [None]
+        is_single = len(loader.template.field_names) == 1
+        items = [job.values[0] if is_single else tuple(job.values) for job in run.jobs]
+        found = await self._invoke(run, items)
+        return [found.get(item) for item in items]
+
+    async def _invoke(self, run: _Run, *args: Any) -> Any:
+        if self._pool is None:
+            return await self.loader.function(*args)
+        run.thread = self._pool.submit(contextvars.copy_context().run, self.loader.function, *args)
+        return await asyncio.wrap_future(run.thread)
+
+    def _fill(self, job: _Job, result: Any, cost: float) -> None:
+        loader = self.loader
+        try:
+            data, flags = (b"", 0) if result is None else self.worker.encode(result, loader.type)
+            tags = self._tags if self._constant_tags else self._encoded(loader.tags_of(job.values))
+        except (TypeError, ValueError) as error:
+            log.error("%s: %s: %s", loader.name, job.key.decode(), error)  # noqa: TRY400 - it is in the text
+            self.worker.fail(job.key, job.token, f"{loader.name}: {error}")
+            return
+        draw = random.random()  # noqa: S311 - no secret
+        words = loader.policy.words(draw=draw, absent=result is None, cost=cost, flags=flags, tags=tags)
+        self.worker.say(command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words))
+
+    def _encoded(self, tags: list[str]) -> list[bytes]:
+        return [(self.worker.prefix + tag).encode() for tag in tags]
+
+    def _failed(self, run: _Run, cause: str, error: BaseException | None = None) -> None:
+        now = time.monotonic()
+        was_open = self.breaker.is_open
+        self.breaker.failed(cause, now)
+        level = logging.DEBUG if was_open else logging.WARNING
+        trace = error if self.breaker.failures == 1 else None
+        log.log(level, "%s: %s: %s", self.loader.name, run.jobs[0].key.decode(), cause, exc_info=trace)
+        if self.breaker.is_open and not was_open:
+            log.warning(
+                "%s: failed %d times in a row; asked seldom until it is back", self.loader.name, self.breaker.failures
+            )
+        for job in run.jobs:
+            self.worker.fail(job.key, job.token, cause, _RETRY_MS if self.breaker.is_open else None)
+
+    def tick(self, now: float) -> None:
+        """Keep leases, and give up what takes too long."""
+        for run in self.runs:
+            if now - run.begun >= self.loader.timeout and not run.is_late and run.task is not None:
+                run.is_late = True
+                run.task.cancel()
+            else:
+                self._renew(run.jobs, now)
+        while self.waiting and now - self.waiting[0].arrived >= self.loader.timeout:
+            job = self.waiting.popleft()
+            self.worker.fail(job.key, job.token, f"waited for {self.loader.name} for {self.loader.timeout:g} s")
+        self._renew(self.waiting, now)
+
+    def _renew(self, jobs: Iterable[_Job], now: float) -> None:
+        for job in jobs:
+            if now - job.renewed >= _RENEW_EVERY:
+                self.worker.renew(job, now)
+
+    def close(self) -> None:
+        """End its threads as they end; nothing more is begun."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def patterns_of(loaders: Iterable[Loader], prefix: str = "") -> list[bytes]:
+    """Return the patterns of all keys of these loaders, as the server is told."""
+    escaped = "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix)
+    return [(escaped + loader.template.pattern).encode() for loader in loaders]

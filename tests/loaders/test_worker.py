@@ -1,0 +1,292 @@
+"""A worker and a real server: what clients see of loads, failures, restarts and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import globalcache
+from globalcache.client.functions import Functions
+from globalcache.client.plain import PlainClient
+from globalcache.errors import CacheError, ConfigError, ReplyError
+from globalcache.loaders.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+
+@dataclass
+class Where:
+    """A server on this machine."""
+
+    host: str
+    port: int
+    kind: str = "tcp"
+    path: str = ""
+    tls: bool = False
+    user: str | None = None
+    password: str | None = None
+    db: int = 0
+
+
+def where(server: globalcache.Server) -> Where:
+    host, port = server.address.split(":")
+    return Where(host, int(port))
+
+
+def encode(value: Any, kind: Any) -> tuple[bytes, int]:
+    if kind is int and type(value) is not int:
+        raise TypeError(f"{value!r} is no int")
+    return json.dumps(value, separators=(",", ":")).encode(), 0
+
+
+@contextmanager
+def fresh_server(**options: Any) -> Iterator[globalcache.Server]:
+    """Patterns stay served, so every test has a server of its own."""
+    with globalcache.Server(memory="64MiB", threads=2, **options) as server:
+        yield server
+
+
+@asynccontextmanager
+async def working(cache: Functions, server: globalcache.Server, prefix: str = "") -> AsyncIterator[Worker]:
+    worker = Worker(cache.loaders.values(), where(server), encode, prefix=prefix)
+    ready = asyncio.Event()
+    running = asyncio.create_task(worker.run(ready.set))
+    await asyncio.wait_for(ready.wait(), 10)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(running, 10)
+
+
+async def ask(server: globalcache.Server, *words: str) -> Any:
+    """Ask for one command in a thread, so that the worker goes on."""
+
+    def call() -> Any:
+        with PlainClient(server.url, timeout=10) as client:
+            return client.call(*words)
+
+    return await asyncio.to_thread(call)
+
+
+def run(cache: Functions, use: Callable[[globalcache.Server], Any], **options: Any) -> None:
+    with fresh_server(**options) as server:
+
+        async def work() -> None:
+            async with working(cache, server):
+                await use(server)
+
+        asyncio.run(work())
+
+
+def test_plain_gets_are_loaded_once_and_then_kept() -> None:
+    cache, ran = Functions(), []
+
+    @cache.loader("user:{id:int}", ttl="5m", refresh_after="1m", stale_if_error="1h", tags=["users", "user-{id}"])
+    async def user(id: int) -> dict[str, int] | None:
+        ran.append(id)
+        return {"id": id} if id < 100 else None
+
+    async def use(server: globalcache.Server) -> None:
+        assert await ask(server, "GET", "user:1") == b'{"id":1}'
+        assert await ask(server, "GET", "user:1") == b'{"id":1}'
+        assert await ask(server, "MGET", "user:1", "user:2", "other:1") == [b'{"id":1}', b'{"id":2}', None]
+        assert await ask(server, "GET", "user:100") is None
+        assert await ask(server, "GET", "user:100") is None
+        assert ran == [1, 2, 100]
+        assert 270_000 <= await ask(server, "PTTL", "user:1") <= 300_000
+        assert await ask(server, "CACHE.INVALIDATE", "TAGS", "1", "users") == 1
+        assert await ask(server, "GET", "user:1") == b'{"id":1}'
+        await ask(server, "CACHE.INVALIDATE", "TAGS", "1", "user-1")
+        assert await ask(server, "GET", "user:1") == b'{"id":1}'
+        assert await ask(server, "GET", "user:2") == b'{"id":2}'
+        assert ran == [1, 2, 100, 1, 1, 2]
+        with pytest.raises(ReplyError, match=r"LOADFAILED user:007: .*'007' is no whole number"):
+            await ask(server, "GET", "user:007")
+
+    run(cache, use)
+
+
+def test_sync_loaders_run_in_threads_and_absence_may_be_an_exception() -> None:
+    cache, threads = Functions(), set()
+
+    @cache.loader("slow:{id}", ttl="5m", absent=[KeyError], concurrency=8)
+    def slow(id: str) -> str:
+        threads.add(threading.current_thread().name)
+        time.sleep(0.05)
+        return {"a": "A", "1": "one"}[id]
+
+    async def use(server: globalcache.Server) -> None:
+        got = await asyncio.gather(*(ask(server, "GET", f"slow:{sku}") for sku in ("a", "1", "none")))
+        assert got == [b'"A"', b'"one"', None]
+        assert all(name.startswith("loader-") for name in threads)
+
+    run(cache, use)
+
+
+def test_batches_are_collected() -> None:
+    cache, asked = Functions(), []
+
+    @cache.batch_loader("product:{sku}", ttl="5m", max_batch_size=3, max_wait="20ms")
+    async def products(skus: list[str]) -> dict[str, int]:
+        asked.append(skus)
+        return {sku: len(sku) for sku in skus if sku != "none"}
+
+    async def use(server: globalcache.Server) -> None:
+        keys = [f"product:{sku}" for sku in ("a", "22", "333", "none", "4444")]
+        assert await ask(server, "MGET", *keys) == [b"1", b"2", b"3", None, b"4"]
+        assert asked == [["a", "22", "333"], ["none", "4444"]]
+
+    run(cache, use)
+
+
+def test_keys_of_a_namespace() -> None:
+    cache = Functions()
+
+    @cache.loader("user:{id}", ttl="5m", tags=["users"])
+    async def user(id: int) -> int:
+        return id
+
+    async def use() -> None:
+        with fresh_server() as server:
+            async with working(cache, server, "shop*:"):
+                assert await ask(server, "GET", "shop*:user:1") == b"1"
+                assert await ask(server, "GET", "shopping:user:1") is None
+                await ask(server, "CACHE.INVALIDATE", "TAGS", "1", "shop*:users")
+                assert await ask(server, "EXISTS", "shop*:user:1") == 1
+
+    asyncio.run(use())
+
+
+def test_a_failure_names_key_and_cause_and_a_breaker_spares_the_database() -> None:
+    cache, attempts, is_up = Functions(), [], threading.Event()
+
+    @cache.loader("row:{id}", ttl="20ms", stale_if_error="1h")
+    async def row(id: int) -> int:
+        attempts.append(time.monotonic())
+        if not is_up.is_set():
+            raise OSError("no database")
+        return id
+
+    async def use(server: globalcache.Server) -> None:
+        is_up.set()
+        assert await ask(server, "GET", "row:1") == b"1"
+        is_up.clear()
+        await asyncio.sleep(0.03)
+        attempts.clear()
+        begun = time.monotonic()
+        number = 2
+        while time.monotonic() - begun < 2:
+            number += 1
+            with pytest.raises(ReplyError, match=f"LOADFAILED row:{number}: OSError: no database"):
+                await ask(server, "GET", f"row:{number}")
+            assert await ask(server, "GET", "row:1") == b"1"
+        assert number > 50
+        assert len(attempts) <= 20
+        is_up.set()
+        begun = time.monotonic()
+        while True:
+            try:
+                assert await ask(server, "GET", "row:3") == b"3"
+                break
+            except ReplyError:
+                assert time.monotonic() - begun < 2
+                await asyncio.sleep(0.02)
+
+    run(cache, use)
+
+
+def test_what_takes_too_long_fails_and_a_slow_load_keeps_its_lease() -> None:
+    cache, ran = Functions(), []
+
+    @cache.loader("hangs:{id}", ttl="5m", timeout="300ms")
+    async def hangs(id: int) -> int:
+        await asyncio.sleep(60)
+        return id
+
+    @cache.loader("slow:{id}", ttl="5m")
+    def slow(id: int) -> int:
+        ran.append(id)
+        time.sleep(3.5)
+        return id
+
+    async def use(server: globalcache.Server) -> None:
+        waiting = [asyncio.create_task(ask(server, "GET", "slow:1")) for _ in range(3)]
+        with pytest.raises(ReplyError, match=r"LOADFAILED hangs:1: no answer within 0.3 s"):
+            await ask(server, "GET", "hangs:1")
+        assert await asyncio.gather(*waiting) == [b"1"] * 3
+        assert ran == [1]
+
+    run(cache, use)
+
+
+def test_what_cannot_be_encoded_is_a_failure() -> None:
+    cache = Functions()
+
+    @cache.loader("x:{id}", ttl="5m")
+    async def x(id: int) -> int:
+        return f"text {id}"  # type: ignore[return-value]
+
+    async def use(server: globalcache.Server) -> None:
+        with pytest.raises(ReplyError, match=r"LOADFAILED x:1: .*x: 'text 1' is no int"):
+            await ask(server, "GET", "x:1")
+
+    run(cache, use)
+
+
+def test_a_worker_comes_back_with_its_server() -> None:
+    cache = Functions()
+
+    @cache.loader("x:{id}", ttl="5m")
+    async def x(id: int) -> int:
+        return id
+
+    async def use() -> None:
+        with globalcache.Server(memory="64MiB") as first:
+            async with working(cache, first):
+                assert await ask(first, "GET", "x:1") == b"1"
+                address = first.address
+                await asyncio.to_thread(first.stop)
+                with globalcache.Server(memory="64MiB", listen=[address], loader=["x:*"]) as second:
+                    assert await ask(second, "GET", "x:2") == b"2"
+
+    asyncio.run(use())
+
+
+def test_the_end_lets_loads_end_and_takes_no_more() -> None:
+    cache, begun, may_end = Functions(), threading.Event(), threading.Event()
+
+    @cache.loader("x:{id}", ttl="5m", concurrency=1)
+    def x(id: int) -> int:
+        begun.set()
+        may_end.wait(10)
+        return id
+
+    async def use() -> None:
+        with fresh_server(load_timeout="1s") as server:
+            async with working(cache, server) as worker:
+                first = asyncio.create_task(ask(server, "GET", "x:1"))
+                await asyncio.to_thread(begun.wait, 10)
+                second = asyncio.create_task(ask(server, "GET", "x:2"))
+                await asyncio.sleep(0.05)
+                worker.stop()
+                await asyncio.sleep(0.05)
+                may_end.set()
+                assert await first == b"1"
+            with pytest.raises(CacheError, match="NOLOADER x:2"):
+                await second
+
+    asyncio.run(use())
+
+
+def test_a_cache_without_loaders_has_no_worker() -> None:
+    with pytest.raises(ConfigError, match="no loaders"):
+        Worker((), Where("127.0.0.1", 1), encode)
