@@ -78,7 +78,7 @@ fuzz: | prerequisites
 
 # Servers that tests talk to. They are installed, not started: tests start their own.
 deps:
-	@sudo=$$(test $$(id -u) = 0 || echo sudo); packages='redis-server redis-tools memcached libmemcached-tools'; \
+	@sudo=$$(test $$(id -u) = 0 || echo sudo); packages='redis-server redis-tools memcached libmemcached-tools postgresql'; \
 	if ! command -v apt-get >/dev/null; then echo "Install by hand: $$packages"; exit 1; fi; \
 	$$sudo apt-get update -q; \
 	$$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $$packages

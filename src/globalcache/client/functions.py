@@ -90,6 +90,7 @@ class Loader:
     max_wait: float = 0.0
     timeout: float = TIMEOUT
     concurrency: int = CONCURRENCY
+    close: Callable[[], Any] | None = None  # gives back what it holds; awaited if `is_async`
 
     def tags_of(self, values: Sequence[Any]) -> list[str]:
         """Return the tags of what is loaded for the values of a key's fields."""
@@ -580,6 +581,7 @@ class Functions:
             max_wait=seconds("max_wait", max_wait),
             timeout=seconds("timeout", timeout, least=0.001),
             concurrency=concurrency,
+            close=asked.close_async if asked.is_async else asked.close,
         )
         self.register(loader)
         cached: Any = (AsyncCachedFunction if asked.is_async else CachedFunction)(self, spec)

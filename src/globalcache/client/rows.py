@@ -111,6 +111,16 @@ class Query:
             self._engine, self._pid = make(self._url, **options), os.getpid()
         return self._engine
 
+    def close(self) -> None:
+        """Close the connections of this process."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    async def close_async(self) -> None:
+        """Do the same with an async driver."""
+        if self._engine is not None:
+            await self._engine.dispose()
+
     def _sorted(self, items: Sequence[Any], rows: Iterable[dict[str, Any]]) -> dict[Any, Any]:
         """Give every item its rows. Compared as text, since a driver may give a number as a decimal."""
         is_single = len(self._columns) == 1

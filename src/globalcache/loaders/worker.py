@@ -135,7 +135,7 @@ class Worker:
             ticking.cancel()
             stopping.cancel()
             for lane in self.lanes:
-                lane.close()
+                await lane.close()
             if self._link is not None:
                 self._link.close()
                 await asyncio.sleep(0)
@@ -395,12 +395,16 @@ class _Lane:
             if now - job.renewed >= _RENEW_EVERY:
                 self.worker.renew(job, now)
 
-    def close(self) -> None:
-        """End its threads as they end; nothing more is begun."""
+    async def close(self) -> None:
+        """End its threads as they end, and its connections; nothing more is begun."""
         if self._timer is not None:
             self._timer.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.loader.close is not None:
+            closed = self.loader.close()
+            if self.loader.is_async:
+                await closed
 
 
 def patterns_of(loaders: Iterable[Loader], prefix: str = "") -> list[bytes]:

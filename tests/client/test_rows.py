@@ -1,0 +1,142 @@
+"""SQL loaders on SQLite and on a PostgreSQL of their own: rows by key, many at once or one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import sqlalchemy
+
+from globalcache.client.functions import Functions, Loader
+from globalcache.errors import ConfigError
+from tests.postgres import cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TABLES = """
+create table orders (id integer primary key, customer integer, total numeric(10, 2), made timestamp);
+create table item (shop integer, sku varchar(20), stock integer);
+insert into orders values (1, 7, 4.50, '2026-01-02 03:04:05'), (2, 7, 10.00, '2026-01-03 00:00:00'), (3, 8, 1, null);
+insert into item values (1, 'a', 5), (1, '2', 6), (2, 'a', 7);
+"""
+
+
+class Order(msgspec.Struct):
+    """An order."""
+
+    id: int
+    customer: int
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with cluster() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+psycopg_async"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    name = request.param
+    if name.startswith("sqlite"):
+        plain, url = f"sqlite:///{tmp_path}/shop.db", f"{name}:///{tmp_path}/shop.db"
+    else:
+        plain = request.getfixturevalue("postgres").replace("postgresql:", "postgresql+psycopg:")
+        url = plain.replace("postgresql+psycopg:", f"{name}:")
+    engine = sqlalchemy.create_engine(plain)
+    with engine.begin() as connection:
+        for table in ("orders", "item"):
+            connection.exec_driver_sql(f"drop table if exists {table}")
+        for statement in TABLES.strip().split(";")[:-1]:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    return url
+
+
+def load(loader: Loader, *items: Any) -> Any:
+    """Do what a worker does, with whatever driver."""
+    assert loader.close is not None
+    if not loader.is_async:
+        try:
+            return loader.function(*items)
+        finally:
+            loader.close()
+
+    async def run() -> Any:
+        try:
+            return await loader.function(*items)
+        finally:
+            assert loader.close is not None
+            await loader.close()
+
+    return asyncio.run(run())
+
+
+def test_many_keys_are_one_query(url: str) -> None:
+    order = Functions().sql_loader("order:{id:int}", url=url, query="select id, customer from orders where id in :ids")
+    assert order.loader.batch == 500
+    assert load(order.loader, [1, 2, 99]) == {1: {"id": 1, "customer": 7}, 2: {"id": 2, "customer": 7}}
+
+
+def test_one_key_by_its_fields(url: str) -> None:
+    cache = Functions()
+    stock = cache.sql_loader(
+        "stock:{shop:int}:{sku:str}", url=url, query="select stock from item where shop = :shop and sku = :sku"
+    )
+    assert stock.loader.batch == 0
+    assert load(stock.loader, 1, "2") == {"stock": 6}
+    assert stock.key(1, "2") == "stock:1:2"
+
+
+def test_a_key_of_several_columns(url: str) -> None:
+    query = "select shop, sku, stock from item where (shop, sku) in :places"
+    stock = Functions().sql_loader("stock:{shop:int}:{sku:str}", url=url, query=query)
+    found = load(stock.loader, [(1, "a"), (2, "a"), (2, "2")])
+    assert {item: row["stock"] for item, row in found.items()} == {(1, "a"): 5, (2, "a"): 7}
+
+
+def test_all_rows_of_a_key(url: str) -> None:
+    query = "select id, customer from orders where customer in :customers order by id"
+    cache = Functions()
+    orders = cache.sql_loader("orders:{id:int}", url=url, query=query, key="customer", rows="all", type=Order)
+    assert load(orders.loader, [7, 9]) == {7: [Order(1, 7), Order(2, 7)], 9: []}
+    one = cache.sql_loader("last:{id:int}", url=url, query=query, key="customer")
+    with pytest.raises(ValueError, match="several rows have one key"):
+        load(one.loader, [7])
+
+
+def test_values_are_what_json_has(url: str) -> None:
+    order = Functions().sql_loader("order:{id:int}", url=url, query="select * from orders where id in :ids")
+    (row,) = load(order.loader, [1]).values()
+    assert msgspec.json.decode(msgspec.json.encode(row)) == row
+    assert row["made"].startswith("2026-01-02")
+
+
+def test_a_load_sees_what_was_committed_before_it(url: str) -> None:
+    order = Functions().sql_loader("order:{id:int}", url=url, query="select customer from orders where id = :id")
+    assert load(order.loader, 1) == {"customer": 7}
+    plain = url.replace("+aiosqlite", "").replace("+psycopg_async", "")
+    engine = sqlalchemy.create_engine(plain.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("update orders set customer = 9 where id = 1")
+    engine.dispose()
+    assert load(order.loader, 1) == {"customer": 9}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"url": "nosuch://x"}, "url: "),
+        ({"query": "select 1"}, "query: has no placeholder; should have :id, or one such as"),
+        ({"query": "select 1 where :id = :x"}, "query: has :id, :x; should have :id"),
+        ({"rows": "some"}, "rows: 'some': should be"),
+        ({"key": ["a", "b"]}, "key: should name 1 columns"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], line: str) -> None:
+    given = {"url": "sqlite:///x.db", "query": "select * from x where id in :ids"} | options
+    with pytest.raises(ConfigError, match=line):
+        Functions().sql_loader("x:{id:int}", **given)
