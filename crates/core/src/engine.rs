@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use crate::clients::Clients;
 use crate::fence::Fences;
 use crate::loaders::Loaders;
 use crate::mailbox::{Event, Mailboxes};
+use crate::pubsub::Bus;
 use crate::store::{self, DATABASES, Key, Note, Outcome, Party, Sink, Stats, Store};
+use crate::tracking::Tracking;
 
 /// The two clocks, in milliseconds, as read once per batch of input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,6 +114,12 @@ pub struct Engine {
     pub mail: Arc<Mailboxes>,
     /// Who loads what.
     pub loaders: Arc<Loaders>,
+    /// Who listens to which channels.
+    pub bus: Bus,
+    /// The connections that there are.
+    pub clients: Clients,
+    /// Who keeps copies of what it read.
+    pub tracking: Arc<Tracking>,
     /// What keeps old connections from being heard after new ones.
     pub fences: Fences,
 }
@@ -119,6 +128,7 @@ pub struct Engine {
 struct Post {
     mail: Arc<Mailboxes>,
     loaders: Arc<Loaders>,
+    tracking: Arc<Tracking>,
 }
 
 impl Sink for Post {
@@ -126,6 +136,10 @@ impl Sink for Post {
         match note {
             Note::Outcome(party, wait, outcome) => self.mail.post(party, Event::Outcome(wait, outcome)),
             Note::Wanted(db, key) => self.loaders.want(db, key),
+            Note::Changed(key, readers) => self.tracking.changed(&key, &readers, &self.mail),
+            Note::Cleared | Note::TagsInvalidated if !self.tracking.any() => {}
+            Note::Cleared => self.tracking.cleared(&self.mail),
+            Note::TagsInvalidated => self.tracking.tags_invalidated(&self.mail),
         }
     }
 }
@@ -168,7 +182,8 @@ impl Engine {
     /// An engine with an empty store, for connections on so many threads.
     pub fn new(options: store::Options, limits: Limits, facts: Facts, threads: usize) -> Engine {
         let (mail, loaders) = (Arc::new(Mailboxes::new(threads)), Arc::new(Loaders::default()));
-        let post = Post { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders) };
+        let tracking = Arc::new(Tracking::default());
+        let post = Post { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders), tracking: Arc::clone(&tracking) };
         Engine {
             store: Store::with_sink(options, Arc::new(post)),
             limits,
@@ -178,6 +193,9 @@ impl Engine {
             mail,
             loaders,
             fences: Fences::default(),
+            bus: Bus::default(),
+            clients: Clients::default(),
+            tracking,
         }
     }
 
@@ -286,6 +304,12 @@ impl Engine {
         let counted = self
             .counted(store)
             .map(|(name, count)| (name, count.saturating_sub(baseline.get(name).copied().unwrap_or(0)).to_string()));
+        let (channels, patterns) = self.bus.counts();
+        let now_held = [
+            ("pubsub_channels", channels.to_string()),
+            ("pubsub_patterns", patterns.to_string()),
+            ("tracking_total_keys", store.tracked.to_string()),
+        ];
         let word = |text: &str| text.to_owned();
         vec![
             (
@@ -311,6 +335,7 @@ impl Engine {
                     ("connected_clients", count(&counters.connected)),
                     ("maxclients", facts.max_clients.to_string()),
                     ("client_buffer_bytes", count(&counters.client_bytes)),
+                    ("tracking_clients", self.tracking.len().to_string()),
                 ],
             ),
             (
@@ -334,7 +359,7 @@ impl Engine {
                     ("aof_enabled", word("0")),
                 ],
             ),
-            ("Stats", counted.into()),
+            ("Stats", counted.into_iter().chain(now_held).collect()),
             (
                 "Replication",
                 vec![

@@ -2,6 +2,7 @@
 //! randomness. `now` and seeds are arguments.
 
 pub mod cache;
+pub mod clients;
 pub mod command;
 pub mod engine;
 pub mod execute;
@@ -15,8 +16,10 @@ pub mod mailbox;
 mod number;
 pub mod output;
 pub mod protocol;
+pub mod pubsub;
 pub mod session;
 mod stats;
 pub mod store;
+pub mod tracking;
 pub mod transaction;
 pub mod waiting;

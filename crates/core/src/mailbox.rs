@@ -22,6 +22,8 @@ pub enum Event {
     Load(u8, Arc<[u8]>, u64),
     /// Something to push as it is.
     Push(Arc<Reply>),
+    /// What it keeps a copy of is void: a key, or everything.
+    Void(Option<Arc<[u8]>>),
     /// The connection is to be closed, whatever it has sent.
     Close,
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, Span, flag, lookup};
 use crate::engine::{Engine, Now};
-use crate::execute::{Client, Context, execute, execute_row};
+use crate::execute::{Client, Context, Replies, execute, execute_row};
 use crate::gate;
 use crate::mailbox::Event;
 use crate::output::Output;
@@ -24,6 +24,7 @@ use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
 use crate::store::{Granted, Key, Outcome, Party};
+use crate::tracking::acting;
 use crate::transaction;
 use crate::waiting::{Waits, load_first, wait_parts};
 
@@ -97,6 +98,8 @@ impl Default for Name {
 /// One client's side of the server.
 pub struct Session {
     client: Client,
+    /// Address of the other end.
+    address: String,
     protocol: Option<Protocol>,
     reader: Reader,
     lines: memcached::Reader,
@@ -119,6 +122,7 @@ impl Session {
     pub fn new(party: Party) -> Session {
         Session {
             client: Client::new(party),
+            address: String::new(),
             protocol: None,
             reader: Reader::default(),
             lines: memcached::Reader::default(),
@@ -139,6 +143,11 @@ impl Session {
     /// A session that speaks memcached from its first byte on.
     pub fn memcached(party: Party) -> Session {
         Session { protocol: Some(Protocol::Memcached), ..Session::new(party) }
+    }
+
+    /// Tells the address of the other end, for those who look at connections.
+    pub fn set_address(&mut self, address: String) {
+        self.address = address;
     }
 
     /// Length below which it is of no use to feed the input again.
@@ -177,6 +186,13 @@ impl Session {
                 return (input.len(), Flow::Close);
             }
         };
+        if self.client.shown.is_none() {
+            self.client.shown = Some(engine.clients.join(&self.client, &self.address, now));
+        }
+        if let Some(shown) = &self.client.shown {
+            shown.touch(now);
+        }
+        acting(self.client.id);
         self.protocol = Some(protocol);
         let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
         let end = match protocol {
@@ -185,6 +201,7 @@ impl Session {
             Protocol::Json => self.feed_json(&mut run, input, out),
         };
         run.finish();
+        acting(0);
         end
     }
 
@@ -342,9 +359,18 @@ impl Session {
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let Some(name) = args.get(0) else { return true };
         values.clear();
+        let replies = self.client.replies;
         let mut waits = self.parked.take().unwrap_or_default();
         self.number = number_waits(&mut waits, self.number);
         let reply = match admit(row, name, args, &self.client) {
+            Ok(row) if self.client.only_listens() && !row.is_for_listeners() => {
+                let text = format!(
+                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
+                     this context",
+                    row.name.to_ascii_lowercase()
+                );
+                Reply::Error(Error::with(Kind::Malformed, text))
+            }
             Ok(row) if self.client.queue.is_some() && row.flags & flag::TRANSACTION == 0 => {
                 let queue = self.client.queue.as_mut().expect("a transaction has begun");
                 queue.push(row, args, run.engine.limits.max_request)
@@ -372,7 +398,14 @@ impl Session {
         }
         run.commands += 1;
         run.errors += u64::from(matches!(reply, Reply::Error(_)));
-        resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);
+        if replies == Replies::All && self.client.replies == Replies::All {
+            resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);
+        } else if replies == Replies::SkipNext {
+            self.client.replies = Replies::All;
+        } else if self.client.replies == Replies::All {
+            // CLIENT REPLY ON is answered again.
+            resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);
+        }
         true
     }
 
@@ -435,11 +468,23 @@ impl Session {
         let resp3 = self.client.resp == 3;
         match event {
             Event::Close => return Flow::Close,
+            Event::Void(key) => self.push_void(key, out),
             Event::Push(reply) => resp::encode(&reply, resp3, &[], out),
             Event::Load(_, key, token) => self.push_loads(&[(key, token)], out),
             Event::Outcome(wait, outcome) => self.take_outcome(engine, now, scratch, wait, outcome, out),
         }
         Flow::Continue
+    }
+
+    /// Tells a client what of its copies is void: of RESP2, only one that listens for it can be told.
+    fn push_void(&self, key: Option<Arc<[u8]>>, out: &mut Output) {
+        let keys = key.map_or(Reply::NoArray, |key| Reply::Array(vec![Reply::Value(Blob::Shared(key))]));
+        if self.client.resp == 3 {
+            resp::encode(&Reply::Push(vec![Reply::word("invalidate"), keys]), true, &[], out);
+        } else if self.client.only_listens() {
+            let channel = Reply::word("__redis__:invalidate");
+            resp::encode(&Reply::Push(vec![Reply::word("message"), channel, keys]), false, &[], out);
+        }
     }
 
     /// Sends loads to a worker: those that come together in one push.
@@ -523,6 +568,8 @@ impl Session {
     pub fn close(&mut self, engine: &Engine, now: Now) {
         let now = engine.time(now);
         let party = self.client.party;
+        self.client.leave(engine);
+        engine.clients.leave(party.id);
         for (db, key, _) in std::mem::take(&mut self.client.holds) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
         }

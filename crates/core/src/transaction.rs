@@ -65,6 +65,16 @@ impl Queue {
         Reply::Word("QUEUED")
     }
 
+    /// How many were taken in.
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     fn requests(&self) -> impl Iterator<Item = (&'static Row, Args<'_>)> + Clone {
         let ends = self.requests.iter().map(|(_, end)| *end);
         let starts = std::iter::once(0).chain(ends);

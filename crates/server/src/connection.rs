@@ -34,6 +34,14 @@ impl Stream {
         }
     }
 
+    /// The address of the other end, as CLIENT LIST shows it.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Stream::Tcp(stream) => stream.peer_addr().map(|address| address.to_string()).unwrap_or_default(),
+            Stream::Unix(_) => "unix".to_owned(),
+        }
+    }
+
     pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
             Stream::Tcp(stream) => stream,

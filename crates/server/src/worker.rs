@@ -142,10 +142,12 @@ impl Worker {
             let place = self.connections.vacant_entry();
             let slot = place.key();
             let party = Party { mailbox: self.number, slot: slot as u32, id };
-            let session = match speaks {
+            let address = stream.address();
+            let mut session = match speaks {
                 Speaks::Any => Session::new(party),
                 Speaks::Memcached => Session::memcached(party),
             };
+            session.set_address(address);
             place.insert(Connection::new(stream, session, id, now));
             let source = self.connections[slot].stream.source();
             let interest = Interest::READABLE | Interest::WRITABLE;

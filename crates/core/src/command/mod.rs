@@ -9,7 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::CacheCommand;
-use crate::execute::{ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
+use crate::execute::{ClientCommand, ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
+use crate::pubsub::BusCommand;
 
 mod read;
 mod table;
@@ -199,19 +200,10 @@ pub enum Command<'a> {
     },
     /// Authenticates.
     Auth(Option<&'a [u8]>, &'a [u8]),
-    /// The number of the connection.
-    ClientId,
-    /// The name of the connection.
-    ClientGetName,
-    /// Names the connection.
-    ClientSetName(&'a [u8]),
-    /// Tells which client library is at the other end.
-    ClientSetInfo {
-        /// Its version instead of its name.
-        version: bool,
-        /// What it says.
-        value: &'a [u8],
-    },
+    /// One of the commands on connections.
+    Client(ClientCommand<'a>),
+    /// One of the commands on channels.
+    Bus(BusCommand<'a>),
     /// All rows of the table.
     CommandAll,
     /// How many rows there are.
@@ -439,6 +431,8 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
     /// Something that was not asked for just now.
     Push(Vec<Reply>),
+    /// Several answers, one after the other, to one request.
+    Several(Vec<Reply>),
     /// The answer comes when what the command waits for is there.
     Parked,
     /// It was not done.

@@ -187,27 +187,6 @@ pub(super) fn read_expire<'a>(row: &Row, args: Args<'a>, unit: i64, absolute: bo
     Ok(Command::Expire { key: arg(args, 0), millis, absolute, when })
 }
 
-pub(super) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = arg(args, 0);
-    match (args.get(1), args.get(2), args.len()) {
-        (None, None, _) if is(sub, "ID") => Ok(Command::ClientId),
-        (None, None, _) if is(sub, "GETNAME") => Ok(Command::ClientGetName),
-        (Some(name), None, 2) if is(sub, "SETNAME") => Ok(Command::ClientSetName(name)),
-        (Some(what), Some(value), 3) if is(sub, "SETINFO") => {
-            if is(what, "LIB-NAME") || is(what, "LIB-VER") {
-                Ok(Command::ClientSetInfo { version: is(what, "LIB-VER"), value })
-            } else {
-                let what = String::from_utf8_lossy(what).into_owned();
-                Err(Error::with(Kind::Malformed, format!("ERR Unrecognized option '{what}'")))
-            }
-        }
-        _ => {
-            let known = ["id", "getname", "setname", "setinfo"].into_iter().find(|name| is(sub, name));
-            Err(known.map_or_else(|| row.unknown_subcommand(sub), |name| row.wrong_subcommand_arity(name)))
-        }
-    }
-}
-
 pub(super) fn read_command<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let Some(sub) = args.get(0) else { return Ok(Command::CommandAll) };
     match args.len() {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::read::*;
 use super::{Args, Command, Error, Kind};
-use crate::{cache, execute};
+use crate::{cache, execute, pubsub};
 
 /// What a command does, for permissions and for those who ask COMMAND.
 pub mod flag {
@@ -76,6 +76,11 @@ impl Row {
         Error::with(Kind::Malformed, format!("ERR wrong number of arguments for '{name}' command"))
     }
 
+    /// Whether a client of RESP2 may ask it while it listens to channels.
+    pub fn is_for_listeners(&self) -> bool {
+        self.name.ends_with("SUBSCRIBE") || matches!(self.name, "PING" | "QUIT" | "RESET")
+    }
+
     /// Whether its first argument says what it does.
     pub fn has_subcommands(&self) -> bool {
         const THESE: [&str; 8] = ["CLIENT", "COMMAND", "CONFIG", "FUNCTION", "MEMORY", "OBJECT", "PUBSUB", "SCRIPT"];
@@ -134,7 +139,7 @@ pub static TABLE: &[Row] = table! {
     "CACHE.RENEW" 4 WRITE | FAST | WORKER, ONE_KEY, "cache" "7.4.0" "Holds a lease for longer.", cache::read_renew;
     "CACHE.SESSION" -3 FAST | CONNECTION | ALONE, NO_KEY, "cache" "7.4.0" "Names the client, so that its older connections are closed.", cache::read_session;
     "CACHE.SET" -3 WRITE | DENY_OOM, ONE_KEY, "cache" "7.4.0" "Writes a value with freshness, tags and flags.", cache::read_set;
-    "CLIENT" -2 CONNECTION | WORKER, NO_KEY, "connection" "2.4.0" "Tells and sets what the server knows of this connection.", read_client;
+    "CLIENT" -2 CONNECTION | WORKER, NO_KEY, "connection" "2.4.0" "Tells and sets what the server knows of this connection.", execute::read_client;
     "COMMAND" -1 CONNECTION, NO_KEY, "server" "2.8.13" "Describes the commands there are.", read_command;
     "CONFIG" -2 ADMIN, NO_KEY, "server" "2.0.0" "Tells the settings of the server.", execute::read_config;
     "COPY" -3 WRITE | DENY_OOM | LOAD, (1, 2, 1), "generic" "6.2.0" "Copies a value with all that is kept beside it.", execute::read_copy;
@@ -180,7 +185,11 @@ pub static TABLE: &[Row] = table! {
     "PEXPIRETIME" 2 READ | FAST | LOAD, ONE_KEY, "generic" "7.0.0" "Returns at which millisecond of Unix time a key expires.", execute::read_pexpiretime;
     "PING" -1 FAST | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Returns PONG, or the message.", read_ping;
     "PSETEX" 4 WRITE | DENY_OOM, ONE_KEY, "string" "2.6.0" "Writes a value that expires after so many milliseconds.", |r, a| read_setex(r, a, 1);
+    "PSUBSCRIBE" -2 CONNECTION | ALONE, NO_KEY, "pubsub" "2.0.0" "Listens to all channels that match.", pubsub::read_psubscribe;
     "PTTL" 2 READ | FAST | LOAD, ONE_KEY, "generic" "2.6.0" "Returns how many milliseconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: true });
+    "PUBLISH" 3 FAST | CONNECTION, NO_KEY, "pubsub" "2.0.0" "Sends a message to all who listen and returns how many they are.", pubsub::read_publish;
+    "PUBSUB" -2 CONNECTION, NO_KEY, "pubsub" "2.8.0" "Tells which channels and patterns are listened to.", pubsub::read_pubsub;
+    "PUNSUBSCRIBE" -1 CONNECTION | ALONE, NO_KEY, "pubsub" "2.0.0" "Listens to patterns no more.", pubsub::read_punsubscribe;
     "QUIT" -1 FAST | NO_AUTH | CONNECTION | WORKER | TRANSACTION, NO_KEY, "connection" "1.0.0" "Closes the connection.", |_, _| Ok(Command::Quit);
     "RANDOMKEY" 1 READ, NO_KEY, "generic" "1.0.0" "Returns any key.", execute::read_randomkey;
     "RENAME" 3 WRITE | LOAD, (1, 2, 1), "generic" "1.0.0" "Gives a value another key.", execute::read_rename;
@@ -194,12 +203,14 @@ pub static TABLE: &[Row] = table! {
     "SETNX" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Writes a value if there is none.", execute::read_setnx;
     "SETRANGE" 4 WRITE | DENY_OOM | LOAD, ONE_KEY, "string" "2.2.0" "Writes over a part of a value.", execute::read_setrange;
     "STRLEN" 2 READ | FAST | LOAD, ONE_KEY, "string" "2.2.0" "Returns the length of a value.", execute::read_strlen;
+    "SUBSCRIBE" -2 CONNECTION | ALONE, NO_KEY, "pubsub" "2.0.0" "Listens to channels.", pubsub::read_subscribe;
     "SUBSTR" 4 READ | LOAD, ONE_KEY, "string" "1.0.0" "Returns a part of a value; GETRANGE by its old name.", execute::read_getrange;
     "TIME" 1 FAST, NO_KEY, "server" "2.6.0" "Returns the wall clock in seconds and microseconds.", |_, _| Ok(Command::Time);
     "TOUCH" -2 READ | FAST | LOAD, ALL_KEYS, "generic" "3.2.1" "Returns how many of the keys there are, as if they had been asked for.", |_, a| Ok(Command::Exists(a));
     "TTL" 2 READ | FAST | LOAD, ONE_KEY, "generic" "1.0.0" "Returns how many seconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: false });
     "TYPE" 2 READ | FAST | LOAD, ONE_KEY, "generic" "1.0.0" "Returns the type of a value: string, or none.", execute::read_type;
     "UNLINK" -2 WRITE | FAST, ALL_KEYS, "generic" "4.0.0" "Removes keys and returns how many there were.", |_, a| Ok(Command::Delete(a));
+    "UNSUBSCRIBE" -1 CONNECTION | ALONE, NO_KEY, "pubsub" "2.0.0" "Listens to channels no more.", pubsub::read_unsubscribe;
     "UNWATCH" 1 FAST, NO_KEY, "transactions" "2.2.0" "Forgets what is watched.", |_, _| Ok(Command::Unwatch);
     "WATCH" -2 FAST | TRANSACTION, ALL_KEYS, "transactions" "2.2.0" "Lets the next transaction run only if nothing happens to these keys.", |_, a| Ok(Command::Watch(a));
 };

@@ -1,10 +1,16 @@
 //! Connections: what is known of a client, and what it sets.
 
-use super::NO_SUCH_USER;
+use std::sync::Arc;
+
+use super::{NO_SUCH_USER, Replies};
+use crate::clients::Shown;
 use crate::command::{Error, Kind, Reply};
+use crate::engine::Engine;
 use crate::engine::{REDIS_VERSION, VERSION};
 use crate::fence::Joined;
+use crate::pubsub::Subscriptions;
 use crate::store::Party;
+use crate::tracking::Options;
 use crate::transaction::{Queue, Watched};
 
 /// What the server knows of the client at the other end.
@@ -42,6 +48,14 @@ pub struct Client {
     pub queue: Option<Box<Queue>>,
     /// What the next transaction depends on.
     pub watched: Vec<Watched>,
+    /// Which replies it wants.
+    pub replies: Replies,
+    /// What it listens to.
+    pub subscriptions: Option<Box<Subscriptions>>,
+    /// How it wants to be told of changes of what it read.
+    pub tracking: Option<Box<Options>>,
+    /// What others see of it.
+    pub shown: Option<Arc<Shown>>,
 }
 
 impl Client {
@@ -64,7 +78,33 @@ impl Client {
             joined: None,
             queue: None,
             watched: Vec::new(),
+            replies: Replies::All,
+            subscriptions: None,
+            tracking: None,
+            shown: None,
         }
+    }
+
+    /// It listens to nothing and keeps no copies any more.
+    pub fn leave(&mut self, engine: &Engine) {
+        if let Some(subscriptions) = self.subscriptions.take() {
+            engine.bus.leave_all(&subscriptions, self.party);
+        }
+        if self.tracking.take().is_some() {
+            engine.tracking.leave(self.party, &engine.store);
+        }
+    }
+
+    /// Lets others see what it is now.
+    pub fn show(&self) {
+        if let Some(shown) = &self.shown {
+            shown.update(self);
+        }
+    }
+
+    /// Whether it is one of RESP2 that listens, and so may ask for little else.
+    pub fn only_listens(&self) -> bool {
+        self.resp == 2 && self.subscriptions.is_some()
     }
 
     /// RESET: everything that the client has set is as it was at the beginning, except its name as a library and its
@@ -75,6 +115,7 @@ impl Client {
         self.queue = None;
         self.watched.clear();
         self.tickets = false;
+        self.replies = Replies::All;
     }
 
     /// It was granted a lease.

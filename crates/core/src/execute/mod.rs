@@ -1,6 +1,7 @@
 //! What each command does: `execute(context, client, command) -> reply`. Commands return replies; they know neither
 //! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
 
+mod client;
 mod config;
 mod connection;
 mod keys;
@@ -17,12 +18,14 @@ use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE
 use crate::engine::{Engine, Now};
 use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Value};
 use crate::waiting::{Waits, load_first};
-use crate::{cache, items, stats, transaction};
+use crate::{cache, items, pubsub, stats, transaction};
 
+pub(crate) use client::read_client;
+pub use client::{ClientCommand, Replies};
 pub use config::ConfigCommand;
 pub(crate) use config::read_config;
 pub use connection::Client;
-use connection::{hello, printable};
+use connection::hello;
 use keys::{count, expire, persist, ttl};
 pub use keyspace::KeyCommand;
 pub(crate) use keyspace::{
@@ -181,7 +184,14 @@ pub(crate) fn execute_row(
             Err(error) => return Reply::Error(error),
         }
     }
-    execute(cx, client, command)
+    if client.tracking.is_some() {
+        client::remember_reads(cx, client, row, args);
+    }
+    let reply = execute(cx, client, command);
+    if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0 {
+        client.show();
+    }
+    reply
 }
 
 /// Runs a command.
@@ -218,6 +228,10 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             let Reply::Int(removed) = count(cx, db, keys, |entry| entry.remove()) else { unreachable!() };
             Reply::Int(removed + tags.len() as i64)
         }
+        Command::Ping(message) if client.only_listens() => {
+            let message = Reply::Value(Blob::Owned(message.unwrap_or_default().to_vec()));
+            Reply::Array(vec![Reply::word("pong"), message])
+        }
         Command::Ping(None) => Reply::Word("PONG"),
         Command::Ping(Some(message)) | Command::Echo(message) => Reply::Value(Blob::Owned(message.to_vec())),
         Command::Select(db) => {
@@ -227,21 +241,8 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Info(sections) => Reply::Text(info(cx, sections)),
         Command::Hello { version, auth, name } => return hello(client, version, auth.is_some(), name),
         Command::Auth(..) => return Err(NO_SUCH_USER),
-        Command::ClientId => Reply::Int(client.id as i64),
-        Command::ClientGetName if client.name.is_empty() => Reply::Null,
-        Command::ClientGetName => Reply::Value(Blob::Owned(client.name.clone())),
-        Command::ClientSetName(name) => {
-            client.name = printable(name, "Client names")?;
-            Reply::Ok
-        }
-        Command::ClientSetInfo { version: false, value } => {
-            client.lib_name = printable(value, "lib-name")?;
-            Reply::Ok
-        }
-        Command::ClientSetInfo { version: true, value } => {
-            client.lib_version = printable(value, "lib-ver")?;
-            Reply::Ok
-        }
+        Command::Client(command) => return client::run(cx, client, &command),
+        Command::Bus(command) => return pubsub::run(cx, client, &command),
         Command::CommandAll => Reply::Array(TABLE.iter().map(describe).collect()),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList => Reply::Array(TABLE.iter().map(name_of).collect()),
@@ -273,6 +274,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             Reply::Ok
         }
         Command::Reset => {
+            client.leave(cx.engine);
             client.reset();
             Reply::Word("RESET")
         }

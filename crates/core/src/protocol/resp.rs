@@ -217,6 +217,7 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
         Reply::Array(replies) => elements(b'*', replies, resp3, scratch, out),
         Reply::Set(replies) => elements(if resp3 { b'~' } else { b'*' }, replies, resp3, scratch, out),
         Reply::Push(parts) => elements(if resp3 { b'>' } else { b'*' }, parts, resp3, scratch, out),
+        Reply::Several(replies) => replies.iter().for_each(|reply| encode(reply, resp3, scratch, out)),
         Reply::Map(pairs) => {
             let (mark, count) = if resp3 { (b'%', pairs.len()) } else { (b'*', 2 * pairs.len()) };
             header(mark, count as i64, out.bytes());

@@ -86,6 +86,12 @@ pub enum Note {
     Outcome(Party, u64, Outcome),
     /// A worker is wanted to load a key.
     Wanted(u8, Arc<[u8]>),
+    /// A key changed or went: who read it, and wants to know.
+    Changed(Box<[u8]>, Vec<Party>),
+    /// A database was emptied, or all were.
+    Cleared,
+    /// Tags were invalidated.
+    TagsInvalidated,
 }
 
 /// Who asks for a key and what for.
@@ -268,6 +274,11 @@ impl Leases {
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.touched)
+    }
+
+    /// Has somebody told when the step is done.
+    pub(super) fn note(&mut self, note: Note) {
+        self.notes.push(note);
     }
 
     pub(super) fn take_notes(&mut self) -> Vec<Note> {

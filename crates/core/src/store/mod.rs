@@ -147,6 +147,8 @@ pub struct Stats {
     pub expired: u64,
     /// Items that are to expire, by database.
     pub expires: [u64; DATABASES],
+    /// Keys that clients keep copies of.
+    pub tracked: u64,
 }
 
 impl Stats {
@@ -157,6 +159,7 @@ impl Stats {
         self.misses += one.misses;
         self.evicted += one.evicted;
         self.expired += one.expired;
+        self.tracked += one.tracked;
         for (total, expires) in self.expires.iter_mut().zip(one.expires) {
             *total += expires;
         }
@@ -172,6 +175,7 @@ mod lease;
 mod segment;
 mod shard;
 mod tags;
+mod tracked;
 
 pub use fetch::{Inspection, Sought};
 pub use item::MAX_TAGS;
@@ -179,6 +183,7 @@ pub use lease::{Granted, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 use shard::Shard;
 pub use shard::{Copied, Entry};
 use tags::Tags;
+pub use tracked::Interest;
 
 /// The cache: shards behind one lock each.
 pub struct Store {
@@ -347,7 +352,11 @@ impl Store {
             }
             let mut shard = self.shards[sweep.shard].lock();
             let now = shard.advance(now);
-            if !shard.sweep(&self.tags, sweep.thorough, now) {
+            let round = shard.sweep(&self.tags, sweep.thorough, now);
+            if shard.leases.is_stirred() {
+                self.settle(&mut shard);
+            }
+            if !round {
                 continue;
             }
             sweep.shard = (sweep.shard + 1) % self.shards.len();
@@ -362,6 +371,13 @@ impl Store {
         }
     }
 
+    /// What is told of changes from now on.
+    pub fn track(&self, interest: Interest) {
+        for shard in &self.shards {
+            shard.lock().set_interest(interest);
+        }
+    }
+
     /// The hash under which a tag is kept.
     pub fn tag(&self, name: &[u8]) -> u64 {
         self.hasher.hash_one(name)
@@ -370,6 +386,7 @@ impl Store {
     /// Invalidates tags: when this returns, no item that was written with one of them before is served again.
     pub fn invalidate_tags(&self, tags: &[u64]) {
         self.tags.invalidate(tags);
+        self.sink.send(Note::TagsInvalidated);
     }
 
     /// Removes everything, or everything in one database.
@@ -509,6 +526,7 @@ impl Locked<'_> {
     #[must_use]
     pub fn clear(&mut self, db: Option<u8>) -> impl Sized + use<> {
         let options = &self.store.options;
+        self.store.sink.send(Note::Cleared);
         self.guards.iter_mut().flatten().filter_map(|shard| shard.clear(db, options)).collect::<Vec<_>>()
     }
 }

@@ -17,9 +17,10 @@ use super::eviction::Ghosts;
 use super::experts::Experts;
 use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
-use super::lease::{Leases, Loaded, Moment};
+use super::lease::{Leases, Loaded, Moment, Note, Party};
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
+use super::tracked::{Interest, Told, Tracked};
 use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
 
 /// Segments that a shard has when it is full: with 64 eviction misses about 1 % more than item by item, with 256 no more.
@@ -86,6 +87,8 @@ pub(super) struct Shard {
     /// Something had to go: no new item finds room without that any more.
     full: bool,
     pub(super) leases: Leases,
+    /// Keys that clients keep copies of, if any do.
+    tracked: Option<Box<Tracked>>,
     hasher: RandomState,
     budget: usize,
     segment_size: usize,
@@ -167,6 +170,7 @@ impl Shard {
             appended: [0; 2],
             full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
+            tracked: None,
             hasher: hasher.clone(),
             budget,
             segment_size: wanted.clamp(MIN_SEGMENT, MAX_SEGMENT),
@@ -304,8 +308,44 @@ impl Shard {
         self.queue_bytes[queue] -= size + beside;
     }
 
+    /// Whoever keeps a copy of a key that changes or goes is told when the step is done.
+    #[inline]
+    fn tell_changed(&mut self, hash: u64, key: &[u8]) {
+        if let Some(tracked) = &mut self.tracked {
+            let told = tracked.changed(hash, key);
+            self.tell(told);
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, told: Told) {
+        for (key, readers) in told {
+            self.leases.note(Note::Changed(key, readers));
+        }
+    }
+
+    #[cold]
+    fn tell_dropped(&mut self, place: Place) {
+        let record = self.record(place);
+        let (hash, key) =
+            (super::hash(&self.hasher, Key { db: record.db, bytes: record.key }), Box::<[u8]>::from(record.key));
+        self.tell_changed(hash, &key);
+    }
+
+    /// What is told of changes from now on.
+    pub(super) fn set_interest(&mut self, interest: Interest) {
+        if interest == Interest::None {
+            self.tracked = None;
+        } else {
+            self.tracked.get_or_insert_default().all = interest == Interest::All;
+        }
+    }
+
     /// Removes the item at a found slot.
     fn drop_item(&mut self, found: &Found) {
+        if self.tracked.is_some() {
+            self.tell_dropped(found.place);
+        }
         self.discount(found, None);
         self.index.remove(found);
         self.free_if_empty(found.place.segment);
@@ -619,6 +659,9 @@ impl Shard {
     /// Removes everything, or one database. What is returned is to be dropped when the lock is released.
     pub(super) fn clear(&mut self, db: Option<u8>, options: &Options) -> Option<Box<Shard>> {
         self.leases.void_all(db);
+        if let Some(tracked) = &mut self.tracked {
+            tracked.forget();
+        }
         if let Some(db) = db {
             self.floors[usize::from(db)] = self.version;
             self.counts[usize::from(db)] = 0;
@@ -630,6 +673,7 @@ impl Shard {
             Shard { now: self.now, version: self.version, stats: self.stats, ..Shard::new(options, &self.hasher) };
         let mut old = Box::new(std::mem::replace(self, fresh));
         std::mem::swap(&mut self.leases, &mut old.leases);
+        std::mem::swap(&mut self.tracked, &mut old.tracked);
         Some(old)
     }
 
@@ -669,7 +713,13 @@ impl Shard {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        Stats { items: self.items, used: self.used() as u64, expires: self.expires, ..self.stats }
+        Stats {
+            items: self.items,
+            used: self.used() as u64,
+            expires: self.expires,
+            tracked: self.tracked.as_ref().map_or(0, |known| known.len() as u64),
+            ..self.stats
+        }
     }
 
     pub(super) fn view<'a>(&'a self, record: &Record<'a>) -> Item<'a> {
@@ -708,6 +758,7 @@ impl Shard {
     /// outside the segments.
     fn put(&mut self, record: &Record<'_>, change: bool, hash: u64, tags: &Tags, now: u64) -> Result<(), Refused> {
         let key = Key { db: record.db, bytes: record.key };
+        self.tell_changed(hash, record.key);
         let found = self.find(key, hash);
         if let Some(found) = found
             && self.overwrite(&found, record)
@@ -934,6 +985,15 @@ impl<'a> Entry<'a> {
         })?;
         self.void();
         Ok(version)
+    }
+
+    /// A client reads the key and keeps a copy: it is told once when the key changes. Whether the item has tags.
+    pub fn track(&mut self, party: Party) -> bool {
+        let Some(tracked) = &mut self.shard.tracked else { return false };
+        let gone = tracked.read(self.hash, self.key.bytes, party);
+        self.shard.tell(gone);
+        let found = self.shard.find(self.key, self.hash);
+        found.is_some_and(|found| !self.shard.record(found.place).tags.is_empty())
     }
 
     /// How often the live item was asked for lately, up to 3; leaves no trace.

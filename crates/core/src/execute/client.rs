@@ -1,0 +1,431 @@
+//! CLIENT: what the server knows of this connection and of the others, and client tracking.
+//! Reading its arguments, and what it does.
+
+use std::sync::Arc;
+
+use super::connection::printable;
+use super::{Client, Context};
+use crate::clients::Shown;
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is};
+use crate::mailbox::Event;
+use crate::tracking::{MAX_PREFIXES, Options};
+
+/// Which replies a client wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replies {
+    /// All.
+    #[default]
+    All,
+    /// None.
+    None,
+    /// None to the command that comes next.
+    SkipNext,
+}
+
+/// Which connections are meant.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter<'a> {
+    id: Option<u64>,
+    address: Option<&'a [u8]>,
+    user: Option<&'a [u8]>,
+    subscribers: Option<bool>,
+    nobody: bool,
+    older: Option<u64>,
+    skip_me: bool,
+}
+
+/// CLIENT with its subcommand.
+#[derive(Clone, Copy, Debug)]
+pub enum ClientCommand<'a> {
+    /// The number of the connection.
+    Id,
+    /// The name of the connection.
+    GetName,
+    /// Names the connection.
+    SetName(&'a [u8]),
+    /// Tells which client library is at the other end: its version instead of its name.
+    SetInfo(bool, &'a [u8]),
+    /// What is known of the connection.
+    Info,
+    /// What is known of all.
+    List(Filter<'a>),
+    /// What is known of those with these numbers.
+    ListIds(Args<'a>),
+    /// Closes connections; tells how many, or OK in the old form.
+    Kill(Filter<'a>, bool),
+    /// Which replies it wants.
+    Reply(Replies),
+    /// Keeps copies of what it reads from now on.
+    Track(Args<'a>),
+    /// Keeps no copies any more.
+    Untrack,
+    /// Whether the keys of the next command are kept; a word that is neither is found out late, as in Redis.
+    Caching(Option<bool>),
+    /// How it tracks.
+    TrackingInfo,
+    /// Who is told instead.
+    Redirection,
+}
+
+fn command(command: ClientCommand<'_>) -> Result<Command<'_>, Error> {
+    Ok(Command::Client(command))
+}
+
+const NAMES: [&str; 14] = [
+    "caching",
+    "getname",
+    "getredir",
+    "id",
+    "info",
+    "kill",
+    "list",
+    "no-evict",
+    "reply",
+    "setinfo",
+    "setname",
+    "tracking",
+    "trackinginfo",
+    "unblock",
+];
+
+pub(crate) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let sub = args.get(0).ok_or(SYNTAX)?;
+    let on = |text: &[u8]| match () {
+        () if is(text, "ON") => Ok(true),
+        () if is(text, "OFF") => Ok(false),
+        () => Err(SYNTAX),
+    };
+    match (args.get(1), args.get(2), args.len()) {
+        (None, ..) if is(sub, "ID") => command(ClientCommand::Id),
+        (None, ..) if is(sub, "GETNAME") => command(ClientCommand::GetName),
+        (None, ..) if is(sub, "INFO") => command(ClientCommand::Info),
+        (None, ..) if is(sub, "GETREDIR") => command(ClientCommand::Redirection),
+        (None, ..) if is(sub, "TRACKINGINFO") => command(ClientCommand::TrackingInfo),
+        (None, ..) if is(sub, "LIST") => command(ClientCommand::List(EVERYBODY)),
+        (Some(name), _, 2) if is(sub, "SETNAME") => command(ClientCommand::SetName(name)),
+        (Some(what), Some(value), 3) if is(sub, "SETINFO") => {
+            if is(what, "LIB-NAME") || is(what, "LIB-VER") {
+                return command(ClientCommand::SetInfo(is(what, "LIB-VER"), value));
+            }
+            let what = String::from_utf8_lossy(what).into_owned();
+            Err(Error::with(Kind::Malformed, format!("ERR Unrecognized option '{what}'")))
+        }
+        (Some(option), Some(kind), 3) if is(sub, "LIST") && is(option, "TYPE") => {
+            let mut filter = EVERYBODY;
+            filter.set_type(kind)?;
+            command(ClientCommand::List(filter))
+        }
+        (Some(option), Some(_), _) if is(sub, "LIST") && is(option, "ID") => {
+            command(ClientCommand::ListIds(args.from(2)))
+        }
+        (Some(_), ..) if is(sub, "LIST") => Err(SYNTAX),
+        (Some(address), None, _) if is(sub, "KILL") => {
+            command(ClientCommand::Kill(Filter { address: Some(address), skip_me: false, ..EVERYBODY }, true))
+        }
+        (Some(_), Some(_), _) if is(sub, "KILL") => command(ClientCommand::Kill(Filter::read(args.from(1))?, false)),
+        (Some(mode), None, _) if is(sub, "REPLY") && is(mode, "SKIP") => {
+            command(ClientCommand::Reply(Replies::SkipNext))
+        }
+        (Some(mode), None, _) if is(sub, "REPLY") => {
+            command(ClientCommand::Reply(if on(mode)? { Replies::All } else { Replies::None }))
+        }
+        (Some(mode), None, _) if is(sub, "NO-EVICT") => on(mode).map(|_| Command::Nothing),
+        (Some(mode), None, _) if is(sub, "CACHING") => command(ClientCommand::Caching(match () {
+            () if is(mode, "YES") => Some(true),
+            () if is(mode, "NO") => Some(false),
+            () => None,
+        })),
+        (Some(mode), ..) if is(sub, "TRACKING") => {
+            command(if on(mode)? { ClientCommand::Track(args.from(2)) } else { ClientCommand::Untrack })
+        }
+        _ => {
+            let known = NAMES.into_iter().find(|name| is(sub, name) && *name != "unblock");
+            Err(known.map_or_else(|| row.unknown_subcommand(sub), |name| row.wrong_subcommand_arity(name)))
+        }
+    }
+}
+
+const EVERYBODY: Filter<'static> =
+    Filter { id: None, address: None, user: None, subscribers: None, nobody: false, older: None, skip_me: true };
+
+impl<'a> Filter<'a> {
+    fn read(args: Args<'a>) -> Result<Filter<'a>, Error> {
+        let mut filter = EVERYBODY;
+        let mut at = 0;
+        while let Some(option) = args.get(at) {
+            let value = args.get(at + 1).ok_or(SYNTAX)?;
+            if is(option, "ID") {
+                let wrong = Error::new(Kind::Malformed, "ERR client-id should be greater than 0");
+                let id = integer(value).ok().and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
+                filter.id = Some(id.ok_or(wrong)?);
+            } else if is(option, "TYPE") {
+                filter.set_type(value)?;
+            } else if is(option, "ADDR") {
+                filter.address = Some(value);
+            } else if is(option, "USER") {
+                filter.user = Some(value);
+            } else if is(option, "MAXAGE") {
+                filter.older = Some(u64::try_from(integer(value)?).map_err(|_| SYNTAX)?);
+            } else if is(option, "SKIPME") && (is(value, "YES") || is(value, "NO")) {
+                filter.skip_me = is(value, "YES");
+            } else {
+                return Err(SYNTAX);
+            }
+            at += 2;
+        }
+        Ok(filter)
+    }
+
+    fn set_type(&mut self, kind: &[u8]) -> Result<(), Error> {
+        match () {
+            () if is(kind, "NORMAL") => self.subscribers = Some(false),
+            () if is(kind, "PUBSUB") => self.subscribers = Some(true),
+            () if ["MASTER", "REPLICA", "SLAVE"].iter().any(|name| is(kind, name)) => self.nobody = true,
+            () => {
+                let kind = String::from_utf8_lossy(kind).into_owned();
+                return Err(Error::with(Kind::Malformed, format!("ERR Unknown client type '{kind}'")));
+            }
+        }
+        Ok(())
+    }
+
+    fn takes(&self, cx: &Context<'_>, shown: &Shown) -> bool {
+        !self.nobody
+            && self.id.is_none_or(|id| shown.party.id == id)
+            && self.address.is_none_or(|address| shown.address.as_bytes() == address)
+            && self.user.is_none_or(|user| user == b"default")
+            && self.subscribers.is_none_or(|wanted| shown.is_subscriber() == wanted)
+            && self.older.is_none_or(|age| shown.age(cx.now) >= age)
+    }
+}
+
+pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCommand<'_>) -> Result<Reply, Error> {
+    let text = |lines: String| Ok(Reply::Text(lines));
+    match *command {
+        ClientCommand::Id => Ok(Reply::Int(client.id as i64)),
+        ClientCommand::GetName if client.name.is_empty() => Ok(Reply::Null),
+        ClientCommand::GetName => Ok(Reply::Value(Blob::Owned(client.name.clone()))),
+        ClientCommand::SetName(name) => {
+            client.name = printable(name, "Client names")?;
+            Ok(Reply::Ok)
+        }
+        ClientCommand::SetInfo(version, value) => {
+            let (place, what) = match version {
+                true => (&mut client.lib_version, "lib-ver"),
+                false => (&mut client.lib_name, "lib-name"),
+            };
+            *place = printable(value, what)?;
+            Ok(Reply::Ok)
+        }
+        ClientCommand::Info => {
+            let shown = cx.engine.clients.get(client.id);
+            text(shown.map_or_else(String::new, |shown| shown.line(cx.now) + "\n"))
+        }
+        ClientCommand::List(filter) => {
+            let all = cx.engine.clients.list();
+            text(all.iter().filter(|shown| filter.takes(cx, shown)).map(|shown| shown.line(cx.now) + "\n").collect())
+        }
+        ClientCommand::ListIds(ids) => {
+            let mut lines = String::new();
+            for id in ids.iter() {
+                let wrong = Error::new(Kind::Malformed, "ERR Invalid client ID");
+                let id = integer(id).ok().and_then(|id| u64::try_from(id).ok()).ok_or(wrong)?;
+                if let Some(shown) = cx.engine.clients.get(id) {
+                    lines += &(shown.line(cx.now) + "\n");
+                }
+            }
+            text(lines)
+        }
+        ClientCommand::Kill(filter, old) => kill(cx, client, &filter, old),
+        ClientCommand::Reply(replies) => {
+            client.replies = replies;
+            Ok(Reply::Ok)
+        }
+        ClientCommand::Track(args) => track(cx, client, args),
+        ClientCommand::Untrack => {
+            if client.tracking.take().is_some() {
+                cx.engine.tracking.leave(client.party, &cx.engine.store);
+            }
+            Ok(Reply::Ok)
+        }
+        ClientCommand::Caching(yes) => caching(client, yes),
+        ClientCommand::TrackingInfo => Ok(tracking_info(client)),
+        ClientCommand::Redirection => Ok(Reply::Int(redirection(client))),
+    }
+}
+
+fn kill(cx: &Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -> Result<Reply, Error> {
+    let all = cx.engine.clients.list();
+    let meant = all.iter().filter(|shown| filter.takes(cx, shown));
+    let mut killed = 0;
+    for shown in meant.filter(|shown| !(filter.skip_me && shown.party == client.party)) {
+        killed += 1;
+        if shown.party == client.party {
+            // The answer is still sent.
+            client.quitting = true;
+        } else {
+            cx.engine.mail.post(shown.party, Event::Close);
+        }
+    }
+    match (old, killed) {
+        (true, 0) => Err(Error::new(Kind::NotFound, "ERR No such client")),
+        (true, _) => Ok(Reply::Ok),
+        (false, _) => Ok(Reply::Int(killed)),
+    }
+}
+
+fn refused(text: &'static str) -> Error {
+    Error::new(Kind::Malformed, text)
+}
+
+fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Reply, Error> {
+    let mut options = Options {
+        broadcast: false,
+        opt_in: false,
+        opt_out: false,
+        no_loop: false,
+        redirect: None,
+        prefixes: Vec::new(),
+        caching: false,
+    };
+    let mut at = 0;
+    while let Some(option) = args.get(at) {
+        match args.get(at + 1) {
+            _ if is(option, "BCAST") => options.broadcast = true,
+            _ if is(option, "OPTIN") => options.opt_in = true,
+            _ if is(option, "OPTOUT") => options.opt_out = true,
+            _ if is(option, "NOLOOP") => options.no_loop = true,
+            Some(id) if is(option, "REDIRECT") => {
+                let id = integer(id)?;
+                let shown = u64::try_from(id).ok().and_then(|id| cx.engine.clients.get(id));
+                let nobody = refused("ERR The client ID you want redirect to does not exist");
+                options.redirect = Some(shown.ok_or(nobody)?.party);
+                at += 1;
+            }
+            Some(prefix) if is(option, "PREFIX") => {
+                if options.prefixes.len() == MAX_PREFIXES {
+                    return Err(refused("ERR too many prefixes"));
+                }
+                options.prefixes.push(prefix.into());
+                at += 1;
+            }
+            _ => return Err(SYNTAX),
+        }
+        at += 1;
+    }
+    if let Some(known) = &client.tracking {
+        if known.broadcast != options.broadcast {
+            return Err(refused(
+                "ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then \
+                 re-enabling it with a different mode.",
+            ));
+        }
+        if known.opt_in && options.opt_out || known.opt_out && options.opt_in {
+            return Err(refused(
+                "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then \
+                 re-enabling it with a different mode.",
+            ));
+        }
+        options.prefixes.splice(0..0, known.prefixes.iter().cloned());
+    }
+    if !options.prefixes.is_empty() && !options.broadcast {
+        return Err(refused("ERR PREFIX option requires BCAST mode to be enabled"));
+    }
+    if options.broadcast && (options.opt_in || options.opt_out) {
+        return Err(refused("ERR OPTIN and OPTOUT are not compatible with BCAST"));
+    }
+    if options.opt_in && options.opt_out {
+        return Err(refused("ERR You can't specify both OPTIN mode and OPTOUT mode"));
+    }
+    overlap(&options.prefixes)?;
+    cx.engine.tracking.join(client.party, &options, &cx.engine.store);
+    client.tracking = Some(Box::new(options));
+    Ok(Reply::Ok)
+}
+
+/// Prefixes of one client must not cover each other: it would be told twice.
+fn overlap(prefixes: &[Box<[u8]>]) -> Result<(), Error> {
+    for (at, one) in prefixes.iter().enumerate() {
+        if let Some(other) = prefixes[..at].iter().find(|other| one.starts_with(other) || other.starts_with(one)) {
+            let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
+            let text = format!(
+                "ERR Prefix '{one}' overlaps with an existing prefix '{other}'. Prefixes for a single client must not \
+                 overlap."
+            );
+            return Err(Error::with(Kind::Malformed, text));
+        }
+    }
+    Ok(())
+}
+
+fn caching(client: &mut Client, yes: Option<bool>) -> Result<Reply, Error> {
+    match client.tracking.as_mut().filter(|options| options.opt_in || options.opt_out) {
+        None => Err(refused(
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
+        )),
+        Some(options) if yes == Some(true) && !options.opt_in => {
+            Err(refused("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode."))
+        }
+        Some(options) if yes == Some(false) && !options.opt_out => {
+            Err(refused("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode."))
+        }
+        Some(_) if yes.is_none() => Err(SYNTAX),
+        Some(options) => {
+            options.caching = true;
+            Ok(Reply::Ok)
+        }
+    }
+}
+
+fn redirection(client: &Client) -> i64 {
+    client.tracking.as_ref().map_or(-1, |options| options.redirect.map_or(0, |party| party.id as i64))
+}
+
+fn tracking_info(client: &Client) -> Reply {
+    let mut flags = Vec::new();
+    let mut prefixes = Vec::new();
+    match &client.tracking {
+        None => flags.push("off"),
+        Some(options) => {
+            flags.push("on");
+            let rest = [
+                (options.broadcast, "bcast"),
+                (options.opt_in, "optin"),
+                (options.opt_in && options.caching, "caching-yes"),
+                (options.opt_out, "optout"),
+                (options.opt_out && options.caching, "caching-no"),
+                (options.no_loop, "noloop"),
+            ];
+            flags.extend(rest.iter().filter(|(is, _)| *is).map(|(_, name)| *name));
+            prefixes.extend(options.prefixes.iter().map(|prefix| Reply::Value(Blob::Shared(Arc::from(&**prefix)))));
+        }
+    }
+    Reply::Map(vec![
+        (Reply::word("flags"), Reply::Set(flags.into_iter().map(Reply::word).collect())),
+        (Reply::word("redirect"), Reply::Int(redirection(client))),
+        (Reply::word("prefixes"), Reply::Array(prefixes)),
+    ])
+}
+
+/// The keys of a command that reads are remembered for a client that keeps copies, before they are read.
+#[cold]
+pub(super) fn remember_reads(cx: &mut Context<'_>, client: &mut Client, row: &Row, args: Args<'_>) {
+    let Some(options) = &mut client.tracking else { return };
+    let is_client = row.name == "CLIENT" || row.flags & crate::command::flag::TRANSACTION != 0;
+    let caching = options.caching;
+    if !is_client && cx.held.is_none() {
+        options.caching = false;
+    }
+    let wanted = !options.broadcast && if options.opt_in { caching } else { !(options.opt_out && caching) };
+    if !wanted || row.flags & crate::command::flag::READ == 0 {
+        return;
+    }
+    let (db, party) = (client.db, client.party);
+    let mut tagged = false;
+    for bytes in row.keys(args) {
+        tagged |= cx.with(crate::store::Key { db, bytes }, |entry, _| entry.track(party));
+    }
+    if tagged {
+        cx.engine.tracking.tagged(client.id);
+    }
+}
