@@ -6,11 +6,13 @@ use std::sync::Arc;
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is};
 use crate::execute::{Client, Context, take};
 use crate::loaders::Serving;
-use crate::store::{Item, Key, MAX_AGE, MAX_TAGS, Meta, Outcome, Seeker, Sought};
+use crate::store::{Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
 use crate::waiting::{Awaited, Standing, load_failed, stand, wait_number};
 
+pub use crate::store::MAX_TAGS;
+
 /// How long a lease lasts unless the caller says otherwise, in milliseconds.
-const LEASE: u64 = 3_000;
+pub const LEASE: u64 = 3_000;
 /// Leases and waits that a connection may have: what a busy process has under way.
 const MAX_HOLDS: usize = 1 << 14;
 /// Loads that a worker takes at a time unless it says otherwise, and at most.
@@ -18,7 +20,7 @@ const INFLIGHT: (u64, u64) = (256, 1 << 16);
 /// Longest reason for a failure that is kept and handed on.
 const MAX_MESSAGE: usize = 512;
 /// Longest time of an option, in milliseconds: beyond it sums of times could pass 63 bits.
-const MAX_MILLIS: i64 = 1 << 50;
+pub const MAX_MILLIS: i64 = 1 << 50;
 /// Longest name of a session.
 const MAX_SESSION: usize = 64;
 

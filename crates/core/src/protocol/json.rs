@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::cache::{CacheCommand, If, Keep, LEASE, MAX_MILLIS, MAX_TAGS};
 use crate::command::{Args, Blob, Command, Condition, Error, Expiry, Kind, Reply, Span, integer};
 use crate::json_value::{append_compact, append_string, append_view};
 
@@ -53,6 +54,26 @@ struct Body<'a> {
     #[serde(borrow, deserialize_with = "present")]
     ttl_ms: Raw<'a>,
     #[serde(borrow, deserialize_with = "present")]
+    refresh_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    grace_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    cost_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    absent: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    wait_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    lease_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    token: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    message: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    retry_ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
+    ms: Raw<'a>,
+    #[serde(borrow, deserialize_with = "present")]
     by: Raw<'a>,
     #[serde(borrow, deserialize_with = "present")]
     user: Raw<'a>,
@@ -79,9 +100,15 @@ enum Type {
     MGet,
     Invalidate,
     Auth,
+    Fetch,
+    Fill,
+    Fail,
+    Renew,
+    Release,
+    Inspect,
 }
 
-const TYPES: [(&str, Type); 11] = [
+const TYPES: [(&str, Type); 17] = [
     ("init", Type::Init),
     ("get", Type::Get),
     ("set", Type::Set),
@@ -93,6 +120,12 @@ const TYPES: [(&str, Type); 11] = [
     ("mget", Type::MGet),
     ("invalidate", Type::Invalidate),
     ("auth", Type::Auth),
+    ("fetch", Type::Fetch),
+    ("fill", Type::Fill),
+    ("fail", Type::Fail),
+    ("renew", Type::Renew),
+    ("release", Type::Release),
+    ("inspect", Type::Inspect),
 ];
 
 /// A message, or as much of it as could be understood.
@@ -112,6 +145,43 @@ pub struct Message {
     by: i64,
     create: bool,
     user: Option<Span>,
+    lease: Lease,
+}
+
+/// What messages about freshness and leases carry. Times in milliseconds.
+#[derive(Debug, Default)]
+struct Lease {
+    refresh: Option<u64>,
+    grace: Option<u64>,
+    cost: Option<u64>,
+    absent: bool,
+    wait: u64,
+    length: Option<u64>,
+    token: u64,
+    retry: Option<u64>,
+    millis: u64,
+}
+
+impl Lease {
+    fn read(body: &Body<'_>) -> Result<Lease, Error> {
+        let absent = body.absent.map_or(Ok(false), |raw| serde_json::from_str(raw.get()));
+        Ok(Lease {
+            refresh: body.refresh_ms.map(millis).transpose()?,
+            grace: body.grace_ms.map(millis).transpose()?,
+            cost: body.cost_ms.map(millis).transpose()?,
+            absent: absent.map_err(|_| malformed("ERR absent is neither true nor false"))?,
+            wait: body.wait_ms.map_or(Ok(0), millis)?,
+            length: body.lease_ms.map(millis).transpose()?,
+            token: body.token.map_or(Ok(0), read_token)?,
+            retry: body.retry_ms.map(millis).transpose()?,
+            millis: body.ms.map_or(Ok(0), millis)?,
+        })
+    }
+
+    /// Whether a `set` with these is more than a plain one.
+    fn is_plain(&self) -> bool {
+        self.refresh.is_none() && self.grace.is_none() && self.cost.is_none() && !self.absent
+    }
 }
 
 fn malformed(text: &'static str) -> Error {
@@ -168,10 +238,25 @@ impl Message {
                 self.keys = vec![key];
             }
         }
+        if matches!(kind, Type::Fill | Type::Fail | Type::Renew | Type::Release) && body.token.is_none() {
+            return Err(malformed("ERR the message needs a token"));
+        }
         match kind {
-            Type::Set | Type::Write => {
-                self.value = self.read_value(body.value, "ERR the message needs a value")?;
+            Type::Set | Type::Write | Type::Fill => {
+                self.lease = Lease::read(body)?;
+                self.tags = body.tags.map_or(Ok(Vec::new()), |raw| self.read_keys(raw))?;
+                if self.tags.len() > MAX_TAGS {
+                    return Err(malformed("ERR an item has at most 17 tags"));
+                }
+                if !self.lease.absent || body.value.is_some() {
+                    self.value = self.read_value(body.value, "ERR the message needs a value")?;
+                }
                 self.ttl = body.ttl_ms.map(read_ttl).transpose()?;
+            }
+            Type::Fetch | Type::Renew | Type::Release => self.lease = Lease::read(body)?,
+            Type::Fail => {
+                self.lease = Lease::read(body)?;
+                self.value = self.keep(string(body.message, "ERR fail needs message, a string")?.as_bytes());
             }
             Type::Cas => {
                 self.from = self.read_value(body.from, "ERR cas needs from")?;
@@ -227,9 +312,31 @@ impl Message {
         let key = self.keys().get(0).unwrap_or_default();
         let value = self.part(self.value);
         let set = |expiry, condition| Command::Set { key, value, expiry, condition, get: false };
+        let Lease { token, wait, length, retry, millis, .. } = self.lease;
+        let keep = || Keep {
+            ttl: self.ttl,
+            refresh: self.lease.refresh,
+            grace: self.lease.grace,
+            cost: self.lease.cost.map(|cost| cost.min(u64::from(u32::MAX)) as u32),
+            flags: 0,
+            tags: Args::new(&self.arena, &self.tags),
+            absent: self.lease.absent,
+        };
         Some(match self.kind?.1 {
             Type::Init => return None,
             Type::Get | Type::Read => Command::Get(key),
+            Type::Set | Type::Write if !self.lease.is_plain() || !self.tags.is_empty() => {
+                Command::Cache(CacheCommand::Set { key, value, keep: keep(), only: If::Always })
+            }
+            Type::Fetch => {
+                let lease = length.unwrap_or(LEASE);
+                Command::Cache(CacheCommand::Fetch { key, wait, lease, ticket: false })
+            }
+            Type::Fill => Command::Cache(CacheCommand::Fill { key, token, value, keep: keep() }),
+            Type::Fail => Command::Cache(CacheCommand::Fail { key, token, message: value, retry }),
+            Type::Renew => Command::Cache(CacheCommand::Renew { key, token, millis }),
+            Type::Release => Command::Cache(CacheCommand::Release(key, token)),
+            Type::Inspect => Command::Cache(CacheCommand::Inspect(key)),
             Type::Set | Type::Write => set(self.ttl.map_or(Expiry::Never, Expiry::In), Condition::Always),
             Type::Cas if self.create => set(Expiry::Never, Condition::EqualsJsonOrAbsent(self.part(self.from))),
             Type::Cas => set(Expiry::Never, Condition::EqualsJson(self.part(self.from))),
@@ -285,6 +392,13 @@ impl Message {
             Some((_, Type::Get | Type::Read | Type::Incr)) => b",\"value\":",
             Some((_, Type::MGet)) => b",\"values\":",
             Some((_, Type::Invalidate)) => b",\"count\":",
+            Some((_, Type::Fetch)) => return append_fetched(reply, scratch, out),
+            Some((_, Type::Inspect)) => return append_facts(reply, scratch, out),
+            Some((_, Type::Fill)) => return append_filled(reply, out),
+            Some((_, Type::Fail | Type::Renew | Type::Release)) => {
+                let held: &[u8] = if *reply == Reply::Int(1) { b",\"held\":true" } else { b",\"held\":false" };
+                return out.extend_from_slice(held);
+            }
             _ => return,
         };
         out.extend_from_slice(field);
@@ -311,9 +425,70 @@ fn append_reply(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// A token or version: a string, since not every reader of JSON keeps 63 bits of a number.
+fn append_number(name: &str, number: &Reply, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    match number {
+        Reply::Int(number) if *number > 0 => {
+            out.extend_from_slice(b"\":\"");
+            out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            out.push(b'"');
+        }
+        _ => out.extend_from_slice(b"\":null"),
+    }
+}
+
+fn append_fetched(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
+    let Reply::Array(parts) = reply else { return };
+    let [state, value, token, version, ttl, ..] = &parts[..] else { return };
+    out.extend_from_slice(b",\"state\":");
+    append_reply(state, scratch, out);
+    out.extend_from_slice(b",\"value\":");
+    append_reply(value, scratch, out);
+    append_number("token", token, out);
+    append_number("version", version, out);
+    out.extend_from_slice(b",\"ttl_ms\":");
+    append_reply(ttl, scratch, out);
+}
+
+fn append_filled(reply: &Reply, out: &mut Vec<u8>) {
+    let stored: &[u8] = if *reply == Reply::Int(0) { b",\"stored\":false" } else { b",\"stored\":true" };
+    out.extend_from_slice(stored);
+    append_number("version", reply, out);
+}
+
+fn append_facts(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
+    let Reply::Map(facts) = reply else { return };
+    for (name, fact) in facts {
+        let Reply::Value(Blob::Owned(name)) = name else { continue };
+        let name = String::from_utf8_lossy(name);
+        if name == "version" {
+            append_number("version", fact, out);
+            continue;
+        }
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        append_reply(fact, scratch, out);
+    }
+}
+
+/// A token as it was told: a string, or a number.
+fn read_token(raw: &RawValue) -> Result<u64, Error> {
+    let text = raw.get().trim_matches('"');
+    let token = integer(text.as_bytes()).ok().filter(|&token| token >= 0);
+    token.map(|token| token as u64).ok_or(malformed("ERR a token is a number, best as a string"))
+}
+
+fn millis(raw: &RawValue) -> Result<u64, Error> {
+    let millis = integer(raw.get().as_bytes()).ok().filter(|millis| (0..=MAX_MILLIS).contains(millis));
+    millis.map(|millis| millis as u64).ok_or(malformed("ERR a time is a number of milliseconds, not below 0"))
+}
+
 fn read_ttl(raw: &RawValue) -> Result<u64, Error> {
-    let millis = integer(raw.get().as_bytes()).ok().filter(|&millis| millis > 0);
-    millis.map(|millis| millis as u64).ok_or(malformed("ERR ttl_ms is not a number of milliseconds above 0"))
+    let millis = millis(raw).ok().filter(|&millis| millis > 0);
+    millis.ok_or(malformed("ERR ttl_ms is not a number of milliseconds above 0"))
 }
 
 /// Maelstrom's error codes. All that are given here are definite: what was asked has not happened.
