@@ -59,6 +59,7 @@ lint: .venv/.built .venv/.tools
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+	$(BIN)/python scripts/unasync.py --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest globalcache._core
 	$(BIN)/lint-imports

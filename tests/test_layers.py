@@ -50,3 +50,10 @@ def test_importing_the_package_loads_neither_settings_nor_the_native_module() ->
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "globalcache.client.plain" in loaded
     assert not {"globalcache._core", "pydantic", "pydantic_settings", "typer", "rich"} & set(loaded)
+
+
+def test_the_client_loads_neither_pydantic_nor_sqlalchemy_nor_the_native_module() -> None:
+    code = "import sys, globalcache; globalcache.Cache(), globalcache.AsyncCache(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "globalcache.client.blocking" in loaded
+    assert not {"globalcache._core", "pydantic", "sqlalchemy", "typer", "rich", "zstandard"} & set(loaded)

@@ -9,15 +9,50 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from globalcache.errors import CacheError, ConfigError, DeadlineError, ReplyError, UnavailableError
+from globalcache.errors import (
+    AuthError,
+    CacheError,
+    ConfigError,
+    DeadlineError,
+    KeyFormatError,
+    LoadError,
+    ReplyError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
+    from globalcache.client._async.cache import AsyncCache
+    from globalcache.client._sync.cache import Cache
+    from globalcache.client.entry import Entry
+    from globalcache.policy import Policy
     from globalcache.server import Server
     from globalcache.store import Store
 
-__all__ = ["CacheError", "ConfigError", "DeadlineError", "ReplyError", "Server", "Store", "UnavailableError"]
+__all__ = [
+    "AsyncCache",
+    "AuthError",
+    "Cache",
+    "CacheError",
+    "ConfigError",
+    "DeadlineError",
+    "Entry",
+    "KeyFormatError",
+    "LoadError",
+    "Policy",
+    "ReplyError",
+    "Server",
+    "Store",
+    "UnavailableError",
+]
 
-_LAZY = {"Server": "globalcache.server", "Store": "globalcache.store"}
+_LAZY = {
+    "AsyncCache": "globalcache.client._async.cache",
+    "Cache": "globalcache.client._sync.cache",
+    "Entry": "globalcache.client.entry",
+    "Policy": "globalcache.policy",
+    "Server": "globalcache.server",
+    "Store": "globalcache.store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ CacheError                    whatever goes wrong with the cache; catch this to 
 ├── DeadlineError (TimeoutError)
 │                             no answer in time; a write may or may not have happened
 └── ReplyError                the server refused: its text says why; retrying will not help
+    └── AuthError             the server knows neither user nor password, or does not allow this
 """
 
 
@@ -39,3 +40,7 @@ class DeadlineError(CacheError, TimeoutError):
 
 class ReplyError(CacheError):
     """The server answered with an error."""
+
+
+class AuthError(ReplyError):
+    """The server knows neither user nor password, or does not allow this."""

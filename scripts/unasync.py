@@ -1,0 +1,57 @@
+"""Make the cache for threads from the cache for tasks: `python scripts/unasync.py`, or `--check` to see whether it is.
+
+Words are exchanged and `async` and `await` left out; the formatter puts the lines right.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CLIENT = Path(__file__).parent.parent / "src/globalcache/client"
+# The first form that fits a place is taken, so what contains another stands before it.
+EXCHANGED = {
+    "AsyncCache": "Cache",
+    "Cache": "AsyncCache",
+    "_async": "_sync",
+    "_sync": "_async",
+    "async_door": "sync_door",
+    "sync_door": "async_door",
+    "async functions": "plain functions",
+    "plain functions": "async functions",
+    "multiplexed": "blocking",
+    "async_work": "work",
+    "aclose": "close",
+    "__aenter__": "__enter__",
+    "__aexit__": "__exit__",
+    "one task of": "one thread of",
+    "async def": "def",
+    "def sync": "def aio",
+    "self.sync": "self.aio",
+}
+WORDS = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z_])" for word in EXCHANGED))
+
+
+def made(source: str) -> str:
+    """Return the text for threads."""
+    text = WORDS.sub(lambda match: EXCHANGED[match[0]], source).replace("await ", "")
+    command = [str(Path(sys.executable).with_name("ruff")), "format", "--stdin-filename", "cache.py", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def main() -> int:
+    """Write or check; returns the exit status."""
+    target = CLIENT / "_sync/cache.py"
+    text = made((CLIENT / "_async/cache.py").read_text())
+    if "--check" not in sys.argv:
+        target.write_text(text)
+    elif target.read_text() != text:
+        print("_sync/cache.py is not what scripts/unasync.py makes of _async/cache.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The cache for tasks, from which the one for threads is made."""

@@ -1,0 +1,789 @@
+"""The cache as its users see it: keys, options, values, and what happens when there is no server.
+
+One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
+Knows servers by their calls
+(get, get_many, fetch, fetch_many, call, call_many), whatever is behind them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+
+from globalcache.client.core import Core
+from globalcache.client.entry import Entry
+from globalcache.client.functions import Functions
+from globalcache.client.values import UNREADABLE
+from globalcache.client.wire import translate
+from globalcache.client.work import loading
+from globalcache.errors import (
+    CacheError,
+    ConfigError,
+    DeadlineError,
+    KeyFormatError,
+    LoadError,
+    UnavailableError,
+)
+from globalcache.policy import Duration, Policy, millis, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from globalcache.client._sync.cache import Cache
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+_LONGEST_KEY = 65_535
+_AWAY = (UnavailableError, DeadlineError)
+# Tags of one item, those of its namespaces among them.
+_MOST_TAGS = 17
+
+
+class _Want(NamedTuple):
+    """What a caller of get_or_load wants."""
+
+    load: Callable[[], Any]
+    policy: Policy
+    type: Any
+    wait: float
+
+
+class _Lease(NamedTuple):
+    """A load that is this caller's."""
+
+    server: Any
+    name: bytes
+    token: int
+    key: str
+
+
+class _Sorted:
+    """What a batch of fetches gave: values, loads and refreshes that are ours, and what is to be waited for."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        self.mine: list[_Lease] = []
+        self.stale: list[_Lease] = []
+        self.later: list[str] = []
+
+
+class AsyncCache(Functions):
+    """A cache shared by all nodes of an application.
+
+    `url` is a server, a list of them, or nothing for $GLOBALCACHE_URL. Making one connects to nothing and needs no
+    event loop. Options:
+
+    timeout        of one call to the cache, connecting and retrying included; 1 s
+    wait           for somebody else's load in get_or_load; 30 s
+    namespace      goes before every key and tag
+    default_ttl    where no ttl is given; none
+    on_error       "miss": without a server reads find nothing and loads run here; "raise": UnavailableError
+    codec          "json", "msgpack", or "pickle" with secret=
+    compress_over  bytes from which zstd is tried; never
+    local_loads    loads that run at a time in this process while the server is away; 32
+    on_event       function(event, facts) that is told "load", "load_error", "away" and "back"
+    tls            ssl.SSLContext for globalcaches://
+
+    Reads and loads go on without a server. incr, add, has and set(if_version=) raise, for their answer cannot be made
+    up; `set` and `invalidate` are remembered and made good before the server is read again.
+    """
+
+    def __init__(self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Any) -> None:
+        core = Core(url, **options)
+        names = [name for name in (core.addresses[0].namespace, namespace) if name]
+        self._set_up(core, names)
+
+    def _set_up(self, core: Core, names: Sequence[str]) -> None:
+        self._core = core
+        self._names = tuple(names)
+        self._prefix = "".join(f"{name}:" for name in names)
+        # Every level of names is a tag of all that is written under it, so that each can be cleared.
+        self._own_tags = tuple(
+            f"ns:{''.join(f'{name}:' for name in names[: level + 1])}".encode() for level in range(len(names))
+        )
+        self._servers = core.multiplexed
+        self._only = self._servers[0] if len(self._servers) == 1 else None
+        self._work = core.async_work
+        self._values = core.values
+        self._decode = core.values.decode
+        self._stats = core.stats
+        self._other: Cache | None = None
+
+    @classmethod
+    def _of(cls, core: Core, names: Sequence[str]) -> Self:
+        cache = cls.__new__(cls)
+        cache._set_up(core, names)  # noqa: SLF001 - its own
+        return cache
+
+    @property
+    def sync(self) -> Cache:
+        """The same cache for plain functions."""
+        if self._other is None:
+            from globalcache.client._sync.cache import Cache  # noqa: PLC0415 - the two know each other
+
+            self._other = Cache._of(self._core, self._names)  # noqa: SLF001 - the same, seen otherwise
+            self._other._other = self  # noqa: SLF001
+        return self._other
+
+    @property
+    def sync_door(self) -> Any:
+        """The face for plain functions."""
+        return self.sync
+
+    @property
+    def async_door(self) -> Any:
+        """The face for async functions."""
+        return self
+
+    def namespace(self, name: str) -> Self:
+        """Return a cache whose keys and tags are all under `name`; its `clear()` is one step however much is there."""
+        if not name:
+            raise ConfigError("namespace: should not be empty")
+        return self._of(self._core, (*self._names, name))
+
+    # Reading
+
+    @overload
+    async def get(self, key: str, default: None = None) -> Any: ...
+    @overload
+    async def get(self, key: str, default: D) -> Any: ...
+    @overload
+    async def get(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    async def get(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    async def get(self, key: str, default: Any = None, *, type: Any = None) -> Any:
+        """Return the value, read as `type` if given; `default` if there is none."""
+        name = self._name(key)
+        server = self._only or self._server(name)
+        try:
+            try:
+                reply = await server.get(name)
+            except UnavailableError:
+                reply = await server.get(name)
+        except _AWAY as error:
+            self._without(error)
+            return default
+        return self._value(reply, default, type)
+
+    def _value(self, reply: Any, default: Any, type: Any) -> Any:
+        kind = reply.__class__
+        if kind is bytes:
+            value = self._decode(reply, 0, type)
+        elif kind is list:
+            value = self._decode(reply[0], reply[1], type)
+        elif reply is None:
+            self._stats.misses += 1
+            return default
+        else:
+            raise translate(reply)
+        if value is UNREADABLE:
+            self._stats.unreadable += 1
+            self._stats.misses += 1
+            return default
+        self._stats.hits += 1
+        return value
+
+    async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
+        """Return what there is of these keys, by key."""
+        keys = list(dict.fromkeys(keys))
+        found: dict[str, Any] = {}
+        for server, part in self._spread(keys):
+            names = [name for _, name in part]
+            try:
+                try:
+                    replies = await server.get_many(names)
+                except UnavailableError:
+                    replies = await server.get_many(names)
+            except _AWAY as error:
+                self._without(error)
+                continue
+            if isinstance(replies, Exception):
+                raise translate(replies)
+            for (key, _), reply in zip(part, replies, strict=True):
+                value = self._value(reply, UNREADABLE, type)
+                if value is not UNREADABLE:
+                    found[key] = value
+        return found
+
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry | None:
+        """Return value, version, age, ttl and staleness; None if there is nothing."""
+        name = self._name(key)
+        try:
+            reply = await self._server(name).call(b"CACHE.ENTRY", name)
+        except _AWAY as error:
+            self._without(error)
+            return None
+        state, data, _, version, ttl, flags, age = reply
+        if state == b"miss":
+            return None
+        value = None if data is None else self._decode(data, flags, type)
+        if value is UNREADABLE:
+            return None
+        return Entry(
+            value,
+            version,
+            None if age < 0 else age / 1000,
+            None if ttl < 0 else ttl / 1000,
+            state == b"stale",
+            state == b"absent",
+        )
+
+    async def has(self, key: str) -> bool:
+        """Tell whether there is a value. Raises UnavailableError without a server."""
+        name = self._name(key)
+        return bool(await self._server(name).call(b"EXISTS", name))
+
+    async def inspect(self, key: str) -> dict[str, Any]:
+        """Return all that the server knows of a key: state, age, freshness, size, tags, lease, waiters."""
+        name = self._name(key)
+        known = await self._server(name).call(b"CACHE.INSPECT", name)
+        items = known.items() if isinstance(known, dict) else zip(known[::2], known[1::2], strict=True)
+        return {_text(word): _text(value) for word, value in items}
+
+    # Writing
+
+    async def set(  # noqa: PLR0913 - an option each
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        tags: str | Iterable[str] = (),
+        if_version: int | None = None,
+        type: Any = None,
+        policy: Policy | None = None,
+    ) -> bool:
+        """Write a value; tells whether it was written.
+
+        With `if_version` only over that version, as get_entry gave it. False without a server: what was there is then
+        invalidated before the server is read again.
+        """
+        if policy is None:
+            policy = self._policy(ttl, refresh_after, stale_if_error, None, tags)
+        words: tuple[bytes, ...] = ()
+        if if_version is not None:
+            words = (b"IFVERSION", b"%d" % if_version)
+        return bool(await self._set(key, value, policy, type, words))
+
+    async def add(
+        self, key: str, value: Any, *, ttl: Duration | None = None, tags: str | Iterable[str] = (), type: Any = None
+    ) -> bool:
+        """Write a value only if there is none; tells whether it was written. Raises UnavailableError."""
+        return bool(await self._set(key, value, self._policy(ttl, None, None, None, tags), type, (b"NX",)))
+
+    async def _set(self, key: str, value: Any, policy: Policy, type: Any, condition: tuple[bytes, ...]) -> int:
+        name = self._name(key)
+        data, flags = self._values.encode(value, type, by_class=True)
+        words = policy.words(flags=flags, tags=self._tags(policy.tags))
+        self._work.detach((name,))
+        try:
+            written = await self._server(name).call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
+        except _AWAY as error:
+            if condition:
+                raise
+            self._without(error)
+            return 0
+        return int(written)
+
+    async def set_many(
+        self,
+        values: Mapping[str, Any],
+        *,
+        ttl: Duration | None = None,
+        tags: str | Iterable[str] = (),
+        type: Any = None,
+    ) -> int:
+        """Write several values; returns how many were written."""
+        policy = self._policy(ttl, None, None, None, tags)
+        shared = self._tags(policy.tags)
+        written = 0
+        encoded = {key: self._values.encode(value, type, by_class=True) for key, value in values.items()}
+        self._work.detach([self._name(key) for key in values])
+        for server, part in self._spread(list(values)):
+            commands = []
+            for key, name in part:
+                data, flags = encoded[key]
+                commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
+            try:
+                replies = await server.call_many(commands, keys=tuple(name for _, name in part))
+            except _AWAY as error:
+                self._without(error)
+                continue
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise translate(reply)
+                written += bool(reply)
+        return written
+
+    async def incr(
+        self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()
+    ) -> int:
+        """Add to a number, which counts from 0; ttl and tags hold when it is made. Raises UnavailableError."""
+        name = self._name(key)
+        words: list[bytes] = []
+        if ttl is not None:
+            words += b"TTL", b"%d" % millis(seconds("ttl", ttl, least=0.001))
+        own = self._tags((tags,) if isinstance(tags, str) else tuple(tags))
+        if own:
+            words += b"TAGS", b"%d" % len(own), *own
+        self._work.detach((name,))
+        return int(await self._server(name).call(b"CACHE.INCR", name, b"%d" % delta, *words, keys=(name,)))
+
+    async def decr(
+        self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()
+    ) -> int:
+        """Take from a number, as incr adds to it."""
+        return await self.incr(key, -delta, ttl=ttl, tags=tags)
+
+    async def touch(self, key: str, ttl: Duration | None = None) -> bool:
+        """Give a value another time to live; None: it stays. Tells whether there is one."""
+        name = self._name(key)
+        if ttl is None:
+            command: tuple[bytes, ...] = (b"PERSIST", name)
+        else:
+            command = (b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001)))
+        try:
+            return bool(await self._server(name).call(*command))
+        except _AWAY as error:
+            self._without(error)
+            return False
+
+    async def delete(self, key: str) -> bool:
+        """Remove a value; tells whether there was one."""
+        return bool(await self.delete_many((key,)))
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove several values; returns how many there were."""
+        keys = list(dict.fromkeys(keys))
+        removed = 0
+        for server, part in self._spread(keys):
+            names = tuple(name for _, name in part)
+            self._work.detach(names)
+            try:
+                removed += await server.call(b"DEL", *names, keys=names)
+            except _AWAY as error:
+                self._without(error)
+        return removed
+
+    async def invalidate(self, *keys: str, tags: str | Iterable[str] = ()) -> int:
+        """Forget keys, and everything that has one of these tags, on every node; loads on their way are not stored.
+
+        Returns how many keys and tags that were. Without a server it is made good before the server is read again.
+        """
+        marks = [self._tag(tag) for tag in ((tags,) if isinstance(tags, str) else tags)]
+        return await self._invalidate(list(dict.fromkeys(keys)), marks)
+
+    async def clear(self) -> int:
+        """Forget everything in this namespace, in one step."""
+        if not self._own_tags:
+            raise ConfigError("clear: only a namespace can be cleared")
+        return await self._invalidate([], [self._own_tags[-1]])
+
+    async def _invalidate(self, keys: list[str], marks: list[bytes]) -> int:
+        spread = {id(server): (server, tuple(name for _, name in part)) for server, part in self._spread(keys)}
+        servers = self._servers if marks else [server for server, _ in spread.values()]
+        count = 0
+        errors: list[CacheError] = []
+        for server in servers:
+            names = spread.get(id(server), (server, ()))[1]
+            # Whoever joined a load in this process before this may have its value; nobody after it.
+            self._work.detach(None if marks else names)
+            words: list[bytes] = [b"CACHE.INVALIDATE"]
+            if names:
+                words += b"KEYS", b"%d" % len(names), *names
+            if marks:
+                words += b"TAGS", b"%d" % len(marks), *marks
+            try:
+                count += await server.call(*words, keys=names, tags=tuple(marks))
+            except _AWAY as error:
+                errors.append(error)
+        for missed in errors:
+            self._without(missed)
+        return count
+
+    # Loading
+
+    async def get_or_load(  # noqa: PLR0913 - an option each
+        self,
+        key: str,
+        load: Callable[[], Any],
+        *,
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: str | Iterable[str] = (),
+        type: Any = None,
+        wait: Duration | None = None,
+        policy: Policy | None = None,
+    ) -> Any:
+        """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
+
+        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
+        once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
+        and never stored. Raises LoadError if somebody else's load failed, DeadlineError after `wait`, TypeError for a
+        value that would not come back the same, and whatever `load` raises here.
+        """
+        name = self._name(key)
+        server = self._only or self._server(name)
+        chain = loading.get()
+        if chain and name in chain:
+            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}")
+        limit = self._core.wait if wait is None else seconds("wait", wait)
+        try:
+            try:
+                reply = await server.fetch(name, limit)
+            except UnavailableError:
+                reply = await server.fetch(name, limit)
+        except _AWAY as error:
+            self._without(error)
+            kept = policy or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+            return await self._load_here(name, _Want(load, kept, type, limit))
+        if reply.__class__ is list and reply[0] == b"hit":
+            value = self._decode(reply[1], reply[5], type)
+            if value is not UNREADABLE:
+                self._stats.hits += 1
+                return value
+        kept = policy or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        return await self._not_hit(server, name, reply, _Want(load, kept, type, limit))
+
+    async def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+        value = self._served(reply, want)
+        token = reply[2]
+        if value is not UNREADABLE:
+            if token:
+                self._work.background(self._load, server, name, token, want)
+            return value
+        if not token and reply[1] is not None:
+            # It was written by other code, as another type: make room for one that can be read.
+            await self._invalidate([self._key(name)], [])
+            reply = await server.fetch(name, want.wait)
+            value = self._served(reply, want)
+            token = reply[2]
+            if value is not UNREADABLE:
+                return value
+        self._stats.misses += 1
+        if token:
+            return await self._load(server, name, token, want)
+        return await self._load_here(name, want)
+
+    def _served(self, reply: Any, want: _Want) -> Any:
+        """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
+        if isinstance(reply, Exception):
+            raise translate(reply)
+        state, data, _, _, _, flags = reply
+        if state == b"absent":
+            self._stats.hits += 1
+            return None
+        if state in {b"timeout", b"waiting"}:
+            raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
+        if data is None:
+            return UNREADABLE
+        value = self._decode(data, flags, want.type)
+        if value is UNREADABLE:
+            self._stats.unreadable += 1
+        elif state == b"stale":
+            self._stats.stale += 1
+        else:
+            self._stats.hits += 1
+        return value
+
+    async def _load(self, server: Any, name: bytes, token: int, want: _Want) -> Any:
+        """Load with a lease in hand, and fill in what came."""
+        begun = time.monotonic()
+        self._stats.loads += 1
+        try:
+            value = await self._run(((server, name, token),), want.load)
+            data, flags, shown = self._form(value, want.type)
+        except Exception as error:  # noqa: BLE001 - whatever a load raises
+            return await self._load_failed(server, name, token, error, want)
+        except BaseException:
+            self._work.background(server.call, b"CACHE.RELEASE", name, token)
+            raise
+        cost = time.monotonic() - begun
+        words = self._filling(want.policy, flags, cost, absent=value is None)
+        try:
+            stored = await server.call(b"CACHE.FILL", name, token, data, *words)
+        except CacheError as error:
+            self._stats.errors += 1
+            self._core.events("fill_error", key=_text(name), error=str(error))
+        else:
+            self._stats.refused_fills += not stored
+        self._core.events("load", key=_text(name), seconds=cost)
+        return shown
+
+    def _form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
+        return (b"", 0, None) if value is None else self._values.fill_form(value, type)
+
+    def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
+        return policy.words(
+            draw=random.random(),  # noqa: S311 - spreads the ends of values
+            absent=absent,
+            cost=cost,
+            flags=flags,
+            tags=self._tags(policy.tags),
+        )
+
+    async def _run(self, leases: Sequence[tuple[Any, bytes, int]], load: Callable[[], Any]) -> Any:
+        before = loading.set((*loading.get(), *(name for _, name, _ in leases)))
+        try:
+            with self._work.renewing(leases):
+                return await self._work.call(load)
+        finally:
+            loading.reset(before)
+
+    async def _load_failed(self, server: Any, name: bytes, token: int, error: Exception, want: _Want) -> Any:
+        """Tell the server; a stale value may stand in, else the error is raised."""
+        self._stats.load_errors += 1
+        cause = f"{error.__class__.__name__}: {error}"[:200]
+        self._core.events("load_error", key=_text(name), error=cause)
+        try:
+            await server.call(b"CACHE.FAIL", name, token, cause)
+            if want.policy.stale_if_error and not isinstance(error, TypeError):
+                reply = await server.fetch(name, 0, 0)
+                if reply.__class__ is list and reply[1] is not None:
+                    value = self._decode(reply[1], reply[5], want.type)
+                    if value is not UNREADABLE:
+                        self._stats.stale += 1
+                        return value
+        except CacheError:
+            self._stats.errors += 1
+        raise error
+
+    async def _load_here(self, name: bytes, want: _Want) -> Any:
+        """Load without a server: one task of this process for a key, and so many at a time."""
+        self._tags(want.policy.tags)  # what is wrong with them is told now as well
+
+        async def run() -> Any:
+            self._stats.local_loads += 1
+            return self._form(await self._run(((None, name, 0),), want.load), want.type)[2]
+
+        return await self._work.alone(name, run, want.wait)
+
+    async def get_or_load_many(  # noqa: PLR0913 - an option each
+        self,
+        keys: Iterable[str],
+        load_many: Callable[[list[str]], Any],
+        *,
+        ttl: Duration | None = None,
+        refresh_after: Duration | None = None,
+        stale_if_error: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        tags: str | Iterable[str] = (),
+        type: Any = None,
+        wait: Duration | None = None,
+        policy: Policy | None = None,
+    ) -> dict[str, Any]:
+        """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
+
+        It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only
+        then are others' loads waited for: two callers would otherwise wait for each other.
+        """
+        if policy is None:
+            policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        limit = self._core.wait if wait is None else seconds("wait", wait)
+        keys = list(dict.fromkeys(keys))
+        batch = _Sorted()
+        for server, part in self._spread(keys):
+            await self._fetch_many(server, part, type, batch)
+        found = batch.found
+        if batch.mine:
+            found |= await self._load_many(batch.mine, load_many, policy, type)
+        if batch.stale:
+            self._work.background(self._load_many, batch.stale, load_many, policy, type)
+        for key in batch.later:
+            load = self._one_of(load_many, key)
+            found[key] = await self.get_or_load(key, load, policy=policy, type=type, wait=limit)
+        return {key: found[key] for key in keys}
+
+    async def _fetch_many(self, server: Any, part: list[tuple[str, bytes]], type: Any, batch: _Sorted) -> None:
+        names = [name for _, name in part]
+        chain = loading.get()
+        for name in names:
+            if chain and name in chain:
+                raise LoadError(f"{_text(name)}: its load asks for itself: {_path(chain, name)}")
+        try:
+            try:
+                replies = await server.fetch_many(names, 0)
+            except UnavailableError:
+                replies = await server.fetch_many(names, 0)
+        except _AWAY as error:
+            self._without(error)
+            batch.later.extend(key for key, _ in part)
+            return
+        for (key, name), reply in zip(part, replies, strict=True):
+            if reply.__class__ is not list or reply[0] == b"waiting":
+                batch.later.append(key)
+                continue
+            state, data, token, _, _, flags = reply
+            value = UNREADABLE if data is None else self._decode(data, flags, type)
+            if state == b"absent" or value is not UNREADABLE:
+                batch.found[key] = None if state == b"absent" else value
+                self._stats.hits += 1
+                if token:
+                    batch.stale.append(_Lease(server, name, token, key))
+            elif token:
+                self._stats.misses += 1
+                batch.mine.append(_Lease(server, name, token, key))
+            else:
+                batch.later.append(key)
+
+    def _one_of(self, load_many: Callable[[list[str]], Any], key: str) -> Callable[[], Any]:
+        async def load() -> Any:
+            return (await self._work.settle(load_many([key]))).get(key)
+
+        return load
+
+    async def _load_many(
+        self, leases: list[_Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any
+    ) -> dict[str, Any]:
+        begun = time.monotonic()
+        self._stats.loads += 1
+        shown: dict[str, Any] = {}
+        fills: list[tuple[_Lease, tuple[Any, ...]]] = []
+        try:
+            held = tuple((lease.server, lease.name, lease.token) for lease in leases)
+            loaded = await self._run(held, lambda: load_many([lease.key for lease in leases]))
+            cost = time.monotonic() - begun
+            for lease in leases:
+                value = loaded.get(lease.key)
+                data, flags, shown[lease.key] = self._form(value, type)
+                words = self._filling(policy, flags, cost, absent=value is None)
+                fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *words)))
+        except Exception as error:
+            self._stats.load_errors += 1
+            cause = f"{error.__class__.__name__}: {error}"[:200]
+            await self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, cause)) for lease in leases])
+            raise
+        except BaseException:
+            for lease in leases:
+                self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
+            raise
+        self._stats.refused_fills += (await self._tell(fills)).count(0)
+        self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
+        return shown
+
+    async def _tell(self, commands: list[tuple[_Lease, tuple[Any, ...]]]) -> list[Any]:
+        """Send commands to the servers of their leases; what they answer."""
+        replies: list[Any] = []
+        for server in {id(lease.server): lease.server for lease, _ in commands}.values():
+            try:
+                replies += await server.call_many([words for lease, words in commands if lease.server is server])
+            except CacheError:
+                self._stats.errors += 1
+        return replies
+
+    # The cache itself
+
+    async def ping(self) -> bool:
+        """Ask every server for a sign of life. Raises UnavailableError or DeadlineError."""
+        for server in self._servers:
+            await server.call(b"PING")
+        return True
+
+    async def server_info(self) -> list[dict[str, str]]:
+        """Return what every server tells of itself (INFO)."""
+        told = []
+        for server in self._servers:
+            lines = _text(await server.call(b"INFO")).splitlines()
+            told.append(dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#")))
+        return told
+
+    def stats(self) -> dict[str, Any]:
+        """Return what was counted since this cache was made: hits, misses, loads, errors, seconds away."""
+        return self._core.counts()
+
+    async def aclose(self) -> None:
+        """Close the connections. A cache that is used again connects again."""
+        for server in self._servers:
+            await server.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        names = f", namespace={':'.join(self._names)!r}" if self._names else ""
+        return f"{self.__class__.__name__}({self._core}{names})"
+
+    # Small things
+
+    def _name(self, key: str) -> bytes:
+        if key.__class__ is not str or not key:
+            raise KeyFormatError(f"a key is a str that is not empty, not {key!r}")
+        try:
+            name = (self._prefix + key).encode()
+        except UnicodeEncodeError:
+            raise KeyFormatError(f"{key!r}: a key is UTF-8") from None
+        if len(name) > _LONGEST_KEY:
+            raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
+        return name
+
+    def _key(self, name: bytes) -> str:
+        return name.decode()[len(self._prefix) :]
+
+    def _tag(self, tag: str) -> bytes:
+        if tag.__class__ is not str or not tag:
+            raise KeyFormatError(f"a tag is a str that is not empty, not {tag!r}")
+        return (self._prefix + tag).encode()
+
+    def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
+        marks = (*self._own_tags, *(self._tag(tag) for tag in tags))
+        if len(marks) > _MOST_TAGS:
+            raise ConfigError(f"tags: {len(marks)}; at most {_MOST_TAGS}, namespaces among them")
+        return marks
+
+    def _policy(
+        self,
+        ttl: Duration | None,
+        refresh_after: Duration | None,
+        stale_if_error: Duration | None,
+        negative_ttl: Duration | None,
+        tags: str | Iterable[str],
+    ) -> Policy:
+        own = (tags,) if isinstance(tags, str) else tuple(tags)
+        lives = self._core.default_ttl if ttl is None else ttl
+        return Policy(lives, refresh_after, stale_if_error, negative_ttl, own)
+
+    def _server(self, name: bytes) -> Any:
+        return self._only or self._servers[self._core.home_of(name)]
+
+    def _spread(self, keys: Sequence[str]) -> list[tuple[Any, list[tuple[str, bytes]]]]:
+        """Return the servers of these keys, each with its keys as they were given and as they are sent."""
+        if not keys:
+            return []
+        names = [(key, self._name(key)) for key in keys]
+        if self._only is not None:
+            return [(self._only, names)]
+        parts: dict[int, list[tuple[str, bytes]]] = {}
+        for key, name in names:
+            parts.setdefault(self._core.home_of(name), []).append((key, name))
+        return [(self._servers[place], part) for place, part in parts.items()]
+
+    def _without(self, error: CacheError) -> None:
+        """Go on without the server, or raise, as the cache was told."""
+        self._stats.errors += 1
+        if self._core.raises:
+            raise error
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, list | tuple | set):
+        return [_text(item) for item in value]
+    return value
+
+
+def _path(chain: Sequence[bytes], name: bytes) -> str:
+    return " -> ".join(map(_text, (*chain, name)))

@@ -1,0 +1,120 @@
+"""What the faces of one cache share: servers, values, counts. Made from options; opens nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client.address import Address
+from globalcache.client.home import Events, Home, Stats
+from globalcache.client.memory import BlockingMemory, MemoryStore, MultiplexedMemory, memory_store
+from globalcache.client.null import BlockingNull, MultiplexedNull
+from globalcache.client.values import Values
+from globalcache.client.work import AsyncWork, Work
+from globalcache.errors import ConfigError
+from globalcache.policy import Duration, Policy, seconds
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+# Seconds: a call to the cache, and the wait for somebody else's load.
+TIMEOUT, WAIT = 1.0, 30.0
+# Loads that run at a time in this process while a server is away, so that the database survives.
+LOCAL_LOADS = 32
+
+
+class Core:
+    """The configuration of a cache and all that its sync and async faces and its namespaces share."""
+
+    def __init__(  # noqa: PLR0913 - an option each
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        timeout: Duration | None = None,
+        wait: Duration = WAIT,
+        default_ttl: Duration | None = None,
+        on_error: str = "miss",
+        codec: str = "json",
+        compress_over: int | None = None,
+        secret: bytes | str | None = None,
+        local_loads: int = LOCAL_LOADS,
+        on_event: Callable[[str, dict[str, Any]], object] | None = None,
+        around_load: Callable[[Callable[[], Any]], Any] | None = None,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        if on_error not in {"miss", "raise"}:
+            raise ConfigError("on_error: should be miss or raise")
+        urls = [url] if url is None or isinstance(url, str) else list(url)
+        if not urls:
+            raise ConfigError("url: no server is named")
+        self.addresses = [Address.parse(one) for one in urls]
+        self.raises = on_error == "raise"
+        self.values = Values(codec, compress_over=compress_over, secret=secret)
+        self.stats = Stats()
+        self.events = Events(on_event)
+        self.wait = seconds("wait", wait)
+        self.default_ttl = default_ttl
+        self.no_policy = Policy(ttl=default_ttl)
+        given = timeout if timeout is not None else self.addresses[0].timeout
+        self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
+        self.async_work = AsyncWork(local_loads)
+        self.work = Work(local_loads, around_load)
+        self.lock = threading.Lock()
+        self._make_servers(tls, clock)
+
+    def _make_servers(self, tls: ssl.SSLContext | None, clock: Callable[[], float] | None) -> None:
+        kinds = {address.kind for address in self.addresses}
+        self.homes: list[Home] = []
+        self.blocking: list[Any]
+        self.multiplexed: list[Any]
+        if kinds & {"memory", "null"}:
+            if len(self.addresses) > 1:
+                raise ConfigError("url: memory:// and null:// stand alone")
+            store = MemoryStore(clock) if clock is not None else memory_store(self.addresses[0].path)
+            null = "null" in kinds
+            self.blocking = [BlockingNull() if null else BlockingMemory(store)]
+            self.multiplexed = [MultiplexedNull() if null else MultiplexedMemory(store)]
+            return
+        if clock is not None:
+            raise ConfigError("clock: only memory:// has one")
+        from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - memory:// needs no sockets
+        from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
+
+        names = [address.name for address in self.addresses]
+        if len(set(names)) < len(names):
+            raise ConfigError("url: a server is named twice")
+        several = len(names) > 1
+        list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
+        for address in self.addresses:
+            self.homes.append(
+                Home(
+                    address,
+                    timeout=self.timeout,
+                    stats=self.stats,
+                    events=self.events,
+                    tls=tls,
+                    list_hash=list_hash if several else None,
+                )
+            )
+        self.blocking = [BlockingServer(home) for home in self.homes]
+        self.multiplexed = [MultiplexedServer(home) for home in self.homes]
+        self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
+
+    def home_of(self, key: bytes) -> int:
+        """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""
+        best, place = b"", 0
+        for index, seed in enumerate(self._seeds):
+            score = hashlib.blake2b(key, digest_size=8, key=seed).digest()
+            if score > best:
+                best, place = score, index
+        return place
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was counted, and what is owed to servers that are away."""
+        return self.stats.as_dict() | {"owed": sum(len(home.owed) for home in self.homes)}
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.addresses))

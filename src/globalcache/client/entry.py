@@ -1,0 +1,16 @@
+"""A value and what is known of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """A value and what is known of it. `age` and `ttl` in seconds; None where it is not known, or never ends."""
+
+    value: Any
+    version: int
+    age: float | None
+    ttl: float | None
+    stale: bool
+    absent: bool

@@ -1,0 +1,182 @@
+"""What all connections of a process to one server share.
+
+Its address, how to greet it, what it is owed, whether it is away, and what is counted. Knows no sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import time
+import weakref
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client.outage import Breaker, Owed
+from globalcache.client.wire import translate
+from globalcache.errors import CacheError, ConfigError, ReplyError, UnavailableError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from globalcache.client.address import Address
+
+_log = logging.getLogger("globalcache")
+
+
+@dataclass
+class Stats:
+    """Counts since the cache object was made. Exact for one thread, nearly so for many."""
+
+    hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    loads: int = 0
+    load_errors: int = 0
+    local_loads: int = 0
+    refused_fills: int = 0
+    unreadable: int = 0
+    errors: int = 0
+    undelivered: int = 0
+    connects: int = 0
+    away_seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return all counts by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Events:
+    """Where what happened goes: a hook of the user, for OpenTelemetry for instance."""
+
+    __slots__ = ("hook",)
+
+    def __init__(self, hook: Callable[[str, dict[str, Any]], object] | None) -> None:
+        self.hook = hook
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        """Tell the hook, whose own errors are logged and harm nobody."""
+        if self.hook is not None:
+            try:
+                self.hook(event, facts)
+            except Exception:  # noqa: BLE001 - code of the user
+                _log.exception("globalcache: the on_event hook failed at %s", event)
+
+
+class Home:
+    """One server as this process sees it, for all threads and loops."""
+
+    def __init__(  # noqa: PLR0913 - an option each
+        self,
+        address: Address,
+        *,
+        timeout: float,
+        stats: Stats,
+        events: Events,
+        tls: ssl.SSLContext | None = None,
+        list_hash: bytes | None = None,
+    ) -> None:
+        self.address = address
+        self.timeout = timeout
+        self.stats = stats
+        self.owed = Owed()
+        self.breaker = Breaker()
+        self.session = secrets.token_hex(8).encode()
+        self._events = events
+        self._tls = tls
+        self._list_hash = list_hash
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The TLS context, made when it is first needed."""
+        if self.address.tls and self._tls is None:
+            import ssl  # noqa: PLC0415 - slow to import, and few need it
+
+            self._tls = ssl.create_default_context()
+        return self._tls if self.address.tls else None
+
+    def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
+        """Return the commands that open a connection."""
+        hello: tuple[bytes, ...] = (b"HELLO", b"3")
+        if self.address.password is not None:
+            hello += (b"AUTH", (self.address.user or "default").encode(), self.address.password.encode())
+        session: tuple[bytes, ...] = (b"CACHE.SESSION", self.session, b"%d" % generation, b"TICKETS")
+        if self._list_hash is not None:
+            session += (b"SERVERS", self._list_hash)
+        select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
+        return [hello, session, *select]
+
+    def check_greeting(self, replies: list[Any]) -> None:
+        """Raise what a server answered to a greeting."""
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                text = str(reply)
+                if "unknown command" in text.lower():
+                    raise ConfigError(f"{self.address}: no globalcache server: {text}")
+                if text.startswith("SERVERS"):
+                    raise ConfigError(f"{self.address}: {text}")
+                raise translate(reply)
+            if isinstance(reply, Exception):
+                raise reply
+
+    def may_connect(self) -> None:
+        """Raise UnavailableError while it is too soon to try again."""
+        if not self.breaker.may_try(time.monotonic()):
+            raise UnavailableError(f"{self.address}: away")
+
+    def connected(self) -> None:
+        """Note a connection that works."""
+        self.stats.connects += 1
+        away = self.breaker.succeeded(time.monotonic())
+        if away is not None:
+            self.stats.away_seconds += away
+            _log.warning("globalcache: %s is back after %.1f s", self.address, away)
+            self._events("back", server=str(self.address), away_seconds=away)
+
+    def failed(self, error: BaseException) -> None:
+        """Note an attempt to connect that failed; the first one is logged."""
+        if self.breaker.failed(time.monotonic(), random.random()):  # noqa: S311 - spreads attempts
+            _log.warning("globalcache: %s is away, going on without it: %s", self.address, error)
+            self._events("away", server=str(self.address), error=str(error))
+
+    def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
+        """Remember a write that the server may not have seen."""
+        self.stats.undelivered += 1
+        self.owed.add(keys, tags, sent=sent)
+
+    def after_fork(self) -> None:
+        """Be another client than the parent is; what is owed stays owed, by both."""
+        self.session = secrets.token_hex(8).encode()
+        self.owed.after_fork()
+
+    def __repr__(self) -> str:
+        return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"
+
+
+def unavailable(home: Home, error: BaseException) -> CacheError:
+    """Return what a broken connection is called here."""
+    if isinstance(error, CacheError):
+        return error
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UnavailableError(f"{home.address}: {text}")
+
+
+# After fork() the child must neither send nor read on connections of its parent.
+_forked: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def when_forked(server: Any) -> None:
+    """Have `server.after_fork()` called in every child process."""
+    _forked.add(server)
+
+
+def _after_fork() -> None:
+    for server in list(_forked):
+        server.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

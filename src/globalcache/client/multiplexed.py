@@ -1,0 +1,385 @@
+"""One connection per server and event loop, which carries whatever the loop's tasks ask for at the same time.
+
+What is asked for within one turn of the loop travels in one write; replies are resolved in one pass, in the order of
+the requests. A task that is cancelled leaves its place in that order, so no reply goes to the wrong task. No call has a
+timer of its own: a coarse clock notes how many requests had been sent, and when those of a whole time-out ago still
+stand open, the connection is given up, for whatever follows would be late as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client.home import Home, unavailable, when_forked
+from globalcache.client.wire import MORE, Push, Reply, Waiting, Word, fetch_request, pack, reader, ticket_of, translate
+from globalcache.errors import CacheError, DeadlineError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+# How often within a time-out the coarse clock looks.
+_LOOKS = 8
+# Beyond the server's own limit of a wait, so that its answer arrives first.
+_GRACE = 1.0
+# Requests that may stand open on one connection; a million tasks would otherwise queue without a limit.
+_MOST_OPEN = 200_000
+
+
+class Entry:
+    """A request of which more must be known than who awaits it: a FETCH or a write."""
+
+    __slots__ = ("future", "key", "keys", "tags", "timer", "wait")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Reply],
+        wait: float,
+        key: bytes | None = None,
+        keys: tuple[bytes, ...] = (),
+        tags: tuple[bytes, ...] = (),
+    ) -> None:
+        self.future = future
+        # For how long an outcome may follow, in seconds.
+        self.wait = wait
+        # The key of a FETCH, whose lease must be handed on if nobody awaits it any more.
+        self.key = key
+        # What a write changes: owed to the server if no answer comes, whoever awaits it.
+        self.keys = keys
+        self.tags = tags
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Link(asyncio.Protocol):
+    """A greeted connection. Requests go in with a future or an Entry each."""
+
+    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        self.generation = home.owed.generation
+        self.paid = -1
+        self.closed: Exception | None = None
+        self._home = home
+        self.loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._open: deque[asyncio.Future[Reply] | Entry] = deque()
+        self._tickets: dict[int, Entry] = {}
+        self._output: list[bytes] = []
+        self._answered = 0
+        self._marks: deque[int] = deque(maxlen=_LOOKS)
+        self._clock: asyncio.TimerHandle | None = None
+        parser = reader()
+        self._feed, self._gets = parser.feed, parser.gets
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note the transport."""
+        self._transport = transport  # type: ignore[assignment]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail whatever stands open."""
+        self.give_up(unavailable(self._home, error or UnavailableError(f"{self._home.address}: connection closed")))
+
+    def send(self, request: bytes, entry: asyncio.Future[Reply] | Entry) -> None:
+        """Have a request sent with the others of this turn of the loop."""
+        if self.closed is not None:
+            raise self.closed
+        output = self._output
+        if not output:
+            self.loop.call_soon(self._flush)
+            if self._clock is None:
+                self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
+            if len(self._open) > _MOST_OPEN:
+                raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
+        output.append(request)
+        self._open.append(entry)
+
+    def _flush(self) -> None:
+        output = self._output
+        if output and self._transport is not None and self.closed is None:
+            self._transport.write(output[0] if len(output) == 1 else b"".join(output))
+        output.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Resolve all replies that are whole."""
+        self._feed(data)
+        gets, take = self._gets, self._open.popleft
+        answered = 0
+        try:
+            while (reply := gets()) is not MORE:
+                kind = type(reply)
+                if kind is Push:
+                    self._push(reply)
+                    continue
+                entry = take()
+                answered += 1
+                if type(entry) is Entry:
+                    self._parked(entry, reply)
+                elif kind is Waiting:
+                    self._parked(Entry(entry, self._home.timeout), reply)  # type: ignore[arg-type]
+                elif not entry.done():  # type: ignore[union-attr]
+                    entry.set_result(reply)  # type: ignore[union-attr]
+        except Exception as error:  # noqa: BLE001 - a stream that is no protocol is never read again
+            self.give_up(UnavailableError(f"{self._home.address}: {error}"))
+        self._answered += answered
+
+    def _parked(self, entry: Entry, reply: Reply) -> None:
+        ticket = ticket_of(reply)
+        if ticket and not entry.future.done():
+            self._tickets[ticket] = entry
+            entry.timer = self.loop.call_later(entry.wait + _GRACE, self._late, ticket)
+            entry.future.add_done_callback(lambda future: self._cancel(ticket) if future.cancelled() else None)
+        elif ticket:
+            self._tickets[ticket] = entry
+            self._cancel(ticket)
+        elif entry.future.done():
+            self._release(entry, reply)
+        else:
+            entry.future.set_result(reply)
+
+    def _push(self, push: list[Any]) -> None:
+        if push[0] == b"outcome":
+            entry = self._tickets.pop(push[1], None)
+            if entry is None:
+                return
+            if entry.timer is not None:
+                entry.timer.cancel()
+            if entry.future.done():
+                self._release(entry, push[2])
+            else:
+                entry.future.set_result(push[2])
+
+    def _late(self, ticket: int) -> None:
+        entry = self._tickets[ticket]
+        if not entry.future.done():
+            entry.future.set_exception(DeadlineError(f"{self._home.address}: no outcome in {entry.wait:g} s"))
+        self._cancel(ticket)
+
+    def _cancel(self, ticket: int) -> None:
+        """Leave the queue; a lease that was on its way already is handed on when it arrives."""
+        if self.closed is None and ticket in self._tickets:
+            future: asyncio.Future[Reply] = self.loop.create_future()
+            # An outcome that was faster comes before this answer.
+            future.add_done_callback(lambda _: self._tickets.pop(ticket, None))
+            self.send(pack((b"CACHE.CANCEL", ticket)), future)
+
+    def _release(self, entry: Entry, reply: Reply) -> None:
+        """Hand on a lease that nobody awaits any more."""
+        if type(reply) is list and entry.key is not None and reply[2] and self.closed is None:
+            self.send(pack((b"CACHE.RELEASE", entry.key, reply[2])), self.loop.create_future())
+
+    def _look(self) -> None:
+        """Give the connection up if what was sent a whole time-out ago still stands open."""
+        if self.closed is not None:
+            return
+        marks = self._marks
+        if len(marks) == _LOOKS and marks[0] > self._answered:
+            self.give_up(DeadlineError(f"{self._home.address}: no answer in {self._home.timeout:g} s"))
+            return
+        marks.append(self._answered + len(self._open))
+        self._clock = None
+        if self._open:
+            self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
+        else:
+            marks.clear()
+
+    def give_up(self, error: Exception) -> None:
+        """Close the connection; every call that stands open fails with `error`."""
+        if self.closed is not None:
+            return
+        self.closed = error
+        if self._clock is not None:
+            self._clock.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        entries = [*self._open, *self._tickets.values()]
+        self._open.clear()
+        self._tickets.clear()
+        self._output.clear()
+        for entry in entries:
+            if isinstance(entry, Entry):
+                future = entry.future
+                if entry.timer is not None:
+                    entry.timer.cancel()
+                if entry.keys or entry.tags:
+                    self._home.undelivered(entry.keys, entry.tags, sent=True)
+            else:
+                future = entry
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: nobody may be there to do so
+
+    async def ask_all(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
+        """Ask for several commands; error replies are returned, not raised. `keys`: what they change together."""
+        futures = [self.loop.create_future() for _ in commands]
+        for words, future in zip(commands, futures, strict=True):
+            self.send(pack(words), Entry(future, self._home.timeout, None, keys) if keys else future)
+        return [await future for future in futures]
+
+    async def settle(self) -> None:
+        """Tell the server what it is owed; only then may anything be read."""
+        bill = self._home.owed.bill()
+        for reply in await self.ask_all(bill.commands()):
+            if isinstance(reply, Exception):
+                raise translate(reply)
+        self._home.owed.settle(bill)
+        self.paid = bill.serial
+
+
+class MultiplexedServer:
+    """One server for the tasks of any loop. Calls raise UnavailableError, DeadlineError, ReplyError or its children."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._owed = home.owed
+        self._links: dict[asyncio.AbstractEventLoop, Link] = {}
+        self._preparing: dict[asyncio.AbstractEventLoop, asyncio.Task[Link]] = {}
+        # The loop that asked last and its link: nearly always the only one.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._link: Link | None = None
+        self._of_parent: list[Any] = []
+        when_forked(self)
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections alone.
+
+        They are kept, not closed: closing would take them out of the poll object that is shared with the parent.
+        """
+        self.home.after_fork()
+        self._of_parent.append((self._links, self._preparing))
+        self._links = {}
+        self._preparing = {}
+        self._loop = self._link = None
+
+    def get(self, key: bytes) -> Awaitable[Reply]:
+        """CACHE.GET."""
+        return self._ask(pack((b"CACHE.GET", key)))
+
+    def get_many(self, keys: Sequence[bytes]) -> Awaitable[list[Reply]]:
+        """CACHE.MGET; an element may be an exception."""
+        return self._ask(pack((b"CACHE.MGET", *keys)))
+
+    async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
+        """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
+        link = self._ready() or await self._prepared()
+        future: asyncio.Future[Reply] = link.loop.create_future()
+        link.send(fetch_request(key, int(wait * 1000), lease_ms), Entry(future, wait, key))
+        return await future
+
+    async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
+        """Fetch several at once. An element may be an exception."""
+        calls = (self.fetch(key, wait, lease_ms) for key in keys)
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, CacheError):
+                raise reply
+        return replies
+
+    async def call(self, *words: Word, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
+        """Ask for a command; with `keys` or `tags` it is a write that is remembered if it may have been lost."""
+        try:
+            link = self._ready() or await self._prepared()
+            future: asyncio.Future[Reply] = link.loop.create_future()
+            link.send(pack(words), Entry(future, self.home.timeout, None, keys, tags))
+        except BaseException:
+            if keys or tags:
+                self.home.undelivered(keys, tags, sent=False)
+            raise
+        reply = await future
+        if type(reply) is not bytes and isinstance(reply, Exception):
+            raise translate(reply)
+        return reply
+
+    async def call_many(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
+        """Ask for several commands at once; an element may be an exception. `keys` as for `call`."""
+        try:
+            link = self._ready() or await self._prepared()
+        except BaseException:
+            if keys:
+                self.home.undelivered(keys, (), sent=False)
+            raise
+        return await link.ask_all(commands, keys)
+
+    def _ask(self, request: bytes) -> Awaitable[Reply]:
+        link = self._ready()
+        if link is None:
+            return self._ask_slowly(request)
+        future: asyncio.Future[Reply] = link.loop.create_future()
+        link.send(request, future)
+        return future
+
+    async def _ask_slowly(self, request: bytes) -> Reply:
+        link = await self._prepared()
+        future: asyncio.Future[Reply] = link.loop.create_future()
+        link.send(request, future)
+        return await future
+
+    def _ready(self) -> Link | None:
+        """Return this loop's connection if it may be used at once."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._link = loop, self._links.get(loop)
+        link = self._link
+        if link is None or link.paid != self._owed.serial or link.closed is not None:
+            return None
+        return link
+
+    async def _prepared(self) -> Link:
+        """Return a connection that has paid, within the deadline of one call."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.home.timeout):
+                while (link := self._ready()) is None:
+                    task = self._preparing.get(loop)
+                    if task is None or task.done():
+                        task = self._preparing[loop] = loop.create_task(self._prepare(loop))
+                        # Whoever waits sees its error; if all have left, nobody needs to.
+                        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    await asyncio.shield(task)
+                return link
+        except TimeoutError as error:
+            if isinstance(error, CacheError):
+                raise
+            raise DeadlineError(f"{self.home.address}: no connection in {self.home.timeout:g} s") from error
+
+    async def _prepare(self, loop: asyncio.AbstractEventLoop) -> Link:
+        home, link = self.home, self._links.get(loop)
+        if link is not None and link.closed is None and link.generation == self._owed.generation:
+            await link.settle()
+            return link
+        if link is not None:
+            link.give_up(UnavailableError(f"{home.address}: replaced by a new connection"))
+        home.may_connect()
+        try:
+            async with asyncio.timeout(home.timeout):
+                link = await self._connect(loop)
+        except OSError as error:
+            home.failed(error)
+            raise unavailable(home, error) from error
+        home.connected()
+        for old in [old for old in self._links if old.is_closed()]:
+            del self._links[old]
+            self._preparing.pop(old, None)
+        self._links[loop] = link
+        self._loop, self._link = loop, link
+        return link
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> Link:
+        home, address = self.home, self.home.address
+        link = Link(home, loop)
+        try:
+            if address.kind == "unix":
+                await loop.create_unix_connection(lambda: link, address.path)
+            else:
+                await loop.create_connection(lambda: link, address.host, address.port, ssl=home.tls)
+            home.check_greeting(await link.ask_all(home.greeting(link.generation)))
+            await link.settle()
+        except BaseException as error:
+            link.give_up(unavailable(home, error))
+            raise
+        return link
+
+    async def close(self) -> None:
+        """Close the connection of this loop."""
+        link = self._links.pop(asyncio.get_running_loop(), None)
+        self._loop = self._link = None
+        if link is not None:
+            link.give_up(UnavailableError(f"{self.home.address}: closed"))

@@ -1,0 +1,68 @@
+"""The words of RESP3 as hiredis reads and writes them: requests, replies, errors, tickets. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import hiredis
+
+from globalcache.errors import AuthError, CacheError, LoadError, ReplyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Reply: TypeAlias = Any
+Word: TypeAlias = bytes | str | int
+
+# What the reader gives when it needs more bytes; False would be a reply.
+MORE: Final = object()
+Push: Final = hiredis.PushNotification
+pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it takes any
+
+_AUTH = ("NOAUTH", "WRONGPASS", "NOPERM")
+_LOAD = ("LOADFAILED", "NOLOADER")
+
+
+class Waiting(Exception):  # noqa: N818 - no error: an answer that follows
+    """The command waits; its answer comes under this ticket."""
+
+    def __init__(self, ticket: int) -> None:
+        self.ticket = ticket
+
+
+def _error(text: str) -> Exception:
+    if text.startswith("WAITING "):
+        return Waiting(int(text[8:]))
+    return ReplyError(text)
+
+
+def reader() -> hiredis.Reader:
+    """Return a parser of replies; errors come as ReplyError or Waiting, unraised."""
+    return hiredis.Reader(replyError=_error, notEnoughData=MORE)
+
+
+def translate(error: Exception) -> CacheError:
+    """Return an error reply as what a caller is to see."""
+    if not isinstance(error, ReplyError):
+        return error if isinstance(error, CacheError) else ReplyError(str(error))
+    text = str(error)
+    code, _, rest = text.partition(" ")
+    if code in _AUTH:
+        return AuthError(text)
+    if code in _LOAD:
+        return LoadError(rest)
+    return error
+
+
+def ticket_of(reply: Reply) -> int:
+    """Return the ticket that stands for the outcome of a command, or 0."""
+    if type(reply) is list:
+        return int(reply[2]) if len(reply) >= 3 and reply[0] == b"waiting" else 0
+    return reply.ticket if type(reply) is Waiting else 0
+
+
+def fetch_request(key: bytes, wait_ms: int, lease_ms: int | None) -> bytes:
+    """Return CACHE.FETCH; `lease_ms` None is the server's default, 0 asks for none."""
+    if lease_ms is None:
+        return pack((b"CACHE.FETCH", key, b"WAIT", wait_ms))
+    return pack((b"CACHE.FETCH", key, b"WAIT", wait_ms, b"LEASE", lease_ms))

@@ -1,0 +1,95 @@
+"""Coroutines as tests, and one cache by every way there is to reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import globalcache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+class InThreads:
+    """A Cache as tests of both faces see it: every call runs in a thread and is awaited."""
+
+    def __init__(self, cache: globalcache.Cache) -> None:
+        self.cache = cache
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self.cache, name)
+        return functools.partial(asyncio.to_thread, call)
+
+    def namespace(self, name: str) -> InThreads:
+        return InThreads(self.cache.namespace(name))
+
+    def stats(self) -> dict[str, Any]:
+        return self.cache.stats()
+
+    async def aclose(self) -> None:
+        self.cache.close()
+
+    def __repr__(self) -> str:
+        return repr(self.cache)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run coroutines, and close what they used while their loop still runs."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+
+    async def run() -> None:
+        async with asyncio.timeout(30):
+            try:
+                await pyfuncitem.obj(**arguments)
+            finally:
+                for argument in arguments.values():
+                    if hasattr(argument, "aclose"):
+                        await argument.aclose()
+
+    asyncio.run(run())
+    return True
+
+
+@pytest.fixture(scope="session")
+def unix_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[globalcache.Server]:
+    path: Path = tmp_path_factory.mktemp("s") / "s"
+    with globalcache.Server(listen=[f"unix://{path}"], memory="64MiB", threads=1) as server:
+        yield server
+
+
+@pytest.fixture(params=["tcp", "unix", "memory"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a server that is empty."""
+    if request.param == "memory":
+        return "memory://"
+    server = request.getfixturevalue("server" if request.param == "tcp" else "unix_server")
+    with globalcache.Cache(server.url) as cache:
+        cache._servers[0].call(b"FLUSHALL")  # noqa: SLF001 - no call of the API does that
+    return str(server.url)
+
+
+@pytest.fixture(params=["tasks", "threads"])
+def make(request: pytest.FixtureRequest, url: str) -> Callable[..., Any]:
+    """Make caches with options; async ones, or Caches in threads that look like them."""
+
+    def make(**options: Any) -> Any:
+        if request.param == "tasks":
+            return globalcache.AsyncCache(url, **options)
+        return InThreads(globalcache.Cache(url, **options))
+
+    return make
+
+
+@pytest.fixture
+def cache(make: Callable[..., Any]) -> Any:
+    return make()

@@ -1,0 +1,270 @@
+"""What a cache promises, by every way to reach it: TCP, Unix sockets and memory, from tasks and from threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from globalcache import CacheError, ConfigError, DeadlineError, Entry, KeyFormatError, LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class User:
+    """Somebody."""
+
+    id: int
+    name: str = "Ada"
+
+
+def never() -> Any:
+    raise AssertionError("was loaded")
+
+
+async def test_set_and_get(cache: Any) -> None:
+    assert await cache.get("x") is None
+    assert await cache.get("x", default=5) == 5
+    assert await cache.set("x", {"a": [1, 2.5, None, True, "ü"]}, ttl="1m")
+    assert await cache.get("x") == {"a": [1, 2.5, None, True, "ü"]}
+    assert await cache.has("x")
+    assert not await cache.has("y")
+    assert await cache.delete("x")
+    assert not await cache.delete("x")
+    assert await cache.get("x", 7) == 7
+
+
+async def test_bytes_stay_bytes_and_plain_json_stays_plain(cache: Any) -> None:
+    await cache.set("raw", b"\x00\xff")
+    await cache.set("json", 100)
+    assert await cache.get("raw") == b"\x00\xff"
+    assert await cache.get("json", type=bytes) == b"100"
+
+
+async def test_none_is_a_value_of_its_own(cache: Any) -> None:
+    await cache.set("x", None)
+    assert await cache.get("x", default=1) is None
+
+
+async def test_types(cache: Any) -> None:
+    await cache.set("user", User(42))
+    assert await cache.get("user", type=User) == User(42)
+    assert await cache.get("user") == {"id": 42, "name": "Ada"}
+    assert await cache.get("user", "none", type=int) == "none"  # unreadable is a miss
+    assert cache.stats()["unreadable"] == 1
+
+
+async def test_many(cache: Any) -> None:
+    assert await cache.set_many({"a": 1, "b": "x"}, ttl=60, tags=["t"]) == 2
+    assert await cache.get_many(["b", "nobody", "a", "a"]) == {"b": "x", "a": 1}
+    assert await cache.get_many([]) == {}
+    assert await cache.delete_many(["a", "b", "c"]) == 2
+
+
+async def test_conditions(cache: Any) -> None:
+    assert await cache.add("x", 1)
+    assert not await cache.add("x", 2)
+    entry = await cache.get_entry("x")
+    assert await cache.set("x", 3, if_version=entry.version)
+    assert not await cache.set("x", 4, if_version=entry.version)
+    assert await cache.get("x") == 3
+
+
+async def test_an_entry_tells_what_is_known(cache: Any) -> None:
+    assert await cache.get_entry("x") is None
+    await cache.set("x", [1], ttl="1m", refresh_after="30s")
+    entry: Any = await cache.get_entry("x")
+    assert entry.__class__ is Entry
+    assert (entry.value, entry.stale, entry.absent) == ([1], False, False)
+    assert 50 < (entry.ttl or 0) <= 60
+    assert entry.age is not None
+    assert 0 <= entry.age < 10
+    assert entry.version > 0
+    assert (await cache.inspect("x"))["state"] == "hit"
+
+
+async def test_counters(cache: Any) -> None:
+    assert await cache.incr("hits", ttl="1d", tags="c") == 1
+    assert await cache.incr("hits", 10) == 11
+    assert await cache.decr("hits") == 10
+    assert await cache.get("hits") == 10
+    assert (await cache.get_entry("hits")).ttl > 80_000
+    await cache.invalidate(tags="c")
+    assert await cache.incr("hits") == 1
+
+
+async def test_touch(cache: Any) -> None:
+    assert not await cache.touch("x", "1h")
+    await cache.set("x", 1)
+    assert await cache.touch("x", "1h")
+    assert 3500 < (await cache.get_entry("x")).ttl <= 3600
+    assert await cache.touch("x")
+    assert (await cache.get_entry("x")).ttl is None
+
+
+async def test_tags(cache: Any) -> None:
+    await cache.set("a", 1, tags=["t", "u"])
+    await cache.set("b", 2, tags="u")
+    await cache.set("c", 3)
+    assert await cache.invalidate("c", tags="t") == 2
+    assert await cache.get_many(["a", "b", "c"]) == {"b": 2}
+    await cache.set("a", 4, tags=["t"])
+    assert await cache.get("a") == 4
+
+
+async def test_a_namespace_stands_apart_and_is_cleared_at_once(cache: Any) -> None:
+    shop, inner = cache.namespace("shop"), cache.namespace("shop").namespace("de")
+    await shop.set("x", 1, tags=["t"])
+    await inner.set("x", 2)
+    await cache.set("x", 3, tags=["t"])
+    assert await cache.get("shop:x") == 1
+    await cache.invalidate(tags=["t"])
+    assert (await cache.get("x"), await shop.get("x")) == (None, 1)
+    await inner.clear()
+    assert (await shop.get("x"), await inner.get("x")) == (1, None)
+    await inner.set("x", 2)
+    await shop.clear()
+    assert (await shop.get("x"), await inner.get("x")) == (None, None)
+    with pytest.raises(ConfigError, match="namespace"):
+        await cache.clear()
+
+
+async def test_one_load_for_all(cache: Any) -> None:
+    loads, begun, go = [], threading.Event(), threading.Event()
+
+    def load() -> int:
+        loads.append(1)
+        begun.set()
+        go.wait(10)
+        return 7
+
+    async def others() -> list[Any]:
+        calls = [asyncio.create_task(cache.get_or_load("x", never)) for _ in range(4)]
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(*calls)
+
+    async def slow() -> int:
+        return await asyncio.to_thread(load)
+
+    first = asyncio.create_task(cache.get_or_load("x", load if "AsyncCache" not in repr(cache) else slow, ttl="1m"))
+    assert await asyncio.to_thread(begun.wait, 10)
+    assert await others() == [7] * 4
+    assert (await first, len(loads)) == (7, 1)
+    assert await cache.get("x") == 7
+
+
+async def test_a_hit_is_not_loaded(cache: Any) -> None:
+    await cache.set("x", 1)
+    assert await cache.get_or_load("x", never) == 1
+
+
+async def test_no_such_row_is_remembered(cache: Any) -> None:
+    assert await cache.get_or_load("x", lambda: None, negative_ttl="1m") is None
+    assert await cache.get_or_load("x", never) is None
+    assert (await cache.get_entry("x")).absent
+    assert await cache.get("x", default=1) == 1
+    assert not await cache.has("x")
+    assert await cache.add("x", 5)
+    assert await cache.get("x") == 5
+
+
+async def test_a_failed_load_is_raised_as_it_was_and_tells_others(cache: Any) -> None:
+    key = f"failing:{id(cache)}"  # a flush does not end the time for which a failed load is not tried again
+    with pytest.raises(ZeroDivisionError):
+        await cache.get_or_load(key, lambda: 1 / 0)
+    with pytest.raises(LoadError, match="ZeroDivisionError"):
+        await cache.get_or_load(key, never)
+
+
+async def test_a_hit_equals_a_miss(cache: Any) -> None:
+    for value in ((1, 2), {1: 2}, {1}, float("nan"), User(1), {"a": [b"x"]}):
+        with pytest.raises(TypeError, match="value"):
+            await cache.get_or_load(f"{value}:{id(cache)}", lambda value=value: value)
+    assert await cache.get_or_load("t", lambda: (1, 2), type=tuple[int, int]) == (1, 2)
+    assert await cache.get_or_load("t", never, type=tuple[int, int]) == (1, 2)
+    assert await cache.get_or_load("u", lambda: {"id": 1}, type=User) == User(1)
+    assert await cache.get_or_load("u", never, type=User) == User(1)
+
+
+async def test_a_value_loaded_before_an_invalidation_is_not_stored(make: Callable[..., Any]) -> None:
+    cache, writer = make(), make(namespace=None)
+    if "memory" in repr(cache):
+        writer = cache
+
+    async def load() -> str:
+        await writer.invalidate("x")
+        return "old"
+
+    async def load_tagged() -> str:
+        await writer.invalidate(tags=["t"])
+        return "old"
+
+    for key, slow in (("x", load), ("y", load_tagged)):
+        if "AsyncCache" in repr(cache):
+            assert await cache.get_or_load(key, slow, tags=["t"]) == "old"
+        else:
+            quick = (
+                (lambda: writer.cache.invalidate("x")) if key == "x" else (lambda: writer.cache.invalidate(tags="t"))
+            )
+            assert await cache.get_or_load(key, lambda quick=quick: (quick(), "old")[1], tags=["t"]) == "old"
+        assert await cache.get(key) is None
+    assert cache.stats()["refused_fills"] == 2
+    await cache.aclose()
+    await writer.aclose()
+
+
+async def test_many_at_once(cache: Any) -> None:
+    await cache.set("a", 1)
+    asked: list[list[str]] = []
+
+    def load_many(keys: list[str]) -> dict[str, Any]:
+        asked.append(keys)
+        return {key: key.upper() for key in keys if key != "nobody"}
+
+    expected = {"b": "B", "a": 1, "nobody": None}
+    assert await cache.get_or_load_many(["b", "a", "nobody", "b"], load_many, ttl=60) == expected
+    assert await cache.get_or_load_many(["b", "a", "nobody"], load_many) == expected
+    assert asked == [["b", "nobody"]]
+
+
+async def test_a_load_that_asks_for_itself_is_told(cache: Any) -> None:
+    plain = getattr(cache, "cache", None)
+    if plain is None:
+
+        async def again() -> Any:
+            return await cache.get_or_load("ring2", lambda: cache.get_or_load("ring1", never))
+    else:
+
+        def again() -> Any:  # type: ignore[misc]
+            return plain.get_or_load("ring2", lambda: plain.get_or_load("ring1", never))
+
+    with pytest.raises(LoadError, match="ring1 -> ring2 -> ring1"):
+        await cache.get_or_load("ring1", again)
+
+
+async def test_keys_are_checked_before_they_are_sent(cache: Any) -> None:
+    for key in ("", b"x", None, 5, "x" * 70_000, "\ud800"):
+        with pytest.raises(KeyFormatError):
+            await cache.get(key)
+    with pytest.raises(ConfigError, match="tags"):
+        await cache.set("x", 1, tags=[str(number) for number in range(18)])
+    for wrong in (0, -1, "soon"):
+        with pytest.raises(ConfigError, match="ttl"):
+            await cache.set("x", 1, ttl=wrong)
+
+
+async def test_waiting_ends(make: Callable[..., Any]) -> None:
+    cache = make()
+    held = getattr(cache, "cache", cache)._servers[0]  # noqa: SLF001 - a lease that nobody fills
+    reply = held.fetch(b"x", 0)
+    reply = await reply if asyncio.iscoroutine(reply) else reply
+    with pytest.raises(DeadlineError):
+        await cache.get_or_load("x", never, wait=0.05)
+    assert issubclass(DeadlineError, CacheError)
+    await cache.aclose()
