@@ -486,3 +486,15 @@ fn negative_answers_are_kept_as_long_as_they_say() {
     world.wait(1_001);
     world.lease(a, "k");
 }
+
+#[test]
+fn rule_12_a_value_refused_by_a_void_is_not_handed_to_who_joined_after_a_tag_was_invalidated() {
+    let mut world = World::new();
+    let (a, b, writer) = (world.connect(""), world.connect(""), world.connect(""));
+    let token = world.lease(a, "k");
+    world.ask(writer, "CACHE.INVALIDATE TAGS 1 t");
+    world.send(b, "CACHE.FETCH k WAIT 60000 LEASE 0");
+    world.ask(writer, "DEL k");
+    assert_eq!(world.ask(a, &format!("CACHE.FILL k {token} v1 TAGS 1 t")), ":0");
+    assert_eq!(world.heard(b), "");
+}

@@ -131,6 +131,8 @@ struct Voided {
     deadline: u64,
     /// Which void it was.
     number: u32,
+    /// The tag clock when it was granted.
+    clock: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -489,7 +491,9 @@ impl Leases {
         if let Some(place) = lease.voided.iter().position(|voided| voided.token == token) {
             let voided = lease.voided.remove(place);
             let loaded = Outcome::Loaded(loaded());
-            self.answer(hash, |waiter| (waiter.voids < voided.number).then(|| loaded.clone()));
+            // A tag may have been invalidated between the grant and the void: who joined after that must not have it.
+            let may = |waiter: &Waiter| waiter.voids < voided.number && waiter.clock <= voided.clock;
+            self.answer(hash, |waiter| may(waiter).then(|| loaded.clone()));
             self.touched.push(hash);
             return Judged::Refused;
         }
@@ -716,8 +720,9 @@ impl Lease {
 
     fn void(&mut self) {
         self.voids += 1;
-        if let Some(Grant { token, holder, deadline, .. }) = self.holder() {
-            let voided = Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids };
+        if let Some(Grant { token, holder, deadline, clock, .. }) = self.holder() {
+            let voided =
+                Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids, clock: *clock };
             self.voided.push(voided);
         }
         self.end();
