@@ -1,0 +1,1 @@
+"""Faults: what the server and its clients survive on one machine."""
