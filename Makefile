@@ -10,6 +10,7 @@ BIN := .venv/bin
 comma := ,
 LISTEN ?= 127.0.0.1:7411
 SECONDS_EACH ?= 60
+STEPS := $(if $(filter run,$(MAKECMDGOALS)),3,2)
 RUST := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 
 # step NAME,COMMANDS: runs them and shows how long they took; their output only when they fail.
@@ -32,11 +33,11 @@ prerequisites:
 	@command -v cc >/dev/null || { echo 'A C compiler is needed: apt-get install build-essential'; exit 1; }
 
 .venv/.made: pyproject.toml | prerequisites
-	$(call step,[1/2] Python environment  .venv,$(PYTHON) -m venv .venv && $(BIN)/pip install -q -U 'pip>=25.1' 'maturin>=1.8$(comma)<2')
+	$(call step,[1/$(STEPS)] Python environment  .venv,$(PYTHON) -m venv .venv && $(BIN)/pip install -q -U 'pip>=25.1' 'maturin>=1.8$(comma)<2')
 	@touch $@
 
 .venv/.built: .venv/.made $(RUST)
-	$(call step,[2/2] native core$(comma) release build,source $(BIN)/activate && maturin develop --release --quiet)
+	$(call step,[2/$(STEPS)] native core$(comma) release build,source $(BIN)/activate && maturin develop --release --quiet --extras sql)
 	@touch $@
 
 .venv/.tools: .venv/.made
@@ -47,8 +48,14 @@ prerequisites:
 
 build: .venv/.built
 
-run: .venv/.built
-	@exec $(BIN)/globalcache serve --listen $(LISTEN)
+examples/shop.db: examples/shop.py | .venv/.built
+	$(call step,[3/3] examples/shop.db    1$(comma)000 products$(comma) 200 orders,$(BIN)/python examples/shop.py create)
+
+# Python finds the shop by the folder of its module.
+run: .venv/.built examples/shop.db
+	@$(BIN)/python -c 'import socket; socket.create_connection(("$(LISTEN)".rsplit(":", 1)), 1)' 2>/dev/null && \
+		{ echo '$(LISTEN) is in use; try `make run LISTEN=127.0.0.1:7412`'; exit 1; } || true
+	@PYTHONPATH=examples exec $(BIN)/globalcache serve shop:cache --listen $(LISTEN) --welcome examples/welcome.txt
 
 test: .venv/.built .venv/.tools
 	cargo test --workspace --exclude globalcache-python --quiet
@@ -86,6 +93,7 @@ deps:
 
 clean:
 	rm -rf .venv target fuzz/target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f examples/shop.db*
 	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
 
 .PHONY: help prerequisites build run test lint bench fuzz deps clean

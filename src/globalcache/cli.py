@@ -1,4 +1,4 @@
-"""The command line: `globalcache serve`, `node`, `get`, `set`, `delete`, `ping`, `bench`, `version`.
+"""The command line: a function for each command of `globalcache`.
 
 Exit status: 0 done; 1 it could not be done (no such key, no server, address taken); 2 a wrong option. What went wrong
 is one line on stderr.
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional
 
 import typer
@@ -58,8 +59,10 @@ def version() -> None:
     typer.echo(f"globalcache {_core.__version__}")
 
 
-def serve(config: str | None = None, **given: Any) -> None:
-    """Run a server until it is told to stop."""
+def serve(
+    app: str | None = None, config: str | None = None, workers: int = 1, welcome: str | None = None, **given: Any
+) -> None:
+    """Run a server until it is told to stop; with MODULE:CACHE also workers that load what clients miss."""
     from globalcache.server import Server  # noqa: PLC0415 - clients work without it
 
     if config is not None:
@@ -71,27 +74,54 @@ def serve(config: str | None = None, **given: Any) -> None:
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     settings = load_settings(**given)
-    with Server(**settings.model_dump()) as server:
-        _say(_ready(server.addresses, settings))
-        # A client may stop the server as well, where that is allowed.
-        while signal.sigtimedwait(signals, 0.2 if settings.shutdown else 3600) is None and not server.stopping:
-            pass
-        _say("globalcache: stopping")
+    text = None if welcome is None else Path(welcome).read_text(encoding="utf-8")
+    supervisor = None
+    options = settings.model_dump()
+    if app is not None:
+        from globalcache.loaders.supervisor import Supervisor  # noqa: PLC0415 - only with workers
+
+        supervisor = Supervisor(app, workers)
+        fixed = settings.listen[0].rpartition(":")[2] != "0" and "GLOBALCACHE_URL" not in os.environ
+        found = supervisor.start({"GLOBALCACHE_URL": _client_url(settings.listen[0])} if fixed else {})
+        options["loader"] = [*settings.loader, *(pattern for pattern in found if pattern not in settings.loader)]
+    try:
+        with Server(**options) as server:
+            lines = [] if supervisor is None else supervisor.serve(server.url)
+            _say("\n".join([_ready(server.addresses, settings), *lines, _hints(server.addresses, text)]))
+            # A client may stop the server as well, where that is allowed.
+            while signal.sigtimedwait(signals, 0.2 if settings.shutdown else 3600) is None and not server.stopping:
+                pass
+            _say("globalcache: stopping")
+            if supervisor is not None:
+                supervisor.stop()
+    finally:
+        if supervisor is not None:
+            supervisor.stop()
+
+
+def _hints(addresses: list[str], text: str | None) -> str:
+    """Say what to try, with the command as it was called."""
+    me = sys.argv[0] if os.sep in sys.argv[0] else "globalcache"
+    url = "" if addresses[0] == "127.0.0.1:7411" else f" -u {_client_url(addresses[0])}"
+    if text is not None:
+        env = url and f"GLOBALCACHE_URL={url.removeprefix(' -u ')} "
+        python = sys.executable if os.sep not in me else str(Path(me).with_name("python"))
+        return text.rstrip().replace("{globalcache}", me).replace("{env}", env).replace("{python}", python)
+    return (
+        "Ctrl-C stops it. In a second terminal:\n"
+        f"  {me} set{url} greeting hello\n"
+        f"  {me} get{url} greeting\n"
+        f"  {me} ping{url}"
+    )
 
 
 def _ready(addresses: list[str], settings: ServerSettings) -> str:
     from globalcache import _core  # noqa: PLC0415
 
-    me = sys.argv[0] if os.sep in sys.argv[0] else "globalcache"
-    url = "" if addresses[0] == "127.0.0.1:7411" else f" -u {_client_url(addresses[0])}"
     return (
         f"globalcache {_core.__version__}: ready on {', '.join(addresses)}  "
         f"({format_size(settings.memory)}, {settings.threads} {'thread' if settings.threads == 1 else 'threads'}; "
-        f"Redis, memcached and JSON)\n"
-        "Ctrl-C stops it. In a second terminal:\n"
-        f"  {me} set{url} greeting hello\n"
-        f"  {me} get{url} greeting\n"
-        f"  {me} ping{url}"
+        f"Redis, memcached and JSON)"
     )
 
 
@@ -101,16 +131,26 @@ def _client_url(address: str) -> str:
 
 def _declare_serve() -> None:
     """Make a flag of every field of the settings, so that each option is declared once."""
-    parameters = [
-        inspect.Parameter(
+    text: Any = Optional[str]  # noqa: UP045 - typer evaluates it
+    apart: list[tuple[str, Any, Any, Any]] = [
+        (
+            "app",
+            text,
+            None,
+            typer.Argument(metavar="[MODULE:CACHE]", show_default=False),
+        ),
+        (
             "config",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                Optional[str],  # noqa: UP045 - typer evaluates it
-                typer.Option("--config", envvar="GLOBALCACHE_CONFIG", help="A TOML file with options."),
-            ],
-        )
+            text,
+            None,
+            typer.Option("--config", envvar="GLOBALCACHE_CONFIG", help="A TOML file with options."),
+        ),
+        ("workers", int, 1, typer.Option("--workers", min=1, max=64, help="Worker processes of MODULE:CACHE.")),
+        ("welcome", text, None, typer.Option("--welcome", hidden=True)),
+    ]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared])
+        for name, kind, default, declared in apart
     ]
     for name, field in ServerSettings.model_fields.items():
         kind: Any = bool if field.annotation is bool else list[str] if name in ("listen", "loader") else str
@@ -131,6 +171,21 @@ def _declare_serve() -> None:
 
 
 _declare_serve()
+
+
+@app.command()
+def worker(
+    target: Annotated[str, typer.Argument(metavar="MODULE:CACHE")],
+    url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--url", "-u", help="The server; that of the cache unless given."),
+    ] = None,
+    pipes: Annotated[Optional[str], typer.Option(hidden=True)] = None,  # noqa: UP045
+) -> None:
+    """Load what clients miss by the loaders of MODULE:CACHE until it is told to stop."""
+    from globalcache.loaders.process import run  # noqa: PLC0415 - only here
+
+    raise typer.Exit(run(target, url, pipes))
 
 
 @app.command()
@@ -176,6 +231,54 @@ def delete(keys: Annotated[list[str], typer.Argument(metavar="KEY...")], url: Ur
         removed = client.call("DEL", *keys)
     if removed == 0:
         raise typer.Exit(1)
+
+
+@app.command(name="inspect")
+def inspect_(key: str, url: Url = DEFAULT_URL) -> None:
+    """Tell everything that is known of KEY."""
+    with PlainClient(url) as client:
+        reply = client.call("CACHE.INSPECT", key)
+    if not isinstance(reply, list):
+        raise CacheError(f"{key}: the server does not know CACHE.INSPECT")
+    facts: dict[str, Any] = {_text(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    shown = {
+        "state": _text(facts["state"]),
+        "age": _span(facts["age_ms"]),
+        "fresh for": _span(facts["fresh_ms"]),
+        "ends in": _span(facts["ttl_ms"]),
+        "stands in for": _span(facts["grace_ms"]),
+        "tags": str(facts["tags"]),
+        "version": str(facts["version"]),
+        "size": f"{facts['size']} bytes",
+        "load took": _span(facts["cost_ms"]),
+        "lease": _text(facts["lease"]),
+        "waiting": str(facts["waiters"]),
+        "loaded by": _text(facts["served"]) if facts["served"] else "whoever misses",
+    }
+    for name, text in shown.items():
+        if text:
+            print(f"{name:<14} {text}")
+
+
+@app.command()
+def stats(url: Url = DEFAULT_URL) -> None:
+    """Tell what a server has done so far."""
+    with PlainClient(url) as client:
+        text = _text(client.call("INFO"))
+    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    names = {
+        "hits": "keyspace_hits",
+        "misses": "keyspace_misses",
+        "loads": "loads",
+        "evicted": "evicted_keys",
+        "expired": "expired_keys",
+        "commands": "total_commands_processed",
+        "connections": "connected_clients",
+        "used memory": "used_memory_human",
+    }
+    for name, field in names.items():
+        if field in facts:
+            print(f"{name:<14} {facts[field]}")
 
 
 @app.command()
@@ -245,6 +348,21 @@ def bench(  # noqa: PLR0913 - a flag each
     )
     if report["misses"] or report["errors"]:
         print(f"{report['misses']:,.0f} misses, {report['errors']:,.0f} errors")
+
+
+def _text(reply: Reply) -> str:
+    return _bytes(reply).decode(errors="replace")
+
+
+def _span(millis: int) -> str:
+    """Write a time for people; nothing where there is none."""
+    if millis < 0:
+        return ""
+    if millis < 1000:
+        return f"{millis} ms"
+    seconds = millis // 1000
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
+    return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
 def _bytes(reply: Reply) -> bytes:

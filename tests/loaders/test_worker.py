@@ -7,12 +7,12 @@ import json
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import globalcache
+from globalcache.client.address import Address
 from globalcache.client.functions import Functions
 from globalcache.client.plain import PlainClient
 from globalcache.errors import CacheError, ConfigError, ReplyError
@@ -22,23 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 
-@dataclass
-class Where:
-    """A server on this machine."""
-
-    host: str
-    port: int
-    kind: str = "tcp"
-    path: str = ""
-    tls: bool = False
-    user: str | None = None
-    password: str | None = None
-    db: int = 0
-
-
-def where(server: globalcache.Server) -> Where:
-    host, port = server.address.split(":")
-    return Where(host, int(port))
+def address(server: globalcache.Server) -> Address:
+    return Address.parse(server.url)
 
 
 def encode(value: Any, kind: Any) -> tuple[bytes, int]:
@@ -56,7 +41,7 @@ def fresh_server(**options: Any) -> Iterator[globalcache.Server]:
 
 @asynccontextmanager
 async def working(cache: Functions, server: globalcache.Server, prefix: str = "") -> AsyncIterator[Worker]:
-    worker = Worker(cache.loaders.values(), where(server), encode, prefix=prefix)
+    worker = Worker(cache.loaders.values(), address(server), encode, prefix=prefix)
     ready = asyncio.Event()
     running = asyncio.create_task(worker.run(ready.set))
     await asyncio.wait_for(ready.wait(), 10)
@@ -253,9 +238,8 @@ def test_a_worker_comes_back_with_its_server() -> None:
         with globalcache.Server(memory="64MiB") as first:
             async with working(cache, first):
                 assert await ask(first, "GET", "x:1") == b"1"
-                address = first.address
                 await asyncio.to_thread(first.stop)
-                with globalcache.Server(memory="64MiB", listen=[address], loader=["x:*"]) as second:
+                with globalcache.Server(memory="64MiB", listen=[first.address], loader=["x:*"]) as second:
                     assert await ask(second, "GET", "x:2") == b"2"
 
     asyncio.run(use())
@@ -289,4 +273,4 @@ def test_the_end_lets_loads_end_and_takes_no_more() -> None:
 
 def test_a_cache_without_loaders_has_no_worker() -> None:
     with pytest.raises(ConfigError, match="no loaders"):
-        Worker((), Where("127.0.0.1", 1), encode)
+        Worker((), Address.parse("127.0.0.1:1"), encode)

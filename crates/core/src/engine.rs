@@ -270,7 +270,7 @@ impl Engine {
     }
 
     /// What only grows, and begins again from 0 with CONFIG RESETSTAT.
-    fn counted(&self, store: &Stats) -> [(&'static str, u64); 10] {
+    fn counted(&self, store: &Stats) -> [(&'static str, u64); 11] {
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         [
@@ -284,6 +284,7 @@ impl Engine {
             ("evicted_keys", store.evicted),
             ("keyspace_hits", store.hits),
             ("keyspace_misses", store.misses),
+            ("loads", self.loaders.loads()),
         ]
     }
 

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -82,6 +82,7 @@ pub struct Loaders {
     work: Mutex<Work>,
     wanted: Mutex<Vec<Wanted>>,
     stirred: AtomicBool,
+    loads: AtomicU64,
 }
 
 impl Loaders {
@@ -89,6 +90,11 @@ impl Loaders {
     #[inline]
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
+    }
+
+    /// Loads that were sent to workers so far.
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Relaxed)
     }
 
     /// Who loads a key.
@@ -219,7 +225,9 @@ impl Loaders {
                     }
                     token.is_some()
                 });
-                if !given {
+                if given {
+                    self.loads.fetch_add(1, Ordering::Relaxed);
+                } else {
                     self.done(party);
                 }
             }

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.loaders.breaker import Breaker
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
+    from globalcache.client.address import Address
     from globalcache.client.functions import Loader
 
 log = logging.getLogger("globalcache.worker")
@@ -40,19 +41,6 @@ _RETRY_MS = 500
 # Loads that a connection can have at a time at most.
 _MOST_LOADS = 1 << 16
 _LONGEST_CAUSE = 300
-
-
-class Where(Protocol):
-    """The address of a server: `kind` is "tcp" or "unix"."""
-
-    kind: str
-    host: str
-    port: int
-    path: str
-    tls: bool
-    user: str | None
-    password: str | None
-    db: int
 
 
 @dataclass(slots=True, eq=False)
@@ -81,19 +69,21 @@ class Worker:
     """Loads for one server.
 
     `encode` gives a value of a type as bytes and flags, and raises TypeError for what it cannot; `prefix` stands before
-    every key and tag, as the namespace of the cache.
+    every key and tag, as the namespace of the cache, and `tags` are given to all that is filled.
     """
 
     def __init__(
         self,
         loaders: Iterable[Loader],
-        address: Where,
+        address: Address,
         encode: Callable[[Any, Any], tuple[bytes, int]],
         *,
         prefix: str = "",
+        tags: Sequence[bytes] = (),
     ) -> None:
         self.address = address
         self.prefix = prefix
+        self.tags = tags
         self.encode = encode
         self.lanes = [_Lane(loader, self) for loader in loaders]
         if not self.lanes:
@@ -361,7 +351,7 @@ class _Lane:
         self.worker.say(command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words))
 
     def _encoded(self, tags: list[str]) -> list[bytes]:
-        return [(self.worker.prefix + tag).encode() for tag in tags]
+        return [*self.worker.tags, *((self.worker.prefix + tag).encode() for tag in tags)]
 
     def _failed(self, run: _Run, cause: str, error: BaseException | None = None) -> None:
         now = time.monotonic()

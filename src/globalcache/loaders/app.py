@@ -1,0 +1,73 @@
+"""`shop:cache`: the cache of an application, found by the name of its module, and the workers that run its loaders."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client.address import Address
+from globalcache.client.functions import Functions
+from globalcache.errors import ConfigError
+from globalcache.loaders.worker import Worker, patterns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def find(target: str) -> Any:
+    """Import `module:cache` from the current folder or the path and return the cache.
+
+    `module` alone stands for `module:cache`. Raises ConfigError if there is no such cache, and whatever the module
+    raises.
+    """
+    module, _, name = target.partition(":")
+    if not module or module.startswith(".") or not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f"{target}: should look like shop:cache, a module and the cache in it")
+    if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109 - as Python writes it there
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    found: Any = importlib.import_module(module)
+    for part in (name or "cache").split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Functions):
+        raise ConfigError(f"{target}: there is no cache of this name in {module}")
+    if not found.loaders:
+        raise ConfigError(f"{target}: the cache has no loaders: decorate a function with @cache.loader")
+    return found
+
+
+def _prefix(cache: Any) -> str:
+    prefix: str = cache._prefix  # noqa: SLF001 - a worker is the other half of its cache
+    return prefix
+
+
+def patterns(cache: Any) -> list[str]:
+    """Return the patterns of the keys that the workers of a cache load."""
+    return [pattern.decode() for pattern in patterns_of(cache.loaders.values(), _prefix(cache))]
+
+
+def templates(cache: Any) -> list[str]:
+    """Return the templates of the keys, for people to read."""
+    return [_prefix(cache) + loader.template.template for loader in cache.loaders.values()]
+
+
+async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
+    """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
+    core = cache._core  # noqa: SLF001
+    addresses = [Address.parse(url)] if url else core.addresses
+    encode = partial(core.values.encode, by_class=True)
+    tags = cache._own_tags  # noqa: SLF001
+    workers = [Worker(cache.loaders.values(), at, encode, prefix=_prefix(cache), tags=tags) for at in addresses]
+
+    def stop() -> None:
+        for worker in workers:
+            worker.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await asyncio.gather(*(worker.run(ready) for worker in workers))
