@@ -1,0 +1,57 @@
+"""What a process remembers while a server is away."""
+
+from __future__ import annotations
+
+from globalcache.client.outage import Breaker, Owed
+
+
+def test_a_bill_is_settled_once_and_what_came_since_stays() -> None:
+    owed = Owed()
+    owed.add([b"a", b"b"], [b"t"], sent=False)
+    bill = owed.bill()
+    owed.add([b"b"], sent=True)
+    assert bill.commands() == [
+        (b"CACHE.INVALIDATE", b"KEYS", b"2", b"a", b"b"),
+        (b"CACHE.INVALIDATE", b"TAGS", b"1", b"t"),
+    ]
+    owed.settle(bill)
+    assert (len(owed), owed.bill().keys, owed.serial, owed.generation) == (1, [b"b"], 2, 2)
+    owed.settle(owed.bill())
+    assert not owed
+    assert owed.bill().commands() == []
+
+
+def test_too_much_becomes_everything() -> None:
+    owed = Owed(most=2)
+    owed.add([b"a", b"b", b"c"], sent=False)
+    owed.add([b"d"], sent=False)
+    assert owed.bill().commands() == [(b"FLUSHDB",)]
+    owed.settle(owed.bill())
+    assert not owed
+
+
+def test_long_bills_are_several_commands() -> None:
+    owed = Owed()
+    owed.add([b"%d" % number for number in range(1200)], sent=False)
+    assert [int(command[2]) for command in owed.bill().commands()] == [500, 500, 200]
+
+
+def test_pauses_double_and_one_caller_at_a_time_tries() -> None:
+    breaker = Breaker()
+    assert breaker.may_try(0)
+    assert breaker.failed(0, draw=1)
+    assert not breaker.failed(0, draw=1)  # told once
+    pauses = []
+    now = 0.0
+    for _ in range(10):
+        breaker.failed(now, draw=1)
+        step = now
+        while not breaker.may_try(step):
+            step += 0.01
+        assert not breaker.may_try(step)  # the next one waits for what that one finds
+        pauses.append(round(step - now, 2))
+        now = step
+    assert pauses[:3] == sorted(pauses[:3])
+    assert max(pauses) <= 2.02
+    assert breaker.succeeded(100) == 100
+    assert breaker.succeeded(101) is None
