@@ -1,0 +1,201 @@
+"""Servers and workers as processes: herds, and workers that stop, die, cannot be imported or lose their server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from globalcache.client.plain import PlainClient
+from globalcache.errors import CacheError
+from tests.conftest import GLOBALCACHE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+APPLICATION = """
+import os, time
+from globalcache import Cache
+cache = Cache()
+
+@cache.loader("pid:{id:int}", ttl="5m")
+def pid(id: int) -> int:
+    return os.getpid()
+
+@cache.loader("slow:{id:int}", ttl="5m")
+def slow(id: int) -> list[int]:
+    with open("queries", "a") as queries:
+        print(os.getpid(), file=queries, flush=True)
+    time.sleep(1)
+    return [id, os.getpid()]
+"""
+
+
+class Served:
+    """`globalcache serve app:cache` in a folder; `errors` is what it and its workers said."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"globalcache://127.0.0.1:{free.getsockname()[1]}"
+        self.folder = folder
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [GLOBALCACHE, "serve", "app:cache", "--listen", self.url.split("//")[1], *options],
+                cwd=folder,
+                stderr=log,
+                env={k: v for k, v in os.environ.items() if not k.startswith("GLOBALCACHE_")},
+            )
+        self.until(lambda: "Ctrl-C stops it" in self.errors)
+
+    @property
+    def errors(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def queries(self) -> list[int]:
+        """The processes that ran the slow loader, in their order."""
+        path = self.folder / "queries"
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    def until(self, holds: Callable[[], Any], limit: float = 20) -> None:
+        end = time.monotonic() + limit
+        while not holds():
+            assert time.monotonic() < end, self.errors
+            time.sleep(0.01)
+
+    def get(self, key: str, timeout: float = 30) -> Any:
+        with PlainClient(self.url, timeout=timeout) as client:
+            return client.call("GET", key)
+
+    def pid(self, number: int) -> int:
+        return int(self.get(f"pid:{number}"))
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def start(*options: str, application: str = APPLICATION) -> Served:
+        (tmp_path / "app.py").write_text(application)
+        started.append(Served(tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_that_dies_is_started_again(served: Callable[..., Served]) -> None:
+    server = served()
+    first = server.pid(1)
+    os.kill(first, signal.SIGKILL)
+    # The read waits for the next worker: never a wrong nil.
+    second = server.pid(2)
+    assert first != second
+    assert "worker was ended by signal 9; started again in 0.25 s" in server.errors
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    assert not is_alive(second)
+
+
+def test_workers_end_with_a_server_that_was_killed(served: Callable[..., Served]) -> None:
+    server = served("--workers", "2")
+    pids = {server.pid(number) for number in range(10)}
+    assert len(pids) == 2
+    server.process.kill()
+    server.until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def test_what_an_import_raises_is_shown_and_the_server_serves(served: Callable[..., Served]) -> None:
+    server = served(application="import nosuchmodule\n")
+    assert re.search(r"Traceback .*\n(.*\n)*ModuleNotFoundError: No module named 'nosuchmodule'", server.errors)
+    assert server.get("user:1") is None
+    (server.folder / "app.py").write_text(APPLICATION)
+    server.until(lambda: server.get("pid:1") is not None)
+
+
+def test_a_cache_without_loaders_is_said(served: Callable[..., Served]) -> None:
+    server = served(application="from globalcache import Cache\ncache = Cache()\n")
+    assert "app:cache: the cache has no loaders: decorate a function with @cache.loader" in server.errors
+
+
+def herd(server: Served, key: str, during: Callable[[], None]) -> tuple[set[bytes], float]:
+    """Let 100 clients read a cold key while something happens; returns the answers, and the time of the slowest."""
+    with ThreadPoolExecutor(100) as pool:
+        begun = time.monotonic()
+        answers = [pool.submit(server.get, key) for _ in range(100)]
+        server.until(lambda: server.queries)
+        during()
+        found = {answer.result(60) for answer in answers}
+    return found, time.monotonic() - begun
+
+
+def test_a_herd_is_one_query(served: Callable[..., Served]) -> None:
+    server = served("--workers", "2")
+    found, _ = herd(server, "slow:1", lambda: None)
+    assert (len(found), len(server.queries)) == (1, 1)
+
+
+def test_a_holder_that_is_killed_is_replaced_at_once(served: Callable[..., Served]) -> None:
+    server = served("--workers", "2")
+    found, took = herd(server, "slow:1", lambda: os.kill(server.queries[0], signal.SIGKILL))
+    assert (len(found), len(server.queries)) == (1, 2)
+    assert took < 2.9  # a second for the load of the other; its lease would have lasted three
+
+
+def test_a_holder_that_is_stopped_costs_one_more_query(served: Callable[..., Served]) -> None:
+    server = served("--workers", "2")
+    found, took = herd(server, "slow:1", lambda: os.kill(server.queries[0], signal.SIGSTOP))
+    assert (len(found), len(server.queries)) == (1, 2)
+    assert took < 6
+    os.kill(server.queries[0], signal.SIGCONT)
+
+
+def test_a_worker_elsewhere(served: Callable[..., Served]) -> None:
+    server = served("--load-timeout", "1s")
+    (server.folder / "other.py").write_text(APPLICATION.replace("pid:", "other:").replace("slow:", "idle:"))
+    command = [GLOBALCACHE, "worker", "other:cache", "--url", server.url]
+    with subprocess.Popen(command, cwd=server.folder, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        assert worker.stderr.readline() == "worker: other:cache  other:{id:int}  idle:{id:int}  ready\n"
+        assert server.get("other:1") == str(worker.pid).encode()
+        worker.terminate()
+        assert worker.wait(20) == 0
+    with pytest.raises(CacheError, match="NOLOADER other:2"):
+        server.get("other:2")
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("x y:cache", "x y:cache: should look like shop:cache"),
+        ("json:nothing", "json:nothing: there is no cache of this name in json"),
+    ],
+)
+def test_a_worker_without_a_cache(target: str, line: str) -> None:
+    done = subprocess.run([GLOBALCACHE, "worker", target], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"globalcache: {line}")
