@@ -24,6 +24,7 @@ help:
 	@echo 'make run     start the cache on $(LISTEN)'
 	@echo 'make test    run the tests              make lint    check form and types'
 	@echo 'make bench   measure beside redis-server      make fuzz    feed random input for a given time'
+	@echo 'make faults  check histories of many clients, make links and servers fail'
 	@echo 'make build   the native module          make deps    servers that the tests want, from Debian'
 	@echo 'make clean   remove what was made'
 
@@ -78,6 +79,12 @@ lint: .venv/.built .venv/.tools
 bench: .venv/.built .venv/.peers
 	$(BIN)/python bench/serve.py
 
+# Longer than in `make test`; ROUNDS=1 is as long, SEED repeats a run.
+faults: export GLOBALCACHE_ROUNDS = $(or $(ROUNDS),50)
+faults: export GLOBALCACHE_SEED = $(or $(SEED),$(shell date +%s))
+faults: .venv/.built .venv/.tools
+	$(BIN)/pytest -s -v tests/faults tests/model
+
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 	@for target in $$(cargo +nightly fuzz list); do \
@@ -96,4 +103,4 @@ clean:
 	rm -f examples/shop.db*
 	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
 
-.PHONY: help prerequisites build run test lint bench fuzz deps clean
+.PHONY: help prerequisites build run test lint bench faults fuzz deps clean

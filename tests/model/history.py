@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 State = int | None  # None: there is no such key
 Kind = Literal["read", "write", "cas", "delete", "add"]
-Outcome = Literal["ok", "differs", "missing", "unknown"]
+Outcome = Literal["ok", "differs", "missing", "done", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Operation:
     """One call of one client. Times are of one clock that never goes back; `returned` is inf if nothing came back.
 
     read: `ok` with `value`, or `missing`. write: `ok`. cas: `ok`; `differs` if the value was not `expected`; `missing`.
-    delete: `ok` if there was a value, `missing`. add (write if there is none): `ok`, or `differs` if there was one.
+    delete: `ok` if there was a value, `missing`, or `done` where the protocol does not tell.
+    add (write if there is none): `ok`, or `differs` if there was one.
     """
 
     client: int
@@ -60,7 +61,7 @@ class Operation:
                 after, seen = None, "missing" if state is None else "ok"
             case "add":
                 after, seen = (self.value, "ok") if state is None else (state, "differs")
-        return (after,) if not known or seen == self.outcome else None
+        return (after,) if self.outcome in {"done", "unknown", seen} else None
 
     def __str__(self) -> str:
         until = f"{self.returned:.6f}" if self.returned < math.inf else "open"

@@ -147,7 +147,7 @@ def random_history(random_: random.Random) -> list[Operation]:
             "read": ["ok", "missing"],
             "write": ["ok"],
             "cas": ["ok", "differs", "missing"],
-            "delete": ["ok", "missing"],
+            "delete": ["ok", "missing", "done"],
             "add": ["ok", "differs"],
         }
         outcome = random_.choice([*outcomes[kind], "unknown"] if random_.random() < 0.3 else outcomes[kind])
