@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import globalcache
 from tests.conftest import GLOBALCACHE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import globalcache
 
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -31,6 +30,21 @@ def test_get_set_and_delete(server: globalcache.Server) -> None:
     missing = run("get", "k", **url)
     assert (missing.returncode, missing.stdout, missing.stderr) == (1, "", "")
     assert run("delete", "k", **url).returncode == 1
+
+
+def test_counters_invalidation_and_what_is_known(server: globalcache.Server) -> None:
+    url = {"GLOBALCACHE_URL": server.url}
+    assert [run("incr", "n", **url).stdout, run("incr", "n", "5", **url).stdout] == ["1\n", "6\n"]
+    with globalcache.Cache(server.url) as cache:
+        cache.set("tagged", 1, tags=["t"])
+    known = json.loads(run("inspect", "n", "--json", **url).stdout)
+    assert (known["state"], known["size"], known["lease"]) == ("hit", 1, "none")
+    assert "state          hit" in run("inspect", "n", **url).stdout
+    assert run("invalidate", "n", "--tag", "t", **url).stdout == "2\n"
+    assert [run("get", key, **url).returncode for key in ("n", "tagged")] == [1, 1]
+    assert run("invalidate", **url).returncode == 2
+    assert int(json.loads(run("stats", "--json", **url).stdout)["keyspace_misses"]) > 0
+    assert "hits" in run("stats", **url).stdout
 
 
 def test_ping_tells_by_its_status_whether_a_server_answers(server: globalcache.Server) -> None:
@@ -84,7 +98,7 @@ def test_version() -> None:
         (["nosuch"], "No such command 'nosuch'"),
         (["set", "k"], "Missing argument 'value'"),
         (["set", "k", "v", "--ttl", "x"], "ttl: 'x': should look like 30s, 500ms, 5m, 1h or 1d"),
-        (["get", "k", "-u", "ftp://x"], "ftp://x: allowed are globalcache://HOST:PORT/DB, "),
+        (["get", "k", "-u", "ftp://x"], "ftp://x: no such kind of URL; allowed are globalcache://HOST:PORT/DB, "),
         (["get", "k", "-u", "redis://x:y"], "redis://x:y: Port could not be cast to integer value as 'y'; allowed "),
     ],
 )

@@ -45,13 +45,6 @@ def test_protocols_and_store_never_name_each_other() -> None:
             assert word not in file.read_text(), f"{file} names {word}"
 
 
-def test_importing_the_package_loads_neither_settings_nor_the_native_module() -> None:
-    code = "import sys, globalcache, globalcache.client.plain; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "globalcache.client.plain" in loaded
-    assert not {"globalcache._core", "pydantic", "pydantic_settings", "typer", "rich"} & set(loaded)
-
-
 def test_the_client_loads_neither_pydantic_nor_sqlalchemy_nor_the_native_module() -> None:
     code = "import sys, globalcache; globalcache.Cache(), globalcache.AsyncCache(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

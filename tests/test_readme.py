@@ -28,7 +28,7 @@ def test_its_python(server: globalcache.Server, number: int) -> None:
 
 
 def test_its_commands(server: globalcache.Server) -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     (shown,) = re.findall(r"```\n(\$ .*?)```", README, re.DOTALL)
     commands = re.findall(r"^\$ (.*)$", shown, re.MULTILINE)
     script = "\n".join(commands).replace(".venv/bin/globalcache", GLOBALCACHE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,9 +18,11 @@ from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
-from globalcache.client.plain import DEFAULT_URL, Address, PlainClient, Reply
+from globalcache.client._sync.cache import Cache
+from globalcache.client.address import DEFAULT_URL, Address
 from globalcache.config import ServerSettings, load_settings, show_default, unknown_variables
 from globalcache.errors import CacheError, ConfigError
+from globalcache.policy import millis, seconds
 from globalcache.units import format_size, parse_duration, parse_size
 
 app = typer.Typer(add_completion=False)
@@ -33,6 +36,9 @@ Url = Annotated[
         "--url", "-u", envvar="GLOBALCACHE_URL", show_envvar=True, help="The server to ask.", show_default=True
     ),
 ]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001
@@ -199,11 +205,11 @@ def node() -> None:
 @app.command()
 def get(key: str, url: Url = DEFAULT_URL) -> None:
     """Print the value of KEY; exit status 1 if there is none."""
-    with PlainClient(url) as client:
-        value = client.call("GET", key)
+    with _client(url) as client:
+        value = client.command("GET", key)
     if value is None:
         raise typer.Exit(1)
-    sys.stdout.buffer.write(_bytes(value) + b"\n")
+    sys.stdout.buffer.write(value + b"\n")
 
 
 @app.command(name="set")
@@ -216,33 +222,50 @@ def set_(
     """Write VALUE under KEY."""
     words = ["SET", key, value]
     if ttl is not None:
-        try:
-            words += ["PX", str(int(parse_duration(ttl) * 1000))]
-        except ValueError as error:
-            raise ConfigError(f"ttl: {ttl!r}: {error}") from None
-    with PlainClient(url) as client:
-        client.call(*words)
+        words += ["PX", str(millis(seconds("ttl", ttl, least=0.001)))]
+    with _client(url) as client:
+        client.command(*words)
 
 
 @app.command()
 def delete(keys: Annotated[list[str], typer.Argument(metavar="KEY...")], url: Url = DEFAULT_URL) -> None:
     """Remove keys; exit status 1 if there was none of them."""
-    with PlainClient(url) as client:
-        removed = client.call("DEL", *keys)
+    with _client(url) as client:
+        removed = client.command("DEL", *keys)
     if removed == 0:
         raise typer.Exit(1)
 
 
+@app.command()
+def incr(key: str, delta: Annotated[int, typer.Argument()] = 1, url: Url = DEFAULT_URL) -> None:
+    """Add DELTA to the number under KEY and print it."""
+    with _client(url) as client:
+        print(client.incr(key, delta))
+
+
+@app.command()
+def invalidate(
+    keys: Annotated[Optional[list[str]], typer.Argument(metavar="KEY...")] = None,  # noqa: UP045
+    tag: Annotated[Optional[list[str]], typer.Option(help="Everything that has this tag. Repeatable.")] = None,  # noqa: UP045
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Forget keys and tags, and whatever is being loaded for them; print how many keys and tags that were."""
+    if not keys and not tag:
+        raise ConfigError("invalidate: name a key, or a tag with --tag")
+    with _client(url) as client:
+        print(client.invalidate(*keys or (), tags=tag or ()))
+
+
 @app.command(name="inspect")
-def inspect_(key: str, url: Url = DEFAULT_URL) -> None:
+def inspect_(key: str, url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> None:
     """Tell everything that is known of KEY."""
-    with PlainClient(url) as client:
-        reply = client.call("CACHE.INSPECT", key)
-    if not isinstance(reply, list):
-        raise CacheError(f"{key}: the server does not know CACHE.INSPECT")
-    facts: dict[str, Any] = {_text(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    with _client(url) as client:
+        facts = client.inspect(key)
+    if as_json:
+        print(json.dumps(facts))
+        return
     shown = {
-        "state": _text(facts["state"]),
+        "state": facts["state"],
         "age": _span(facts["age_ms"]),
         "fresh for": _span(facts["fresh_ms"]),
         "ends in": _span(facts["ttl_ms"]),
@@ -251,9 +274,9 @@ def inspect_(key: str, url: Url = DEFAULT_URL) -> None:
         "version": str(facts["version"]),
         "size": f"{facts['size']} bytes",
         "load took": _span(facts["cost_ms"]),
-        "lease": _text(facts["lease"]),
+        "lease": facts["lease"],
         "waiting": str(facts["waiters"]),
-        "loaded by": _text(facts["served"]) if facts["served"] else "whoever misses",
+        "loaded by": facts["served"] or "whoever misses",
     }
     for name, text in shown.items():
         if text:
@@ -261,11 +284,13 @@ def inspect_(key: str, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
-def stats(url: Url = DEFAULT_URL) -> None:
+def stats(url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> None:
     """Tell what a server has done so far."""
-    with PlainClient(url) as client:
-        text = _text(client.call("INFO"))
-    facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    with _client(url) as client:
+        facts = client.server_info()[0]
+    if as_json:
+        print(json.dumps(facts))
+        return
     names = {
         "hits": "keyspace_hits",
         "misses": "keyspace_misses",
@@ -286,14 +311,12 @@ def ping(
     wait: Annotated[str, typer.Option(help="Try again for so long, as 10s.")] = "0", url: Url = DEFAULT_URL
 ) -> None:
     """Tell by the exit status whether a server answers."""
-    try:
-        deadline = time.monotonic() + parse_duration(wait)
-    except ValueError as error:
-        raise ConfigError(f"wait: {wait!r}: {error}") from None
+    deadline = time.monotonic() + seconds("wait", wait)
     while True:
         try:
-            with PlainClient(url) as client:
-                typer.echo(_bytes(client.call("PING")))
+            with _client(url) as client:
+                client.ping()
+                typer.echo("PONG")
                 return
         except ConfigError:
             raise
@@ -350,10 +373,6 @@ def bench(  # noqa: PLR0913 - a flag each
         print(f"{report['misses']:,.0f} misses, {report['errors']:,.0f} errors")
 
 
-def _text(reply: Reply) -> str:
-    return _bytes(reply).decode(errors="replace")
-
-
 def _span(millis: int) -> str:
     """Write a time for people; nothing where there is none."""
     if millis < 0:
@@ -365,8 +384,10 @@ def _span(millis: int) -> str:
     return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
-def _bytes(reply: Reply) -> bytes:
-    return reply if isinstance(reply, bytes) else str(reply).encode()
+def _client(url: str) -> Cache:
+    """Return a client that raises; what went wrong is told by `main`, so the log is silent."""
+    logging.getLogger("globalcache").setLevel(logging.ERROR)
+    return Cache(url, on_error="raise")
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from globalcache.client.plain import PlainClient
+from globalcache import Cache
 from globalcache.errors import CacheError
 from tests.conftest import GLOBALCACHE
 
@@ -74,8 +74,8 @@ class Served:
             time.sleep(0.01)
 
     def get(self, key: str, timeout: float = 30) -> Any:
-        with PlainClient(self.url, timeout=timeout) as client:
-            return client.call("GET", key)
+        with Cache(self.url, timeout=timeout) as client:
+            return client.command("GET", key)
 
     def pid(self, number: int) -> int:
         return int(self.get(f"pid:{number}"))

@@ -14,8 +14,7 @@ import pytest
 import globalcache
 from globalcache.client.address import Address
 from globalcache.client.functions import Functions
-from globalcache.client.plain import PlainClient
-from globalcache.errors import CacheError, ConfigError, ReplyError
+from globalcache.errors import CacheError, ConfigError, LoadError
 from globalcache.loaders.worker import Worker
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ async def ask(server: globalcache.Server, *words: str) -> Any:
     """Ask for one command in a thread, so that the worker goes on."""
 
     def call() -> Any:
-        with PlainClient(server.url, timeout=10) as client:
-            return client.call(*words)
+        with globalcache.Cache(server.url, timeout=10) as client:
+            return client.command(*words)
 
     return await asyncio.to_thread(call)
 
@@ -94,7 +93,7 @@ def test_plain_gets_are_loaded_once_and_then_kept() -> None:
         assert await ask(server, "GET", "user:1") == b'{"id":1}'
         assert await ask(server, "GET", "user:2") == b'{"id":2}'
         assert ran == [1, 2, 100, 1, 1, 2]
-        with pytest.raises(ReplyError, match=r"LOADFAILED user:007: .*'007' is no whole number"):
+        with pytest.raises(LoadError, match=r"user:007: .*'007' is no whole number"):
             await ask(server, "GET", "user:007")
 
     run(cache, use)
@@ -171,7 +170,7 @@ def test_a_failure_names_key_and_cause_and_a_breaker_spares_the_database() -> No
         number = 2
         while time.monotonic() - begun < 2:
             number += 1
-            with pytest.raises(ReplyError, match=f"LOADFAILED row:{number}: OSError: no database"):
+            with pytest.raises(LoadError, match=f"row:{number}: OSError: no database"):
                 await ask(server, "GET", f"row:{number}")
             assert await ask(server, "GET", "row:1") == b"1"
         assert number > 50
@@ -182,7 +181,7 @@ def test_a_failure_names_key_and_cause_and_a_breaker_spares_the_database() -> No
             try:
                 assert await ask(server, "GET", "row:3") == b"3"
                 break
-            except ReplyError:
+            except LoadError:
                 assert time.monotonic() - begun < 2
                 await asyncio.sleep(0.02)
 
@@ -205,7 +204,7 @@ def test_what_takes_too_long_fails_and_a_slow_load_keeps_its_lease() -> None:
 
     async def use(server: globalcache.Server) -> None:
         waiting = [asyncio.create_task(ask(server, "GET", "slow:1")) for _ in range(3)]
-        with pytest.raises(ReplyError, match=r"LOADFAILED hangs:1: no answer within 0.3 s"):
+        with pytest.raises(LoadError, match=r"hangs:1: no answer within 0.3 s"):
             await ask(server, "GET", "hangs:1")
         assert await asyncio.gather(*waiting) == [b"1"] * 3
         assert ran == [1]
@@ -221,7 +220,7 @@ def test_what_cannot_be_encoded_is_a_failure() -> None:
         return f"text {id}"  # type: ignore[return-value]
 
     async def use(server: globalcache.Server) -> None:
-        with pytest.raises(ReplyError, match=r"LOADFAILED x:1: .*x: 'text 1' is no int"):
+        with pytest.raises(LoadError, match=r"x:1: .*x: 'text 1' is no int"):
             await ask(server, "GET", "x:1")
 
     run(cache, use)

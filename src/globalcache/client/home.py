@@ -85,6 +85,7 @@ class Home:
         self.owed = Owed()
         self.breaker = Breaker()
         self.session = secrets.token_hex(8).encode()
+        self._last_error = "away"
         self._events = events
         self._tls = tls
         self._list_hash = list_hash
@@ -125,7 +126,7 @@ class Home:
     def may_connect(self) -> None:
         """Raise UnavailableError while it is too soon to try again."""
         if not self.breaker.may_try(time.monotonic()):
-            raise UnavailableError(f"{self.address}: away")
+            raise UnavailableError(self._last_error)
 
     def connected(self) -> None:
         """Note a connection that works."""
@@ -138,9 +139,10 @@ class Home:
 
     def failed(self, error: BaseException) -> None:
         """Note an attempt to connect that failed; the first one is logged."""
+        self._last_error = str(unavailable(self, error))
         if self.breaker.failed(time.monotonic(), random.random()):  # noqa: S311 - spreads attempts
-            _log.warning("globalcache: %s is away, going on without it: %s", self.address, error)
-            self._events("away", server=str(self.address), error=str(error))
+            _log.warning("globalcache: going on without the cache: %s", self._last_error)
+            self._events("away", server=str(self.address), error=self._last_error)
 
     def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
         """Remember a write that the server may not have seen."""

@@ -97,6 +97,17 @@ class Values:
         except _UNREADABLE_ERRORS:
             return UNREADABLE
 
+    def decode_many(self, texts: list[bytes], type: Any = None) -> list[Any] | None:
+        """Return what these are, all with the flags 0; None if that has to be found out for each alone."""
+        if type is bytes:
+            return texts
+        try:
+            if type is None:
+                return [_json_decode(text) for text in texts]
+            return [self._from_json(text, type) for text in texts]
+        except _UNREADABLE_ERRORS:
+            return None
+
     def _decode(self, data: bytes, flags: int, kind: Any) -> Any:
         form = 0
         if flags & 0xFFFF_0000 == _OURS:

@@ -50,7 +50,7 @@ def translate(error: Exception) -> CacheError:
     if code in _AUTH:
         return AuthError(text)
     if code in _LOAD:
-        return LoadError(rest)
+        return LoadError(rest if code == "LOADFAILED" else text)
     return error
 
 

@@ -38,6 +38,9 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 _LONGEST_KEY = 65_535
+# What a bulk read gives for text without flags, and for nothing.
+_PLAIN = {bytes, None.__class__}
+_class_of = type
 _AWAY = (UnavailableError, DeadlineError)
 # Tags of one item, those of its namespaces among them.
 _MOST_TAGS = 17
@@ -189,9 +192,8 @@ class AsyncCache(Functions):
 
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
-        keys = list(dict.fromkeys(keys))
         found: dict[str, Any] = {}
-        for server, part in self._spread(keys):
+        for server, part in self._spread(list(dict.fromkeys(keys))):
             names = [name for _, name in part]
             try:
                 try:
@@ -203,6 +205,15 @@ class AsyncCache(Functions):
                 continue
             if isinstance(replies, Exception):
                 raise translate(replies)
+            if set(map(_class_of, replies)) <= _PLAIN:
+                # All is JSON text, or nothing: as one, because a call for each would cost more than all the rest.
+                present = [(key, reply) for (key, _), reply in zip(part, replies, strict=True) if reply is not None]
+                values = self._values.decode_many([data for _, data in present], type)
+                if values is not None:
+                    self._stats.hits += len(values)
+                    self._stats.misses += len(part) - len(values)
+                    found.update(zip([key for key, _ in present], values, strict=True))
+                    continue
             for (key, _), reply in zip(part, replies, strict=True):
                 value = self._value(reply, UNREADABLE, type)
                 if value is not UNREADABLE:
@@ -687,6 +698,13 @@ class AsyncCache(Functions):
             await server.call(b"PING")
         return True
 
+    async def command(self, *words: str | bytes | int) -> Any:
+        """Send a command as it is, whatever the namespace, and return its reply. For a cache of one server."""
+        if self._only is None:
+            raise ConfigError("command: which of the servers?")
+        words_sent = (words[0].upper().encode() if isinstance(words[0], str) else words[0], *words[1:])
+        return await self._only.call(*words_sent)
+
     async def server_info(self) -> list[dict[str, str]]:
         """Return what every server tells of itself (INFO)."""
         told = []
@@ -729,6 +747,18 @@ class AsyncCache(Functions):
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
 
+    def _names_of(self, keys: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Return keys as they are given and as they are sent; checked together, for each alone costs more."""
+        prefix = self._prefix
+        try:
+            if all(keys) and len(prefix) * len(keys) + len("".join(keys)) <= _LONGEST_KEY // 4:
+                if prefix:
+                    return [(key, (prefix + key).encode()) for key in keys]
+                return [(key, key.encode()) for key in keys]
+        except (TypeError, UnicodeEncodeError):
+            pass  # one of them is no key: which one is told below
+        return [(key, self._name(key)) for key in keys]
+
     def _key(self, name: bytes) -> str:
         return name.decode()[len(self._prefix) :]
 
@@ -762,7 +792,7 @@ class AsyncCache(Functions):
         """Return the servers of these keys, each with its keys as they were given and as they are sent."""
         if not keys:
             return []
-        names = [(key, self._name(key)) for key in keys]
+        names = self._names_of(keys)
         if self._only is not None:
             return [(self._only, names)]
         parts: dict[int, list[tuple[str, bytes]]] = {}
