@@ -87,7 +87,7 @@ class Faulty:
         time.sleep(0)
         with self.lock:
             state = self.values.get(key)
-            now = self.random.random() < 0.05
+            now = self.random.random() < 0.25
             if kind == "read":
                 if now and self.fault == "stale read" and self.old.get(key) is not None:
                     state = self.old[key]
@@ -124,7 +124,7 @@ def test_a_register_with_a_fault_is_caught(fault: str) -> None:
     caught = 0
     for seed in range(5):
         register = Faulty(fault, seed)
-        history = drive([FaultyDoor(register) for _ in range(6)], seed=seed, operations=400)
+        history = drive([FaultyDoor(register) for _ in range(6)], seed=seed, operations=1000)
         caught += check(history) is not None
     assert caught == 5
 
