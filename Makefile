@@ -99,9 +99,13 @@ deps:
 	$$sudo apt-get update -q; \
 	$$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $$packages
 
+# The reference page, from the table of commands.
+commands: | prerequisites
+	cargo run --quiet -p globalcache-core --example commands > docs/commands.md
+
 clean:
 	rm -rf .venv target fuzz/target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	rm -f examples/shop.db*
 	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
 
-.PHONY: help prerequisites build run test lint bench faults fuzz deps clean
+.PHONY: commands help prerequisites build run test lint bench faults fuzz deps clean

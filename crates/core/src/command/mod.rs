@@ -12,9 +12,11 @@ use crate::cache::CacheCommand;
 use crate::execute::{ClientCommand, ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
 use crate::pubsub::BusCommand;
 
+mod page;
 mod read;
 mod table;
 
+pub use page::page;
 pub use read::integer;
 pub(crate) use read::{is, read_time, time_option};
 pub use table::{Row, TABLE, flag, lookup};

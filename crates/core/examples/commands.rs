@@ -1,0 +1,5 @@
+//! Prints the reference page of all commands.
+
+fn main() {
+    print!("{}", globalcache_core::command::page());
+}
