@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 
-from globalcache import AsyncCache, Cache
 from globalcache.client.plain import PlainClient
+
+from globalcache import AsyncCache, Cache
 
 PROCESSES, READERS, KEY = 8, 125, "product:77"
 
