@@ -1,0 +1,147 @@
+"""A database that is written to while the link to the cache breaks again and again: no process reads an old value.
+
+The property: a read that begins after an invalidation returned, in the same process, gives what was written before that
+invalidation or something newer; with the server up, cut off, hanging, or answering late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from globalcache import AsyncCache, Cache
+from tests.faults.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import globalcache
+
+KEYS = [f"row{number}" for number in range(8)]
+SECONDS = 2.5
+
+
+class Database:
+    """Rows that only grow, and for each what an invalidation has told at least."""
+
+    def __init__(self) -> None:
+        self.rows = dict.fromkeys(KEYS, 0)
+        self.told = dict.fromkeys(KEYS, 0)
+        self.old: list[tuple[str, int, int]] = []
+
+    def check(self, key: str, value: int, at_least: int) -> None:
+        if value < at_least:
+            self.old.append((key, value, at_least))
+
+
+async def tasks(url: str, database: Database, draw: random.Random, end: float) -> dict[str, float]:
+    async with AsyncCache(url, timeout=0.15) as cache:
+
+        async def load(key: str) -> int:
+            value = database.rows[key]
+            await asyncio.sleep(draw.random() * 0.004)
+            return value
+
+        async def read() -> None:
+            while time.monotonic() < end:
+                key = draw.choice(KEYS)
+                at_least = database.told[key]
+                value = await cache.get_or_load(key, partial(load, key), ttl="1h", tags=[f"tag:{key}"])
+                database.check(key, value, at_least)
+                await asyncio.sleep(0)
+
+        async def write() -> None:
+            while time.monotonic() < end:
+                key = draw.choice(KEYS)
+                database.rows[key] += 1
+                written = database.rows[key]
+                if draw.random() < 0.5:
+                    await cache.invalidate(key)
+                else:
+                    await cache.invalidate(tags=f"tag:{key}")
+                database.told[key] = max(database.told[key], written)
+                await asyncio.sleep(draw.random() * 0.01)
+
+        await asyncio.gather(*(read() for _ in range(8)), write())
+        return cache.stats()
+
+
+def in_tasks(url: str, database: Database, draw: random.Random, end: float) -> dict[str, float]:
+    return asyncio.run(tasks(url, database, draw, end))
+
+
+def threads(url: str, database: Database, draw: random.Random, end: float) -> dict[str, float]:
+    cache, errors = Cache(url, timeout=0.15), []
+
+    def read() -> None:
+        try:
+            while time.monotonic() < end:
+                key = draw.choice(KEYS)
+                at_least = database.told[key]
+                value = cache.get_or_load(key, partial(database.rows.__getitem__, key), ttl="1h", tags=[f"tag:{key}"])
+                database.check(key, value, at_least)
+        except Exception as error:  # noqa: BLE001 - told below
+            errors.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    while time.monotonic() < end:
+        key = draw.choice(KEYS)
+        database.rows[key] += 1
+        cache.invalidate(key) if draw.random() < 0.5 else cache.invalidate(tags=f"tag:{key}")
+        database.told[key] = database.rows[key]
+        time.sleep(draw.random() * 0.01)
+    for reader in readers:
+        reader.join(10)
+    assert errors == []
+    cache.close()
+    return cache.stats()
+
+
+def trouble(proxy: Proxy, draw: random.Random, end: float) -> None:
+    """Break the link in one way after another."""
+    while time.monotonic() < end - 0.5:
+        time.sleep(0.1 + draw.random() * 0.1)
+        match draw.randrange(4):
+            case 0:
+                proxy.refusing = True
+                proxy.cut()
+                time.sleep(draw.random() * 0.3)
+                proxy.refusing = False
+            case 1:
+                proxy.hold(proxy.to_server)
+                time.sleep(0.2)
+                proxy.release()
+            case 2:
+                proxy.hold(proxy.to_client)
+                time.sleep(0.2)
+                proxy.release()
+            case _:
+                proxy.to_server.delay = 0.3  # what is sent now arrives late, after what is sent later
+                time.sleep(0.1)
+                proxy.to_server.delay = 0.0
+
+
+@pytest.mark.parametrize("face", [in_tasks, threads])
+def test_no_old_value_is_read_after_an_invalidation(
+    server: globalcache.Server, face: Callable[..., dict[str, float]]
+) -> None:
+    draw, database = random.Random(5), Database()
+    with Proxy(server.address) as proxy:
+        url = f"globalcache://{proxy.address}"
+        end = time.monotonic() + SECONDS
+        breaking = threading.Thread(target=trouble, args=(proxy, random.Random(6), end))
+        breaking.start()
+        stats = face(url, database, draw, end)
+        breaking.join(10)
+    assert database.old == []
+    assert stats["undelivered"] > 0
+    assert stats["connects"] > 2
+    assert stats["hits"] > 100
