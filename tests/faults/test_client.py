@@ -347,3 +347,24 @@ def test_keys_keep_to_their_server_and_a_server_away_costs_its_share_alone(serve
         until(lambda: not _fails(lambda name: getattr(cache, name)(), "ping"))
         assert cache.get_many(values) == {}
         cache.close()
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_connection_that_lives_pays_before_it_reads(server: globalcache.Server, *, sent: bool) -> None:
+    cache = Cache(server.url)
+    home = cache._core.homes[0]  # noqa: SLF001 - as a write of another thread or loop would do
+
+    async def run() -> None:
+        async with cache.aio as tasks:
+            await tasks.set("x", 1)
+            assert await tasks.get("x") == 1
+            home.undelivered((b"x",), (), sent=sent)
+            assert await tasks.get("x") is None
+
+    asyncio.run(run())
+    cache.set("x", 1)
+    home.undelivered((b"x",), (), sent=sent)
+    assert cache.get("x") is None
+    # Bytes that may still be on their way end the connection, and nothing else does.
+    assert (cache.stats()["connects"], cache.stats()["owed"]) == (4 if sent else 2, 0)
+    cache.close()
