@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
 from globalcache.client.home import Events, Home, Stats
-from globalcache.client.memory import BlockingMemory, MemoryStore, MultiplexedMemory, memory_store
+from globalcache.client.memory import BlockingMemory, MemoryStore, memory_store
 from globalcache.client.null import BlockingNull, MultiplexedNull
 from globalcache.client.values import Values
-from globalcache.client.work import AsyncWork, Work
+from globalcache.client.work import Work
 from globalcache.errors import ConfigError
 from globalcache.policy import Duration, Policy, seconds
 
@@ -60,7 +61,7 @@ class Core:
         self.no_policy = Policy(ttl=default_ttl)
         given = timeout if timeout is not None else self.addresses[0].timeout
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
-        self.async_work = AsyncWork(local_loads)
+        self._local_loads = local_loads
         self.work = Work(local_loads, around_load)
         self.lock = threading.Lock()
         self._make_servers(tls, clock)
@@ -69,19 +70,17 @@ class Core:
         kinds = {address.kind for address in self.addresses}
         self.homes: list[Home] = []
         self.blocking: list[Any]
-        self.multiplexed: list[Any]
+        self._store: MemoryStore | None = None
+        self._is_null = "null" in kinds
         if kinds & {"memory", "null"}:
             if len(self.addresses) > 1:
                 raise ConfigError("url: memory:// and null:// stand alone")
-            store = MemoryStore(clock) if clock is not None else memory_store(self.addresses[0].path)
-            null = "null" in kinds
-            self.blocking = [BlockingNull() if null else BlockingMemory(store)]
-            self.multiplexed = [MultiplexedNull() if null else MultiplexedMemory(store)]
+            self._store = MemoryStore(clock) if clock is not None else memory_store(self.addresses[0].path)
+            self.blocking = [BlockingNull() if self._is_null else BlockingMemory(self._store)]
             return
         if clock is not None:
             raise ConfigError("clock: only memory:// has one")
         from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - memory:// needs no sockets
-        from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
 
         names = [address.name for address in self.addresses]
         if len(set(names)) < len(names):
@@ -100,8 +99,27 @@ class Core:
                 )
             )
         self.blocking = [BlockingServer(home) for home in self.homes]
-        self.multiplexed = [MultiplexedServer(home) for home in self.homes]
         self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
+
+    @cached_property
+    def multiplexed(self) -> list[Any]:
+        """The servers for tasks; threads need no asyncio, which takes long to import."""
+        if self._is_null:
+            return [MultiplexedNull()]
+        if self._store is not None:
+            from globalcache.client.memory_tasks import MultiplexedMemory  # noqa: PLC0415
+
+            return [MultiplexedMemory(self._store)]
+        from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
+
+        return [MultiplexedServer(home) for home in self.homes]
+
+    @cached_property
+    def async_work(self) -> Any:
+        """What runs beside, for tasks."""
+        from globalcache.client.tasking import AsyncWork  # noqa: PLC0415
+
+        return AsyncWork(self._local_loads)
 
     def home_of(self, key: bytes) -> int:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""

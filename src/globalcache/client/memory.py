@@ -1,12 +1,11 @@
 """A server inside the process: the same commands and meanings as over a socket, without one. For tests and small tools.
 
 `MemoryStore` is one step per call under one lock, with the time as a function that tests may replace; `BlockingMemory`
-and `MultiplexedMemory` are its faces for threads and for tasks. Leases, tags, freshness, grace, absence, versions.
+is its face for threads, memory_tasks.py has that for tasks. Leases, tags, freshness, grace, absence, versions.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import OrderedDict, deque
@@ -463,7 +462,7 @@ class BlockingMemory:
             while pause := self._store.poll(waiter, give_up=time.monotonic() >= end):
                 event.wait(min(pause, max(0.0, end - time.monotonic())))
         except BaseException:
-            _leave(self._store, waiter)
+            leave(self._store, waiter)
             raise
         return waiter.reply
 
@@ -478,74 +477,21 @@ class BlockingMemory:
 
     def call_many(self, commands: Sequence[tuple[Any, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:  # noqa: ARG002
         """Ask for several commands; an element may be an exception."""
-        return [_run(self._store, words) for words in commands]
+        return [run_quietly(self._store, words) for words in commands]
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-class MultiplexedMemory:
-    """A MemoryStore for tasks, called as a MultiplexedServer is."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-
-    async def get(self, key: bytes) -> Reply:
-        """CACHE.GET."""
-        return self._store.get(key)
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[Reply]:
-        """CACHE.MGET."""
-        return [self._store.get(key) for key in keys]
-
-    async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
-        """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
-        reply = self._store.fetch(key, lease_ms, None)
-        if not wait or type(reply) is not list or reply[0] != b"waiting":
-            return reply
-        loop = asyncio.get_running_loop()
-        event = asyncio.Event()
-        # Whoever ends the load may be a thread or another loop.
-        waiter = self._store.fetch(key, lease_ms, lambda: loop.call_soon_threadsafe(event.set))
-        if type(waiter) is not Waiter:
-            return waiter
-        end = time.monotonic() + wait
-        try:
-            while pause := self._store.poll(waiter, give_up=time.monotonic() >= end):
-                try:
-                    async with asyncio.timeout(min(pause, max(0.0, end - time.monotonic()))):
-                        await event.wait()
-                except TimeoutError:
-                    pass
-        except BaseException:
-            _leave(self._store, waiter)
-            raise
-        return waiter.reply
-
-    async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Reply]:
-        """Fetch several at once."""
-        return list(await asyncio.gather(*(self.fetch(key, wait, lease_ms) for key in keys)))
-
-    async def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:  # noqa: ARG002
-        """Ask for a command. Nothing is ever lost on the way."""
-        return self._store.run(words)
-
-    async def call_many(self, commands: Sequence[tuple[Any, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:  # noqa: ARG002
-        """Ask for several commands; an element may be an exception."""
-        return [_run(self._store, words) for words in commands]
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
-def _run(store: MemoryStore, words: tuple[Any, ...]) -> Reply:
+def run_quietly(store: MemoryStore, words: tuple[Any, ...]) -> Reply:
+    """Run a command; an error is returned, not raised."""
     try:
         return store.run(words)
     except ReplyError as error:
         return error
 
 
-def _leave(store: MemoryStore, waiter: Waiter) -> None:
+def leave(store: MemoryStore, waiter: Waiter) -> None:
     """End a wait that was interrupted; a lease that came meanwhile is handed on."""
     store.poll(waiter, give_up=True)
     if type(waiter.reply) is list and waiter.reply[2]:
