@@ -6,7 +6,7 @@
 //! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
 //! transaction.
 
-use crate::command::{Args, Error, Kind, Reply, Row, Span, flag};
+use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
 use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row};
 use crate::store::{Key, Outcome};
 use crate::waiting::{Waits, load_first};
@@ -41,16 +41,22 @@ impl Queue {
     /// Takes a request in.
     pub fn push(&mut self, row: &'static Row, args: Args<'_>, limit: usize) -> Reply {
         let size = |queue: &Queue| queue.bytes.len() + queue.spans.len() * size_of::<Span>();
+        let alone = || Reply::Error(Error::new(Kind::Malformed, "ERR Command not allowed inside a transaction"));
         if row.flags & flag::ALONE != 0 {
             self.spoiled = true;
-            return Reply::Error(Error::new(Kind::Malformed, "ERR Command not allowed inside a transaction"));
+            return alone();
         }
         // What has subcommands is read now: one that there is not must not be found out only when the others run.
-        if row.has_subcommands()
-            && let Err(error) = (row.read)(row, args.from(1))
-        {
-            self.spoiled = true;
-            return Reply::Error(error);
+        if row.has_subcommands() {
+            let refused = match (row.read)(row, args.from(1)) {
+                Err(error) => Some(Reply::Error(error)),
+                Ok(Command::Client(command)) if command.takes_locks() => Some(alone()),
+                Ok(_) => None,
+            };
+            if let Some(refused) = refused {
+                self.spoiled = true;
+                return refused;
+            }
         }
         for arg in args.iter() {
             if size(self) > limit {

@@ -67,6 +67,13 @@ pub enum ClientCommand<'a> {
     Redirection,
 }
 
+impl ClientCommand<'_> {
+    /// Whether it takes the locks of all shards, and so cannot run while a transaction holds them.
+    pub(crate) fn takes_locks(&self) -> bool {
+        matches!(self, ClientCommand::Track(_) | ClientCommand::Untrack)
+    }
+}
+
 fn command(command: ClientCommand<'_>) -> Result<Command<'_>, Error> {
     Ok(Command::Client(command))
 }

@@ -321,7 +321,8 @@ fn keys(cx: &mut Context<'_>, db: u8, pattern: &[u8]) -> Result<Reply, Error> {
 fn random(cx: &mut Context<'_>, db: u8) -> Reply {
     let store = &cx.engine.store;
     let drawn = store.tag(&cx.engine.counters.drawn.fetch_add(1, Relaxed).to_le_bytes());
-    let first = store.cursor_at(drawn);
+    // Within a transaction all shards are locked: the place within one is its beginning.
+    let first = if cx.held.is_some() { store.cursor_of_shard(drawn) } else { store.cursor_at(drawn) };
     for start in [first, 0] {
         let mut cursor = start;
         loop {

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
+use crate::pubsub::BusCommand;
 use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Value};
 use crate::waiting::{Waits, load_first};
 use crate::{cache, items, pubsub, stats, transaction};
@@ -188,7 +189,9 @@ pub(crate) fn execute_row(
         client::remember_reads(cx, client, row, args);
     }
     let reply = execute(cx, client, command);
-    if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0 {
+    if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0
+        && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::Bus(BusCommand::Publish(..)))
+    {
         client.show();
     }
     reply

@@ -410,6 +410,11 @@ impl Store {
         })
     }
 
+    /// A cursor for [`scan`](Store::scan) at the beginning of a shard, by a number drawn at random.
+    pub fn cursor_of_shard(&self, random: u64) -> u64 {
+        scan_cursor(self.shard_of(random), 0)
+    }
+
     /// A cursor for [`scan`](Store::scan) somewhere among the items, by a number drawn at random.
     pub fn cursor_at(&self, random: u64) -> u64 {
         let shard = self.shard_of(random);
