@@ -107,12 +107,14 @@ def serve(
 
 def _hints(addresses: list[str], text: str | None) -> str:
     """Say what to try, with the command as it was called."""
-    me = sys.argv[0] if os.sep in sys.argv[0] else "globalcache"
+    me = os.path.relpath(sys.argv[0]) if os.sep in sys.argv[0] else "globalcache"
     url = "" if addresses[0] == "127.0.0.1:7411" else f" -u {_client_url(addresses[0])}"
     if text is not None:
         env = url and f"GLOBALCACHE_URL={url.removeprefix(' -u ')} "
-        python = sys.executable if os.sep not in me else str(Path(me).with_name("python"))
-        return text.rstrip().replace("{globalcache}", me).replace("{env}", env).replace("{python}", python)
+        python = os.path.relpath(sys.executable) if os.sep in me else sys.executable
+        for name, value in (("me", me), ("url", url), ("env", env), ("python", python)):
+            text = text.replace(f"{{{name}}}", value)
+        return text.rstrip()
     return (
         "Ctrl-C stops it. In a second terminal:\n"
         f"  {me} set{url} greeting hello\n"
