@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import globalcache
 from tests.wire.redis_wire import Raw, redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import globalcache
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +113,27 @@ def test_what_is_flushed_voids_everything(port: int) -> None:
         one.ask(b"MGET", b"a", b"b")
         two.ask(b"FLUSHALL")
         assert one.reply() == void()
+
+
+def test_what_expires_is_void_without_anybody_asking(port: int) -> None:
+    with Raw(port, 3) as one, Raw(port) as two:
+        one.ask(b"CLIENT", b"TRACKING", b"ON")
+        two.ask(b"SET", b"k", b"1", b"PX", b"50")
+        one.ask(b"GET", b"k")
+        assert one.reply() == void(b"k")
+
+
+def test_what_is_evicted_is_void() -> None:
+    with globalcache.Server(memory="2MiB", max_value="64KiB", threads=1) as server:
+        port = int(server.address.rsplit(":", 1)[1])
+        with Raw(port, 3) as one, Raw(port) as two:
+            two.ask(b"SET", b"k", b"1")
+            one.ask(b"CLIENT", b"TRACKING", b"ON")
+            assert one.ask(b"GET", b"k") == bulk(b"1")
+            for number in range(20_000):
+                two.ask(b"SET", b"key:%d" % number, b"x" * 500)
+            assert one.reply() == void(b"k")
+            assert two.ask(b"GET", b"k") == b"$-1\r\n"
 
 
 def test_own_writes_follow_their_reply_unless_they_are_not_wanted(port: int) -> None:
