@@ -11,8 +11,6 @@ import subprocess
 import sys
 import time
 
-from globalcache.client.plain import PlainClient
-
 from globalcache import AsyncCache, Cache
 
 PROCESSES, READERS, KEY = 8, 125, "product:77"
@@ -36,12 +34,9 @@ async def read() -> None:
     await cache.aclose()
 
 
-def loads() -> int:
+def loads(cache: Cache) -> int:
     """Return how many loads the cache has sent to workers so far: each was a query."""
-    with PlainClient() as client:
-        reply = client.call("INFO", "stats")
-    assert isinstance(reply, bytes)
-    return int(reply.decode().split("loads:")[1].split()[0])
+    return int(cache.server_info()[0]["loads"])
 
 
 def main() -> int:
@@ -50,7 +45,7 @@ def main() -> int:
         os.environ["GLOBALCACHE_URL"] = sys.argv[1]
     with Cache() as cache:
         cache.invalidate(KEY)
-        before = loads()
+        before = loads(cache)
         command = [sys.executable, __file__, "--reader"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         readers = [subprocess.Popen(command, **pipes) for _ in range(PROCESSES)]
@@ -60,7 +55,7 @@ def main() -> int:
             reader.stdin.write("go\n")
             reader.stdin.flush()
         slowest = [float(reader.communicate(timeout=60)[0]) for reader in readers]
-    asked = loads() - before
+        asked = loads(cache) - before
     queries = "1 query" if asked == 1 else f"{asked} queries"
     total = PROCESSES * READERS
     took = f"all answered, slowest {max(slowest) * 1000:.0f} ms"
