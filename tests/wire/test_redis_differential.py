@@ -92,8 +92,9 @@ COMMANDS: dict[bytes, tuple[list[bytes], ...]] = {
 EXTRA = {
     b"SET": OPTIONS,
     b"GETEX": OPTIONS,
-    b"EXPIRE": [b"NX", b"XX", b"GT", b"LT", b"FOO"],
-    b"PEXPIRE": [b"NX", b"XX", b"GT", b"LT"],
+    # GT and LT are compared where the moment is named: from now on, milliseconds between both servers would count.
+    b"EXPIRE": [b"NX", b"XX", b"FOO"],
+    b"PEXPIRE": [b"NX", b"XX"],
     b"EXPIREAT": [b"NX", b"XX", b"GT", b"LT"],
     b"COPY": [b"REPLACE", b"DB", b"1", b"FOO"],
     b"PING": [b"hello"],

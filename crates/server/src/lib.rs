@@ -287,6 +287,19 @@ pub fn random_seed() -> [u64; 4] {
     [(); 4].map(|()| u64::from_le_bytes(random()))
 }
 
+/// How far the wall clock is ahead. Kept while it is right within two milliseconds: both clocks are cut to milliseconds,
+/// and a moment that is named twice must be the same one.
+fn between(mono: u64, wall: u64) -> u64 {
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+    let seen = wall.wrapping_sub(mono);
+    let kept = AHEAD.load(Ordering::Relaxed);
+    if seen.abs_diff(kept) <= 2 {
+        return kept;
+    }
+    AHEAD.store(seen, Ordering::Relaxed);
+    seen
+}
+
 /// Reads both clocks. The monotonic one counts the time that the machine sleeps, so that no value outlives it.
 pub fn read_clocks() -> Now {
     #[cfg(target_os = "linux")]
@@ -295,5 +308,6 @@ pub fn read_clocks() -> Now {
     const CLOCK: ClockId = ClockId::Monotonic;
     let mono = clock_gettime(CLOCK);
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { mono: mono.tv_sec as u64 * 1000 + mono.tv_nsec as u64 / 1_000_000, wall: wall.as_millis() as u64 }
+    let mono = mono.tv_sec as u64 * 1000 + mono.tv_nsec as u64 / 1_000_000;
+    Now { mono, wall: mono.wrapping_add(between(mono, wall.as_millis() as u64)) }
 }
