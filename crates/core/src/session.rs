@@ -23,7 +23,7 @@ use crate::protocol::json::Message;
 use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
-use crate::store::{Granted, Key, Outcome, Party};
+use crate::store::{AHEAD, Granted, Key, Outcome, Party};
 use crate::tracking::acting;
 use crate::transaction;
 use crate::waiting::{Waits, load_first, wait_parts};
@@ -43,7 +43,7 @@ pub enum Flow {
 }
 
 /// Requests that are read ahead, so that their index buckets are on the way to the processor before the first runs.
-const BATCH: usize = 16;
+const BATCH: usize = AHEAD;
 
 /// Bytes of a message of JSON beside its value: envelope, keys and names.
 const JSON_SLACK: usize = 256 << 10;
@@ -65,17 +65,18 @@ enum Kept {
 }
 
 /// Buffers that sessions of a thread share, kept for their capacity.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Scratch {
     values: Vec<u8>,
     spans: Vec<Span>,
+    frames: Vec<Frame>,
 }
 
 /// Capacity that is kept; one large request must not hold its memory for ever.
 const KEEP: usize = 256 << 10;
 
 /// A request that was read and not run yet.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Frame {
     start: usize,
     spans: (usize, usize),
@@ -87,12 +88,6 @@ struct Frame {
 enum Name {
     Redis(Option<&'static Row>),
     Memcached(memcached::Call),
-}
-
-impl Default for Name {
-    fn default() -> Name {
-        Name::Redis(None)
-    }
 }
 
 /// One client's side of the server.
@@ -195,11 +190,13 @@ impl Session {
         acting(self.client.id);
         self.protocol = Some(protocol);
         let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
+        let mut frames = std::mem::take(&mut run.scratch.frames);
         let end = match protocol {
-            Protocol::Resp => self.feed_words(&mut run, input, out, false),
-            Protocol::Memcached => self.feed_words(&mut run, input, out, true),
+            Protocol::Resp => self.feed_words(&mut run, input, &mut frames, out, false),
+            Protocol::Memcached => self.feed_words(&mut run, input, &mut frames, out, true),
             Protocol::Json => self.feed_json(&mut run, input, out),
         };
+        run.scratch.frames = frames;
         run.finish();
         acting(0);
         end
@@ -207,17 +204,24 @@ impl Session {
 
     /// Redis and memcached: requests of words, read ahead.
     #[inline(always)]
-    fn feed_words(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output, memcached: bool) -> (usize, Flow) {
+    fn feed_words(
+        &mut self,
+        run: &mut Run<'_>,
+        input: &[u8],
+        frames: &mut Vec<Frame>,
+        out: &mut Output,
+        memcached: bool,
+    ) -> (usize, Flow) {
         let mut start = 0;
         while start < input.len() {
-            let mut frames = [Frame::default(); BATCH];
+            frames.clear();
             run.scratch.spans.clear();
             run.scratch.spans.append(&mut self.partial);
-            let (count, end, stop) = self.read_ahead(run, input, start, &mut frames, memcached);
-            if count > 1 {
-                run.prefetch(&self.client, input, &frames[..count]);
+            let (end, stop) = self.read_ahead(run, input, start, frames, memcached);
+            if frames.len() > 1 {
+                run.prefetch(&self.client, input, frames);
             }
-            for (index, frame) in frames[..count].iter().enumerate() {
+            for (index, frame) in frames.iter().enumerate() {
                 let done = match frame.name {
                     Name::Redis(row) => self.run_resp(run, input, frame, row, out),
                     Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
@@ -226,13 +230,13 @@ impl Session {
                     self.read_again();
                     return (frame.start, Flow::Park);
                 }
-                let next = frames[..count].get(index + 1).map_or(end, |next| next.start);
+                let next = frames.get(index + 1).map_or(end, |next| next.start);
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
                 if out.len() > run.engine.limits.pause_output {
                     // What was read ahead is read again when the output was taken.
-                    if index + 1 < count {
+                    if index + 1 < frames.len() {
                         self.read_again();
                     }
                     return (next, Flow::Pause);
@@ -265,17 +269,17 @@ impl Session {
         self.wanted = 0;
     }
 
-    /// Reads up to a batch of requests; returns how many, where the next one begins, and why it stopped if it did.
+    /// Reads up to a batch of requests; returns where the next one begins, and why it stopped if it did.
     fn read_ahead(
         &mut self,
         run: &mut Run<'_>,
         input: &[u8],
         start: usize,
-        frames: &mut [Frame; BATCH],
+        frames: &mut Vec<Frame>,
         memcached: bool,
-    ) -> (usize, usize, Option<Next>) {
-        let (mut count, mut at, mut first) = (0, start, 0);
-        while count < BATCH && at < input.len() {
+    ) -> (usize, Option<Next>) {
+        let (mut at, mut first) = (start, 0);
+        while frames.len() < BATCH && at < input.len() {
             let spans = &mut run.scratch.spans;
             let next = if memcached {
                 self.lines.next(&input[at..], spans, &run.engine.limits)
@@ -290,23 +294,22 @@ impl Session {
                         let word = spans.get(first);
                         Name::Redis(word.and_then(|name| lookup(&input[at..][name.start as usize..name.end as usize])))
                     };
-                    frames[count] = Frame { start: at, spans: (first, spans.len()), name };
+                    frames.push(Frame { start: at, spans: (first, spans.len()), name });
                     first = spans.len();
                     at += length;
-                    count += 1;
                     if self.lines.is_skipping() {
-                        return (count, at, None);
+                        return (at, None);
                     }
                 }
                 Next::More(wanted) => {
                     self.partial.extend_from_slice(&spans[first..]);
                     self.wanted = wanted;
-                    return (count, at, Some(Next::More(wanted)));
+                    return (at, Some(Next::More(wanted)));
                 }
-                end => return (count, at, Some(end)),
+                end => return (at, Some(end)),
             }
         }
-        (count, at, None)
+        (at, None)
     }
 
     #[inline]
@@ -318,7 +321,7 @@ impl Session {
         call: memcached::Call,
         out: &mut Output,
     ) -> bool {
-        let Scratch { values, spans } = &mut *run.scratch;
+        let Scratch { values, spans, .. } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
         let Some(read) = call.read(args, &mut buffer, &run.engine.limits) else { return true };
@@ -355,7 +358,7 @@ impl Session {
         row: Option<&'static Row>,
         out: &mut Output,
     ) -> bool {
-        let Scratch { values, spans } = &mut *run.scratch;
+        let Scratch { values, spans, .. } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let Some(name) = args.get(0) else { return true };
         values.clear();
@@ -375,16 +378,17 @@ impl Session {
                 let queue = self.client.queue.as_mut().expect("a transaction has begun");
                 queue.push(row, args, run.engine.limits.max_request)
             }
-            Ok(row) => match (row.read)(row, args.from(1)) {
+            // By reference: a command is long, and moving it costs as much as reading it.
+            Ok(row) => match &(row.read)(row, args.from(1)) {
                 Ok(Command::Cache(CacheCommand::Cancel(ticket))) => {
-                    Reply::Int(self.cancel(run.engine, run.now, ticket).into())
+                    Reply::Int(self.cancel(run.engine, run.now, *ticket).into())
                 }
                 Ok(command) => {
                     let mut cx =
                         Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
-                    execute_row(&mut cx, &mut self.client, row, args, &command)
+                    execute_row(&mut cx, &mut self.client, row, args, command)
                 }
-                Err(error) => Reply::Error(error),
+                Err(error) => Reply::Error(error.clone()),
             },
             Err(error) => Reply::Error(transaction::refused(&mut self.client, name, error)),
         };
@@ -397,6 +401,13 @@ impl Session {
             return goes_on;
         }
         run.commands += 1;
+        let reply = match reply {
+            Reply::Value(Blob::Scratch(range)) if replies == Replies::All => {
+                resp::bulk(&run.scratch.values[range], out.bytes());
+                return true;
+            }
+            reply => reply,
+        };
         run.errors += u64::from(matches!(reply, Reply::Error(_)));
         if replies == Replies::All && self.client.replies == Replies::All {
             resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);

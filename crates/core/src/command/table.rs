@@ -66,8 +66,14 @@ impl Row {
     pub fn keys<'a>(&self, args: Args<'a>) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         let (first, last, step) = self.keys;
         let last = if last < 0 { args.len() as i32 + last } else { last };
-        let count = if first == 0 { 0 } else { (last - first + 1).max(0) };
-        args.from(first as usize).iter().take(count as usize).step_by(step.max(1) as usize)
+        let end = if first == 0 { 0 } else { (last + 1).max(first) };
+        let (mut at, end) = (first as usize, (end as usize).min(args.len()));
+        let step = step.max(1) as usize;
+        std::iter::from_fn(move || {
+            let key = if at < end { args.get(at) } else { None };
+            at += step;
+            key
+        })
     }
 
     /// The command was asked with too few or too many arguments.
@@ -220,12 +226,13 @@ const SLOTS: usize = 1024;
 
 /// Hash of a name, whatever its case: its first eight letters, its last two and its length tell most names apart.
 fn slot_of(name: &[u8]) -> usize {
-    let mut word = [0u8; 8];
-    let taken = name.len().min(8);
-    word[..taken].copy_from_slice(&name[..taken]);
-    let tail = name.iter().rev().take(2).fold(0u64, |tail, byte| tail << 8 | u64::from(byte & 0xdf));
-    let word = u64::from_le_bytes(word) & 0xdfdf_dfdf_dfdf_dfdf;
-    let mixed = (word ^ tail << 32 ^ name.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let word = name.first_chunk().map_or_else(
+        || name.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        |head| u64::from_le_bytes(*head),
+    );
+    let tail = name.last_chunk::<2>().map_or(0, |tail| u64::from(u16::from_le_bytes(*tail)));
+    let mixed = (word ^ tail << 32) & 0xdfdf_dfdf_dfdf_dfdf ^ name.len() as u64;
+    let mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 54) as usize % SLOTS
 }
 
@@ -248,7 +255,8 @@ pub fn lookup(name: &[u8]) -> Option<&'static Row> {
     let mut slot = slot_of(name);
     loop {
         let row = index[slot]?;
-        if row.name.as_bytes().eq_ignore_ascii_case(name) {
+        // Most clients write names in capitals.
+        if row.name.as_bytes() == name || row.name.as_bytes().eq_ignore_ascii_case(name) {
             return Some(row);
         }
         slot = (slot + 1) % SLOTS;

@@ -174,15 +174,17 @@ pub(crate) fn execute_row(
     args: Args<'_>,
     command: &Command<'_>,
 ) -> Reply {
-    // Reads of values look for themselves: a hit must not look twice.
-    let reads = matches!(command, Command::Get(_) | Command::MGet(_));
-    let depends = row.flags & flag::LOAD != 0 && !reads || command.depends_on().is_some();
-    if depends && cx.engine.loaders.any() {
+    if cx.engine.loaders.any() {
+        // Reads of values look for themselves: a hit must not look twice.
+        let reads = matches!(command, Command::Get(_) | Command::MGet(_));
+        let depends = row.flags & flag::LOAD != 0 && !reads || command.depends_on().is_some();
         let db = client.db;
-        match load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })) {
-            Ok(false) => {}
-            Ok(true) => return Reply::Parked,
-            Err(error) => return Reply::Error(error),
+        if depends {
+            match load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })) {
+                Ok(false) => {}
+                Ok(true) => return Reply::Parked,
+                Err(error) => return Reply::Error(error),
+            }
         }
     }
     if client.tracking.is_some() {
@@ -198,7 +200,12 @@ pub(crate) fn execute_row(
 }
 
 /// Runs a command.
+#[inline]
 pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
+    // What most requests are is not looked for among all the others.
+    if let Command::Get(bytes) = *command {
+        return get(cx, client, Key { db: client.db, bytes });
+    }
     run(cx, client, command).unwrap_or_else(Reply::Error)
 }
 
@@ -309,7 +316,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
 }
 
 /// Takes a value out of the store: small ones are copied while the lock is held, large ones shared.
-#[inline]
+#[inline(always)]
 pub(crate) fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
     match value {
         Value::Inline(bytes) => {

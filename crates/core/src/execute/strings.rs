@@ -10,7 +10,7 @@ use crate::waiting::{self, Standing, stand};
 
 pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
 
-#[inline]
+#[inline(always)]
 pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
     let (reply, stale) = cx.with(key, |entry, scratch| {
         let now = entry.now();

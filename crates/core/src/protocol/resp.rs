@@ -55,6 +55,48 @@ fn header_line(input: &[u8], at: usize) -> Result<Option<(&[u8], usize)>, Next> 
     }
 }
 
+/// The number of the header line that begins at `at` with `mark`, and where the next line begins; None unless the line is
+/// there and plain: one to eight digits without a leading zero.
+#[inline(always)]
+fn plain_header(input: &[u8], at: usize, mark: u8) -> Option<(usize, usize)> {
+    let line = input.get(at..)?;
+    let (&[first, digit @ b'1'..=b'9'], rest) = line.split_first_chunk()? else { return None };
+    if first != mark {
+        return None;
+    }
+    let mut number = usize::from(digit - b'0');
+    for (count, &byte) in rest.iter().take(8).enumerate() {
+        match byte {
+            b'0'..=b'9' => number = number * 10 + usize::from(byte - b'0'),
+            b'\r' if rest.get(count + 1) == Some(&b'\n') => return Some((number, at + count + 4)),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Reads a request that arrived whole and is what clients send: the most of them. Whatever it does not take, the reader
+/// looks at with care.
+#[inline]
+fn whole(input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Option<usize> {
+    let before = spans.len();
+    let (count, mut at) = plain_header(input, 0, b'*').filter(|(count, _)| *count <= limits.max_args)?;
+    let mut total = 0;
+    for _ in 0..count {
+        let (length, start) = plain_header(input, at, b'$').unwrap_or((usize::MAX, at));
+        total += length.min(limits.max_request + 1);
+        let end = start.saturating_add(length);
+        let closed = input.get(end..).and_then(|rest| rest.first_chunk()) == Some(b"\r\n");
+        if length > limits.max_value || total > limits.max_request || !closed {
+            spans.truncate(before);
+            return None;
+        }
+        spans.push(Span { start: start as u32, end: end as u32 });
+        at = end + 2;
+    }
+    Some(at)
+}
+
 /// Longest header line worth looking at: a sign, ten digits and room for padding that is refused later.
 const MAX_HEADER: usize = 32;
 
@@ -78,6 +120,9 @@ impl Reader {
 
     fn advance(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option<usize>, Next> {
         if self.left.is_none() {
+            if let Some(length) = whole(input, spans, limits) {
+                return Ok(Some(length));
+            }
             match input.first() {
                 None => return Ok(None),
                 Some(b'*') => {}
@@ -239,8 +284,9 @@ fn elements(mark: u8, replies: &[Reply], resp3: bool, scratch: &[u8], out: &mut 
     }
 }
 
+/// Appends a value.
 #[inline]
-fn bulk(value: &[u8], out: &mut Vec<u8>) {
+pub fn bulk(value: &[u8], out: &mut Vec<u8>) {
     out.reserve(value.len() + 16);
     header(b'$', value.len() as i64, out);
     out.extend_from_slice(value);
@@ -249,6 +295,19 @@ fn bulk(value: &[u8], out: &mut Vec<u8>) {
 
 #[inline]
 fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
+    if let 0..10_000 = number {
+        // Lengths are short: written as one word, of which what is not used is taken back.
+        let (mut word, mut rest, mut digits) = (u64::from_le_bytes(*b"\r\n\0\0\0\0\0\0"), number as u64, 0);
+        while digits == 0 || rest > 0 {
+            word = word << 8 | b'0' as u64 + rest % 10;
+            rest /= 10;
+            digits += 1;
+        }
+        let end = out.len() + digits + 3;
+        out.extend_from_slice(&(word << 8 | u64::from(mark)).to_le_bytes());
+        out.truncate(end);
+        return;
+    }
     out.push(mark);
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     out.extend_from_slice(b"\r\n");

@@ -19,6 +19,7 @@ const FREQ_SHIFT: u32 = 2;
 const OFFSET_SHIFT: u32 = 4;
 const SEGMENT_SHIFT: u32 = 22;
 const TAG_SHIFT: u32 = 44;
+const TAG_MASK: u64 = u64::MAX << TAG_SHIFT;
 
 /// Longest segment that an offset can point into.
 pub(super) const MAX_SEGMENT: usize = ALIGN << 18;
@@ -139,12 +140,13 @@ impl Index {
             return None;
         }
         let tag = tag_of(hash);
+        let wanted = tag << TAG_SHIFT | USED;
         let home = table.home(tag);
         let mut at = home;
         loop {
             let bucket = &table.buckets[at].0;
             for (slot, &word) in bucket.iter().enumerate() {
-                if word >> TAG_SHIFT == tag && word & USED != 0 {
+                if word & (TAG_MASK | USED) == wanted {
                     let place = place_of(word);
                     if is(place) {
                         return Some(Found { table: number, bucket: at, slot, place, freq: freq_of(word) });
@@ -258,7 +260,7 @@ impl Index {
         let table = &self.tables[self.table_of(hash)];
         let tag = tag_of(hash);
         let bucket = table.buckets.get(table.home(tag))?;
-        let found = bucket.0.iter().find(|slot| **slot >> TAG_SHIFT == tag && **slot & USED != 0);
+        let found = bucket.0.iter().find(|slot| **slot & (TAG_MASK | USED) == tag << TAG_SHIFT | USED);
         found.map(|slot| place_of(*slot))
     }
 }

@@ -96,15 +96,27 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Bytes that no segment needs more for, whatever its bases.
+    pub(super) fn longest(&self) -> usize {
+        let value = match self.value {
+            Stored::Inline(value) => value.len(),
+            Stored::Large(_) => 4,
+        };
+        (FRONT + self.key.len() + MAX_FIELDS - 8 * MAX_TAGS + self.tags.len() + value).next_multiple_of(ALIGN)
+    }
+
     /// When nobody has any use for it any more.
     pub(super) fn gone_at(&self) -> Option<u64> {
         self.expires_at.map(|at| at.max(self.error_until.unwrap_or(0)))
     }
 }
 
+/// Longest front: with wide lengths.
+const FRONT: usize = 16;
+
 /// A record as the bytes around its key and value.
 pub(super) struct Encoded {
-    front: [u8; 16],
+    front: [u8; FRONT],
     front_len: usize,
     fields: [u8; MAX_FIELDS],
     fields_len: usize,
@@ -119,6 +131,7 @@ impl Encoded {
     }
 
     /// Encodes a record for a segment with these bases.
+    #[inline(always)]
     pub(super) fn new(record: &Record<'_>, bases: &Bases) -> Encoded {
         let value_len = match record.value {
             Stored::Inline(value) => value.len(),
@@ -140,7 +153,7 @@ impl Encoded {
             | bit(wide_len, WIDE_LEN)
             | bit(wide_num, WIDE_NUM)
             | bit(ext, EXT);
-        let mut out = Encoded { front: [0; 16], front_len: 8, fields: [0; MAX_FIELDS], fields_len: 0, size: 0 };
+        let mut out = Encoded { front: [0; FRONT], front_len: 8, fields: [0; MAX_FIELDS], fields_len: 0, size: 0 };
         out.front[0] = bits;
         if wide_len {
             out.front[8..10].copy_from_slice(&(record.key.len() as u16).to_le_bytes());
@@ -252,12 +265,51 @@ pub(super) fn key_of(data: &[u8]) -> &[u8] {
 /// The database of the item at the beginning of `data`.
 #[inline]
 pub(super) fn db_of(data: &[u8], bases: &Bases) -> u8 {
-    if data[0] & EXT == 0 { 0 } else { decode(data, bases).db }
+    if data[0] & EXT == 0 { 0 } else { decode_all(data, bases).db }
+}
+
+/// Version and expiry of an item that has neither tags nor a database but 0 nor anything else that its life depends on:
+/// what a look needs that finds most items alive.
+#[inline(always)]
+pub(super) fn plain_life(data: &[u8], bases: &Bases) -> Option<(u64, Option<u64>)> {
+    let bits = data[0];
+    if bits & !(EXPIRY | LARGE) != 0 {
+        return None;
+    }
+    let expires_at = (bits & EXPIRY != 0).then(|| bases.time + u64::from(u32_at(data, 8 + usize::from(data[1]))));
+    Some((bases.version + u64::from(u32_at(data, 4)), expires_at))
 }
 
 /// Reads the item at the beginning of `data`.
-#[inline]
+#[inline(always)]
 pub(super) fn decode<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
+    let bits = data[0];
+    if bits & !EXPIRY != 0 {
+        return decode_all(data, bases);
+    }
+    // What most items are, without a look at each field.
+    let (key_end, value_len) = (8 + usize::from(data[1]), u16_at(data, 2));
+    let expires = bits & EXPIRY != 0;
+    let at = key_end + if expires { 4 } else { 0 };
+    Record {
+        db: 0,
+        key: &data[8..key_end],
+        value: Stored::Inline(&data[at..at + value_len]),
+        version: bases.version + u64::from(u32_at(data, 4)),
+        flags: 0,
+        expires_at: if expires { Some(bases.time + u64::from(u32_at(data, key_end))) } else { None },
+        fresh_until: None,
+        error_until: None,
+        cost: None,
+        written_at: None,
+        absent: false,
+        tags: &[],
+        clock: 0,
+        size: (at + value_len).next_multiple_of(ALIGN),
+    }
+}
+
+fn decode_all<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
     let bits = data[0];
     let (start, key_len, value_len) = if bits & WIDE_LEN == 0 {
         (8, usize::from(data[1]), u16_at(data, 2))
@@ -341,7 +393,7 @@ fn decode_fields<'a>(data: &'a [u8], mut at: usize, bases: &Bases, record: &mut 
 }
 
 /// The item as those outside the store see it. `large` finds values beside the log.
-#[inline]
+#[inline(always)]
 pub(super) fn view<'a>(record: &Record<'a>, large: impl FnOnce(u32) -> Value<'a>) -> super::Item<'a> {
     super::Item {
         value: match record.value {

@@ -4,6 +4,7 @@
 //! of connections or protocols. Whatever is done to a key happens in one closure under the lock of its shard
 //! ([`Store::with`], [`Store::with_all`]), so a read, a decision and a write are one step.
 
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -210,9 +211,15 @@ struct Sweep {
 /// Steps of the sweep in one tick; the lock of a shard is released between them.
 const SWEEPS: usize = 32;
 
+/// Keys whose memory is fetched ahead of their use at a time.
+pub const AHEAD: usize = 16;
+
 /// The hash of a key; its highest bits choose the shard.
+#[inline(always)]
 fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
-    hasher.hash_one(key.bytes) ^ u64::from(key.db).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    let mut state = hasher.build_hasher();
+    state.write(key.bytes);
+    state.finish() ^ u64::from(key.db).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Part of the memory that the table of tags may take, as a divisor.
@@ -256,6 +263,7 @@ impl Store {
         &self.options
     }
 
+    #[inline(always)]
     fn hash(&self, key: Key<'_>) -> u64 {
         hash(&self.hasher, key)
     }
@@ -313,18 +321,15 @@ impl Store {
         Locked { store: self, guards, now }
     }
 
-    /// Has the processor fetch the index buckets, then the items, of a batch of keys that are about to be used: their
-    /// waits for memory overlap instead of following each other.
+    /// Has the processor fetch the index buckets, then the items, of keys that are about to be used: their waits
+    /// for memory overlap instead of following each other.
     #[inline]
-    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>> + Clone) {
-        for key in keys.clone() {
-            let hash = self.hash(key);
-            self.shards[self.shard_of(hash)].lock().fetch_bucket(hash);
-        }
-        for key in keys {
-            let hash = self.hash(key);
-            self.shards[self.shard_of(hash)].lock().fetch_item(hash);
-        }
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>>) {
+        fetch_ahead(
+            keys.map(|key| self.hash(key)),
+            |hash| self.shards[self.shard_of(hash)].lock().fetch_bucket(hash),
+            |hash| self.shards[self.shard_of(hash)].lock().fetch_item(hash),
+        );
     }
 
     /// Ends waits and leases whose time is over; to be called every few milliseconds while there are any. Whether there
@@ -432,6 +437,24 @@ impl Store {
     }
 }
 
+/// Fetches the buckets of some hashes, then their items, and so on until all had their turn.
+#[inline]
+fn fetch_ahead(mut hashes: impl Iterator<Item = u64>, bucket: impl Fn(u64), item: impl Fn(u64)) {
+    let mut some = [0; AHEAD];
+    loop {
+        let mut count = 0;
+        for (place, hash) in some.iter_mut().zip(&mut hashes) {
+            *place = hash;
+            bucket(hash);
+            count += 1;
+        }
+        some[..count].iter().for_each(|&hash| item(hash));
+        if count < AHEAD {
+            return;
+        }
+    }
+}
+
 /// Bits of a cursor that tell the place within a shard.
 const SHARD_SHIFT: u32 = 56;
 
@@ -492,15 +515,13 @@ impl Locked<'_> {
 
     /// As [`Store::prefetch`], of keys whose shards are locked.
     #[inline]
-    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>> + Clone) {
-        for fetch in [Shard::fetch_bucket, Shard::fetch_item] {
-            for key in keys.clone() {
-                let hash = self.store.hash(key);
-                if let Some(shard) = &self.guards[self.store.shard_of(hash)] {
-                    fetch(shard, hash);
-                }
-            }
-        }
+    pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>>) {
+        let shard = |hash| self.guards[self.store.shard_of(hash)].as_ref();
+        fetch_ahead(
+            keys.map(|key| self.store.hash(key)),
+            |hash| shard(hash).into_iter().for_each(|shard| shard.fetch_bucket(hash)),
+            |hash| shard(hash).into_iter().for_each(|shard| shard.fetch_item(hash)),
+        );
     }
 
     /// Items of a database in the locked shards.

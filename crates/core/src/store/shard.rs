@@ -15,8 +15,8 @@ use ahash::RandomState;
 
 use super::eviction::Ghosts;
 use super::experts::Experts;
-use super::index::{Found, Index, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
-use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, view};
+use super::index::{Found, Index, MAX_FREQ, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
+use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, plain_life, view};
 use super::lease::{Leases, Loaded, Moment, Note, Party};
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
@@ -37,6 +37,8 @@ const PROMOTE: u8 = 1;
 const RESERVE: usize = 3;
 /// Bytes of a victim that are looked at for each byte written while memory is short.
 const PACE: usize = 6;
+/// How far before the item that is looked at memory is fetched.
+const AHEAD_BYTES: usize = 512;
 /// Most items that one write looks at while a reserve is left.
 const MAX_STEP: usize = 64;
 /// A segment with less than this percentage of live bytes is sparse.
@@ -54,6 +56,17 @@ struct Victim {
     segment: usize,
     at: usize,
     why: Why,
+}
+
+/// Whether something can be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// There was room, and nothing was touched.
+    There,
+    /// Items were moved or dropped for it.
+    Made,
+    /// There is none.
+    Lacks,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -264,7 +277,7 @@ impl Shard {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(&self, place: Place) -> Record<'_> {
         let segment = self.segment(place.segment);
         decode(&segment.data[place.offset..], &segment.bases)
@@ -444,10 +457,12 @@ impl Shard {
         None
     }
 
-    /// Sees to it that `bytes` of log and `beside` of large values can be written; false if they cannot.
-    fn make_room(&mut self, bytes: usize, beside: usize, tags: &Tags, now: u64) -> bool {
+    /// Sees to it that `bytes` of log and `beside` of large values can be written.
+    fn make_room(&mut self, bytes: usize, beside: usize, tags: &Tags, now: u64) -> Room {
         let low = RESERVE * self.segment_size + beside;
+        let mut room = Room::There;
         if self.headroom() + self.spare.len() * self.segment_size < low {
+            room = Room::Made;
             let mut left = (bytes + beside).saturating_mul(PACE);
             for _ in 0..MAX_STEP {
                 let looked_at = self.reclaim(true, tags, now);
@@ -459,13 +474,14 @@ impl Shard {
         }
         // The reserve is used up: what is left of the oldest goes without a look at who was asked for.
         while self.lacks(bytes, beside) {
+            room = Room::Made;
             if beside > self.headroom() && !self.spare.is_empty() {
                 self.spare.pop();
             } else if !self.evict_whole(tags, now) {
-                return false;
+                return Room::Lacks;
             }
         }
-        true
+        room
     }
 
     fn lacks(&self, bytes: usize, beside: usize) -> bool {
@@ -531,6 +547,7 @@ impl Shard {
         }
         let place = Place { segment, offset: at };
         let size = self.record(place).size;
+        self.fetch_ahead(segment, at + size);
         if !self.reclaim_item(place, why, save, tags, now) {
             // Nothing may go and there is nowhere to copy it: the segment stays as it is.
             self.victim = None;
@@ -541,6 +558,18 @@ impl Shard {
             victim.at += size;
         }
         size
+    }
+
+    /// Has the processor fetch what looking at the item at `at` will need, and the memory behind it: half of what a write
+    /// pays while memory is short are waits for these.
+    fn fetch_ahead(&self, segment: usize, at: usize) {
+        let segment = self.segment(segment);
+        let Some(data) = segment.data.get(at..segment.used).filter(|data| !data.is_empty()) else { return };
+        let key = Key { db: db_of(data, &segment.bases), bytes: key_of(data) };
+        self.index.fetch_bucket(super::hash(&self.hasher, key));
+        if let Some(later) = data.get(AHEAD_BYTES) {
+            fetch(later);
+        }
     }
 
     /// False if the item lives, may not go and cannot be copied.
@@ -722,14 +751,26 @@ impl Shard {
         }
     }
 
+    #[inline(always)]
     pub(super) fn view<'a>(&'a self, record: &Record<'a>) -> Item<'a> {
         view(record, |number| {
             Value::Shared(self.large[number as usize].as_ref().expect("a value beside the log has its item"))
         })
     }
 
+    #[inline]
     pub(super) fn is_live(&self, record: &Record<'_>, tags: &Tags, now: u64) -> bool {
         !record.absent && record.expires_at.is_none_or(|at| now < at) && self.is_kept(record, tags, now)
+    }
+
+    /// As [`is_live`](Shard::is_live), of the item at a place.
+    #[inline]
+    fn is_live_at(&self, place: Place, tags: &Tags, now: u64) -> bool {
+        let segment = self.segment(place.segment);
+        match plain_life(&segment.data[place.offset..], &segment.bases) {
+            Some((version, expires_at)) => version > self.floors[0] && expires_at.is_none_or(|at| now < at),
+            None => self.is_live(&self.record(place), tags, now),
+        }
     }
 
     /// See `Index::scan_place`.
@@ -766,16 +807,16 @@ impl Shard {
             self.experts.write(hash, self.items, self.full);
             return Ok(());
         }
-        // Bases of zero make every number wide: no segment needs more.
-        let bytes = Encoded::new(record, &Bases { version: u64::MAX, ..Bases::default() }).size;
+        let bytes = record.longest();
         if bytes > self.segment_size {
             return Err(Refused::TooLarge);
         }
-        if !self.make_room(bytes, 0, tags, now) {
-            return Err(Refused::Full);
-        }
-        // Making room may have moved the item, or dropped it, and its value beside the log with it.
-        let found = self.find(key, hash);
+        let found = match self.make_room(bytes, 0, tags, now) {
+            Room::There => found,
+            // The item may have been moved, or dropped, and its value beside the log with it.
+            Room::Made => self.find(key, hash),
+            Room::Lacks => return Err(Refused::Full),
+        };
         if change && found.is_none() {
             return Err(Refused::Full);
         }
@@ -820,6 +861,9 @@ impl Shard {
     /// Remembers that an item was asked for, unless it is so young that this says nothing.
     #[inline]
     fn touch(&mut self, found: &Found) {
+        if found.freq == MAX_FREQ {
+            return;
+        }
         let policy = self.experts.policy();
         let segment = self.segment(found.place.segment);
         let queue = number(segment.queue);
@@ -879,24 +923,29 @@ impl<'a> Entry<'a> {
     }
 
     /// The live item, as a reader sees it: counted as hit or miss and remembered as used.
-    #[inline]
+    #[inline(always)]
     pub fn get(&mut self) -> Option<Item<'_>> {
         let Some(found) = self.shard.find(self.key, self.hash) else {
             self.shard.miss(self.hash);
             return None;
         };
-        let record = self.shard.record(found.place);
-        if !self.shard.is_live(&record, self.tags, self.now) {
-            let gone = record.gone_at().is_some_and(|at| at <= self.now);
-            self.shard.miss(self.hash);
-            if gone {
-                self.shard.stats.expired += 1;
-                self.shard.drop_item(&found);
-            }
+        if !self.shard.is_live_at(found.place, self.tags, self.now) {
+            self.drop_dead(&found);
             return None;
         }
         self.shard.hit(&found, self.hash);
         Some(self.shard.view(&self.shard.record(found.place)))
+    }
+
+    /// An item that was asked for is dead: a miss.
+    #[cold]
+    fn drop_dead(&mut self, found: &Found) {
+        let gone = self.shard.record(found.place).gone_at().is_some_and(|at| at <= self.now);
+        self.shard.miss(self.hash);
+        if gone {
+            self.shard.stats.expired += 1;
+            self.shard.drop_item(found);
+        }
     }
 
     /// The live item, leaving no trace.
@@ -1032,7 +1081,7 @@ impl<'a> Entry<'a> {
             return Err(Refused::TooLarge);
         }
         // Room first: the value must not be held beside what it pushes out.
-        if !shard.make_room(0, beside, self.tags, self.now) {
+        if shard.make_room(0, beside, self.tags, self.now) == Room::Lacks {
             return Err(Refused::Full);
         }
         let number = shard.keep_large(Arc::from(value));
