@@ -299,7 +299,7 @@ fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
         // Lengths are short: written as one word, of which what is not used is taken back.
         let (mut word, mut rest, mut digits) = (u64::from_le_bytes(*b"\r\n\0\0\0\0\0\0"), number as u64, 0);
         while digits == 0 || rest > 0 {
-            word = word << 8 | b'0' as u64 + rest % 10;
+            word = (word << 8) | (u64::from(b'0') + rest % 10);
             rest /= 10;
             digits += 1;
         }
