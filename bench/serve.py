@@ -18,10 +18,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import conduct
 from globalcache import _core
 from peers import ROOT, Peer, commands, running, versions
+from pictures import bars
 
 Figures = dict[str, float]
+
+SIZES = (32, 100, 512)
+OTHERS = ("redis", "valkey", "memcached")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Cell:
 def cells() -> list[Cell]:
     """Return every load that is measured."""
     found = []
-    for size in (32, 100, 512):
+    for size in SIZES:
         header = len(f"${size}\r\n")
         get = len("*2\r\n$3\r\nGET\r\n$16\r\n") + 16 + 2
         put = len("*3\r\n$3\r\nSET\r\n$16\r\n") + 16 + 2 + header + size + 2
@@ -59,7 +64,7 @@ def measure(cell: Cell, peer: Peer, seconds: float, *, preload: bool) -> Figures
         "address": peer.address,
         "pid": peer.pid,
         "cpu": 1,
-        "warm_up": 0.2,
+        "warm_up": 0.1,
         "seconds": seconds,
         "protocol": "memcached" if peer.name == "memcached" else "resp",
         "preload": preload,
@@ -123,8 +128,60 @@ def table(result: dict[str, dict[str, Figures]], key: str, title: str, scale: fl
     return "\n".join(lines)
 
 
-def write_report(result: dict[str, dict[str, Figures]], rounds: int, seconds: float) -> None:
-    """Write docs/benchmarks/serve.md and the figures behind it."""
+# What is promised of the processor time: the load, the other server, and the ratio that is the most.
+BARS = (
+    ("get-p1-100", "valkey", 0.95),
+    ("set-p1-100", "valkey", 0.95),
+    ("get-p1-100", "echo", 1.12),
+    ("set-p1-100", "echo", 1.12),
+    ("get-p16-100", "valkey", 0.75),
+    ("set-p16-100", "valkey", 0.75),
+    ("get-p64-100", "valkey", 0.65),
+    ("set-p64-100", "valkey", 0.65),
+    ("mget100-p1-100", "valkey", 0.5),
+)
+# In no cell behind any other server by more than this.
+BEHIND = 1.03
+
+
+def promises(result: dict[str, dict[str, Figures]]) -> list[conduct.Finding]:
+    """Compare what was measured with what is promised."""
+    found = []
+
+    def ratio(cell: str, other: str) -> float:
+        return result[cell]["globalcache"]["server_cpu_ns"] / result[cell][other]["server_cpu_ns"]
+
+    for cell, other, most in BARS:
+        if other in result.get(cell, {}):
+            is_ = ratio(cell, other)
+            what = f"processor time of {cell} as a share of {other}'s"
+            found.append(conduct.Finding(what, f"{is_:.2f}", f"at most {most:.2f}", is_ <= most))
+    others = [(ratio(cell, name), cell, name) for cell in result for name in result[cell] if name in OTHERS]
+    if others:
+        worst, cell, name = max(others)
+        what = f"the largest such share of any load and server: {cell} beside {name}"
+        found.append(conduct.Finding(what, f"{worst:.2f}", f"at most {BEHIND}", worst <= BEHIND))
+    ours = [row["globalcache"]["own_cpu_ns"] / row["globalcache"]["server_cpu_ns"] for row in result.values()]
+    what = "processor time of the generator as a share of this server's, at most"
+    found.append(conduct.Finding(what, f"{max(ours):.2f}", "less than 1", max(ours) < 1))
+    return found
+
+
+def draw(result: dict[str, dict[str, Figures]], size: int) -> str:
+    """Draw the processor time for values of one size, as multiples of this server's own."""
+    groups = {}
+    for cell, row in result.items():
+        if cell.endswith(f"-{size}") and not cell.startswith("mget"):
+            own = row["globalcache"]["server_cpu_ns"]
+            groups[cell.removesuffix(f"-{size}")] = {name: row[name]["server_cpu_ns"] * 100 / own for name in row}
+    title = f"Processor time of the server for each request, this server = 100; values of {size} bytes"
+    return bars(title, groups, 240)
+
+
+def write_report(
+    result: dict[str, dict[str, Figures]], found: list[conduct.Finding], rounds: int, seconds: float
+) -> None:
+    """Write docs/benchmarks/serve.md with its pictures and the figures behind it."""
     folder = ROOT / "docs/benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted({name for row in result.values() for name in row} - {"echo"})
@@ -141,12 +198,19 @@ def write_report(result: dict[str, dict[str, Figures]], rounds: int, seconds: fl
         "# The data plane beside other servers",
         how,
         "\n".join(f"- {said[name]}" for name in names),
+        "## What is promised, and what is",
+        conduct.table([*promises(result), *found]),
+        "## Figures",
+        *(f"![Values of {size} bytes](serve-{size}.svg)" for size in SIZES),
         table(result, "server_cpu_ns", "Processor time of the server, nanoseconds for each request"),
         table(result, "throughput", "Requests in a second"),
         table(result, "p99", "99th percentile of the latency at that load, microseconds"),
         table(result, "own_cpu_ns", "Processor time of the generator, nanoseconds for each request"),
     ]
-    (folder / "serve.md").write_text("\n\n".join(parts) + "\n")
+    for size in SIZES:
+        (folder / f"serve-{size}.svg").write_text(draw(result, size))
+    tried = (folder / "tried.md").read_text()
+    (folder / "serve.md").write_text("\n\n".join([*parts, tried]))
     (folder / "serve.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {folder / 'serve.md'}")
 
@@ -156,17 +220,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="measure only loads whose name contains this, and write no report")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4)
+    parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--conduct", action="store_true", help="measure only how clients of every kind are served")
     given = parser.parse_args()
     build = ["cargo", "build", "--release", "--quiet", "-p", "globalcache-loadgen", "--example", "echo"]
     subprocess.run(build, cwd=ROOT, check=True)
+    if given.conduct:
+        print(conduct.table(conduct.findings(given.rounds, given.seconds)))
+        return
     chosen = [cell for cell in cells() if given.only is None or given.only in cell.name]
     if not chosen:
         sys.exit(f"no load is called {given.only}")
     result = run(chosen, given.rounds, given.seconds)
     print(table(result, "server_cpu_ns", "Processor time of the server, nanoseconds for each request"))
     if given.only is None:
-        write_report(result, given.rounds, given.seconds)
+        found = conduct.findings(given.rounds, given.seconds)
+        print(conduct.table([*promises(result), *found]))
+        write_report(result, found, given.rounds, given.seconds)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ pub struct Report {
     pub p9999: f64,
     /// The slowest.
     pub max: f64,
+    /// Requests of the connection that had the fewest answered, as a share of the mean.
+    pub least_share: f64,
 }
 
 enum Stream {
@@ -175,6 +177,8 @@ struct Connection {
     input: Vec<u8>,
     /// Requests without a reply, each with the moment it left or should have left.
     waiting: VecDeque<(Request, Instant)>,
+    /// Requests answered.
+    answered: u64,
 }
 
 /// Runs the load and returns what was measured. Fails when the server cannot be reached or closes a connection.
@@ -226,7 +230,8 @@ impl<'a> Load<'a> {
         let mut connections = Vec::new();
         for token in 0..options.connections {
             let stream = Stream::connect(&options.address, &poll, token)?;
-            connections.push(Connection { stream, output: Vec::new(), input: Vec::new(), waiting: VecDeque::new() });
+            let (output, input, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
+            connections.push(Connection { stream, output, input, waiting, answered: 0 });
         }
         Ok(Load {
             options,
@@ -250,6 +255,7 @@ impl<'a> Load<'a> {
         let from = begun + Duration::from_secs_f64(self.options.warm_up);
         self.drive(begun, from, u64::MAX)?;
         (self.histogram, self.answered, self.misses, self.errors) = (Histogram::default(), 0, 0, 0);
+        self.connections.iter_mut().for_each(|connection| connection.answered = 0);
         let (server, own) = (process_time(self.options.pid), thread_time());
         let most = if self.options.requests == 0 { u64::MAX } else { self.options.requests };
         let from = Instant::now();
@@ -257,6 +263,8 @@ impl<'a> Load<'a> {
         let seconds = from.elapsed().as_secs_f64();
         let each = |before: u64, after: u64| (after - before) as f64 / self.answered.max(1) as f64;
         let server = server.zip(process_time(self.options.pid)).map(|(before, after)| each(before, after));
+        let least = self.connections.iter().map(|connection| connection.answered).min().unwrap_or(0);
+        let mean = self.answered as f64 / self.connections.len() as f64;
         Ok(Report {
             requests: self.answered,
             seconds,
@@ -271,6 +279,7 @@ impl<'a> Load<'a> {
             p999: self.histogram.quantile(0.999),
             p9999: self.histogram.quantile(0.9999),
             max: self.histogram.quantile(1.0),
+            least_share: least as f64 / mean.max(1.0),
         })
     }
 
@@ -432,6 +441,7 @@ impl<'a> Load<'a> {
                 connection.waiting.pop_front();
                 if !preload {
                     self.answered += 1;
+                    connection.answered += 1;
                     self.histogram.add(now.saturating_duration_since(due).as_nanos() as u64);
                 }
             }
