@@ -150,6 +150,20 @@ impl Session {
         self.wanted
     }
 
+    /// The first key of what arrived, if it begins with a plain request: for those who fetch the memory of several
+    /// connections' keys before they [`feed`](Session::feed) the first.
+    pub fn first_key<'i>(&self, engine: &Engine, scratch: &mut Scratch, input: &'i [u8]) -> Option<Key<'i>> {
+        if self.protocol != Some(Protocol::Resp) || self.wanted > 0 || self.is_parked() {
+            return None;
+        }
+        scratch.spans.clear();
+        resp::whole(input, &mut scratch.spans, &engine.limits)?;
+        let word = |at: usize| scratch.spans.get(at).map(|span| &input[span.start as usize..span.end as usize]);
+        let row = word(0).and_then(lookup)?;
+        let bytes = word(usize::try_from(row.keys.0).ok().filter(|first| *first > 0)?)?;
+        Some(Key { db: self.client.db, bytes })
+    }
+
     /// Runs the requests in `input`: what the last call left over and what arrived since. Returns how many bytes were
     /// taken, and what is to become of the connection.
     pub fn feed(

@@ -9,6 +9,7 @@ use globalcache_core::engine::Now;
 use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::store::Key;
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use socket2::{SockRef, TcpKeepalive};
@@ -103,16 +104,24 @@ const KEEP_OUTPUT: usize = 1 << 20;
 /// A connection that holds less than this is not closed for want of memory.
 const SMALL: u64 = 64 << 10;
 
+/// Connections whose input is read before the first of them is served, so that waits for the memory of their keys overlap.
+pub(crate) const LANES: usize = 8;
+/// Bytes of a connection's last input up to which it takes part in that: longer input is read ahead by itself, and that of
+/// several connections together would only push each other out of the processor's caches.
+const TERSE: usize = 512;
+
 /// Buffers of an I/O thread, for whichever connection has its turn.
 pub(crate) struct Buffers {
-    pub(crate) input: Box<[u8]>,
+    /// What was read, for each of some connections that have their turns together.
+    pub(crate) inputs: [Box<[u8]>; LANES],
     pub(crate) output: Output,
     pub(crate) scratch: Scratch,
 }
 
 impl Buffers {
     pub(crate) fn new() -> Buffers {
-        Buffers { input: vec![0; 64 << 10].into(), output: Output::default(), scratch: Scratch::default() }
+        let inputs = std::array::from_fn(|_| vec![0; 64 << 10].into());
+        Buffers { inputs, output: Output::default(), scratch: Scratch::default() }
     }
 }
 
@@ -125,6 +134,8 @@ pub(crate) struct Connection {
     input: Vec<u8>,
     /// Output that the socket has not taken.
     output: Output,
+    /// Its last input was short.
+    terse: bool,
     /// The socket may have more to read.
     readable: bool,
     /// Nothing is read until the output is taken.
@@ -149,6 +160,7 @@ impl Connection {
             id,
             input: Vec::new(),
             output: Output::default(),
+            terse: false,
             readable: true,
             paused: false,
             closing: None,
@@ -173,10 +185,33 @@ impl Connection {
     /// read, so a client that does not take its replies holds no more than those. `more`: the system told that the end
     /// of the input is among what there is to read, so that a short read is not the last.
     pub(crate) fn turn(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, more: bool) -> Turn {
-        match self.advance(shared, now, buffers, more) {
+        let begun = self.begin(shared, now, buffers, 0, more);
+        self.end_turn(shared, now, buffers, 0, begun)
+    }
+
+    /// Whether its turn may be taken in halves, together with other connections.
+    pub(crate) fn is_terse(&self) -> bool {
+        self.terse
+    }
+
+    /// The second half of a turn: runs what the first one read into a lane.
+    pub(crate) fn end_turn(
+        &mut self,
+        shared: &Shared,
+        now: Now,
+        buffers: &mut Buffers,
+        lane: usize,
+        begun: io::Result<usize>,
+    ) -> Turn {
+        match begun.and_then(|count| if count > 0 { self.run(shared, now, buffers, lane, count) } else { Ok(()) }) {
             Ok(()) => self.verdict(shared, now),
             Err(_) => Turn::Over,
         }
+    }
+
+    /// The first key of what was read, if that is plain to see.
+    pub(crate) fn first_key<'i>(&self, shared: &Shared, scratch: &mut Scratch, fresh: &'i [u8]) -> Option<Key<'i>> {
+        if self.input.is_empty() { self.session.first_key(&shared.engine, scratch, fresh) } else { None }
     }
 
     /// Takes messages that were left for it. As with input, what they answer is sent in one piece; loads that come
@@ -218,36 +253,45 @@ impl Connection {
         self.turn(shared, now, buffers, false)
     }
 
-    fn advance(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, more: bool) -> io::Result<()> {
+    /// The first half of a turn: sends what is waiting and reads once into a lane; how many bytes are to be run.
+    pub(crate) fn begin(
+        &mut self,
+        shared: &Shared,
+        now: Now,
+        buffers: &mut Buffers,
+        lane: usize,
+        more: bool,
+    ) -> io::Result<usize> {
         if !self.output.is_empty() {
             self.send(shared)?;
         }
         if self.output.is_empty() && (self.paused || self.session.is_ready()) {
-            self.run(shared, now, buffers, 0)?;
+            self.run(shared, now, buffers, lane, 0)?;
         }
         // What a client sends while its request waits is left to the system: nothing of it is run before.
         if !self.readable || self.paused || self.session.is_parked() || !self.output.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        match self.stream.read(&mut buffers.input) {
+        match self.stream.read(&mut buffers.inputs[lane]) {
             Ok(0) => {
                 self.ended = true;
                 self.readable = false;
             }
             Ok(count) => {
                 // A read that left room emptied the socket; what arrives later is told anew.
-                self.readable = more || count == buffers.input.len();
+                self.readable = more || count == buffers.inputs[lane].len();
+                self.terse = count <= TERSE;
                 self.last_input = now.mono;
                 shared.engine.counters.bytes_in.fetch_add(count as u64, Relaxed);
                 if self.closing.is_none() {
-                    self.run(shared, now, buffers, count)?;
+                    return Ok(count);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(0)
     }
 
     fn verdict(&mut self, shared: &Shared, now: Now) -> Turn {
@@ -264,10 +308,10 @@ impl Connection {
         if flushed && !parked && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
     }
 
-    /// Feeds the session with what was left over and `count` new bytes of the thread's buffer, and sends the replies.
-    fn run(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, count: usize) -> io::Result<()> {
-        let Buffers { input, output, scratch } = buffers;
-        let fresh = &input[..count];
+    /// Feeds the session with what was left over and `count` new bytes of a lane, and sends the replies.
+    fn run(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, lane: usize, count: usize) -> io::Result<()> {
+        let Buffers { inputs, output, scratch } = buffers;
+        let fresh = &inputs[lane][..count];
         let whole = if self.input.is_empty() {
             fresh
         } else {

@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::connection::{Buffers, Connection, Stream, Turn};
+use crate::connection::{Buffers, Connection, LANES, Stream, Turn};
 use crate::listen::Speaks;
 use crate::{Shared, read_clocks};
 
@@ -53,13 +53,16 @@ pub(crate) struct Worker {
     inbox: Arc<Inbox>,
     connections: Slab<Connection>,
     buffers: Buffers,
+    /// Turns whose first half was taken: the slot, and what was read into the lane of the same index.
+    begun: Vec<(usize, io::Result<usize>)>,
     /// Connections that may have more to read, in the order of their turns.
     again: Vec<usize>,
 }
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: u16, poll: Poll, inbox: Arc<Inbox>) -> Worker {
-        Worker { shared, number, poll, inbox, connections: Slab::new(), buffers: Buffers::new(), again: Vec::new() }
+        let (connections, buffers) = (Slab::new(), Buffers::new());
+        Worker { shared, number, poll, inbox, connections, buffers, begun: Vec::new(), again: Vec::new() }
     }
 
     pub(crate) fn run(mut self) {
@@ -92,16 +95,51 @@ impl Worker {
 
     fn take_events(&mut self, events: &Events, now: Now) {
         for event in events {
+            let (slot, more) = (event.token().0, event.is_read_closed());
             if event.token() == WAKE {
+                self.end_turns(now);
                 self.take_in(now);
                 self.take_mail(now);
-            } else if let Some(connection) = self.connections.get_mut(event.token().0) {
+            } else if let Some(connection) = self.connections.get_mut(slot) {
                 if event.is_readable() {
                     connection.mark_readable();
                 }
-                self.turn(event.token().0, now, event.is_read_closed());
+                if !connection.is_terse() {
+                    self.end_turns(now);
+                    self.turn(slot, now, more);
+                    continue;
+                }
+                let lane = self.begun.len();
+                self.begun.push((slot, connection.begin(&self.shared, now, &mut self.buffers, lane, more)));
+                if lane + 1 == LANES {
+                    self.end_turns(now);
+                }
             }
         }
+        self.end_turns(now);
+    }
+
+    /// The second halves of turns: the memory of all their keys is fetched before the first is served.
+    fn end_turns(&mut self, now: Now) {
+        let Worker { shared, connections, buffers: Buffers { inputs, scratch, .. }, begun, .. } = &mut *self;
+        if begun.len() > 1 {
+            let read = begun
+                .iter()
+                .zip(&*inputs)
+                .filter_map(|((slot, count), input)| Some((slot, count.as_ref().ok()?, input)));
+            let keys = read.filter_map(|(slot, &count, input)| {
+                connections.get(*slot)?.first_key(shared, scratch, &input[..count])
+            });
+            shared.engine.store.prefetch(keys);
+        }
+        for lane in 0..self.begun.len() {
+            let (slot, count) = std::mem::replace(&mut self.begun[lane], (0, Ok(0)));
+            if let Some(connection) = self.connections.get_mut(slot) {
+                let turn = connection.end_turn(&self.shared, now, &mut self.buffers, lane, count);
+                self.after(slot, turn);
+            }
+        }
+        self.begun.clear();
     }
 
     /// After a batch of requests: loads go to workers, messages to those they are for.

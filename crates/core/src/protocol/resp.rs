@@ -78,7 +78,7 @@ fn plain_header(input: &[u8], at: usize, mark: u8) -> Option<(usize, usize)> {
 /// Reads a request that arrived whole and is what clients send: the most of them. Whatever it does not take, the reader
 /// looks at with care.
 #[inline]
-fn whole(input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Option<usize> {
+pub fn whole(input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Option<usize> {
     let before = spans.len();
     let (count, mut at) = plain_header(input, 0, b'*').filter(|(count, _)| *count <= limits.max_args)?;
     let mut total = 0;
