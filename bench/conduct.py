@@ -153,8 +153,8 @@ def findings(rounds: int, seconds: float) -> list[Finding]:
         peers: dict[str, Peer] = {name: stack.enter_context(running(name, start[name])) for name in names}
         ours = peers["globalcache"]
         load(ours, 0.1)
-        found = [*fairness(ours, rounds, seconds), *greedy(ours, rounds, seconds)]
-        found += [*open_loop(peers, rounds, seconds), *idle(ours, rounds, seconds)]
+        found = [*fairness(ours, rounds, seconds), *idle(ours, rounds, seconds)]
+        found += [*greedy(ours, rounds, seconds), *open_loop(peers, rounds, seconds)]
     return found + list(threads(rounds, seconds))
 
 

@@ -295,16 +295,16 @@ pub fn bulk(value: &[u8], out: &mut Vec<u8>) {
 
 #[inline]
 fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
-    if let 0..10_000 = number {
-        // Lengths are short: written as one word, of which what is not used is taken back.
-        let (mut word, mut rest, mut digits) = (u64::from_le_bytes(*b"\r\n\0\0\0\0\0\0"), number as u64, 0);
-        while digits == 0 || rest > 0 {
-            word = (word << 8) | (u64::from(b'0') + rest % 10);
-            rest /= 10;
-            digits += 1;
-        }
-        let end = out.len() + digits + 3;
-        out.extend_from_slice(&(word << 8 | u64::from(mark)).to_le_bytes());
+    if let 0..1000 = number {
+        // Most lengths are short: written as one word, of which what is not used is taken back.
+        let digit = |of: i64| b'0' + (number / of % 10) as u8;
+        let (word, used) = match number {
+            0..10 => ([mark, digit(1), b'\r', b'\n', 0, 0, 0, 0], 4),
+            10..100 => ([mark, digit(10), digit(1), b'\r', b'\n', 0, 0, 0], 5),
+            _ => ([mark, digit(100), digit(10), digit(1), b'\r', b'\n', 0, 0], 6),
+        };
+        let end = out.len() + used;
+        out.extend_from_slice(&word);
         out.truncate(end);
         return;
     }
@@ -361,6 +361,15 @@ mod tests {
         assert_eq!(read(input, &each), whole);
         for cut in 1..input.len() {
             assert_eq!(read(input, &[cut, input.len()]), whole);
+        }
+    }
+
+    #[test]
+    fn numbers_of_any_length_are_written_whole() {
+        for number in [0, 7, 10, 99, 100, 999, 1000, 12_345, -1, i64::MIN, i64::MAX] {
+            let mut out = b"x".to_vec();
+            header(b':', number, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("x:{number}\r\n"));
         }
     }
 
