@@ -167,6 +167,14 @@ def test_pickle_is_signed() -> None:
     assert JSON.decode(data, flags) is UNREADABLE
 
 
+def test_whole_numbers_stay_what_a_server_can_count_with_pickle_too() -> None:
+    values = Values("pickle", secret=b"s")
+    assert values.encode(-5) == (b"-5", 0)
+    for number in (2**63 - 1, -(2**63), 2**63, 10**30, True):
+        again = values.decode(*values.encode(number))
+        assert (again, type(again)) == (number, type(number))
+
+
 def test_small_and_random_values_are_not_compressed() -> None:
     values = Values(compress_over=100)
     assert values.encode("x" * 50)[1] == 0

@@ -27,6 +27,7 @@ _OURS: Final = 0x6763_0000
 _RAW, _MSGPACK, _PICKLE = 1, 2, 3
 _ZSTD = 0x10
 _DIGEST = 32
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 # A reader never unpacks more than the server stores at most in one value, and some.
 _LONGEST = 256 << 20
 
@@ -70,6 +71,9 @@ class Values:
         if type(value) is bytes and kind in {None, bytes}:
             return value, _OURS | _RAW
         if self._codec == "pickle":
+            if type(value) is int and _LEAST <= value <= _MOST:
+                # As the server counts, so that incr goes on from what was set.
+                return b"%d" % value, 0
             import pickle  # noqa: PLC0415, only where it was asked for
 
             data = pickle.dumps(value)

@@ -1,0 +1,221 @@
+"""The backend for Django: Django's own tests of a cache, and what Django's tests do not ask for."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import globalcache
+    from tests.conftest import Process
+
+BACKEND = "globalcache.contrib.django.GlobalCache"
+SDISTS = Path(sys.executable).parent.parent / "sdists"
+
+SETTINGS = """
+SECRET_KEY = "-"
+USE_TZ = False
+DATABASES = {name: {"ENGINE": "django.db.backends.sqlite3"} for name in ("default", "other")}
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+INSTALLED_APPS = ["cache"]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
+CACHES = {"default": {"BACKEND": "globalcache.contrib.django.GlobalCache", "LOCATION": "%s"}}
+"""
+# Django's class of tests for any cache. Like its Redis cache ours leaves what to evict to the server.
+TESTS = """
+from cache.tests import BaseCacheTests, caches_setting_for_tests
+from django.conf import settings
+from django.test import TestCase, override_settings
+
+@override_settings(CACHES=caches_setting_for_tests(base=settings.CACHES["default"], exclude={"cull", "zero_cull"}))
+class GlobalCacheTests(BaseCacheTests, TestCase):
+    pass
+"""
+
+
+@pytest.mark.parametrize("place", ["server", "memory"])
+def test_djangos_own_tests_of_a_cache_pass(server: globalcache.Server, tmp_path: Path, place: str) -> None:
+    django = pytest.importorskip("django")
+    tests = SDISTS / f"django-{django.__version__}" / "tests"
+    if not tests.is_dir():
+        pytest.skip("Django's tests are not there; `make test` fetches them where there is a network")
+    (tmp_path / "globalcache_settings.py").write_text(SETTINGS % (server.url if place == "server" else "memory://"))
+    (tmp_path / "globalcache_tests.py").write_text(TESTS)
+    path = os.pathsep.join([str(tmp_path), str(tests)])
+    run = subprocess.run(
+        [sys.executable, "-m", "django", "test", "globalcache_tests", "--settings=globalcache_settings"],
+        env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+        timeout=300,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    ran = re.search(r"Ran (\d+) tests", run.stderr)
+    assert ran, run.stderr
+    assert int(ran[1]) > 50
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Return a function that makes a backend by its URL and options, in a project with a database."""
+    pytest.importorskip("django")
+    from django.conf import settings  # noqa: PLC0415 - skipped without Django
+
+    if not settings.configured:
+        settings.configure(SECRET_KEY="-", USE_TZ=True)  # noqa: S106
+    database = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+    monkeypatch.setattr(settings, "DATABASES", database, raising=False)
+    monkeypatch.setattr(settings, "CACHES", {"default": {"BACKEND": BACKEND, "LOCATION": "memory://"}}, raising=False)
+    import django  # noqa: PLC0415
+    from django.db import connections  # noqa: PLC0415
+
+    from globalcache.contrib import django as contrib  # noqa: PLC0415
+
+    django.setup()
+
+    def make(url: str, **options: Any) -> Any:
+        return contrib.GlobalCache(url, {"OPTIONS": options})
+
+    yield make
+    connections.close_all()
+    for cache in contrib._caches.values():  # noqa: SLF001 - a process has them as long as it lives
+        cache.close()
+    contrib._caches.clear()  # noqa: SLF001
+
+
+async def test_calls_of_tasks_are_native_and_mean_the_same(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    cache = backend(server.url)
+    await cache.aset("a", {1: ("x", None)}, tags=["t"])
+    assert await cache.aget("a") == cache.get("a") == {1: ("x", None)}
+    assert not await cache.aset_many({"b": 2, "c": None}, timeout=60)
+    assert await cache.aget_many(["a", "b", "c", "d"]) == {"a": {1: ("x", None)}, "b": 2, "c": None}
+    assert await cache.aincr("b", 3) == 5
+    with pytest.raises(ValueError, match="'d' not found"):
+        await cache.aincr("d")
+    with pytest.raises(TypeError, match="no whole number"):
+        await cache.aincr("a")
+    assert (await cache.aadd("b", 1), await cache.aadd("e", 1), await cache.aadd("e", 1, timeout=0)) == (
+        False,
+        True,
+        False,
+    )
+    assert await cache.atouch("b", 100)
+    assert not await cache.atouch("nothing")
+    assert await cache.ahas_key("c")
+    assert await cache.adelete("e")
+    await cache.adelete_many(["b", "c"])
+    assert await cache.ainvalidate(tags="t") == 1
+    assert not await cache.aget_many("abc")
+    await cache.aset("z", 1)
+    await cache.aset("z", 1, timeout=0)
+    assert await cache.aget("z", "gone") == "gone"
+    assert await cache.aget_or_set("n", lambda: None) is None
+    assert await cache.aget("n", "something") is None
+    assert await cache.aclear()
+    assert not await cache.ahas_key("n")
+    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
+
+
+def test_clear_leaves_other_namespaces_alone(backend: Callable[..., Any], server: globalcache.Server) -> None:
+    one, other = backend(server.url, namespace="one"), backend(server.url, namespace="other")
+    one.set("k", 1)
+    other.set("k", 2)
+    one.clear()
+    assert (one.get("k"), other.get("k")) == (None, 2)
+
+
+def test_get_or_set_asks_once_for_all_threads(backend: Callable[..., Any], server: globalcache.Server) -> None:
+    cache, asked, go = backend(server.url), [], threading.Event()
+
+    def slowly() -> int:
+        asked.append(1)
+        go.wait(10)
+        return 7
+
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda: got.append(cache.get_or_set("k", slowly))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    while not asked:
+        pass
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert (got, len(asked)) == ([7] * 5, 1)
+    assert cache.get_or_set("none", lambda: None) is None
+    assert cache.get("none", "default") is None
+
+
+def test_a_value_signed_with_another_key_is_absent(backend: Callable[..., Any], server: globalcache.Server) -> None:
+    backend(server.url).set("k", [1])
+    assert backend(server.url, secret="another").get("k") is None  # noqa: S106
+    assert backend(server.url).get("k") == [1]
+    backend(server.url, codec="json").set("k", [1])
+    assert backend(server.url).get("k") == [1]
+
+
+def test_backends_of_the_same_settings_share_connections(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    first, second = backend(server.url, namespace="shared"), backend(server.url, namespace="shared")
+    first.set("k", 1)
+    assert second.get("k") == 1
+    assert second._cache.stats()["connects"] == 1  # noqa: SLF001
+
+
+def test_without_a_server_reads_find_nothing_and_writes_are_made_good(
+    backend: Callable[..., Any], serve: Callable[..., Process]
+) -> None:
+    from globalcache import UnavailableError  # noqa: PLC0415
+
+    server = serve()
+    cache = backend(server.address, timeout=0.3)
+    cache.set("k", "old")
+    server.end()
+    cache.set("k", "new")
+    assert cache.get("k", "nothing") == "nothing"
+    assert cache.set_many({"a": 1}) == ["a"]
+    with pytest.raises(UnavailableError):
+        cache.add("k", 1)
+
+
+def test_invalidation_waits_for_the_commit(backend: Callable[..., Any]) -> None:
+    cache = backend("memory://", namespace="commit")
+    from django.db import transaction  # noqa: PLC0415
+
+    from globalcache.contrib.django import invalidate_on_commit  # noqa: PLC0415
+
+    def fill() -> None:
+        cache.set_many({"a": 1, "b": 2})
+        cache.set("c", 3, tags=["t"])
+
+    def left() -> str:
+        return "".join(cache.get_many("abc"))
+
+    fill()
+    with transaction.atomic():
+        invalidate_on_commit("a", tags="t", cache=cache)
+        with transaction.atomic():
+            invalidate_on_commit("b", cache=cache)
+            transaction.set_rollback(True)  # the savepoint only
+        assert left() == "abc"
+    assert left() == "b"
+    fill()
+    with transaction.atomic():
+        invalidate_on_commit("a", cache=cache)
+        transaction.set_rollback(True)
+    assert left() == "abc"
+    invalidate_on_commit("a", cache=cache)  # no transaction: at once
+    assert left() == "bc"
