@@ -173,6 +173,7 @@ mod fetch;
 mod index;
 mod item;
 mod lease;
+mod queue;
 mod segment;
 mod shard;
 mod tags;

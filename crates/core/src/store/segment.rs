@@ -40,13 +40,15 @@ pub(super) struct Segment {
     pub(super) live: usize,
     /// The first moment at which one of its items is gone; too early after that item was removed otherwise.
     pub(super) next_expiry: u64,
-    /// Still appended to.
-    pub(super) open: bool,
+    /// Nothing is appended to it any more, and it is not taken apart: it stands in its queue.
+    pub(super) queued: bool,
+    /// Sixteenths of it that lived when it was last put among the sparse ones.
+    pub(super) level: usize,
 }
 
 impl Segment {
     pub(super) fn new(data: Box<[u8]>, bases: Bases, queue: Queue, since: u64) -> Segment {
-        Segment { data, bases, queue, since, used: 0, live: 0, next_expiry: u64::MAX, open: true }
+        Segment { data, bases, queue, since, used: 0, live: 0, next_expiry: u64::MAX, queued: false, level: 0 }
     }
 
     pub(super) fn room(&self) -> usize {

@@ -8,7 +8,6 @@
 //! copied on; then the oldest of the small queue if that is over its share, where items that were asked for again move
 //! to the main queue; else the oldest of the main queue, where items that were asked for get another round.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -18,6 +17,7 @@ use super::experts::Experts;
 use super::index::{Found, Index, MAX_FREQ, MAX_SEGMENT, MAX_SEGMENTS, Place, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Record, Stored, db_of, decode, key_of, plain_life, view};
 use super::lease::{Leases, Loaded, Moment, Note, Party};
+use super::queue::Lists;
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
 use super::tracked::{Interest, Told, Tracked};
@@ -41,8 +41,8 @@ const PACE: usize = 6;
 const AHEAD_BYTES: usize = 512;
 /// Most items that one write looks at while a reserve is left.
 const MAX_STEP: usize = 64;
-/// A segment with less than this percentage of live bytes is sparse.
-const SPARSE_PERCENT: usize = 75;
+/// A segment of which fewer sixteenths than this live is sparse.
+const SPARSE: usize = 12;
 /// Items that one step of the sweep looks at.
 const SWEEP: usize = 512;
 /// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
@@ -85,7 +85,9 @@ pub(super) struct Shard {
     /// Memory of segments that are not in use.
     spare: Vec<Box<[u8]>>,
     /// Sealed segments, oldest first: small and main.
-    queues: [VecDeque<usize>; 2],
+    queues: Lists<2>,
+    /// Those of them that are sparse, by sixteenths of a segment that live.
+    sparse: Lists<SPARSE>,
     open: [Option<usize>; 2],
     /// Live bytes of both queues, values beside the log included.
     queue_bytes: [usize; 2],
@@ -171,7 +173,8 @@ impl Shard {
             segments: Vec::new(),
             free: Vec::new(),
             spare: Vec::new(),
-            queues: Default::default(),
+            queues: Lists::default(),
+            sparse: Lists::default(),
             open: [None; 2],
             queue_bytes: [0; 2],
             victim: None,
@@ -234,6 +237,8 @@ impl Shard {
         let segments = self.segments.len() - self.free.len() + self.spare.len();
         segments * self.segment_size
             + self.segments.capacity() * size_of::<Option<Segment>>()
+            + self.queues.bytes()
+            + self.sparse.bytes()
             + self.index.bytes()
             + self.large_bytes
             + self.large.capacity() * size_of::<Option<Arc<[u8]>>>()
@@ -318,6 +323,7 @@ impl Shard {
         let segment = self.segment_mut(found.place.segment);
         segment.live -= size;
         let queue = number(segment.queue);
+        self.note_live(found.place.segment);
         self.queue_bytes[queue] -= size + beside;
     }
 
@@ -388,13 +394,58 @@ impl Shard {
     /// A sealed segment without a live item is free at once.
     fn free_if_empty(&mut self, number_: usize) {
         let segment = self.segment(number_);
-        let taken_apart = self.victim.as_ref().is_some_and(|victim| victim.segment == number_);
-        if segment.live == 0 && !segment.open && !taken_apart {
-            let queue = &mut self.queues[number(segment.queue)];
-            if let Some(at) = queue.iter().position(|known| *known == number_) {
-                queue.remove(at);
-            }
+        if segment.live == 0 && segment.queued {
+            self.take_out(number_);
             self.release(number_);
+        }
+    }
+
+    /// How many sixteenths of a segment live.
+    fn level(&self, segment: &Segment) -> usize {
+        segment.live * 16 / self.segment_size
+    }
+
+    /// What lives of a segment has changed: if it stands in a queue, it is found among those as sparse as it is.
+    #[inline]
+    fn note_live(&mut self, number: usize) {
+        let segment = self.segment(number);
+        let (level, before) = (self.level(segment), segment.level);
+        if segment.queued && level != before {
+            self.list_sparse(number, before, level);
+        }
+    }
+
+    fn list_sparse(&mut self, number: usize, before: usize, level: usize) {
+        if before < SPARSE {
+            self.sparse.remove(before, number);
+        }
+        if level < SPARSE {
+            self.sparse.push_back(level, number);
+        }
+        self.segment_mut(number).level = level;
+    }
+
+    /// Puts a segment into its queue, where it is the youngest, or the oldest.
+    fn put_in(&mut self, number_: usize, oldest: bool) {
+        let segment = self.segment(number_);
+        let (queue, level) = (number(segment.queue), self.level(segment));
+        if oldest {
+            self.queues.push_front(queue, number_);
+        } else {
+            self.queues.push_back(queue, number_);
+        }
+        self.segment_mut(number_).queued = true;
+        self.list_sparse(number_, SPARSE, level);
+    }
+
+    /// Takes a segment out of its queue.
+    fn take_out(&mut self, number_: usize) {
+        let segment = self.segment_mut(number_);
+        segment.queued = false;
+        let (queue, level) = (number(segment.queue), segment.level);
+        self.queues.remove(queue, number_);
+        if level < SPARSE {
+            self.sparse.remove(level, number_);
         }
     }
 
@@ -433,8 +484,7 @@ impl Shard {
 
     fn seal(&mut self, queue: Queue) {
         if let Some(old) = self.open[number(queue)].take() {
-            self.segment_mut(old).open = false;
-            self.queues[number(queue)].push_back(old);
+            self.put_in(old, false);
             self.free_if_empty(old);
         }
     }
@@ -505,30 +555,27 @@ impl Shard {
     }
 
     fn choose_victim(&mut self) -> bool {
-        let limit = self.segment_size * SPARSE_PERCENT / 100;
-        let sealed = self.queues.iter().flatten().map(|number| (self.segment(*number).live, *number));
-        let sparsest = sealed.min().filter(|(live, _)| *live < limit);
+        let sparsest = (0..SPARSE).find_map(|level| self.sparse.front(level));
         let total = self.queue_bytes[0] + self.queue_bytes[1];
         let small_first = self.queue_bytes[0] * 100 > total * self.experts.policy().small;
-        let (segment, why) = if let Some((_, sparsest)) = sparsest {
-            (Some(sparsest), Why::Sparse)
+        let (segment, why) = if sparsest.is_some() {
+            (sparsest, Why::Sparse)
         } else if !self.evict {
             (None, Why::Sparse)
         } else {
             let order = if small_first { [0, 1] } else { [1, 0] };
-            let mut oldest = order.iter().find_map(|queue| self.queues[*queue].front().copied());
+            let mut oldest = order.iter().find_map(|queue| self.queues.front(*queue));
             if oldest.is_none() {
                 // All that there is stands in open segments: a few items with large values, say.
                 self.seal(Queue::Small);
                 self.seal(Queue::Main);
-                oldest = order.iter().find_map(|queue| self.queues[*queue].front().copied());
+                oldest = order.iter().find_map(|queue| self.queues.front(*queue));
             }
             self.full = true;
             (oldest, Why::Oldest)
         };
         let Some(segment) = segment else { return false };
-        let queue = number(self.segment(segment).queue);
-        self.queues[queue].retain(|known| *known != segment);
+        self.take_out(segment);
         self.victim = Some(Victim { segment, at: 0, why });
         true
     }
@@ -551,7 +598,7 @@ impl Shard {
         if !self.reclaim_item(place, why, save, tags, now) {
             // Nothing may go and there is nowhere to copy it: the segment stays as it is.
             self.victim = None;
-            self.queues[number(self.segment(segment).queue)].push_front(segment);
+            self.put_in(segment, true);
             return 0;
         }
         if let Some(victim) = &mut self.victim {
@@ -893,6 +940,7 @@ impl Shard {
         segment.note_expiry(record);
         let queue = number(segment.queue);
         self.queue_bytes[queue] += encoded.size;
+        self.note_live(found.place.segment);
         self.touch(found);
         true
     }
