@@ -85,6 +85,7 @@ lint: .venv/.built .venv/.tools
 bench: .venv/.built .venv/.peers
 	$(BIN)/python bench/serve.py
 	$(BIN)/python bench/client.py
+	$(BIN)/python bench/store.py
 
 # Longer than in `make test`; ROUNDS=1 is as long, SEED repeats a run.
 faults: export GLOBALCACHE_ROUNDS = $(or $(ROUNDS),50)
