@@ -72,8 +72,9 @@ pub struct Scratch {
     frames: Vec<Frame>,
 }
 
-/// Capacity that is kept; one large request must not hold its memory for ever.
-const KEEP: usize = 256 << 10;
+/// Capacity that is kept, as much as replies wait for before a client pauses: memory that is given back after each batch
+/// costs more than the batch. One large request must not hold its memory for ever.
+const KEEP: usize = 1 << 20;
 
 /// A request that was read and not run yet.
 #[derive(Clone, Copy)]
