@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -116,12 +117,26 @@ pub(crate) struct Buffers {
     pub(crate) inputs: [Box<[u8]>; LANES],
     pub(crate) output: Output,
     pub(crate) scratch: Scratch,
+    /// Buffers that connections needed for long requests, empty: new memory costs more than the copy into it.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Buffers {
     pub(crate) fn new() -> Buffers {
         let inputs = std::array::from_fn(|_| vec![0; 64 << 10].into());
-        Buffers { inputs, output: Output::default(), scratch: Scratch::default() }
+        Buffers { inputs, output: Output::default(), scratch: Scratch::default(), spare: Vec::new() }
+    }
+}
+
+/// Shortest and longest capacity of a buffer worth keeping, and how many a thread keeps: 4 MiB at most.
+const SPARE: RangeInclusive<usize> = 16 << 10..=256 << 10;
+const SPARES: usize = 16;
+
+/// Takes a buffer back from a connection that needs it no more.
+fn give_back(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    if SPARE.contains(&buffer.capacity()) && spare.len() < SPARES {
+        buffer.clear();
+        spare.push(buffer);
     }
 }
 
@@ -310,7 +325,7 @@ impl Connection {
 
     /// Feeds the session with what was left over and `count` new bytes of a lane, and sends the replies.
     fn run(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, lane: usize, count: usize) -> io::Result<()> {
-        let Buffers { inputs, output, scratch } = buffers;
+        let Buffers { inputs, output, scratch, spare } = buffers;
         let fresh = &inputs[lane][..count];
         let whole = if self.input.is_empty() {
             fresh
@@ -324,11 +339,15 @@ impl Connection {
         }
         if self.input.is_empty() {
             // Most requests arrive whole: nothing is kept, and a connection that is quiet costs no buffer.
-            if taken < fresh.len() {
-                self.input = fresh[taken..].to_vec();
+            let rest = &fresh[taken..];
+            if rest.len() >= *SPARE.start() {
+                self.input = spare.pop().unwrap_or_default();
+                self.input.extend_from_slice(rest);
+            } else if !rest.is_empty() {
+                self.input = rest.to_vec();
             }
         } else if taken == self.input.len() {
-            self.input = Vec::new();
+            give_back(spare, std::mem::take(&mut self.input));
         } else {
             self.input.drain(..taken);
         }
