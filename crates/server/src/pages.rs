@@ -14,6 +14,11 @@ const LONG: usize = 16 << 10;
 /// The smallest page of any system: pieces that want to begin at multiples of more are left to the heap.
 const PAGE: usize = 4 << 10;
 
+#[cfg(target_os = "linux")]
+const FILL: MapFlags = MapFlags::POPULATE;
+#[cfg(not(target_os = "linux"))]
+const FILL: MapFlags = MapFlags::empty();
+
 /// The allocator, to be made the global one by a program or native module.
 pub struct Pages;
 
@@ -21,8 +26,24 @@ fn is_long(layout: Layout) -> bool {
     layout.size() >= LONG && layout.align() <= PAGE
 }
 
-fn map(size: usize) -> *mut u8 {
-    let flags = MapFlags::PRIVATE;
+/// Longest piece whose pages are all taken at once when it is about to be written, instead of one by one as they are
+/// touched: a value, not a table that may never be full.
+const FILLED: usize = 1 << 20;
+
+/// What a piece is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Zeros, of which some may never be touched.
+    Zeros,
+    /// To be written from one end to the other.
+    Content,
+}
+
+fn map(size: usize, purpose: Use) -> *mut u8 {
+    let mut flags = MapFlags::PRIVATE;
+    if purpose == Use::Content && size <= FILLED {
+        flags |= FILL;
+    }
     // SAFETY: a new mapping at an address that the system chooses touches no memory that is in use.
     unsafe { mmap_anonymous(null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, flags) }
         .map_or(null_mut(), |place| place.cast())
@@ -33,7 +54,7 @@ fn map(size: usize) -> *mut u8 {
 unsafe impl GlobalAlloc for Pages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_long(layout) {
-            return map(layout.size());
+            return map(layout.size(), Use::Content);
         }
         // SAFETY: the caller's promises are those that System wants.
         unsafe { System.alloc(layout) }
@@ -42,7 +63,7 @@ unsafe impl GlobalAlloc for Pages {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if is_long(layout) {
             // New pages are zero.
-            return map(layout.size());
+            return map(layout.size(), Use::Zeros);
         }
         // SAFETY: the caller's promises are those that System wants.
         unsafe { System.alloc_zeroed(layout) }
@@ -94,7 +115,7 @@ unsafe fn move_pages(place: *mut u8, from: usize, to: usize) -> *mut u8 {
 /// Changes the length of a piece by copying it.
 #[cfg(not(target_os = "linux"))]
 unsafe fn move_pages(place: *mut u8, from: usize, to: usize) -> *mut u8 {
-    let new = map(to);
+    let new = map(to, Use::Content);
     if !new.is_null() {
         // SAFETY: both pieces are as long as what is copied; the old one is given up by the caller.
         unsafe {
