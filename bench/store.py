@@ -106,7 +106,7 @@ def measure_operations() -> dict[str, Any]:
 
 def _overhead_page(figures: dict[str, Any]) -> tuple[list[Finding], list[str]]:
     ours = figures["16, 100, TTL"]["globalcache"]
-    names = list(figures["16, 100"])
+    names = list(figures["16, 100, TTL"])
     lines = [f"| key, value | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
     lines += [f"| {shape} | {' | '.join(f'{row[name]:.1f}' for name in names)} |" for shape, row in figures.items()]
     (FOLDER / "store-overhead.svg").write_text(bars("Bytes for each item besides key and value", figures, 160))
