@@ -242,11 +242,12 @@ def write_page(known: dict[str, Any]) -> None:
             more, text = page(known[part])
             found += more
             parts += text
-    said = versions(installed())
+    said, missing = versions(installed()), [part for part in PARTS if part not in known]
     head = [
         "# The store beside others",
         f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, {cpu}, Linux {platform.release()}. `make bench` measures it anew.",
         "\n".join(f"- {said[name]}" for name in said),
+        f"Not measured in this run: {', '.join(missing)}." if missing else "All parts were measured.",
         "## What is promised, and what is",
         table(found),
         "## Figures",
