@@ -47,7 +47,9 @@ def invalidate_after_commit(
     """
     marks = (tags,) if isinstance(tags, str) else tuple(tags)
     # Scoped sessions give the session of this thread or task when they are called.
-    given: Any = session() if hasattr(session, "registry") else session
+    given: Any = session
+    if hasattr(given, "registry"):
+        given = given()
     plain: Session = getattr(given, "sync_session", given)
     pending = plain.info.get(_HERE)
     if pending is None:
