@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import zstandard
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Keys = NDArray[np.uint64]
+    Keys: TypeAlias = NDArray[np.uint64]
 
 # What an OLTP line begins with: the first of so many keys in a row.
 _ENDINGS = (".trace.xz", ".trace.gz", ".lis.zst")

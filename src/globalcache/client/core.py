@@ -14,7 +14,7 @@ from globalcache.client.null import BlockingNull, MultiplexedNull
 from globalcache.client.values import Values
 from globalcache.client.work import Work
 from globalcache.errors import ConfigError
-from globalcache.policy import Duration, Policy, seconds
+from globalcache.policy import Duration, seconds
 
 if TYPE_CHECKING:
     import ssl
@@ -58,7 +58,6 @@ class Core:
         self.events = Events(on_event)
         self.wait = seconds("wait", wait)
         self.default_ttl = default_ttl
-        self.no_policy = Policy(ttl=default_ttl)
         given = timeout if timeout is not None else self.addresses[0].timeout
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
         self._local_loads = local_loads

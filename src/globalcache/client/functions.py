@@ -397,6 +397,14 @@ class Functions:
         """The cache that async functions use."""
         raise NotImplementedError
 
+    @property
+    def default_ttl(self) -> Duration | None:
+        """How long values live that are given no ttl: for ever, unless the cache says otherwise."""
+        return None
+
+    def _lives(self, ttl: Duration | None) -> Duration | None:
+        return self.default_ttl if ttl is None else ttl
+
     def cached(  # noqa: PLR0913 - an option each
         self,
         template: str | None = None,
@@ -418,7 +426,7 @@ class Functions:
         every process. `type` is what values are read as, the return annotation unless given; `wait` is how long to wait
         for somebody else's load.
         """
-        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
             keys = KeyTemplate(template, function, ignore=ignore)
@@ -446,7 +454,7 @@ class Functions:
 
         A worker gives a load up after `timeout` and runs at most `concurrency` of them at a time.
         """
-        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
             keys = KeyTemplate(template, function, longest=None)
@@ -491,7 +499,7 @@ class Functions:
         The list has what stands in the keys: values if the template has one field, else tuples. A worker collects up
         to `max_batch_size` of them for at most `max_wait`. `tags` have no fields.
         """
-        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
             hints = _hints(function)
@@ -544,7 +552,7 @@ class Functions:
         """
         from globalcache.client.rows import Query  # noqa: PLC0415 - an extra
 
-        policy = Policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
         fields = KeyTemplate.names(template)
         columns = fields if key is None else [key] if isinstance(key, str) else list(key)
         concurrency = _at_least_one("concurrency", concurrency)

@@ -142,6 +142,11 @@ class AsyncCache(Functions):
         """The face for async functions."""
         return self
 
+    @property
+    def default_ttl(self) -> Duration | None:
+        """How long values live that are given no ttl."""
+        return self._core.default_ttl
+
     def namespace(self, name: str) -> Self:
         """Return a cache whose keys and tags are all under `name`; its `clear()` is one step however much is there."""
         if not name:
@@ -782,8 +787,7 @@ class AsyncCache(Functions):
         tags: str | Iterable[str],
     ) -> Policy:
         own = (tags,) if isinstance(tags, str) else tuple(tags)
-        lives = self._core.default_ttl if ttl is None else ttl
-        return Policy(lives, refresh_after, stale_if_error, negative_ttl, own)
+        return Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, own)
 
     def _server(self, name: bytes) -> Any:
         return self._only or self._servers[self._core.home_of(name)]

@@ -1,0 +1,214 @@
+"""A cache for tests: memory://, a clock that the test moves, and faults that it injects; pytest.py hands it out.
+
+    cache.clock.advance("5m")                 five minutes pass at once
+    with cache.faults.dead(): ...             no server answers
+    with cache.faults.slow("3s"): ...         every call takes so long, by the clock of the test
+    with cache.faults.lost_reply(): ...       commands are done, but nobody is told
+    cache.stand_in_for(shop.cache)            until the test is over what uses shop.cache uses this cache's values
+
+What a write did not deliver under a fault is owed and paid before the next read, as with a server.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client._sync.cache import Cache
+from globalcache.client.memory import BlockingMemory, MemoryStore
+from globalcache.client.memory_tasks import MultiplexedMemory
+from globalcache.client.outage import Owed
+from globalcache.errors import DeadlineError, UnavailableError
+from globalcache.policy import Duration, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from globalcache import AsyncCache
+    from globalcache.client.core import Core
+
+Keys = tuple[bytes, ...]
+
+
+class Clock:
+    """The time of a cache in seconds; it stands until the test moves it."""
+
+    def __init__(self) -> None:
+        self._now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, duration: Duration) -> None:
+        """Let time pass: seconds, text such as "5m", or a timedelta."""
+        self._now += seconds("advance", duration)
+
+    def __repr__(self) -> str:
+        return f"Clock({self._now:g})"
+
+
+class Faults:
+    """What goes wrong between a cache and its server while a `with` block lasts; the innermost block counts."""
+
+    def __init__(self, store: MemoryStore, clock: Clock, timeout: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._timeout = timeout
+        self._owed = Owed()
+        self._fault: str | float | None = None
+
+    @contextmanager
+    def _during(self, fault: str | float) -> Iterator[None]:
+        before, self._fault = self._fault, fault
+        try:
+            yield
+        finally:
+            self._fault = before
+
+    def dead(self) -> Any:
+        """No server answers."""
+        return self._during("dead")
+
+    def slow(self, duration: Duration) -> Any:
+        """Every call takes so long; beyond the time-out of the cache it fails and nothing was done."""
+        return self._during(seconds("slow", duration))
+
+    def lost_reply(self) -> Any:
+        """Commands are done, but their replies are lost: the caller has waited for the time-out."""
+        return self._during("lost reply")
+
+    @contextmanager
+    def around(self, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
+        """Do to one call what is to go wrong; `keys` and `tags` are what it writes."""
+        fault = self._fault
+        if fault == "dead":
+            self._owed.add(keys, tags, sent=False)
+            raise UnavailableError("no server: the test has it dead")
+        if isinstance(fault, float):
+            self._clock.advance(min(fault, self._timeout))
+            if fault > self._timeout:
+                self._owed.add(keys, tags, sent=True)
+                raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it slow")
+        self._pay()
+        yield
+        if fault == "lost reply":
+            self._clock.advance(self._timeout)
+            self._owed.add(keys, tags, sent=True)
+            raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it lost")
+
+    def _pay(self) -> None:
+        if len(self._owed):
+            bill = self._owed.bill()
+            for command in bill.commands():
+                self._store.run(command)
+            self._owed.settle(bill)
+
+    def __repr__(self) -> str:
+        return f"Faults({self._fault or 'none'})"
+
+
+class _Blocking(BlockingMemory):
+    """A MemoryStore for threads, reached through faults."""
+
+    def __init__(self, store: MemoryStore, faults: Faults) -> None:
+        super().__init__(store)
+        self._faults = faults
+        self.get = self._get
+
+    def _get(self, key: bytes) -> Any:
+        with self._faults.around():
+            return self._store.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[Any]:
+        with self._faults.around():
+            return super().get_many(keys)
+
+    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Any:
+        with self._faults.around():
+            return super().fetch(key, wait, lease_ms)
+
+    def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
+        with self._faults.around(keys, tags):
+            return super().call(*words)
+
+    def call_many(self, commands: Sequence[tuple[Any, ...]], keys: Keys = ()) -> list[Any]:
+        with self._faults.around(keys):
+            return super().call_many(commands)
+
+
+class _Multiplexed(MultiplexedMemory):
+    """A MemoryStore for tasks, reached through faults."""
+
+    def __init__(self, store: MemoryStore, faults: Faults) -> None:
+        super().__init__(store)
+        self._faults = faults
+
+    async def get(self, key: bytes) -> Any:
+        with self._faults.around():
+            return await super().get(key)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[Any]:
+        with self._faults.around():
+            return await super().get_many(keys)
+
+    async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Any:
+        with self._faults.around():
+            return await super().fetch(key, wait, lease_ms)
+
+    async def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
+        with self._faults.around(keys, tags):
+            return await super().call(*words)
+
+    async def call_many(self, commands: Sequence[tuple[Any, ...]], keys: Keys = ()) -> list[Any]:
+        with self._faults.around(keys):
+            return await super().call_many(commands)
+
+
+class CacheForTests(Cache):
+    """A Cache on memory:// of its own. It takes the options of Cache."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = Clock()
+        super().__init__("memory://", clock=self.clock, **{"namespace": "test"} | options)
+
+    def _set_up(self, core: Core, names: Sequence[str]) -> None:
+        if not hasattr(self, "faults"):
+            self._store = MemoryStore(self.clock)
+            self.faults = Faults(self._store, self.clock, core.timeout)
+            self._replaced: list[tuple[Any, dict[str, Any]]] = []
+            self._take(core)
+        super()._set_up(core, names)
+
+    def _take(self, core: Core) -> None:
+        """Have a core use this cache's store, through its faults."""
+        core.homes = []
+        core.blocking = [_Blocking(self._store, self.faults)]
+        core.__dict__["multiplexed"] = [_Multiplexed(self._store, self.faults)]
+
+    @classmethod
+    def _of(cls, core: Core, names: Sequence[str]) -> Any:
+        # A namespace is a plain cache; the clock and the faults of this one are its as well.
+        return Cache._of(core, names)
+
+    def stand_in_for(self, *caches: Cache | AsyncCache) -> None:
+        """Have these caches, and functions decorated with them, use the values of this one until the test is over.
+
+        They keep their namespaces and options. A namespace object made before is a cache of its own: name it as well.
+        """
+        for cache in caches:
+            core = copy.copy(cache._core)
+            self._take(core)
+            for face in (cache, cache._other):
+                if face is not None:
+                    self._replaced.append((face, dict(face.__dict__)))
+                    other = face._other
+                    face._set_up(core, face._names)
+                    face._other = other
+
+    def give_back(self) -> None:
+        """Let the caches that this one stands in for be what they were."""
+        while self._replaced:
+            face, before = self._replaced.pop()
+            face.__dict__.clear()
+            face.__dict__.update(before)
