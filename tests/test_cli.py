@@ -92,7 +92,7 @@ def test_version() -> None:
         (["serve", "--eviction", "lru"], "eviction: 'lru': input should be 's3fifo', 'none' or 'noeviction'"),
         (
             ["serve", "--listen", "nowhere"],
-            "listen: nowhere: allowed are HOST:PORT, unix:///path and memcached://HOST:PORT",
+            "listen: nowhere: allowed are HOST:PORT, tls://HOST:PORT, unix:///path and memcached://HOST:PORT",
         ),
         (["serve", "--nosuch"], "No such option: --nosuch"),
         (["nosuch"], "No such command 'nosuch'"),

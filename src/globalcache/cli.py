@@ -14,16 +14,19 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
 from globalcache.client._sync.cache import Cache
 from globalcache.client.address import DEFAULT_URL, Address
-from globalcache.config import ServerSettings, load_settings, show_default, unknown_variables
+from globalcache.config import ServerSettings, client_url, load_settings, show_default, unknown_variables
 from globalcache.errors import CacheError, ConfigError
 from globalcache.policy import millis, seconds
 from globalcache.units import format_size, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from globalcache.server import Server
 
 app = typer.Typer(add_completion=False)
 
@@ -77,7 +80,7 @@ def serve(
     for name in unknown_variables():
         _say(f"globalcache: {name} names no option and is passed over")
     # Blocked here and so in every thread that starts: they wait for sigwait below, and none is lost.
-    signals = {signal.SIGINT, signal.SIGTERM}
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     settings = load_settings(**given)
     text = None if welcome is None else Path(welcome).read_text(encoding="utf-8")
@@ -88,15 +91,13 @@ def serve(
 
         supervisor = Supervisor(app, workers)
         fixed = settings.listen[0].rpartition(":")[2] != "0" and "GLOBALCACHE_URL" not in os.environ
-        found = supervisor.start({"GLOBALCACHE_URL": _client_url(settings.listen[0])} if fixed else {})
+        found = supervisor.start({"GLOBALCACHE_URL": client_url(settings.listen[0])} if fixed else {})
         options["loader"] = [*settings.loader, *(pattern for pattern in found if pattern not in settings.loader)]
     try:
         with Server(**options) as server:
             lines = [] if supervisor is None else supervisor.serve(server.url)
             _say("\n".join([_ready(server.addresses, settings), *lines, _hints(server.addresses, text)]))
-            # A client may stop the server as well, where that is allowed.
-            while signal.sigtimedwait(signals, 0.2 if settings.shutdown else 3600) is None and not server.stopping:
-                pass
+            _wait(server, signals, 0.2 if settings.shutdown else 3600)
             _say("globalcache: stopping")
             if supervisor is not None:
                 supervisor.stop()
@@ -105,10 +106,24 @@ def serve(
             supervisor.stop()
 
 
+def _wait(server: Server, signals: set[signal.Signals], every: float) -> None:
+    """Wait until it is told to stop, by a signal or by a client that may; SIGHUP reads files again."""
+    while not server.stopping:
+        told = signal.sigtimedwait(signals, every)
+        if told is not None and told.si_signo != signal.SIGHUP:
+            return
+        if told is not None:
+            try:
+                server.reload()
+                _say("globalcache: read the files of TLS again")
+            except ConfigError as error:
+                _say(f"globalcache: nothing is changed: {error}")
+
+
 def _hints(addresses: list[str], text: str | None) -> str:
     """Say what to try, with the command as it was called."""
     me = os.path.relpath(sys.argv[0]) if os.sep in sys.argv[0] else "globalcache"
-    url = "" if addresses[0] == "127.0.0.1:7411" else f" -u {_client_url(addresses[0])}"
+    url = "" if addresses[0] == "127.0.0.1:7411" else f" -u {client_url(addresses[0])}"
     if text is not None:
         env = url and f"GLOBALCACHE_URL={url.removeprefix(' -u ')} "
         python = os.path.relpath(sys.executable) if os.sep in me else sys.executable
@@ -131,10 +146,6 @@ def _ready(addresses: list[str], settings: ServerSettings) -> str:
         f"({format_size(settings.memory)}, {settings.threads} {'thread' if settings.threads == 1 else 'threads'}; "
         f"Redis, memcached and JSON)"
     )
-
-
-def _client_url(address: str) -> str:
-    return address.replace("unix://", "globalcache+unix://") if "://" in address else f"globalcache://{address}"
 
 
 def _declare_serve() -> None:
@@ -162,7 +173,7 @@ def _declare_serve() -> None:
     ]
     for name, field in ServerSettings.model_fields.items():
         kind: Any = bool if field.annotation is bool else list[str] if name in ("listen", "loader") else str
-        default = kind is not bool and show_default(name)
+        default: Any = kind is not bool and (show_default(name) or False)
         flag = "--" + name.replace("_", "-")
         option = typer.Option(flag, help=field.description, show_default=default)
         parameters.append(

@@ -51,7 +51,8 @@ class ServerSettings(BaseSettings):
     listen: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         ["127.0.0.1:7411"],
         min_length=1,
-        description="Address to listen on: HOST:PORT, unix:///path or memcached://HOST:PORT. Can be given repeatedly.",
+        description="Address to listen on: HOST:PORT, tls://HOST:PORT, unix:///path or memcached://HOST:PORT. "
+        "Can be given repeatedly.",
     )
     threads: int = Field(min(4, os.cpu_count() or 1), ge=1, le=64, description="Threads that serve connections.")
     memory: Size = Field(256 << 20, description="Memory that the cache may take.")
@@ -68,6 +69,13 @@ class ServerSettings(BaseSettings):
         default=False, description="Let others than this machine connect although nobody has to authenticate."
     )
 
+    tls_cert: str | None = Field(
+        None, description="Certificate chain in PEM for tls:// addresses; read again on SIGHUP."
+    )
+    tls_key: str | None = Field(None, description="The private key of the certificate, in PEM.")
+    tls_client_ca: str | None = Field(
+        None, description="Authorities in PEM: every client on tls:// has to show a certificate of one of them."
+    )
     loader: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         [],
         max_length=256,
@@ -107,11 +115,14 @@ def load_settings(**given: Any) -> ServerSettings:
         # A file that is not there must not be passed over in silence.
         Path(path).open("rb").close()
     try:
-        return ServerSettings(**{name: value for name, value in given.items() if value is not None})
+        settings = ServerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ConfigError(_describe(error)) from None
     except ValueError as error:  # what the TOML parser raises
         raise ConfigError(f"{path}: {error}") from None
+    if (settings.tls_cert is None) != (settings.tls_key is None) or (settings.tls_client_ca and not settings.tls_cert):
+        raise ConfigError("tls-cert, tls-key: TLS needs both")
+    return settings
 
 
 def _describe(error: ValidationError) -> str:
@@ -123,9 +134,17 @@ def _describe(error: ValidationError) -> str:
     return f"{name.replace('_', '-')}: {first['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
+def client_url(address: str) -> str:
+    """Return the URL under which our clients find an address that a server listens on."""
+    kind, _, place = address.rpartition("://")
+    return {"unix": "globalcache+unix://", "tls": "globalcaches://"}.get(kind, "globalcache://") + place
+
+
 def show_default(name: str) -> str:
-    """Write the default of an option as it would be given."""
+    """Write the default of an option as it would be given; nothing if there is none."""
     field = ServerSettings.model_fields[name]
+    if field.default is None:
+        return ""
     if any(getattr(part, "func", None) is parse_size for part in field.metadata):
         return format_size(field.default)
     return ", ".join(field.default) if isinstance(field.default, list) else str(field.default)

@@ -8,11 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from globalcache import _core
-from globalcache.config import ServerSettings, load_settings
+from globalcache.config import ServerSettings, client_url, load_settings
 from globalcache.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+
+def _wrong(error: ValueError) -> ConfigError:
+    name, colon, rest = str(error).partition(":")
+    return ConfigError(name.replace("_", "-") + colon + rest)
 
 
 class Server:
@@ -26,6 +31,9 @@ class Server:
     def __init__(self, **options: Any) -> None:
         self.settings: ServerSettings = load_settings(**{"listen": ["127.0.0.1:0"], **options})
         settings = self.settings
+        tls = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = settings.tls_cert, settings.tls_key, settings.tls_client_ca
         try:
             self._core = _core.Server(
                 listen=settings.listen,
@@ -37,13 +45,14 @@ class Server:
                 client_memory=settings.client_memory,
                 idle_timeout_ms=int(settings.idle_timeout * 1000),
                 insecure=settings.insecure,
+                tls=tls,
                 loaders=settings.loader,
                 load_limit_ms=int(settings.load_timeout * 1000),
                 shutdown=settings.shutdown,
                 debug_time=settings.debug_time,
             )
         except ValueError as error:
-            raise ConfigError(str(error).replace("_", "-")) from None
+            raise _wrong(error) from None
 
     @property
     def addresses(self) -> list[str]:
@@ -52,22 +61,19 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The first address: `127.0.0.1:7411`, or `unix:///path`."""
+        """The first address: `127.0.0.1:7411`, `tls://127.0.0.1:7411` or `unix:///path`."""
         return self.addresses[0]
 
     @property
     def url(self) -> str:
-        """What to give a client: `globalcache://127.0.0.1:7411`, or `globalcache+unix:///path`."""
-        return self._url("globalcache://", "globalcache+unix://")
+        """What to give a client: `globalcache://127.0.0.1:7411`, `globalcaches://...` or `globalcache+unix:///path`."""
+        return client_url(self.address)
 
     @property
     def redis_url(self) -> str:
-        """What to give a Redis client: `redis://127.0.0.1:7411`, or `unix:///path`."""
-        return self._url("redis://", "unix://")
-
-    def _url(self, tcp: str, unix: str) -> str:
-        path = self.address.removeprefix("unix://")
-        return unix + path if path != self.address else tcp + path
+        """What to give a Redis client: `redis://127.0.0.1:7411`, `rediss://...` or `unix:///path`."""
+        kind, _, place = self.address.rpartition("://")
+        return {"unix": "unix://", "tls": "rediss://"}.get(kind, "redis://") + place
 
     @property
     def stopping(self) -> bool:
@@ -77,6 +83,13 @@ class Server:
     def stats(self) -> dict[str, int]:
         """Return counts since the start (hits, misses, commands ...) and what is held now (items, used_memory ...)."""
         return self._core.stats()
+
+    def reload(self) -> None:
+        """Read the files of TLS again, for connections to come. Raises ConfigError; then all stays as it was."""
+        try:
+            self._core.reload()
+        except ValueError as error:
+            raise _wrong(error) from None
 
     def stop(self) -> None:
         """Stop it; replies on their way are sent, within five seconds. Stopping twice is fine."""

@@ -4,6 +4,7 @@
 //! The only crate that knows Python. No request ever waits for the interpreter: the server's threads are native.
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use globalcache_core::engine::{Engine, Facts, Limits};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::store::{Options as StoreOptions, Party};
-use globalcache_server::{Options, StartError, read_clocks};
+use globalcache_server::{Options, StartError, TlsFiles, read_clocks};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -49,7 +50,7 @@ fn reason(error: &std::io::Error) -> String {
 impl Server {
     #[new]
     #[pyo3(signature = (*, listen, threads, memory, evict, max_value, max_clients, client_memory, idle_timeout_ms, insecure,
-        loaders = Vec::new(), load_limit_ms = 30_000, shutdown = false, debug_time = false))]
+        tls = None, loaders = Vec::new(), load_limit_ms = 30_000, shutdown = false, debug_time = false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -62,6 +63,7 @@ impl Server {
         client_memory: u64,
         idle_timeout_ms: u64,
         insecure: bool,
+        tls: Option<(PathBuf, PathBuf, Option<PathBuf>)>,
         loaders: Vec<String>,
         load_limit_ms: u64,
         shutdown: bool,
@@ -77,6 +79,7 @@ impl Server {
             client_memory,
             idle_timeout: Duration::from_millis(idle_timeout_ms),
             insecure,
+            tls: tls.map(|(cert, key, client_ca)| TlsFiles { cert, key, client_ca }),
             loaders,
             load_limit: Duration::from_millis(load_limit_ms),
             shutdown,
@@ -104,6 +107,12 @@ impl Server {
     fn stats(&self) -> PyResult<std::collections::BTreeMap<&'static str, u64>> {
         self.own()?;
         Ok(self.inner.stats().into_iter().collect())
+    }
+
+    /// Reads the files of TLS again.
+    fn reload(&self, py: Python<'_>) -> PyResult<()> {
+        self.own()?;
+        py.detach(|| self.inner.reload()).map_err(start_error)
     }
 
     /// Stops it: in-flight replies are sent, within five seconds.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
 
-use crate::connection::Stream;
 use crate::listen::{Listener, Speaks};
+use crate::stream::Stream;
 use crate::worker::Inbox;
 use crate::{Shared, read_clocks};
 
@@ -73,7 +73,7 @@ impl Acceptor {
     /// Accepts until nobody waits (true) or the system refuses (false: to be tried again).
     fn accept_all(&mut self, index: usize) -> bool {
         loop {
-            match self.listeners[index].accept() {
+            match self.listeners[index].accept(&self.shared.tls) {
                 Ok(stream) => self.welcome(stream, self.listeners[index].speaks()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 // The client left before it was accepted: the next one may be there still.
@@ -91,10 +91,12 @@ impl Acceptor {
         if counters.connected.load(Ordering::Relaxed) >= self.shared.options.max_clients {
             counters.rejected.fetch_add(1, Ordering::Relaxed);
             // The line fits any socket buffer; a client that is gone has no need of it.
-            let _ = stream.write(match speaks {
-                Speaks::Any => b"-ERR max number of clients reached\r\n",
-                Speaks::Memcached => b"ERROR Too many open connections\r\n",
-            });
+            let _ = match speaks {
+                Speaks::Any => stream.write(b"-ERR max number of clients reached\r\n"),
+                Speaks::Memcached => stream.write(b"ERROR Too many open connections\r\n"),
+                // Nothing can be said before the handshake.
+                Speaks::Tls => Ok(0),
+            };
             return;
         }
         counters.connected.fetch_add(1, Ordering::Relaxed);

@@ -1,87 +1,17 @@
 //! One connection: its socket, its session, what arrived and is not taken yet, what waits to be sent.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use globalcache_core::engine::Now;
 use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::store::Key;
-use mio::event::Source;
-use mio::net::{TcpStream, UnixStream};
-use socket2::{SockRef, TcpKeepalive};
 
 use crate::Shared;
-
-/// A connected socket.
-pub(crate) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    /// Sets what every connection wants: no waiting for more to send, and a peer that is gone is noticed after
-    /// 60 + 3 x 10 seconds of silence.
-    pub(crate) fn prepare(&self) {
-        if let Stream::Tcp(stream) = self {
-            let probes = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
-            let probes = probes.with_retries(3);
-            // A socket that refuses these works without them.
-            let _ = stream.set_nodelay(true);
-            let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
-        }
-    }
-
-    /// The address of the other end, as CLIENT LIST shows it.
-    pub(crate) fn address(&self) -> String {
-        match self {
-            Stream::Tcp(stream) => stream.peer_addr().map(|address| address.to_string()).unwrap_or_default(),
-            Stream::Unix(_) => "unix".to_owned(),
-        }
-    }
-
-    pub(crate) fn source(&mut self) -> &mut dyn Source {
-        match self {
-            Stream::Tcp(stream) => stream,
-            Stream::Unix(stream) => stream,
-        }
-    }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.read(buffer),
-            Stream::Unix(stream) => stream.read(buffer),
-        }
-    }
-
-    /// Writes a few bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match (slices, self) {
-            ([one], stream) => stream.write(one),
-            (_, Stream::Tcp(stream)) => stream.write_vectored(slices),
-            (_, Stream::Unix(stream)) => stream.write_vectored(slices),
-        }
-    }
-
-    fn shutdown(&self, how: Shutdown) {
-        // It fails when the peer is gone, which is what it is for.
-        let _ = match self {
-            Stream::Tcp(stream) => stream.shutdown(how),
-            Stream::Unix(stream) => stream.shutdown(how),
-        };
-    }
-}
+use crate::stream::Stream;
 
 /// What is to become of a connection after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +28,8 @@ pub(crate) enum Turn {
 const PATIENCE_MS: u64 = 60_000;
 /// Bytes per millisecond that a client has to manage beyond that.
 const SLOWEST: u64 = 16;
+/// How long a client may take for the handshake of TLS and to authenticate: who is unknown must not hold a place.
+const INTRODUCTION_MS: u64 = 10_000;
 /// How long a connection that was closed by us is listened to, so that the last reply is not lost to a reset.
 const LINGER_MS: u64 = 1_000;
 /// Capacity of the output buffer that a thread keeps.
@@ -159,6 +91,8 @@ pub(crate) struct Connection {
     closing: Option<u64>,
     /// The peer sends no more.
     ended: bool,
+    /// When it was opened.
+    opened: u64,
     /// When something last arrived.
     last_input: u64,
     /// Since when the same request or output is waiting.
@@ -180,6 +114,7 @@ impl Connection {
             paused: false,
             closing: None,
             ended: false,
+            opened: now.mono,
             last_input: now.mono,
             stuck_since: None,
             counted: 0,
@@ -277,7 +212,7 @@ impl Connection {
         lane: usize,
         more: bool,
     ) -> io::Result<usize> {
-        if !self.output.is_empty() {
+        if !self.is_flushed() {
             self.send(shared)?;
         }
         if self.output.is_empty() && (self.paused || self.session.is_ready()) {
@@ -294,7 +229,7 @@ impl Connection {
             }
             Ok(count) => {
                 // A read that left room emptied the socket; what arrives later is told anew.
-                self.readable = more || count == buffers.inputs[lane].len();
+                self.readable = more || count == buffers.inputs[lane].len() || self.stream.reads_short();
                 self.terse = count <= TERSE;
                 self.last_input = now.mono;
                 shared.engine.counters.bytes_in.fetch_add(count as u64, Relaxed);
@@ -313,7 +248,7 @@ impl Connection {
         if !self.count(shared) {
             return Turn::Over;
         }
-        let flushed = self.output.is_empty();
+        let flushed = self.is_flushed();
         let parked = self.session.is_parked();
         if flushed && !self.paused && !parked && self.ended {
             return Turn::Over;
@@ -383,14 +318,14 @@ impl Connection {
     fn send(&mut self, shared: &Shared) -> io::Result<()> {
         let stream = &mut self.stream;
         let before = self.output.len();
-        let sent = self.output.drain(|slices| stream.write_slices(slices));
+        let sent = stream.flush().and_then(|()| self.output.drain(|slices| stream.write_slices(slices)));
         let count = before - self.output.len();
         if count > 0 {
             self.stuck_since = None;
             shared.engine.counters.bytes_out.fetch_add(count as u64, Relaxed);
         }
-        if self.output.is_empty() && self.closing.is_some() {
-            self.stream.shutdown(Shutdown::Write);
+        if self.is_flushed() && self.closing.is_some() {
+            self.stream.end();
         }
         match sent {
             Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
@@ -400,7 +335,7 @@ impl Connection {
 
     /// Keeps the count of what connections hold; false if that is too much and this one is a reason for it.
     fn count(&mut self, shared: &Shared) -> bool {
-        let held = self.input.capacity() as u64 + self.output.len() as u64;
+        let held = self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory();
         if held == self.counted {
             return true;
         }
@@ -418,20 +353,26 @@ impl Connection {
         let idle = shared.options.idle_timeout.as_millis() as u64;
         let patience = PATIENCE_MS + (self.input.len() as u64) / SLOWEST;
         idle > 0 && since(self.last_input) > idle
+            || self.is_unknown(shared) && since(self.opened) > INTRODUCTION_MS
             || self.stuck_since.is_some_and(|then| since(then) > patience)
-            || self.output.is_empty() && self.closing.is_some_and(|then| since(then) > LINGER_MS)
+            || self.is_flushed() && self.closing.is_some_and(|then| since(then) > LINGER_MS)
     }
 
     /// The server stops: everything that arrived was answered; closes as soon as the output is taken.
     pub(crate) fn close(&mut self, now: Now) {
         self.closing = Some(now.mono);
-        if self.output.is_empty() {
-            self.stream.shutdown(Shutdown::Write);
+        if self.is_flushed() {
+            self.stream.end();
         }
     }
 
     /// Whether nothing is left to be sent.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.output.is_empty()
+        self.output.is_empty() && !self.stream.holds_back()
+    }
+
+    /// Whether the client has not said yet who it is, where it has to.
+    fn is_unknown(&self, _shared: &Shared) -> bool {
+        self.stream.is_handshaking()
     }
 }

@@ -7,6 +7,8 @@ mod acceptor;
 mod connection;
 mod listen;
 pub mod pages;
+mod stream;
+mod tls;
 mod worker;
 
 use std::io;
@@ -18,17 +20,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::store;
 use mio::{Poll, Waker};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::time::{ClockId, clock_gettime};
+use rustls::ServerConfig;
 
 use acceptor::Acceptor;
-use listen::Listener;
+use listen::{Listener, Speaks};
+pub use tls::TlsFiles;
 use worker::{Inbox, WAKE, Worker};
 
 /// How a server is started.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen: `HOST:PORT`, `unix:///path` or `memcached://HOST:PORT`; port 0 takes any that is free.
+    /// Where to listen: `HOST:PORT`, `tls://HOST:PORT`, `unix:///path` or `memcached://HOST:PORT`; port 0 takes any that
+    /// is free.
     pub listen: Vec<String>,
     /// I/O threads.
     pub threads: usize,
@@ -46,6 +51,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Whether others than this machine may connect although nobody has to authenticate.
     pub insecure: bool,
+    /// Certificate and key where TLS is spoken.
+    pub tls: Option<TlsFiles>,
     /// Patterns of keys that loader workers load, known from the start: `user:*`.
     pub loaders: Vec<String>,
     /// How long a load may take: reads wait for so long, and a lease can be renewed for so long.
@@ -77,6 +84,8 @@ impl From<io::Error> for StartError {
 struct Shared {
     engine: Engine,
     options: Options,
+    /// What new connections with TLS begin with.
+    tls: RwLock<Option<Arc<ServerConfig>>>,
     stopping: AtomicBool,
     wakers: OnceLock<Vec<Arc<Waker>>>,
     next_id: AtomicU64,
@@ -126,11 +135,21 @@ impl Server {
     pub fn start(options: Options) -> Result<Server, StartError> {
         check(&options)?;
         let mut listeners = Vec::new();
+        let certified = options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
+        let guarded = |speaks| options.insecure || certified && speaks == Speaks::Tls;
         for address in &options.listen {
-            listeners.push(Listener::bind(address, options.insecure)?);
+            listeners.push(Listener::bind(address, guarded)?);
+        }
+        let tls = options.tls.as_ref().map(tls::load).transpose()?;
+        if let Some(listener) = listeners.iter().find(|listener| listener.speaks() == Speaks::Tls && tls.is_none()) {
+            return Err(StartError::Option(format!(
+                "listen: {}: TLS needs --tls-cert and --tls-key",
+                listener.address()
+            )));
         }
         let shared = Arc::new(Shared {
             engine: engine(&options, &listeners),
+            tls: RwLock::new(tls),
             stopping: AtomicBool::new(false),
             wakers: OnceLock::new(),
             next_id: AtomicU64::new(1),
@@ -163,6 +182,15 @@ impl Server {
     /// The addresses it listens on, as they would be given in the options, with the ports that were taken.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    /// Reads certificate, key and authorities again, for the connections that come; those that are open go on. If a file
+    /// is wrong everything stays as it was.
+    pub fn reload(&self) -> Result<(), StartError> {
+        if let Some(files) = &self.shared.options.tls {
+            *self.shared.tls.write() = Some(tls::load(files)?);
+        }
+        Ok(())
     }
 
     /// Whether it was told to stop, by [`stop`](Server::stop) or by a client.

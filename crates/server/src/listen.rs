@@ -1,18 +1,22 @@
-//! Addresses to listen on: `HOST:PORT`, `unix:///path` and `memcached://HOST:PORT`, and the sockets behind them.
+//! Addresses to listen on: `HOST:PORT`, `tls://HOST:PORT`, `unix:///path` and `memcached://HOST:PORT`, and the sockets
+//! behind them.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
+use parking_lot::RwLock;
 use rustix::fs::Mode;
 use rustix::process::umask;
+use rustls::{ServerConfig, ServerConnection};
 use socket2::{Domain, Socket, Type};
 
 use crate::StartError;
-use crate::connection::Stream;
+use crate::stream::Stream;
 
 /// What the connections of a listener speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub(crate) enum Speaks {
     Any,
     /// memcached, from the first byte on.
     Memcached,
+    /// TLS, and within it whatever its first bytes say.
+    Tls,
 }
 
 /// A bound socket.
@@ -29,12 +35,14 @@ pub(crate) enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
-const MEMCACHED: &str = "memcached://";
-const ALLOWED: &str = "allowed are HOST:PORT, unix:///path and memcached://HOST:PORT";
+/// What stands before an address.
+const KINDS: [(&str, Speaks); 2] = [("memcached://", Speaks::Memcached), ("tls://", Speaks::Tls)];
+const ALLOWED: &str = "allowed are HOST:PORT, tls://HOST:PORT, unix:///path and memcached://HOST:PORT";
 
 impl Listener {
-    /// Binds an address.
-    pub(crate) fn bind(address: &str, insecure: bool) -> Result<Listener, StartError> {
+    /// Binds an address. `guarded`: clients have to show who they are, by a password or, on a port with TLS, by a
+    /// certificate.
+    pub(crate) fn bind(address: &str, guarded: impl Fn(Speaks) -> bool) -> Result<Listener, StartError> {
         let refused = |error| StartError::Bind(address.to_owned(), error);
         if let Some(path) = address.strip_prefix("unix://") {
             if !path.starts_with('/') {
@@ -42,20 +50,18 @@ impl Listener {
             }
             return bind_unix(Path::new(path)).map_err(refused);
         }
-        let (speaks, place) = match address.strip_prefix(MEMCACHED) {
-            Some(place) => (Speaks::Memcached, place),
-            None => (Speaks::Any, address),
-        };
+        let known = KINDS.iter().find_map(|(kind, speaks)| Some((*speaks, address.strip_prefix(kind)?)));
+        let (speaks, place) = known.unwrap_or((Speaks::Any, address));
         let (host, port) = place.rsplit_once(':').unwrap_or((place, ""));
         if host.is_empty() || place.contains("://") || port.parse::<u16>().is_err() {
             return Err(StartError::Option(format!("listen: {address}: {ALLOWED}")));
         }
         let found = place.to_socket_addrs().map_err(refused)?.next();
         let found = found.ok_or_else(|| refused(io::Error::other("the name has no address")))?;
-        if !found.ip().is_loopback() && !insecure {
+        if !found.ip().is_loopback() && !guarded(speaks) {
             return Err(StartError::Option(format!(
-                "listen: {address}: others than this machine could connect, and nobody has to authenticate; \
-                 --insecure allows it"
+                "listen: {address}: others than this machine could connect, and nobody has to authenticate: \
+                 --password-file FILE asks for a password, --insecure allows it without"
             )));
         }
         let listener = bind_tcp(found).map_err(refused)?;
@@ -66,8 +72,10 @@ impl Listener {
     /// The address as it would be given to [`bind`](Listener::bind).
     pub(crate) fn address(&self) -> String {
         match self {
-            Listener::Tcp(_, bound, Speaks::Any) => bound.to_string(),
-            Listener::Tcp(_, bound, Speaks::Memcached) => format!("{MEMCACHED}{bound}"),
+            Listener::Tcp(_, bound, speaks) => {
+                let kind = KINDS.iter().find_map(|(kind, known)| (known == speaks).then_some(*kind));
+                format!("{}{bound}", kind.unwrap_or_default())
+            }
             Listener::Unix(_, path) => format!("unix://{}", path.display()),
         }
     }
@@ -94,11 +102,16 @@ impl Listener {
         }
     }
 
-    /// The next connection that waits.
-    pub(crate) fn accept(&self) -> io::Result<Stream> {
+    /// The next connection that waits; with `tls` where it is spoken.
+    pub(crate) fn accept(&self, tls: &RwLock<Option<Arc<ServerConfig>>>) -> io::Result<Stream> {
         match self {
-            Listener::Tcp(listener, ..) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Listener::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Listener::Tcp(listener, _, Speaks::Tls) => {
+                let (socket, _) = listener.accept()?;
+                let config = tls.read().clone().expect("there is a certificate where TLS is spoken");
+                Ok(Stream::tls(socket, ServerConnection::new(config).map_err(io::Error::other)?))
+            }
+            Listener::Tcp(listener, ..) => listener.accept().map(|(socket, _)| Stream::Tcp(socket)),
+            Listener::Unix(listener, _) => listener.accept().map(|(socket, _)| Stream::Unix(socket)),
         }
     }
 }

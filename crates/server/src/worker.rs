@@ -12,8 +12,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::connection::{Buffers, Connection, LANES, Stream, Turn};
+use crate::connection::{Buffers, Connection, LANES, Turn};
 use crate::listen::Speaks;
+use crate::stream::Stream;
 use crate::{Shared, read_clocks};
 
 /// The token of the waker; connections have the numbers of their slots.
@@ -182,7 +183,7 @@ impl Worker {
             let party = Party { mailbox: self.number, slot: slot as u32, id };
             let address = stream.address();
             let mut session = match speaks {
-                Speaks::Any => Session::new(party),
+                Speaks::Any | Speaks::Tls => Session::new(party),
                 Speaks::Memcached => Session::memcached(party),
             };
             session.set_address(address);

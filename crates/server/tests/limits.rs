@@ -26,6 +26,7 @@ fn options() -> Options {
         client_memory: 256 << 20,
         idle_timeout: Duration::ZERO,
         insecure: false,
+        tls: None,
         loaders: Vec::new(),
         load_limit: Duration::from_secs(30),
         shutdown: false,
@@ -318,10 +319,10 @@ fn a_unix_socket_is_for_its_owner_and_one_left_behind_is_replaced() {
 #[test]
 fn addresses_that_cannot_be_served_are_refused_with_a_reason() {
     for (address, reason) in [
-        ("7411", "allowed are HOST:PORT, unix:///path"),
-        ("127.0.0.1:", "allowed are HOST:PORT, unix:///path"),
-        ("127.0.0.1:65536", "allowed are HOST:PORT, unix:///path"),
-        ("ftp://127.0.0.1:1", "allowed are HOST:PORT, unix:///path"),
+        ("7411", "allowed are HOST:PORT, tls://HOST:PORT"),
+        ("127.0.0.1:", "allowed are HOST:PORT, tls://HOST:PORT"),
+        ("127.0.0.1:65536", "allowed are HOST:PORT, tls://HOST:PORT"),
+        ("ftp://127.0.0.1:1", "allowed are HOST:PORT, tls://HOST:PORT"),
         ("unix://relative", "begins with /"),
         ("0.0.0.0:0", "--insecure allows it"),
     ] {
