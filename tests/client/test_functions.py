@@ -25,10 +25,16 @@ class Plain:
         self.policies: dict[str, Policy] = {}
 
     def get_or_load(
-        self, key: str, load: Callable[[], Any], *, policy: Policy, type: Any = None, wait: float | None = None
+        self,
+        key: str,
+        load: Callable[[], Any],
+        *,
+        policy: Policy | Callable[[], Policy],
+        type: Any = None,
+        wait: float | None = None,
     ) -> Any:
         if key not in self.values:
-            self.set(key, load(), policy=policy, type=type)
+            self.set(key, load(), policy=policy() if callable(policy) else policy, type=type)
         return self.values[key]
 
     def get_or_load_many(

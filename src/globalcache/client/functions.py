@@ -47,9 +47,15 @@ class Door(Protocol):
     """What a cached function asks of a cache; an AsyncCache gives awaitables."""
 
     def get_or_load(
-        self, key: str, load: Callable[[], Any], *, policy: Policy, type: Any = None, wait: float | None = None
+        self,
+        key: str,
+        load: Callable[[], Any],
+        *,
+        policy: Policy | Callable[[], Policy],
+        type: Any = None,
+        wait: float | None = None,
     ) -> Any:
-        """Return the value, loaded by one caller alone if there is none."""
+        """Return the value, loaded by one caller alone if there is none. `policy` may be made when it is needed."""
 
     def get_or_load_many(
         self,
@@ -113,33 +119,45 @@ class _Spec:
     wait: float | None
     is_async: bool
 
-    def policy_of(self, arguments: Mapping[str, Any]) -> Policy:
-        if all(tag.is_constant for tag in self.tags):
-            return self.policy
+    def policy_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Policy:
+        arguments = self.template.bind(args, kwargs)
         return dataclasses.replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
+
+    @functools.cached_property
+    def has_tags_with_fields(self) -> bool:
+        return not all(tag.is_constant for tag in self.tags)
 
 
 class _Load:
-    """One load: absence as None, and the exception that told it, for whoever called."""
+    """One load: absence as None, and the exception that told it, for whoever called.
+
+    Made for every call, so it does nothing before it is asked: most calls are hits.
+    """
+
+    __slots__ = ("_args", "_kwargs", "_spec", "_told")
 
     def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._spec = spec
-        self._call = functools.partial(spec.function, *args, **kwargs)
+        self._args = args
+        self._kwargs = kwargs
         self._told: BaseException | None = None
 
     def run(self) -> Any:
         try:
-            return self._call()
+            return self._spec.function(*self._args, **self._kwargs)
         except self._spec.absent as error:
             self._told = error
             return None
 
     async def run_async(self) -> Any:
         try:
-            return await self._call()
+            return await self._spec.function(*self._args, **self._kwargs)
         except self._spec.absent as error:
             self._told = error
             return None
+
+    def policy(self) -> Policy:
+        return self._spec.policy_of(self._args, self._kwargs)
 
     def result(self, key: str, value: Any) -> Any:
         """Return the value, or raise what the function raises for a row that does not exist."""
@@ -158,17 +176,18 @@ class _Cached(Generic[P, R]):
         self._cache = cache
         self._spec = spec
         self._receiver = receiver
+        self._key_of = spec.template.key
+        self._has_own_tags = spec.has_tags_with_fields
         functools.update_wrapper(self, spec.function)  # type: ignore[arg-type]
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call."""
         return self._spec.template.key((*self._receiver, *args), kwargs)
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Policy, _Load]:
-        args = (*self._receiver, *args)
-        spec = self._spec
-        arguments = spec.template.bind(args, kwargs)
-        return spec.template.format(arguments), spec.policy_of(arguments), _Load(spec, args, kwargs)
+    def _written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Policy]:
+        """Return the key and the policy of what is set in place of a result."""
+        args, spec = (*self._receiver, *args), self._spec
+        return spec.template.key(args, kwargs), spec.policy_of(args, kwargs)
 
     def _bound(self, receiver: Any) -> Self:
         return self if receiver is None else type(self)(self._cache, self._spec, (receiver,))
@@ -182,10 +201,13 @@ class CachedFunction(_Cached[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or load it: one caller among all nodes does."""
-        key, policy, load = self._prepare(args, kwargs)
         spec = self._spec
+        given = self._receiver + args
+        key = self._key_of(given, kwargs)
+        load = _Load(spec, given, kwargs)
+        policy = load.policy if self._has_own_tags else spec.policy
         value = self._cache.sync_door.get_or_load(key, load.run, policy=policy, type=spec.type, wait=spec.wait)
-        result: R = load.result(key, value)
+        result: R = value if value is not None else load.result(key, value)
         return result
 
     @property
@@ -204,7 +226,7 @@ class CachedFunction(_Cached[P, R]):
 
     def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
         """Put a value in place of the result of a call."""
-        key, policy, _ = self._prepare(args, kwargs)
+        key, policy = self._written(args, kwargs)
         self._cache.sync_door.set(key, value, policy=policy, type=self._spec.type)
 
     @overload
@@ -223,11 +245,14 @@ class AsyncCachedFunction(_Cached[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or load it: one caller among all nodes does."""
-        key, policy, load = self._prepare(args, kwargs)
         spec = self._spec
+        given = self._receiver + args
+        key = self._key_of(given, kwargs)
+        load = _Load(spec, given, kwargs)
+        policy = load.policy if self._has_own_tags else spec.policy
         door = self._cache.async_door
         value = await door.get_or_load(key, load.run_async, policy=policy, type=spec.type, wait=spec.wait)
-        result: R = load.result(key, value)
+        result: R = value if value is not None else load.result(key, value)
         return result
 
     @property
@@ -246,7 +271,7 @@ class AsyncCachedFunction(_Cached[P, R]):
 
     async def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
         """Put a value in place of the result of a call."""
-        key, policy, _ = self._prepare(args, kwargs)
+        key, policy = self._written(args, kwargs)
         await self._cache.async_door.set(key, value, policy=policy, type=self._spec.type)
 
     @overload

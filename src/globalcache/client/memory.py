@@ -133,10 +133,12 @@ class MemoryStore:
 
     def fetch(self, key: bytes, lease_ms: int | None, notify: Callable[[], object] | None) -> Reply | Waiter:
         """CACHE.FETCH; returns a Waiter if the outcome follows, which takes `notify`."""
-        length = int(_LEASE * 1000) if lease_ms is None else lease_ms
         with self._lock:
             now = self.clock()
             item = self._living(key, now)
+            if item is not None and now < item.fresh_until and not item.absent and key not in self._leases:
+                return self._shown(item, now)
+            length = int(_LEASE * 1000) if lease_ms is None else lease_ms
             self._expire(key, now)
             if item is not None:
                 stale = not item.absent and now >= item.fresh_until

@@ -97,6 +97,11 @@ class Values:
             except (msgspec.DecodeError, UnicodeError):
                 return _text_or_bytes(data)
         try:
+            if flags == 0 and (decode := self._decoders.get(type)) is not None:
+                return decode(data)
+        except _UNREADABLE_ERRORS:
+            pass  # or text that another client wrote
+        try:
             return self._decode(data, flags, type)
         except _UNREADABLE_ERRORS:
             return UNREADABLE

@@ -433,14 +433,15 @@ class Cache(Functions):
         tags: str | Iterable[str] = (),
         type: Any = None,
         wait: Duration | None = None,
-        policy: Policy | None = None,
+        policy: Policy | Callable[[], Policy] | None = None,
     ) -> Any:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
         once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
         and never stored. Raises LoadError if somebody else's load failed, DeadlineError after `wait`, TypeError for a
-        value that would not come back the same, and whatever `load` raises here.
+        value that would not come back the same, and whatever `load` raises here. `policy` stands for the options from
+        ttl to tags, and may be a function that is asked for it when something is loaded.
         """
         name = self._name(key)
         server = self._only or self._server(name)
@@ -455,14 +456,14 @@ class Cache(Functions):
                 reply = server.fetch(name, limit)
         except _AWAY as error:
             self._without(error)
-            kept = policy or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+            kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
             return self._load_here(name, _Want(load, kept, type, limit))
         if reply.__class__ is list and reply[0] == b"hit":
             value = self._decode(reply[1], reply[5], type)
             if value is not UNREADABLE:
                 self._stats.hits += 1
                 return value
-        kept = policy or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+        kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
         return self._not_hit(server, name, reply, _Want(load, kept, type, limit))
 
     def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
@@ -784,6 +785,10 @@ class Cache(Functions):
     ) -> Policy:
         own = (tags,) if isinstance(tags, str) else tuple(tags)
         return Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, own)
+
+    @staticmethod
+    def _kept(policy: Policy | Callable[[], Policy] | None) -> Policy | None:
+        return policy() if callable(policy) else policy
 
     def _server(self, name: bytes) -> Any:
         return self._only or self._servers[self._core.home_of(name)]
