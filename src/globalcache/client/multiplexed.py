@@ -9,6 +9,7 @@ stand open, the connection is given up, for whatever follows would be late as we
 from __future__ import annotations
 
 import asyncio
+from asyncio import get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -78,19 +79,32 @@ class Link(asyncio.Protocol):
         """Fail whatever stands open."""
         self.give_up(unavailable(self._home, error or UnavailableError(f"{self._home.address}: connection closed")))
 
+    def ask(self, request: bytes) -> asyncio.Future[Reply]:
+        """Have a request sent with the others of this turn of the loop; what it gives is its reply."""
+        # The same as `send`, without a call for what is asked most.
+        if not self._output:
+            self._begin()
+        future: asyncio.Future[Reply] = asyncio.Future(loop=self.loop)
+        self._output.append(request)
+        self._open.append(future)
+        return future
+
     def send(self, request: bytes, entry: asyncio.Future[Reply] | Entry) -> None:
         """Have a request sent with the others of this turn of the loop."""
+        if not self._output:
+            self._begin()
+        self._output.append(request)
+        self._open.append(entry)
+
+    def _begin(self) -> None:
+        """Have what is asked for in this turn of the loop written at its end. What is closed has no output."""
         if self.closed is not None:
             raise self.closed
-        output = self._output
-        if not output:
-            self.loop.call_soon(self._flush)
-            if self._clock is None:
-                self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
-            if len(self._open) > _MOST_OPEN:
-                raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
-        output.append(request)
-        self._open.append(entry)
+        if len(self._open) > _MOST_OPEN:
+            raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
+        self.loop.call_soon(self._flush)
+        if self._clock is None:
+            self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
 
     def _flush(self) -> None:
         output = self._output
@@ -106,6 +120,14 @@ class Link(asyncio.Protocol):
         try:
             while (reply := gets()) is not MORE:
                 kind = type(reply)
+                if kind is bytes:
+                    entry = take()
+                    answered += 1
+                    if type(entry) is Entry:
+                        self._parked(entry, reply)
+                    elif not entry.done():  # type: ignore[union-attr]
+                        entry.set_result(reply)  # type: ignore[union-attr]
+                    continue
                 if kind is Push:
                     self._push(reply)
                     continue
@@ -251,7 +273,7 @@ class MultiplexedServer:
 
     def get(self, key: bytes) -> Awaitable[Reply]:
         """CACHE.GET."""
-        return self._ask(pack((b"CACHE.GET", key)))
+        return self._ask(b"*2\r\n$9\r\nCACHE.GET\r\n$%d\r\n%b\r\n" % (len(key), key))
 
     def get_many(self, keys: Sequence[bytes]) -> Awaitable[list[Reply]]:
         """CACHE.MGET; an element may be an exception."""
@@ -299,22 +321,24 @@ class MultiplexedServer:
         return await link.ask_all(commands, keys)
 
     def _ask(self, request: bytes) -> Awaitable[Reply]:
-        link = self._ready()
-        if link is None:
-            return self._ask_slowly(request)
-        future: asyncio.Future[Reply] = link.loop.create_future()
-        link.send(request, future)
-        return future
+        link = self._link
+        # What `_ready` asks, without a call.
+        if (
+            link is not None
+            and link.loop is get_running_loop()
+            and link.paid == self._owed.serial
+            and link.closed is None
+        ):
+            return link.ask(request)
+        return self._ask_slowly(request)
 
     async def _ask_slowly(self, request: bytes) -> Reply:
-        link = await self._prepared()
-        future: asyncio.Future[Reply] = link.loop.create_future()
-        link.send(request, future)
-        return await future
+        link = self._ready() or await self._prepared()
+        return await link.ask(request)
 
     def _ready(self) -> Link | None:
         """Return this loop's connection if it may be used at once."""
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         if loop is not self._loop:
             self._loop, self._link = loop, self._links.get(loop)
         link = self._link

@@ -175,6 +175,9 @@ class AsyncCache(Functions):
         except _AWAY as error:
             self._without(error)
             return default
+        if type is bytes and reply.__class__ is bytes:
+            self._stats.hits += 1
+            return reply
         return self._value(reply, default, type)
 
     def _value(self, reply: Any, default: Any, type: Any) -> Any:
@@ -198,8 +201,7 @@ class AsyncCache(Functions):
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
         found: dict[str, Any] = {}
-        for server, part in self._spread(list(dict.fromkeys(keys))):
-            names = [name for _, name in part]
+        for server, part, names in self._spread(list(dict.fromkeys(keys))):
             try:
                 try:
                     replies = await server.get_many(names)
@@ -210,16 +212,20 @@ class AsyncCache(Functions):
                 continue
             if isinstance(replies, Exception):
                 raise translate(replies)
-            if set(map(_class_of, replies)) <= _PLAIN:
+            classes = set(map(_class_of, replies))
+            if classes <= _PLAIN:
                 # All is JSON text, or nothing: as one, because a call for each would cost more than all the rest.
-                present = [(key, reply) for (key, _), reply in zip(part, replies, strict=True) if reply is not None]
-                values = self._values.decode_many([data for _, data in present], type)
+                present, texts = part, replies
+                if len(classes) > 1 or bytes not in classes:
+                    present = [key for key, reply in zip(part, replies, strict=True) if reply is not None]
+                    texts = [reply for reply in replies if reply is not None]
+                values = self._values.decode_many(texts, type)
                 if values is not None:
                     self._stats.hits += len(values)
                     self._stats.misses += len(part) - len(values)
-                    found.update(zip([key for key, _ in present], values, strict=True))
+                    found.update(zip(present, values, strict=True))
                     continue
-            for (key, _), reply in zip(part, replies, strict=True):
+            for key, reply in zip(part, replies, strict=True):
                 value = self._value(reply, UNREADABLE, type)
                 if value is not UNREADABLE:
                     found[key] = value
@@ -321,13 +327,13 @@ class AsyncCache(Functions):
         written = 0
         encoded = {key: self._values.encode(value, type, by_class=True) for key, value in values.items()}
         self._work.detach([self._name(key) for key in values])
-        for server, part in self._spread(list(values)):
+        for server, part, names in self._spread(list(values)):
             commands = []
-            for key, name in part:
+            for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
                 commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
             try:
-                replies = await server.call_many(commands, keys=tuple(name for _, name in part))
+                replies = await server.call_many(commands, keys=tuple(names))
             except _AWAY as error:
                 self._without(error)
                 continue
@@ -378,11 +384,10 @@ class AsyncCache(Functions):
         """Remove several values; returns how many there were."""
         keys = list(dict.fromkeys(keys))
         removed = 0
-        for server, part in self._spread(keys):
-            names = tuple(name for _, name in part)
+        for server, _, names in self._spread(keys):
             self._work.detach(names)
             try:
-                removed += await server.call(b"DEL", *names, keys=names)
+                removed += await server.call(b"DEL", *names, keys=tuple(names))
             except _AWAY as error:
                 self._without(error)
         return removed
@@ -402,7 +407,7 @@ class AsyncCache(Functions):
         return await self._invalidate([], [self._own_tags[-1]])
 
     async def _invalidate(self, keys: list[str], marks: list[bytes]) -> int:
-        spread = {id(server): (server, tuple(name for _, name in part)) for server, part in self._spread(keys)}
+        spread = {id(server): (server, tuple(names)) for server, _, names in self._spread(keys)}
         servers = self._servers if marks else [server for server, _ in spread.values()]
         count = 0
         errors: list[CacheError] = []
@@ -607,8 +612,8 @@ class AsyncCache(Functions):
         limit = self._core.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
         batch = _Sorted()
-        for server, part in self._spread(keys):
-            await self._fetch_many(server, part, type, batch)
+        for server, part, names in self._spread(keys):
+            await self._fetch_many(server, part, names, type, batch)
         found = batch.found
         if batch.mine:
             found |= await self._load_many(batch.mine, load_many, policy, type)
@@ -619,8 +624,7 @@ class AsyncCache(Functions):
             found[key] = await self.get_or_load(key, load, policy=policy, type=type, wait=limit)
         return {key: found[key] for key in keys}
 
-    async def _fetch_many(self, server: Any, part: list[tuple[str, bytes]], type: Any, batch: _Sorted) -> None:
-        names = [name for _, name in part]
+    async def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
         chain = loading.get()
         for name in names:
             if chain and name in chain:
@@ -632,9 +636,9 @@ class AsyncCache(Functions):
                 replies = await server.fetch_many(names, 0)
         except _AWAY as error:
             self._without(error)
-            batch.later.extend(key for key, _ in part)
+            batch.later.extend(part)
             return
-        for (key, name), reply in zip(part, replies, strict=True):
+        for key, name, reply in zip(part, names, replies, strict=True):
             if reply.__class__ is not list or reply[0] == b"waiting":
                 batch.later.append(key)
                 continue
@@ -753,17 +757,19 @@ class AsyncCache(Functions):
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
 
-    def _names_of(self, keys: Sequence[str]) -> list[tuple[str, bytes]]:
-        """Return keys as they are given and as they are sent; checked together, for each alone costs more."""
+    def _names_of(self, keys: Sequence[str]) -> list[bytes]:
+        """Return keys as they are sent; checked and made together, for each alone costs more."""
         prefix = self._prefix
         try:
-            if all(keys) and len(prefix) * len(keys) + len("".join(keys)) <= _LONGEST_KEY // 4:
-                if prefix:
-                    return [(key, (prefix + key).encode()) for key in keys]
-                return [(key, key.encode()) for key in keys]
+            joined = (prefix + f"\0{prefix}".join(keys)).encode()
         except (TypeError, UnicodeEncodeError):
-            pass  # one of them is no key: which one is told below
-        return [(key, self._name(key)) for key in keys]
+            joined = b""  # one of them is no key: which one is told below
+        if all(keys) and 0 < len(joined) <= _LONGEST_KEY:
+            names = joined.split(b"\0")
+            # More, if a key has a zero itself.
+            if len(names) == len(keys):
+                return names
+        return [self._name(key) for key in keys]
 
     def _key(self, name: bytes) -> str:
         return name.decode()[len(self._prefix) :]
@@ -797,17 +803,20 @@ class AsyncCache(Functions):
     def _server(self, name: bytes) -> Any:
         return self._only or self._servers[self._core.home_of(name)]
 
-    def _spread(self, keys: Sequence[str]) -> list[tuple[Any, list[tuple[str, bytes]]]]:
+    def _spread(self, keys: list[str]) -> list[tuple[Any, list[str], list[bytes]]]:
         """Return the servers of these keys, each with its keys as they were given and as they are sent."""
         if not keys:
             return []
         names = self._names_of(keys)
         if self._only is not None:
-            return [(self._only, names)]
-        parts: dict[int, list[tuple[str, bytes]]] = {}
-        for key, name in names:
-            parts.setdefault(self._core.home_of(name), []).append((key, name))
-        return [(self._servers[place], part) for place, part in parts.items()]
+            return [(self._only, keys, names)]
+        parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
+        for key, name in zip(keys, names, strict=True):
+            place = self._core.home_of(name)
+            part = parts.setdefault(place, (self._servers[place], [], []))
+            part[1].append(key)
+            part[2].append(name)
+        return list(parts.values())
 
     def _without(self, error: CacheError) -> None:
         """Go on without the server, or raise, as the cache was told."""
