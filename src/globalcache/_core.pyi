@@ -23,6 +23,8 @@ class Server:
         client_memory: int,
         idle_timeout_ms: int,
         insecure: bool,
+        passwords: Sequence[str] = ...,
+        users: str = ...,
         tls: tuple[str, str, str | None] | None = ...,
         loaders: Sequence[str] = ...,
         load_limit_ms: int = ...,
@@ -38,7 +40,7 @@ class Server:
         """Whether it was told to stop."""
     def stats(self) -> dict[str, int]:
         """Return counts since the start and what is held now."""
-    def reload(self) -> None:
+    def reload(self, passwords: Sequence[str], users: str) -> None:
         """Read the files of TLS again. Raises ValueError for a wrong one, and then all is as it was."""
     def stop(self) -> None:
         """Stop within five seconds."""

@@ -115,9 +115,19 @@ def _wait(server: Server, signals: set[signal.Signals], every: float) -> None:
         if told is not None:
             try:
                 server.reload()
-                _say("globalcache: read the files of TLS again")
-            except ConfigError as error:
+                _say("globalcache: read users and the files of TLS again")
+            except (ConfigError, OSError) as error:
                 _say(f"globalcache: nothing is changed: {error}")
+
+
+@app.command(name="hash-password")
+def hash_password() -> None:
+    """Print the rule of a users file for a password that is read from the terminal, or from standard input."""
+    import getpass  # noqa: PLC0415
+    import hashlib  # noqa: PLC0415
+
+    password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    typer.echo("#" + hashlib.sha256(password.encode()).hexdigest())
 
 
 def _hints(addresses: list[str], text: str | None) -> str:

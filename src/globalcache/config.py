@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -69,6 +69,13 @@ class ServerSettings(BaseSettings):
         default=False, description="Let others than this machine connect although nobody has to authenticate."
     )
 
+    password: SecretStr | None = Field(
+        None, description="Password of clients that name no user; --password-file keeps it out of the process list."
+    )
+    password_file: Path | None = Field(None, description="File with that password on its first line.")
+    users_file: Path | None = Field(
+        None, description="File of users and what they may do, in the words of Redis's ACL files; read again on SIGHUP."
+    )
     tls_cert: str | None = Field(
         None, description="Certificate chain in PEM for tls:// addresses; read again on SIGHUP."
     )
@@ -88,6 +95,17 @@ class ServerSettings(BaseSettings):
     debug_time: bool = Field(
         default=False, description="Let memcached clients move the clock by `debugtime`: for tests only."
     )
+
+    def passwords(self) -> list[str]:
+        """Return the passwords of clients that name no user. Raises OSError if the file cannot be read."""
+        given = [] if self.password is None else [self.password.get_secret_value()]
+        if self.password_file is not None:
+            given += self.password_file.read_text(encoding="utf-8").splitlines()[:1]
+        return [password for password in given if password]
+
+    def users(self) -> str:
+        """Return the text of the file of users. Raises OSError if it cannot be read."""
+        return "" if self.users_file is None else self.users_file.read_text(encoding="utf-8")
 
     @classmethod
     def settings_customise_sources(

@@ -45,6 +45,8 @@ class Server:
                 client_memory=settings.client_memory,
                 idle_timeout_ms=int(settings.idle_timeout * 1000),
                 insecure=settings.insecure,
+                passwords=settings.passwords(),
+                users=settings.users(),
                 tls=tls,
                 loaders=settings.loader,
                 load_limit_ms=int(settings.load_timeout * 1000),
@@ -85,9 +87,9 @@ class Server:
         return self._core.stats()
 
     def reload(self) -> None:
-        """Read the files of TLS again, for connections to come. Raises ConfigError; then all stays as it was."""
+        """Read users and the files of TLS again. Raises ConfigError or OSError; then all stays as it was."""
         try:
-            self._core.reload()
+            self._core.reload(self.settings.passwords(), self.settings.users())
         except ValueError as error:
             raise _wrong(error) from None
 

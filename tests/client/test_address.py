@@ -15,8 +15,8 @@ from globalcache.client.address import Address
         ("globalcache://h:1/2", Address("tcp", "h", 1, db=2)),
         ("redis://h", Address("tcp", "h", 7411)),
         ("h:1", Address("tcp", "h", 1)),
-        ("rediss://u:p%40@h:1", Address("tcp", "h", 1, tls=True, user="u", password="p@")),  # noqa: S106
-        ("globalcaches://:p@[::1]:1", Address("tcp", "::1", 1, tls=True, password="p")),  # noqa: S106
+        ("rediss://u:p%40@h:1", Address("tcp", "h", 1, tls=True, user="u", password="p@")),
+        ("globalcaches://:p@[::1]:1", Address("tcp", "::1", 1, tls=True, password="p")),
         ("globalcache+unix:///a/b%20c?db=3", Address("unix", path="/a/b c", db=3)),
         ("memory://", Address("memory")),
         ("memory://name", Address("memory", path="name")),

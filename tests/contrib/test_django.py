@@ -72,7 +72,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     from django.conf import settings  # noqa: PLC0415 - skipped without Django
 
     if not settings.configured:
-        settings.configure(SECRET_KEY="-", USE_TZ=True)  # noqa: S106
+        settings.configure(SECRET_KEY="-", USE_TZ=True)
     database = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
     monkeypatch.setattr(settings, "DATABASES", database, raising=False)
     monkeypatch.setattr(settings, "CACHES", {"default": {"BACKEND": BACKEND, "LOCATION": "memory://"}}, raising=False)
@@ -160,7 +160,7 @@ def test_get_or_set_asks_once_for_all_threads(backend: Callable[..., Any], serve
 
 def test_a_value_signed_with_another_key_is_absent(backend: Callable[..., Any], server: globalcache.Server) -> None:
     backend(server.url).set("k", [1])
-    assert backend(server.url, secret="another").get("k") is None  # noqa: S106
+    assert backend(server.url, secret="another").get("k") is None
     assert backend(server.url).get("k") == [1]
     backend(server.url, codec="json").set("k", [1])
     assert backend(server.url).get("k") == [1]

@@ -128,7 +128,7 @@ def django() -> Any:
     from django.conf import settings  # noqa: PLC0415
 
     if not settings.configured:
-        settings.configure(SECRET_KEY="-", USE_TZ=True)  # noqa: S106
+        settings.configure(SECRET_KEY="-", USE_TZ=True)
         django.setup()
     return django
 

@@ -101,7 +101,7 @@ def test_the_server_says_who_it_is(server: globalcache.Server, client: Any) -> N
 
 def test_no_users_yet(server: globalcache.Server) -> None:
     with (
-        redis.Redis.from_url(server.redis_url, password="x") as client,  # noqa: S106
+        redis.Redis.from_url(server.redis_url, password="x") as client,
         pytest.raises(redis.AuthenticationError),
     ):
         client.ping()

@@ -214,7 +214,7 @@ def test_sighup_reads_files_again(certificates: Certificates, serve: Callable[..
 
     certificates.files("server")
     process.process.send_signal(signal.SIGHUP)
-    told("read the files of TLS again")
+    told("read users and the files of TLS again")
     (certificates.folder / "server.key").write_text("no key")
     process.process.send_signal(signal.SIGHUP)
     told("nothing is changed: tls-key: ")

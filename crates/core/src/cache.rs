@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is};
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is, lookup};
 use crate::execute::{Client, Context, take};
 use crate::loaders::Serving;
 use crate::store::{Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
+use crate::users::Access;
 use crate::waiting::{Awaited, Standing, load_failed, stand, wait_number};
 
 pub use crate::store::MAX_TAGS;
@@ -589,7 +590,8 @@ fn fetch(
         party: client.party,
         wait: wait_number(cx.waits.number, 0),
         deadline: if waits { now + wait.min(1 << 40) } else { 0 },
-        lease: if client.holds.len() < MAX_HOLDS && cx.held.is_none() { lease } else { 0 },
+        // Nobody is made to load who could not store what was loaded.
+        lease: if client.holds.len() < MAX_HOLDS && cx.held.is_none() && may_fill(client, bytes) { lease } else { 0 },
         served: cx.engine.loaders.serving(key) == Serving::Worker,
         bound: true,
     };
@@ -619,6 +621,15 @@ fn fetch(
             client.ticket_once = ticket && client.resp == 3;
             Ok(Reply::Parked)
         }
+    }
+}
+
+fn may_fill(client: &Client, key: &[u8]) -> bool {
+    match &client.access {
+        Access::Limited(user) => {
+            client.access.may_write(key) && lookup(b"CACHE.FILL").is_some_and(|row| user.may_run(row))
+        }
+        _ => true,
     }
 }
 

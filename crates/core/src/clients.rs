@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::engine::Now;
 use crate::execute::Client;
 use crate::store::Party;
+use crate::users::DEFAULT;
 
 /// A connection as others see it.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ struct Said {
     watched: usize,
     tracking: bool,
     redirect: i64,
+    user: String,
 }
 
 impl Shown {
@@ -63,6 +65,7 @@ impl Shown {
             watched: client.watched.len(),
             tracking: client.tracking.is_some(),
             redirect: redirect.unwrap_or(-1),
+            user: client.access.user().map_or(DEFAULT, |user| user.name()).to_owned(),
         };
     }
 
@@ -70,6 +73,11 @@ impl Shown {
     pub fn is_subscriber(&self) -> bool {
         let said = self.said.lock();
         said.channels + said.patterns > 0
+    }
+
+    /// The user that it said it is.
+    pub fn user(&self) -> String {
+        self.said.lock().user.clone()
     }
 
     /// Seconds since it came.
@@ -95,7 +103,7 @@ impl Shown {
         let _ = write!(line, "age={} idle={idle} flags={flags} db={} ", self.age(now), said.db);
         let _ =
             write!(line, "sub={} psub={} multi={} watch={} ", said.channels, said.patterns, said.queued, said.watched);
-        let _ = write!(line, "user=default redir={} resp={} ", said.redirect, said.resp);
+        let _ = write!(line, "user={} redir={} resp={} ", said.user, said.redirect, said.resp);
         let _ = write!(line, "lib-name={} lib-ver={}", text(&said.lib_name), text(&said.lib_version));
         line
     }

@@ -13,6 +13,7 @@ use crate::mailbox::{Event, Mailboxes};
 use crate::pubsub::Bus;
 use crate::store::{self, DATABASES, Key, Note, Outcome, Party, Sink, Stats, Store};
 use crate::tracking::Tracking;
+use crate::users::Users;
 
 /// The two clocks, in milliseconds, as read once per batch of input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,19 @@ pub struct Limits {
     pub shutdown: bool,
     /// Whether a client may let the clock run ahead, so that tests of expiry need not wait.
     pub debug_time: bool,
+}
+
+impl Limits {
+    /// What is enough to say who one is, and not enough to hurt.
+    fn strict(&self) -> Limits {
+        Limits {
+            max_args: 10,
+            max_value: self.max_value.min(16 << 10),
+            max_request: 64 << 10,
+            pause_output: self.pause_output.min(64 << 10),
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -122,6 +136,10 @@ pub struct Engine {
     pub tracking: Arc<Tracking>,
     /// What keeps old connections from being heard after new ones.
     pub fences: Fences,
+    /// Who may do what.
+    pub users: Users,
+    /// What one client may ask before it said who it is.
+    pub strict: Limits,
 }
 
 /// Passes on what a step of the store means for others.
@@ -186,6 +204,8 @@ impl Engine {
         let post = Post { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders), tracking: Arc::clone(&tracking) };
         Engine {
             store: Store::with_sink(options, Arc::new(post)),
+            strict: limits.strict(),
+            users: Users::default(),
             limits,
             counters: Counters::default(),
             facts,
@@ -197,6 +217,16 @@ impl Engine {
             clients: Clients::default(),
             tracking,
         }
+    }
+
+    /// Takes other users in place of those there are. Connections of users who are not what they were are closed. An
+    /// error says what is wrong, and nothing changes.
+    pub fn replace_users(&self, passwords: &[String], file: &str) -> Result<(), String> {
+        let changed = self.users.replace(passwords, file)?;
+        for shown in self.clients.list().iter().filter(|shown| changed.contains(&shown.user())) {
+            self.mail.post(shown.party, Event::Close);
+        }
+        Ok(())
     }
 
     /// Sends loads to workers that can take them: to be called when a batch of requests is done.

@@ -22,4 +22,5 @@ mod stats;
 pub mod store;
 pub mod tracking;
 pub mod transaction;
+pub mod users;
 pub mod waiting;

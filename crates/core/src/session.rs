@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::cache::CacheCommand;
-use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, Span, flag, lookup};
-use crate::engine::{Engine, Now};
+use crate::command::{Args, Blob, Command, Error, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup};
+use crate::engine::{Engine, Limits, Now};
 use crate::execute::{Client, Context, Replies, execute, execute_row};
 use crate::gate;
 use crate::mailbox::Event;
@@ -26,6 +26,7 @@ use crate::protocol::{Next, memcached};
 use crate::store::{AHEAD, Granted, Key, Outcome, Party};
 use crate::tracking::acting;
 use crate::transaction;
+use crate::users::Access;
 use crate::waiting::{Waits, load_first, wait_parts};
 
 /// What is to become of the connection.
@@ -196,6 +197,9 @@ impl Session {
                 return (input.len(), Flow::Close);
             }
         };
+        if matches!(self.client.access, Access::Unknown) {
+            self.client.access = engine.users.at_first();
+        }
         if self.client.shown.is_none() {
             self.client.shown = Some(engine.clients.join(&self.client, &self.address, now));
         }
@@ -249,7 +253,7 @@ impl Session {
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
-                if out.len() > run.engine.limits.pause_output {
+                if out.len() > self.limits(run.engine).pause_output {
                     // What was read ahead is read again when the output was taken.
                     if index + 1 < frames.len() {
                         self.read_again();
@@ -294,12 +298,15 @@ impl Session {
         memcached: bool,
     ) -> (usize, Option<Next>) {
         let (mut at, mut first) = (start, 0);
-        while frames.len() < BATCH && at < input.len() {
+        // What follows the request that says who the client is may be longer: it is not read ahead.
+        let limits = self.limits(run.engine);
+        let most = if self.is_authenticated() { BATCH } else { 1 };
+        while frames.len() < most && at < input.len() {
             let spans = &mut run.scratch.spans;
             let next = if memcached {
-                self.lines.next(&input[at..], spans, &run.engine.limits)
+                self.lines.next(&input[at..], spans, limits)
             } else {
-                self.reader.next(&input[at..], spans, &run.engine.limits)
+                self.reader.next(&input[at..], spans, limits)
             };
             match next {
                 Next::Request(length) => {
@@ -350,6 +357,15 @@ impl Session {
                 return true;
             }
         };
+        if let Err(error) = gate::permit_like(&self.client, &command) {
+            run.errors += 1;
+            if self.client.access.user().is_none() {
+                memcached::refuse(self.authenticate_by_set(run.engine, &command), out);
+            } else {
+                memcached::encode(&form, &Reply::Error(error), &[], out);
+            }
+            return true;
+        }
         let mut waits = self.parked.take().unwrap_or_default();
         let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
         self.number = number_waits(cx.waits, self.number);
@@ -361,6 +377,43 @@ impl Session {
         run.errors += u64::from(matches!(reply, Reply::Error(_)));
         memcached::encode(&form, &reply, values, out);
         true
+    }
+
+    /// What is answered to a client that has not said who it is: memcached has no command for that, so a first `set` of
+    /// any key says it, with `user password` as its value.
+    #[cold]
+    fn authenticate_by_set(&mut self, engine: &Engine, command: &Command<'_>) -> &'static str {
+        let Command::Item(ItemCommand::Store { value, mode: Mode::Set, version: None, .. }) = command else {
+            return "CLIENT_ERROR unauthenticated";
+        };
+        let mut words = value.splitn(2, |byte| *byte == b' ');
+        let (user, password) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        match engine.users.authenticate(user, password) {
+            Some(access) => {
+                self.client.access = access;
+                self.client.show();
+                "STORED"
+            }
+            None => "CLIENT_ERROR authentication failure",
+        }
+    }
+
+    /// Whether it said who it is, or nobody has to.
+    pub fn is_authenticated(&self) -> bool {
+        self.client.access.user().is_some()
+    }
+
+    /// Whether it has still to say who it is.
+    pub fn is_stranger(&self, engine: &Engine) -> bool {
+        match self.client.access {
+            Access::Unknown => engine.users.at_first().user().is_none(),
+            _ => !self.is_authenticated(),
+        }
+    }
+
+    /// What the client may ask.
+    fn limits<'e>(&self, engine: &'e Engine) -> &'e Limits {
+        if self.is_authenticated() { &engine.limits } else { &engine.strict }
     }
 
     /// Runs a request; false if it has to wait in its place.
@@ -615,7 +668,8 @@ impl Session {
     }
 
     fn feed_json(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output) -> (usize, Flow) {
-        let limit = run.engine.limits.max_value + JSON_SLACK;
+        let limits = self.limits(run.engine);
+        let limit = (limits.max_value + JSON_SLACK).min(limits.max_request);
         let mut start = 0;
         while start < input.len() {
             let rest = &input[start..];
@@ -647,8 +701,12 @@ impl Session {
         self.client.unordered = true;
         self.number = number_waits(&mut waits, self.number);
         let admitted = message.read(line).and_then(|()| gate::admit(message.keys().iter()));
-        let reply = match admitted {
-            Ok(()) => message.command().map_or(Reply::Ok, |command| {
+        let command = admitted.map(|()| message.command());
+        let permitted = command.and_then(|command| {
+            command.as_ref().map_or(Ok(()), |command| gate::permit_like(&self.client, command)).map(|()| command)
+        });
+        let reply = match permitted {
+            Ok(command) => command.map_or(Reply::Ok, |command| {
                 let scratch = &mut run.scratch.values;
                 let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
                 execute_loaded(&mut cx, &mut self.client, &command)
@@ -688,6 +746,7 @@ fn admit(row: Option<&'static Row>, name: &[u8], args: Args<'_>, client: &Client
         return Err(row.wrong_arity());
     }
     gate::admit(row.keys(args))?;
+    gate::permit(client, row, args)?;
     if client.worker && row.flags & flag::WORKER == 0 {
         return Err(Error::new(Kind::Denied, "ERR this connection is a loader worker's: use another one for the rest"));
     }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::mailbox::{Event, Mailboxes};
 use crate::store::{Interest, Party, Store};
+use crate::users::Access;
 
 thread_local! {
     /// The client whose requests this thread runs: what it changes itself need not be told to it.
@@ -58,6 +59,8 @@ struct Tracker {
     broadcast: Option<Vec<Box<[u8]>>>,
     /// It read keys that have tags.
     tagged: bool,
+    /// Which keys may be named to it.
+    access: Access,
 }
 
 /// The clients that keep copies.
@@ -87,13 +90,14 @@ impl Tracking {
     }
 
     /// A client begins to keep copies, or wants to be told otherwise.
-    pub fn join(&self, party: Party, options: &Options, store: &Store) {
+    pub fn join(&self, party: Party, access: &Access, options: &Options, store: &Store) {
         let _coming = self.coming.lock();
         let tracker = Tracker {
             target: options.redirect.unwrap_or(party),
             no_loop: options.no_loop,
             broadcast: options.broadcast.then(|| options.prefixes.clone()),
             tagged: false,
+            access: access.clone(),
         };
         self.clients.lock().insert(party.id, tracker);
         self.settle(store);
@@ -133,7 +137,7 @@ impl Tracking {
         let key: Arc<[u8]> = key.into();
         let actor = ACTOR.get();
         let tell = |id: u64, tracker: &Tracker| {
-            if !(tracker.no_loop && id == actor) {
+            if !(tracker.no_loop && id == actor) && tracker.access.may_read(&key) {
                 mail.post(tracker.target, Event::Void(Some(Arc::clone(&key))));
             }
         };

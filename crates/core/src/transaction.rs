@@ -8,6 +8,7 @@
 
 use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
 use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row};
+use crate::gate;
 use crate::store::{Key, Outcome};
 use crate::waiting::{Waits, load_first};
 
@@ -208,7 +209,8 @@ fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<
     if cx.scratch.len() > cx.engine.limits.max_request {
         return Reply::Error(TOO_MUCH);
     }
-    match (row.read)(row, args.from(1)) {
+    // What the user may do can have changed since it was queued.
+    match gate::permit(client, row, args).and_then(|()| (row.read)(row, args.from(1))) {
         Ok(command) => execute_row(cx, client, row, args, &command),
         Err(error) => Reply::Error(error),
     }

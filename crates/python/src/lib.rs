@@ -50,7 +50,7 @@ fn reason(error: &std::io::Error) -> String {
 impl Server {
     #[new]
     #[pyo3(signature = (*, listen, threads, memory, evict, max_value, max_clients, client_memory, idle_timeout_ms, insecure,
-        tls = None, loaders = Vec::new(), load_limit_ms = 30_000, shutdown = false, debug_time = false))]
+        passwords = Vec::new(), users = String::new(), tls = None, loaders = Vec::new(), load_limit_ms = 30_000, shutdown = false, debug_time = false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -63,6 +63,8 @@ impl Server {
         client_memory: u64,
         idle_timeout_ms: u64,
         insecure: bool,
+        passwords: Vec<String>,
+        users: String,
         tls: Option<(PathBuf, PathBuf, Option<PathBuf>)>,
         loaders: Vec<String>,
         load_limit_ms: u64,
@@ -79,6 +81,8 @@ impl Server {
             client_memory,
             idle_timeout: Duration::from_millis(idle_timeout_ms),
             insecure,
+            passwords,
+            users,
             tls: tls.map(|(cert, key, client_ca)| TlsFiles { cert, key, client_ca }),
             loaders,
             load_limit: Duration::from_millis(load_limit_ms),
@@ -110,9 +114,9 @@ impl Server {
     }
 
     /// Reads the files of TLS again.
-    fn reload(&self, py: Python<'_>) -> PyResult<()> {
+    fn reload(&self, py: Python<'_>, passwords: Vec<String>, users: &str) -> PyResult<()> {
         self.own()?;
-        py.detach(|| self.inner.reload()).map_err(start_error)
+        py.detach(|| self.inner.reload(&passwords, users)).map_err(start_error)
     }
 
     /// Stops it: in-flight replies are sent, within five seconds.

@@ -372,7 +372,7 @@ impl Connection {
     }
 
     /// Whether the client has not said yet who it is, where it has to.
-    fn is_unknown(&self, _shared: &Shared) -> bool {
-        self.stream.is_handshaking()
+    fn is_unknown(&self, shared: &Shared) -> bool {
+        self.stream.is_handshaking() || self.session.is_stranger(&shared.engine)
     }
 }

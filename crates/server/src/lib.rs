@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::store;
+use globalcache_core::users::Users;
 use mio::{Poll, Waker};
 use parking_lot::{Mutex, RwLock};
 use rustix::time::{ClockId, clock_gettime};
@@ -51,6 +52,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// Whether others than this machine may connect although nobody has to authenticate.
     pub insecure: bool,
+    /// Passwords of the user that connections have before they name another; any of them does. None: it needs none.
+    pub passwords: Vec<String>,
+    /// Users and what they may do, as lines of an ACL file.
+    pub users: String,
     /// Certificate and key where TLS is spoken.
     pub tls: Option<TlsFiles>,
     /// Patterns of keys that loader workers load, known from the start: `user:*`.
@@ -134,9 +139,11 @@ impl Server {
     /// Binds all addresses and starts the threads; every address answers when this returns.
     pub fn start(options: Options) -> Result<Server, StartError> {
         check(&options)?;
+        let users = Users::new(&options.passwords, &options.users)
+            .map_err(|text| StartError::Option(format!("users-file: {text}")))?;
         let mut listeners = Vec::new();
         let certified = options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
-        let guarded = |speaks| options.insecure || certified && speaks == Speaks::Tls;
+        let guarded = |speaks| options.insecure || !users.is_open() || certified && speaks == Speaks::Tls;
         for address in &options.listen {
             listeners.push(Listener::bind(address, guarded)?);
         }
@@ -148,7 +155,7 @@ impl Server {
             )));
         }
         let shared = Arc::new(Shared {
-            engine: engine(&options, &listeners),
+            engine: Engine { users, ..engine(&options, &listeners) },
             tls: RwLock::new(tls),
             stopping: AtomicBool::new(false),
             wakers: OnceLock::new(),
@@ -184,12 +191,16 @@ impl Server {
         &self.addresses
     }
 
-    /// Reads certificate, key and authorities again, for the connections that come; those that are open go on. If a file
-    /// is wrong everything stays as it was.
-    pub fn reload(&self) -> Result<(), StartError> {
-        if let Some(files) = &self.shared.options.tls {
-            *self.shared.tls.write() = Some(tls::load(files)?);
+    /// Takes other users, whose connections are closed if they are not what they were; and reads certificate, key and
+    /// authorities again, for the connections that come. If something is wrong everything stays as it was.
+    pub fn reload(&self, passwords: &[String], users: &str) -> Result<(), StartError> {
+        let tls = self.shared.options.tls.as_ref().map(tls::load).transpose()?;
+        let replaced = self.shared.engine.replace_users(passwords, users);
+        replaced.map_err(|text| StartError::Option(format!("users-file: {text}")))?;
+        if tls.is_some() {
+            *self.shared.tls.write() = tls;
         }
+        self.shared.wake_stirred();
         Ok(())
     }
 

@@ -61,7 +61,7 @@ impl Listener {
         if !found.ip().is_loopback() && !guarded(speaks) {
             return Err(StartError::Option(format!(
                 "listen: {address}: others than this machine could connect, and nobody has to authenticate: \
-                 --password-file FILE asks for a password, --insecure allows it without"
+                 --password-file and --users-file ask who they are, --insecure allows it without"
             )));
         }
         let listener = bind_tcp(found).map_err(refused)?;

@@ -28,6 +28,8 @@ fn options() -> Options {
         insecure: false,
         tls: None,
         loaders: Vec::new(),
+        passwords: Vec::new(),
+        users: String::new(),
         load_limit: Duration::from_secs(30),
         shutdown: false,
         debug_time: false,

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::CacheCommand;
-use crate::execute::{ClientCommand, ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
+use crate::execute::{AclCommand, ClientCommand, ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
 use crate::pubsub::BusCommand;
 
 mod page;
@@ -252,6 +252,8 @@ pub enum Command<'a> {
     Item(ItemCommand<'a>),
     /// One of the commands that know of freshness, tags and leases.
     Cache(CacheCommand<'a>),
+    /// Users and what they may do.
+    Acl(AclCommand<'a>),
     /// Facts about the server as memcached names them, of the named section; the general ones without a name.
     Stats(Option<&'a [u8]>),
     /// Removes all keys of the selected database after so many milliseconds.

@@ -89,7 +89,8 @@ impl Row {
 
     /// Whether its first argument says what it does.
     pub fn has_subcommands(&self) -> bool {
-        const THESE: [&str; 8] = ["CLIENT", "COMMAND", "CONFIG", "FUNCTION", "MEMORY", "OBJECT", "PUBSUB", "SCRIPT"];
+        const THESE: [&str; 9] =
+            ["ACL", "CLIENT", "COMMAND", "CONFIG", "FUNCTION", "MEMORY", "OBJECT", "PUBSUB", "SCRIPT"];
         THESE.contains(&self.name)
     }
 
@@ -127,6 +128,7 @@ use flag::*;
 /// Every command there is.
 #[rustfmt::skip]
 pub static TABLE: &[Row] = table! {
+    "ACL" -2 CONNECTION, NO_KEY, "server" "6.0.0" "Tells of users and what they may do.", execute::read_acl;
     "APPEND" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "2.0.0" "Puts bytes behind a value and returns its new length.", execute::read_append;
     "AUTH" -2 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Authenticates the connection.", read_auth;
     "CACHE.CANCEL" 2 FAST | CONNECTION | ALONE, NO_KEY, "cache" "7.4.0" "Leaves the queue that a ticket stands for.", cache::read_cancel;

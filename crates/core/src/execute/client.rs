@@ -345,7 +345,7 @@ fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Re
         return Err(refused("ERR You can't specify both OPTIN mode and OPTOUT mode"));
     }
     overlap(&options.prefixes)?;
-    cx.engine.tracking.join(client.party, &options, &cx.engine.store);
+    cx.engine.tracking.join(client.party, &client.access, &options, &cx.engine.store);
     client.tracking = Some(Box::new(options));
     Ok(Reply::Ok)
 }

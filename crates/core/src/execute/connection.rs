@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{NO_SUCH_USER, Replies};
+use super::{NO_PASSWORD, Replies, WRONG_PASSWORD};
 use crate::clients::Shown;
 use crate::command::{Error, Kind, Reply};
 use crate::engine::Engine;
@@ -12,6 +12,7 @@ use crate::pubsub::Subscriptions;
 use crate::store::Party;
 use crate::tracking::Options;
 use crate::transaction::{Queue, Watched};
+use crate::users::{Access, DEFAULT};
 
 /// What the server knows of the client at the other end.
 #[derive(Clone, Debug)]
@@ -54,6 +55,8 @@ pub struct Client {
     pub subscriptions: Option<Box<Subscriptions>>,
     /// How it wants to be told of changes of what it read.
     pub tracking: Option<Box<Options>>,
+    /// What it may do.
+    pub access: Access,
     /// What others see of it.
     pub shown: Option<Arc<Shown>>,
 }
@@ -81,6 +84,7 @@ impl Client {
             replies: Replies::All,
             subscriptions: None,
             tracking: None,
+            access: Access::Unknown,
             shown: None,
         }
     }
@@ -147,9 +151,32 @@ pub(super) fn printable(text: &[u8], what: &str) -> Result<Vec<u8>, Error> {
     Ok(text.to_vec())
 }
 
-pub(super) fn hello(client: &mut Client, version: Option<u8>, auth: bool, name: Option<&[u8]>) -> Result<Reply, Error> {
-    if auth {
-        return Err(NO_SUCH_USER);
+/// Says who the client is.
+pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, password: &[u8]) -> Result<Reply, Error> {
+    let name = user.unwrap_or(DEFAULT.as_bytes());
+    if user.is_none() && engine.users.get(name).is_some_and(|user| user.needs_no_password()) {
+        return Err(NO_PASSWORD);
+    }
+    client.access = engine.users.authenticate(name, password).ok_or(WRONG_PASSWORD)?;
+    client.show();
+    Ok(Reply::Ok)
+}
+
+pub(super) fn hello(
+    engine: &Engine,
+    client: &mut Client,
+    version: Option<u8>,
+    user: Option<(&[u8], &[u8])>,
+    name: Option<&[u8]>,
+) -> Result<Reply, Error> {
+    if let Some((user, password)) = user {
+        auth(engine, client, Some(user), password)?;
+    } else if client.access.user().is_none() {
+        return Err(Error::new(
+            Kind::Denied,
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> \
+             <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+        ));
     }
     if let Some(name) = name {
         client.name = printable(name, "Client names")?;

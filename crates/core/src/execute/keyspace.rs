@@ -216,17 +216,18 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &KeyCommand<'_
             let to = Key { db: other.unwrap_or(db), bytes: to };
             return copy(cx, key_of(from), to, replace, rename);
         }
-        KeyCommand::Keys(pattern) => return keys(cx, db, pattern),
+        KeyCommand::Keys(pattern) => return keys(cx, client, pattern),
         KeyCommand::Scan { cursor, pattern, count, strings } => {
             let mut found = Vec::new();
             let next = cx.scan(db, cursor, count, &mut |key, _| {
-                if strings && pattern.is_none_or(|pattern| glob::matches(pattern, key)) {
+                let fits = strings && pattern.is_none_or(|pattern| glob::matches(pattern, key));
+                if fits && client.access.may_read(key) {
                     found.push(Reply::Value(Blob::Owned(key.to_vec())));
                 }
             });
             Reply::Array(vec![Reply::Value(Blob::Owned(next.to_string().into_bytes())), Reply::Array(found)])
         }
-        KeyCommand::Random => random(cx, db),
+        KeyCommand::Random => random(cx, client),
         KeyCommand::Encoding(key) => cx.with(key_of(key), |entry, _| {
             entry.peek().map_or(Reply::Null, |item| Reply::word(encoding(item.value.bytes())))
         }),
@@ -298,12 +299,13 @@ fn copy(
     })
 }
 
-fn keys(cx: &mut Context<'_>, db: u8, pattern: &[u8]) -> Result<Reply, Error> {
+fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
+    let db = client.db;
     let (mut found, mut bytes, mut cursor) = (Vec::new(), 0, 0);
     let limit = cx.engine.limits.max_request;
     loop {
         cursor = cx.scan(db, cursor, STEP, &mut |key, _| {
-            if bytes <= limit && glob::matches(pattern, key) {
+            if bytes <= limit && glob::matches(pattern, key) && client.access.may_read(key) {
                 bytes += key.len() + size_of::<Reply>();
                 found.push(Reply::Value(Blob::Owned(key.to_vec())));
             }
@@ -318,7 +320,8 @@ fn keys(cx: &mut Context<'_>, db: u8, pattern: &[u8]) -> Result<Reply, Error> {
 }
 
 /// Goes on from a place chosen at random to the first key: good enough to look around, and never a walk through all.
-fn random(cx: &mut Context<'_>, db: u8) -> Reply {
+fn random(cx: &mut Context<'_>, client: &Client) -> Reply {
+    let db = client.db;
     let store = &cx.engine.store;
     let drawn = store.tag(&cx.engine.counters.drawn.fetch_add(1, Relaxed).to_le_bytes());
     // Within a transaction all shards are locked: the place within one is its beginning.
@@ -328,7 +331,9 @@ fn random(cx: &mut Context<'_>, db: u8) -> Reply {
         loop {
             let mut found = None;
             cursor = cx.scan(db, cursor, 1, &mut |key, _| {
-                found.get_or_insert_with(|| Reply::Value(Blob::Owned(key.to_vec())));
+                if client.access.may_read(key) {
+                    found.get_or_insert_with(|| Reply::Value(Blob::Owned(key.to_vec())));
+                }
             });
             match found {
                 Some(reply) => return reply,

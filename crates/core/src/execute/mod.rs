@@ -1,6 +1,7 @@
 //! What each command does: `execute(context, client, command) -> reply`. Commands return replies; they know neither
 //! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
 
+mod acl;
 mod client;
 mod config;
 mod connection;
@@ -21,6 +22,8 @@ use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Value};
 use crate::waiting::{Waits, load_first};
 use crate::{cache, items, pubsub, stats, transaction};
 
+pub use acl::AclCommand;
+pub(crate) use acl::read_acl;
 pub(crate) use client::read_client;
 pub use client::{ClientCommand, Replies};
 pub use config::ConfigCommand;
@@ -148,11 +151,12 @@ impl Context<'_> {
     }
 }
 
-const NO_SUCH_USER: Error = Error::new(
+const NO_PASSWORD: Error = Error::new(
     Kind::Denied,
     "ERR AUTH <password> called without any password configured for the default user. \
      Are you sure your configuration is correct?",
 );
+const WRONG_PASSWORD: Error = Error::new(Kind::Denied, "WRONGPASS invalid username-password pair or user is disabled.");
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Error {
@@ -249,8 +253,9 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             Reply::Ok
         }
         Command::Info(sections) => Reply::Text(info(cx, sections)),
-        Command::Hello { version, auth, name } => return hello(client, version, auth.is_some(), name),
-        Command::Auth(..) => return Err(NO_SUCH_USER),
+        Command::Hello { version, auth, name } => return hello(cx.engine, client, version, auth, name),
+        Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
+        Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::Bus(command) => return pubsub::run(cx, client, &command),
         Command::CommandAll => Reply::Array(TABLE.iter().map(describe).collect()),
@@ -286,6 +291,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Reset => {
             client.leave(cx.engine);
             client.reset();
+            client.access = cx.engine.users.at_first();
             Reply::Word("RESET")
         }
         Command::Item(item) => return items::run(cx, client, &item),

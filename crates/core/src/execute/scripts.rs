@@ -171,7 +171,7 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &ScriptCommand
             Ok(Reply::Array(sums.iter().map(|sha| Reply::Int(known(sha).is_some().into())).collect()))
         }
         ScriptCommand::Clear(pattern) => {
-            clear(cx, client.db, pattern)?;
+            clear(cx, client, pattern)?;
             Ok(Reply::Null)
         }
         ScriptCommand::Run { script, keys, args } => {
@@ -219,7 +219,7 @@ fn known_script(
             add(cx, key, by, true, Some((by, number(0)?.checked_mul(1000).ok_or(NOT_AN_INTEGER)?)))
         }
         Script::Exchange => exchange(cx, key, args),
-        Script::Clear => clear(cx, client.db, name),
+        Script::Clear => clear(cx, client, name),
     }
 }
 
@@ -276,12 +276,12 @@ fn exchange(cx: &mut Context<'_>, key: Key<'_>, args: Args<'_>) -> Result<Reply,
 }
 
 /// Removes all keys that match; how many there were.
-fn clear(cx: &mut Context<'_>, db: u8, pattern: &[u8]) -> Result<Reply, Error> {
-    let (mut cursor, mut removed) = (0, 0);
+fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
+    let (db, mut cursor, mut removed) = (client.db, 0, 0);
     loop {
         let mut found: Vec<Vec<u8>> = Vec::new();
         cursor = cx.scan(db, cursor, keyspace::STEP, &mut |key, _| {
-            if glob::matches(pattern, key) {
+            if glob::matches(pattern, key) && client.access.may_write(key) {
                 found.push(key.to_vec());
             }
         });
