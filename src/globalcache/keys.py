@@ -16,7 +16,6 @@ Knows nothing of caches.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import types
@@ -326,6 +325,8 @@ class KeyTemplate:
         key = self._form % texts
         if self._longest is None or len(key) * 4 <= self._longest or len(key.encode()) <= self._longest:
             return key
+        import hashlib  # noqa: PLC0415 - slow to import, and most keys are short
+
         digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self.prefix.encode()[: self._longest - 42].decode(errors="ignore") + _HASHED + digest
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 import globalcache
 
@@ -67,13 +70,35 @@ def unix_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[globalcach
         yield server
 
 
-@pytest.fixture(params=["tcp", "unix", "memory"])
+@dataclass
+class Tls:
+    """A server that speaks TLS, and the context of a client that trusts it."""
+
+    url: str
+    context: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+    authority, folder = trustme.CA(), tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    signed = authority.issue_cert("127.0.0.1")
+    signed.private_key_and_cert_chain_pem.write_to_path(cert)
+    signed.private_key_pem.write_to_path(key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    options = {"tls_cert": str(cert), "tls_key": str(key)}
+    with globalcache.Server(listen=["tls://127.0.0.1:0"], memory="64MiB", threads=1, **options) as server:
+        yield Tls("globalcaches://" + server.address.removeprefix("tls://"), context)
+
+
+@pytest.fixture(params=["tcp", "unix", "tls", "memory"])
 def url(request: pytest.FixtureRequest) -> str:
     """Return the URL of a server that is empty."""
     if request.param == "memory":
         return "memory://"
-    server = request.getfixturevalue("server" if request.param == "tcp" else "unix_server")
-    with globalcache.Cache(server.url) as cache:
+    server = request.getfixturevalue({"tcp": "server", "unix": "unix_server", "tls": "tls_server"}[request.param])
+    with globalcache.Cache(server.url, tls=getattr(server, "context", None)) as cache:
         cache._servers[0].call(b"FLUSHALL")  # noqa: SLF001 - no call of the API does that
     return str(server.url)
 
@@ -81,11 +106,14 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=["tasks", "threads"])
 def make(request: pytest.FixtureRequest, url: str) -> Callable[..., Any]:
     """Make caches with options; async ones, or Caches in threads that look like them."""
+    common: dict[str, Any] = {}
+    if url.startswith("globalcaches:"):
+        common["tls"] = request.getfixturevalue("tls_server").context
 
     def make(**options: Any) -> Any:
         if request.param == "tasks":
-            return globalcache.AsyncCache(url, **options)
-        return InThreads(globalcache.Cache(url, **options))
+            return globalcache.AsyncCache(url, **common, **options)
+        return InThreads(globalcache.Cache(url, **common, **options))
 
     return make
 

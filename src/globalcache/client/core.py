@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
 from globalcache.client.home import Events, Home, Stats
-from globalcache.client.memory import BlockingMemory, MemoryStore, memory_store
 from globalcache.client.null import BlockingNull, MultiplexedNull
 from globalcache.client.values import Values
 from globalcache.client.work import Work
@@ -19,6 +17,8 @@ from globalcache.policy import Duration, seconds
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
+
+    from globalcache.client.memory import MemoryStore
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
@@ -74,6 +74,8 @@ class Core:
         if kinds & {"memory", "null"}:
             if len(self.addresses) > 1:
                 raise ConfigError("url: memory:// and null:// stand alone")
+            from globalcache.client.memory import BlockingMemory, MemoryStore, memory_store  # noqa: PLC0415 - few need it
+
             self._store = MemoryStore(clock) if clock is not None else memory_store(self.addresses[0].path)
             self.blocking = [BlockingNull() if self._is_null else BlockingMemory(self._store)]
             return
@@ -84,8 +86,13 @@ class Core:
         names = [address.name for address in self.addresses]
         if len(set(names)) < len(names):
             raise ConfigError("url: a server is named twice")
-        several = len(names) > 1
-        list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
+        list_hash = None
+        if len(names) > 1:
+            import hashlib  # noqa: PLC0415 - slow to import, and one server has no need of it
+
+            self._hash = hashlib.blake2b
+            self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
+            list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
         for address in self.addresses:
             self.homes.append(
                 Home(
@@ -94,11 +101,10 @@ class Core:
                     stats=self.stats,
                     events=self.events,
                     tls=tls,
-                    list_hash=list_hash if several else None,
+                    list_hash=list_hash,
                 )
             )
         self.blocking = [BlockingServer(home) for home in self.homes]
-        self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
 
     @cached_property
     def multiplexed(self) -> list[Any]:
@@ -124,7 +130,7 @@ class Core:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""
         best, place = b"", 0
         for index, seed in enumerate(self._seeds):
-            score = hashlib.blake2b(key, digest_size=8, key=seed).digest()
+            score = self._hash(key, digest_size=8, key=seed).digest()
             if score > best:
                 best, place = score, index
         return place

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import secrets
 import time
 import weakref
 from dataclasses import dataclass, fields
@@ -84,7 +83,7 @@ class Home:
         self.stats = stats
         self.owed = Owed()
         self.breaker = Breaker()
-        self.session = secrets.token_hex(8).encode()
+        self.session = os.urandom(8).hex().encode()
         self._last_error = "away"
         self._events = events
         self._tls = tls
@@ -151,7 +150,7 @@ class Home:
 
     def after_fork(self) -> None:
         """Be another client than the parent is; what is owed stays owed, by both."""
-        self.session = secrets.token_hex(8).encode()
+        self.session = os.urandom(8).hex().encode()
         self.owed.after_fork()
 
     def __repr__(self) -> str:

@@ -11,8 +11,6 @@ that does not fit its type any more is `UNREADABLE`, which counts as a miss. Kno
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,7 +72,8 @@ class Values:
             if type(value) is int and _LEAST <= value <= _MOST:
                 # As the server counts, so that incr goes on from what was set.
                 return b"%d" % value, 0
-            import pickle  # noqa: PLC0415, only where it was asked for
+            import hmac  # noqa: PLC0415 - only where it was asked for
+            import pickle  # noqa: PLC0415
 
             data = pickle.dumps(value)
             return hmac.digest(self._secret or b"", data, "sha256") + data, _OURS | _PICKLE
@@ -153,8 +152,10 @@ class Values:
         return value if kind is None else msgspec.convert(value, kind, dec_hook=_dec_hook)
 
     def _unpickle(self, data: bytes) -> Any:
+        import hmac  # noqa: PLC0415
+
         if self._secret is None or not hmac.compare_digest(
-            data[:_DIGEST], hmac.digest(self._secret, data[_DIGEST:], hashlib.sha256)
+            data[:_DIGEST], hmac.digest(self._secret, data[_DIGEST:], "sha256")
         ):
             return UNREADABLE
         import pickle  # noqa: PLC0415
