@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -231,6 +232,39 @@ async def test_many_at_once(cache: Any) -> None:
     assert await cache.get_or_load_many(["b", "a", "nobody", "b"], load_many, ttl=60) == expected
     assert await cache.get_or_load_many(["b", "a", "nobody"], load_many) == expected
     assert asked == [["b", "nobody"]]
+
+
+async def test_others_loads_are_waited_for_together_and_all_failures_named(make: Any) -> None:
+    one = make(wait=20)
+    go = threading.Event()
+
+    def load(key: str) -> Callable[[], str]:
+        def run() -> str:
+            assert go.wait(20)
+            if key.startswith("bad"):
+                raise ValueError(key)
+            return key.upper()
+
+        return run
+
+    def later(key: str) -> Any:
+        return one.get_or_load(key, functools.partial(asyncio.to_thread, load(key)) if is_async else load(key), ttl=60)
+
+    is_async = not hasattr(one, "cache")
+    keys = ["a", "bad1", "b", "bad2"]
+    loads = [asyncio.ensure_future(later(key)) for key in keys]
+    while one.stats()["loads"] < len(keys):  # noqa: ASYNC110 - a count tells no event
+        await asyncio.sleep(0.001)
+    batch = asyncio.ensure_future(one.get_or_load_many(["own", *keys], lambda asked: dict.fromkeys(asked, 1), ttl=60))
+    while one.stats()["loads"] < len(keys) + 1:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)  # by now it waits; if not, its outcome is the same
+    go.set()
+    with pytest.raises(LoadError, match=r"2 keys could not be loaded: bad1: .*bad1.*; bad2: .*bad2"):
+        await batch
+    assert [str(one) for one in await asyncio.gather(*loads, return_exceptions=True)] == ["A", "bad1", "B", "bad2"]
+    assert await one.get_many(["own", *keys]) == {"own": 1, "a": "A", "b": "B"}
+    await one.aclose()
 
 
 async def test_a_load_that_asks_for_itself_is_told(cache: Any) -> None:

@@ -9,7 +9,7 @@ import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.work import Lease, loading, renewals
+from globalcache.client.work import Failed, Lease, loading, renewals
 from globalcache.errors import CacheError, DeadlineError
 
 if TYPE_CHECKING:
@@ -37,6 +37,17 @@ class AsyncWork:
     async def settle(self, value: Any) -> Any:
         """Return what a load gave, or gives when it is awaited."""
         return await value if inspect.isawaitable(value) else value
+
+    async def each(self, work: Callable[[str], Awaitable[Any]], keys: Iterable[str]) -> list[Any]:
+        """Return what came of each key, or Failed; all at once."""
+
+        async def run(key: str) -> Any:
+            try:
+                return await work(key)
+            except Exception as error:  # noqa: BLE001 - kept until all are done
+                return Failed(error)
+
+        return await asyncio.gather(*map(run, keys))
 
     @contextmanager
     def renewing(self, leases: Sequence[Lease]) -> Iterator[None]:

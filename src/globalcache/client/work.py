@@ -49,6 +49,15 @@ class _Flight:
         self.error: BaseException | None = None
 
 
+class Failed:
+    """What stands among results for an error."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
 class Work:
     """The form for threads."""
 
@@ -76,6 +85,16 @@ class Work:
     def settle(self, value: Any) -> Any:
         """Return what a load gave."""
         return value
+
+    def each(self, work: Callable[[str], Any], keys: Iterable[str]) -> list[Any]:
+        """Return what came of each key, or Failed. In turn: what others load goes on while one of it is waited for."""
+        results: list[Any] = []
+        for key in keys:
+            try:
+                results.append(work(key))
+            except Exception as error:  # noqa: BLE001 - kept until all are done
+                results.append(Failed(error))
+        return results
 
     @contextmanager
     def renewing(self, leases: Sequence[Lease]) -> Iterator[None]:

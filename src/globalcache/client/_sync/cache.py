@@ -16,7 +16,7 @@ from globalcache.client.entry import Entry
 from globalcache.client.functions import Functions
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import translate
-from globalcache.client.work import loading
+from globalcache.client.work import Failed, loading
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -44,6 +44,8 @@ _class_of = type
 _AWAY = (UnavailableError, DeadlineError)
 # Tags of one item, those of its namespaces among them.
 _MOST_TAGS = 17
+# Keys that one error names.
+_NAMED = 10
 
 
 class _Want(NamedTuple):
@@ -601,7 +603,8 @@ class Cache(Functions):
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
         It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only
-        then are others' loads waited for: two callers would otherwise wait for each other.
+        then are others' loads waited for, all of them for `wait` together: two callers would otherwise wait for each
+        other. When some of them fail, the rest is finished first, and then LoadError names them.
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -615,9 +618,18 @@ class Cache(Functions):
             found |= self._load_many(batch.mine, load_many, policy, type)
         if batch.stale:
             self._work.background(self._load_many, batch.stale, load_many, policy, type)
-        for key in batch.later:
-            load = self._one_of(load_many, key)
-            found[key] = self.get_or_load(key, load, policy=policy, type=type, wait=limit)
+        if batch.later:
+            end = time.monotonic() + limit
+
+            def wait_for(key: str) -> Any:
+                load, left = self._one_of(load_many, key), max(0.001, end - time.monotonic())
+                return self.get_or_load(key, load, policy=policy, type=type, wait=left)
+
+            came = dict(zip(batch.later, self._work.each(wait_for, batch.later), strict=True))
+            failed = {key: value.error for key, value in came.items() if value.__class__ is Failed}
+            if failed:
+                _raise_all(failed)
+            found |= came
         return {key: found[key] for key in keys}
 
     def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
@@ -831,3 +843,12 @@ def _text(value: Any) -> Any:
 
 def _path(chain: Sequence[bytes], name: bytes) -> str:
     return " -> ".join(map(_text, (*chain, name)))
+
+
+def _raise_all(errors: Mapping[str, Exception]) -> None:
+    """Raise the error of a key as it is; those of several as one that names them."""
+    first = next(iter(errors.values()))
+    if len(errors) == 1:
+        raise first
+    named = "; ".join(f"{key}: {error}" for key, error in list(errors.items())[:_NAMED])
+    raise LoadError(f"{len(errors)} keys could not be loaded: {named}") from first
