@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 import globalcache
-from tests.conftest import GLOBALCACHE
+from globalcache.client.wire import MORE, Push, reader
+from tests.conftest import GLOBALCACHE, Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +32,37 @@ def test_get_set_and_delete(server: globalcache.Server) -> None:
     missing = run("get", "k", **url)
     assert (missing.returncode, missing.stdout, missing.stderr) == (1, "", "")
     assert run("delete", "k", **url).returncode == 1
+
+
+def fail_loads(worker: Wire) -> None:
+    """Be a worker whose database is down, until the server ends."""
+    worker.send(b"HELLO 3\r\nCACHE.LOADER row:*\r\n")
+    replies = reader()
+    while data := worker.socket.recv(1 << 16):
+        replies.feed(data)
+        while (reply := replies.gets()) is not MORE:
+            if type(reply) is Push and reply[0] == b"load":
+                for key, token in reply[1:]:
+                    worker.send(b"CACHE.FAIL %s %d down\r\n" % (key, token))
+
+
+def test_get_marks_what_is_stale() -> None:
+    with (
+        globalcache.Server(debug_time=True, loader=["row:*"], threads=1) as server,
+        Wire(server.address) as worker,
+        Wire(server.address) as time,
+        globalcache.Cache(server.url) as cache,
+    ):
+        worker.socket.settimeout(None)
+        thread = threading.Thread(target=fail_loads, args=(worker,))
+        thread.start()
+        cache.set("row:1", "old", ttl=60, refresh_after=10, stale_if_error="1h")
+        for passed, marked in ((0, ""), (20, "(stale)\n"), (50, "(stale, database down)\n")):
+            time.ask(b"debugtime %d\r\n" % passed, b"OK\r\n")
+            shown = run("get", "row:1", GLOBALCACHE_URL=server.url)
+            assert (shown.stdout, shown.stderr, shown.returncode) == ('"old"\n', marked, 0)
+        server.stop()
+        thread.join(10)
 
 
 def test_counters_invalidation_and_what_is_known(server: globalcache.Server) -> None:

@@ -21,7 +21,7 @@ import typer
 from globalcache.client._sync.cache import Cache
 from globalcache.client.address import DEFAULT_URL, Address
 from globalcache.config import ServerSettings, client_url, load_settings, show_default, unknown_variables
-from globalcache.errors import CacheError, ConfigError
+from globalcache.errors import CacheError, ConfigError, ReplyError
 from globalcache.policy import millis, seconds
 from globalcache.units import format_size, parse_duration, parse_size
 
@@ -227,12 +227,26 @@ def node() -> None:
 
 @app.command()
 def get(key: str, url: Url = DEFAULT_URL) -> None:
-    """Print the value of KEY; exit status 1 if there is none."""
+    """Print the value of KEY; exit status 1 if there is none. A value that is stale is said to be so on stderr."""
     with _client(url) as client:
         value = client.command("GET", key)
-    if value is None:
-        raise typer.Exit(1)
+        if value is None:
+            raise typer.Exit(1)
+        age = _staleness(client, key)
     sys.stdout.buffer.write(value + b"\n")
+    if age:
+        sys.stdout.flush()
+        _say(age)
+
+
+def _staleness(client: Cache, key: str) -> str:
+    """Return what to say of a value that stands in for a newer one; nothing of a fresh one."""
+    try:
+        facts = client.command("CACHE.INSPECT", key)
+    except ReplyError:  # a user may read and not inspect
+        return ""
+    # What is past its time and yet was served stands in for a load that failed.
+    return {b"stale": "(stale)", b"expired": "(stale, database down)"}.get(facts[b"state"], "")
 
 
 @app.command(name="set")
