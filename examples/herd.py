@@ -47,13 +47,13 @@ def main() -> int:
         cache.invalidate(KEY)
         before = loads(cache)
         command = [sys.executable, __file__, "--reader"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        readers = [subprocess.Popen(command, **pipes) for _ in range(PROCESSES)]
+        pipe = subprocess.PIPE
+        readers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(PROCESSES)]
         for reader in readers:
-            reader.stdout.readline()
+            reader.stdout.readline()  # type: ignore[union-attr]  # they have pipes
         for reader in readers:
-            reader.stdin.write("go\n")
-            reader.stdin.flush()
+            reader.stdin.write("go\n")  # type: ignore[union-attr]
+            reader.stdin.flush()  # type: ignore[union-attr]
         slowest = [float(reader.communicate(timeout=60)[0]) for reader in readers]
         asked = loads(cache) - before
     queries = "1 query" if asked == 1 else f"{asked} queries"
