@@ -24,7 +24,7 @@ def run(arguments: list[str], folder: Path, url: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("page", ["look-aside", "typed-values", "tags", "after-commit", "moving"])
+@pytest.mark.parametrize("page", ["look-aside", "typed-values", "tags", "after-commit", "observing", "moving"])
 def test_a_page_is_one_program(server: globalcache.Server, tmp_path: Path, page: str) -> None:
     if page == "after-commit":
         pytest.importorskip("django")

@@ -55,6 +55,14 @@ def test_slow_is_by_the_clock_of_the_test(globalcache: CacheForTests) -> None:
     assert globalcache.get("k") == 1
 
 
+async def test_keys_that_travel_together_are_slow_once(globalcache: CacheForTests) -> None:
+    with globalcache.faults.slow("400ms"):
+        globalcache.get_or_load_many(["a", "b"], dict.fromkeys)
+        await globalcache.aio.get_or_load_many(["c", "d"], dict.fromkeys)
+    # Each fetches once and fills once.
+    assert globalcache.clock() == pytest.approx(1_000_001.6)
+
+
 async def test_tasks_see_the_same(globalcache: CacheForTests) -> None:
     cache = globalcache.aio
     await cache.set("k", 1)

@@ -128,6 +128,10 @@ class _Blocking(BlockingMemory):
         with self._faults.around():
             return super().fetch(key, wait, lease_ms)
 
+    def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
+        with self._faults.around():  # once, for they travel together
+            return BlockingMemory(self._store).fetch_many(keys, wait, lease_ms)
+
     def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
         with self._faults.around(keys, tags):
             return super().call(*words)
@@ -155,6 +159,10 @@ class _Multiplexed(MultiplexedMemory):
     async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Any:
         with self._faults.around():
             return await super().fetch(key, wait, lease_ms)
+
+    async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
+        with self._faults.around():
+            return await MultiplexedMemory(self._store).fetch_many(keys, wait, lease_ms)
 
     async def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
         with self._faults.around(keys, tags):
