@@ -91,7 +91,7 @@ bench: .venv/.built .venv/.peers
 faults: export GLOBALCACHE_ROUNDS = $(or $(ROUNDS),50)
 faults: export GLOBALCACHE_SEED = $(or $(SEED),$(shell date +%s))
 faults: .venv/.built .venv/.tools
-	$(BIN)/pytest -s -v tests/faults tests/model
+	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py
 
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz

@@ -7,6 +7,7 @@ invalidation or something newer; with the server up, cut off, hanging, or answer
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 KEYS = [f"row{number}" for number in range(8)]
 SECONDS = 2.5
+# How long the server is away at once; ten seconds in `make faults`.
+AWAY = 10 if int(os.environ.get("GLOBALCACHE_ROUNDS", "1")) > 1 else 1
 
 
 class Database:
@@ -145,3 +148,32 @@ def test_no_old_value_is_read_after_an_invalidation(
     assert stats["undelivered"] > 0
     assert stats["connects"] > 2
     assert stats["hits"] > 100
+
+
+def one_outage(proxy: Proxy) -> None:
+    """Be away for long; what was sent just before arrives when the clients are back already."""
+    time.sleep(0.5)
+    proxy.to_server.delay = AWAY + 0.8
+    time.sleep(0.2)
+    proxy.refusing = True
+    proxy.to_server.delay = 0.0
+    time.sleep(AWAY)
+    proxy.refusing = False
+
+
+@pytest.mark.parametrize("face", [in_tasks, threads])
+def test_a_long_outage_leaves_no_old_value_behind(
+    server: globalcache.Server, face: Callable[..., dict[str, float]]
+) -> None:
+    draw, database = random.Random(7), Database()
+    with Proxy(server.address) as proxy:
+        breaking = threading.Thread(target=one_outage, args=(proxy,))
+        breaking.start()
+        stats = face(f"globalcache://{proxy.address}", database, draw, time.monotonic() + AWAY + 3)
+        breaking.join(10)
+        delivered = proxy.to_server.delivered
+    assert database.old == []
+    assert stats["connects"] >= 2
+    assert stats["undelivered"] > 0
+    assert stats["local_loads"] > 100
+    assert delivered > 0
