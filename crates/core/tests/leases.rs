@@ -498,3 +498,19 @@ fn rule_12_a_value_refused_by_a_void_is_not_handed_to_who_joined_after_a_tag_was
     assert_eq!(world.ask(a, &format!("CACHE.FILL k {token} v1 TAGS 1 t")), ":0");
     assert_eq!(world.heard(b), "");
 }
+
+#[test]
+fn a_read_that_waits_is_one_miss() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER user:*");
+    world.send(reader, "GET user:1");
+    let push = world.heard(worker);
+    let token = push.split(' ').nth(6).unwrap().trim_start_matches(':').to_owned();
+    world.send(worker, &format!("CACHE.FILL user:1 {token} v"));
+    assert_eq!(world.heard(reader), "$1 v");
+    let stats = world.engine.store.stats();
+    assert_eq!((stats.hits, stats.misses), (0, 1));
+    assert_eq!(world.ask(reader, "GET user:1"), "$1 v");
+    assert_eq!(world.engine.store.stats().hits, 1);
+}

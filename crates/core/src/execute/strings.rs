@@ -12,6 +12,10 @@ pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or
 
 #[inline(always)]
 pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
+    if !cx.waits.keys.is_empty() {
+        // What it waited for is its answer: a second look would count a hit that was none.
+        return get_served(cx, client, key, Reply::Null);
+    }
     let (reply, stale) = cx.with(key, |entry, scratch| {
         let now = entry.now();
         entry.get().map_or((Reply::Null, false), |item| {

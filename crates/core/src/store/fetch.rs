@@ -138,7 +138,10 @@ impl Entry<'_> {
     }
 
     fn seek_lease(&mut self, seeker: &Seeker) -> Sought<'_> {
-        self.shard.miss(self.hash);
+        if seeker.lease > 0 || !seeker.served {
+            // A plain read that comes to wait was counted when it found nothing.
+            self.shard.miss(self.hash);
+        }
         let moment = self.moment();
         match self.shard.leases.seek(self.hash, self.key, seeker, moment) {
             Answer::Lease(token) => Sought::Lease(token),
