@@ -158,6 +158,23 @@ def test_get_or_set_asks_once_for_all_threads(backend: Callable[..., Any], serve
     assert cache.get("none", "default") is None
 
 
+async def test_what_a_load_raises_is_raised_by_every_call(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    cache = backend(server.url)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            cache.get_or_set("k", broken)
+        with pytest.raises(LookupError):
+            await cache.aget_or_set("k", broken)
+    assert await cache.aget_or_set("k", lambda: 1) == cache.get("k") == 1
+    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
+
+
+def broken() -> Any:
+    raise LookupError("no such row")
+
+
 def test_a_value_signed_with_another_key_is_absent(backend: Callable[..., Any], server: globalcache.Server) -> None:
     backend(server.url).set("k", [1])
     assert backend(server.url, secret="another").get("k") is None

@@ -33,7 +33,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
-from globalcache.errors import ReplyError
+from globalcache.errors import LoadError, ReplyError
 from globalcache.policy import Policy
 
 if TYPE_CHECKING:
@@ -209,7 +209,12 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if ttl == 0 or not callable(default) or not self._pickles:
             return super().get_or_set(key, default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
-        return _shown(self._cache.get_or_load(name, functools.partial(_load, default), policy=Policy(ttl, jitter=0)))
+        try:
+            value = self._cache.get_or_load(name, functools.partial(_load, default), policy=Policy(ttl, jitter=0))
+        except LoadError:
+            # It failed elsewhere a moment ago; what it raises is what the caller knows how to handle.
+            return super().get_or_set(key, default, timeout, version)
+        return _shown(value)
 
     async def aget_or_set(
         self, key: str, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -223,7 +228,11 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         async def load() -> Any:  # a coroutine, so that `default` runs where Django runs it: in this loop
             return _load(default)
 
-        return _shown(await self._aio.get_or_load(name, load, policy=Policy(ttl, jitter=0)))
+        try:
+            value = await self._aio.get_or_load(name, load, policy=Policy(ttl, jitter=0))
+        except LoadError:
+            return await super().aget_or_set(key, default, timeout, version)
+        return _shown(value)
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value another time to live; tells whether there is one."""
