@@ -87,10 +87,11 @@ bench: .venv/.built .venv/.peers
 	$(BIN)/python bench/client.py
 	$(BIN)/python bench/store.py
 
-# Longer than in `make test`; ROUNDS=1 is as long, SEED repeats a run.
-faults: export GLOBALCACHE_ROUNDS = $(or $(ROUNDS),50)
-faults: export GLOBALCACHE_SEED = $(or $(SEED),$(shell date +%s))
+# Longer than in `make test`: ROUNDS times; SEED repeats a run.
+faults: export FAULTS_ROUNDS = $(or $(ROUNDS),50)
+faults: export FAULTS_SEED = $(or $(SEED),$(shell date +%s))
 faults: .venv/.built .venv/.tools
+	SIMULATIONS=$$((20000 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test simulation -- --nocapture
 	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py
 
 fuzz: | prerequisites

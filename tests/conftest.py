@@ -86,7 +86,9 @@ class Process:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.ready = self.process.stderr.readline()
-        assert "ready on" in self.ready, self.ready
+        if "ready on" not in self.ready:
+            self.end()
+            pytest.fail(f"the server did not start: {self.ready}")
         self.address = self.ready.split("ready on ")[1].split()[0].rstrip(",")
 
     def end(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Seven of ten are cancelled: more than 100,000 in `make faults`.
-CALLS = 3000 * int(os.environ.get("GLOBALCACHE_ROUNDS", "1"))
+CALLS = 3000 * int(os.environ.get("FAULTS_ROUNDS", "1"))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KEYS = [f"row{number}" for number in range(8)]
 SECONDS = 2.5
 # How long the server is away at once; ten seconds in `make faults`.
-AWAY = 10 if int(os.environ.get("GLOBALCACHE_ROUNDS", "1")) > 1 else 1
+AWAY = 10 if int(os.environ.get("FAULTS_ROUNDS", "1")) > 1 else 1
 
 
 class Database:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.model.doors import Door
     from tests.model.history import Operation
 
-ROUNDS = int(os.environ.get("GLOBALCACHE_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "1"))
 
 
 def report(fault: str, figure: str, bar: str) -> None:
@@ -58,7 +58,7 @@ def test_killed_and_started_again_nothing_old_comes_back(serve: Callable[..., An
     try:
         history: list[Operation] = []
         while killer.is_alive():
-            history += drive(doors, seed=len(history), operations=300)
+            history += drive(doors, seed=len(history), operations=300, rotate=50)
     finally:
         done.set()
         killer.join()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import globalcache
 
 # A thousand tasks in `make faults`.
-PROCESSES, TASKS, SECONDS = (8, 125, 10.0) if int(os.environ.get("GLOBALCACHE_ROUNDS", "1")) > 1 else (4, 50, 1.5)
+PROCESSES, TASKS, SECONDS = (8, 125, 10.0) if int(os.environ.get("FAULTS_ROUNDS", "1")) > 1 else (4, 50, 1.5)
 TTL = 0.1
 CODE = """
 import asyncio, json, sys, time
