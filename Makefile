@@ -25,6 +25,7 @@ help:
 	@echo 'make test    run the tests              make lint    check form and types'
 	@echo 'make bench   measure beside redis-server      make fuzz    feed random input for a given time'
 	@echo 'make faults  check histories of many clients, make links and servers fail'
+	@echo 'make soak    load of every kind for SECONDS, memory and latency watched'
 	@echo 'make build   the native module          make deps    servers that the tests want, from Debian'
 	@echo 'make clean   remove what was made'
 
@@ -94,6 +95,10 @@ faults: .venv/.built .venv/.tools
 	SIMULATIONS=$$((20000 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test simulation -- --nocapture
 	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py
 
+# Mixed load with churn of everything; half an hour tells more: make soak SECONDS=1800
+soak: .venv/.built .venv/.tools
+	$(BIN)/python -m tests.faults.soak $(or $(SECONDS),60)
+
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 	@for target in $$(cargo +nightly fuzz list); do \
@@ -116,4 +121,4 @@ clean:
 	rm -f examples/shop.db*
 	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
 
-.PHONY: commands help prerequisites build run test lint bench faults fuzz deps clean
+.PHONY: commands help prerequisites build run test lint bench faults soak fuzz deps clean
