@@ -9,7 +9,7 @@ stand open, the connection is given up, for whatever follows would be late as we
 from __future__ import annotations
 
 import asyncio
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ class Entry:
 
     def __init__(
         self,
-        future: asyncio.Future[Reply],
+        future: Future[Reply],
         wait: float,
         key: bytes | None = None,
         keys: tuple[bytes, ...] = (),
@@ -62,7 +62,7 @@ class Link(asyncio.Protocol):
         self._home = home
         self.loop = loop
         self._transport: asyncio.Transport | None = None
-        self._open: deque[asyncio.Future[Reply] | Entry] = deque()
+        self._open: deque[Future[Reply] | Entry] = deque()
         self._tickets: dict[int, Entry] = {}
         self._output: list[bytes] = []
         self._answered = 0
@@ -79,17 +79,17 @@ class Link(asyncio.Protocol):
         """Fail whatever stands open."""
         self.give_up(unavailable(self._home, error or UnavailableError(f"{self._home.address}: connection closed")))
 
-    def ask(self, request: bytes) -> asyncio.Future[Reply]:
+    def ask(self, request: bytes) -> Future[Reply]:
         """Have a request sent with the others of this turn of the loop; what it gives is its reply."""
         # The same as `send`, without a call for what is asked most.
         if not self._output:
             self._begin()
-        future: asyncio.Future[Reply] = asyncio.Future(loop=self.loop)
+        future: Future[Reply] = Future(loop=self.loop)
         self._output.append(request)
         self._open.append(future)
         return future
 
-    def send(self, request: bytes, entry: asyncio.Future[Reply] | Entry) -> None:
+    def send(self, request: bytes, entry: Future[Reply] | Entry) -> None:
         """Have a request sent with the others of this turn of the loop."""
         if not self._output:
             self._begin()
@@ -178,7 +178,7 @@ class Link(asyncio.Protocol):
     def _cancel(self, ticket: int) -> None:
         """Leave the queue; a lease that was on its way already is handed on when it arrives."""
         if self.closed is None and ticket in self._tickets:
-            future: asyncio.Future[Reply] = self.loop.create_future()
+            future: Future[Reply] = self.loop.create_future()
             # An outcome that was faster comes before this answer.
             future.add_done_callback(lambda _: self._tickets.pop(ticket, None))
             self.send(pack((b"CACHE.CANCEL", ticket)), future)
@@ -273,7 +273,17 @@ class MultiplexedServer:
 
     def get(self, key: bytes) -> Awaitable[Reply]:
         """CACHE.GET."""
-        return self._ask(b"*2\r\n$9\r\nCACHE.GET\r\n$%d\r\n%b\r\n" % (len(key), key))
+        request = b"*2\r\n$9\r\nCACHE.GET\r\n$%d\r\n%b\r\n" % (len(key), key)
+        link = self._link
+        # What `_ready` asks, without a call.
+        if (
+            link is not None
+            and link.loop is get_running_loop()
+            and link.paid == self._owed.serial
+            and link.closed is None
+        ):
+            return link.ask(request)
+        return self._ask_slowly(request)
 
     def get_many(self, keys: Sequence[bytes]) -> Awaitable[list[Reply]]:
         """CACHE.MGET; an element may be an exception."""
@@ -282,7 +292,7 @@ class MultiplexedServer:
     async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
         link = self._ready() or await self._prepared()
-        future: asyncio.Future[Reply] = link.loop.create_future()
+        future: Future[Reply] = link.loop.create_future()
         link.send(fetch_request(key, int(wait * 1000), lease_ms), Entry(future, wait, key))
         return await future
 
@@ -299,7 +309,7 @@ class MultiplexedServer:
         """Ask for a command; with `keys` or `tags` it is a write that is remembered if it may have been lost."""
         try:
             link = self._ready() or await self._prepared()
-            future: asyncio.Future[Reply] = link.loop.create_future()
+            future: Future[Reply] = link.loop.create_future()
             link.send(pack(words), Entry(future, self.home.timeout, None, keys, tags))
         except BaseException:
             if keys or tags:
@@ -321,16 +331,8 @@ class MultiplexedServer:
         return await link.ask_all(commands, keys)
 
     def _ask(self, request: bytes) -> Awaitable[Reply]:
-        link = self._link
-        # What `_ready` asks, without a call.
-        if (
-            link is not None
-            and link.loop is get_running_loop()
-            and link.paid == self._owed.serial
-            and link.closed is None
-        ):
-            return link.ask(request)
-        return self._ask_slowly(request)
+        link = self._ready()
+        return self._ask_slowly(request) if link is None else link.ask(request)
 
     async def _ask_slowly(self, request: bytes) -> Reply:
         link = self._ready() or await self._prepared()
