@@ -29,7 +29,7 @@ _MOST_OPEN = 200_000
 
 
 class Entry:
-    """A request of which more must be known than who awaits it: a FETCH or a write."""
+    """A request of which more must be known than who awaits it: a FETCH that waits, or a write."""
 
     __slots__ = ("future", "key", "keys", "tags", "timer", "wait")
 
@@ -62,7 +62,7 @@ class Link(asyncio.Protocol):
         self._home = home
         self.loop = loop
         self._transport: asyncio.Transport | None = None
-        self._open: deque[Future[Reply] | Entry] = deque()
+        self._open: deque[Future[Reply] | Entry | tuple[Future[Reply], float, bytes]] = deque()
         self._tickets: dict[int, Entry] = {}
         self._output: list[bytes] = []
         self._answered = 0
@@ -87,6 +87,16 @@ class Link(asyncio.Protocol):
         future: Future[Reply] = Future(loop=self.loop)
         self._output.append(request)
         self._open.append(future)
+        return future
+
+    def fetch(self, request: bytes, wait: float, key: bytes) -> Future[Reply]:
+        """Have a FETCH sent as `ask` does, and its lease handed on if nobody awaits the future any more."""
+        if not self._output:
+            self._begin()
+        future: Future[Reply] = Future(loop=self.loop)
+        self._output.append(request)
+        # An Entry is made of it if it has to wait: most are answered at once.
+        self._open.append((future, wait, key))
         return future
 
     def send(self, request: bytes, entry: Future[Reply] | Entry) -> None:
@@ -120,20 +130,18 @@ class Link(asyncio.Protocol):
         try:
             while (reply := gets()) is not MORE:
                 kind = type(reply)
-                if kind is bytes:
-                    entry = take()
-                    answered += 1
-                    if type(entry) is Entry:
-                        self._parked(entry, reply)
-                    elif not entry.done():  # type: ignore[union-attr]
-                        entry.set_result(reply)  # type: ignore[union-attr]
-                    continue
                 if kind is Push:
                     self._push(reply)
                     continue
                 entry = take()
                 answered += 1
-                if type(entry) is Entry:
+                if type(entry) is tuple:
+                    future = entry[0]
+                    if kind is list and reply[0] != b"waiting" and not future.done():
+                        future.set_result(reply)
+                    else:
+                        self._parked(Entry(*entry), reply)
+                elif type(entry) is Entry:
                     self._parked(entry, reply)
                 elif kind is Waiting:
                     self._parked(Entry(entry, self._home.timeout), reply)  # type: ignore[arg-type]
@@ -224,7 +232,7 @@ class Link(asyncio.Protocol):
                 if entry.keys or entry.tags:
                     self._home.undelivered(entry.keys, entry.tags, sent=True)
             else:
-                future = entry
+                future = entry[0] if isinstance(entry, tuple) else entry
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # seen: nobody may be there to do so
@@ -289,12 +297,15 @@ class MultiplexedServer:
         """CACHE.MGET; an element may be an exception."""
         return self._ask(pack((b"CACHE.MGET", *keys)))
 
-    async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
+    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Awaitable[Reply]:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
+        request = fetch_request(key, int(wait * 1000), lease_ms)
+        link = self._ready()
+        return self._fetch_slowly(request, wait, key) if link is None else link.fetch(request, wait, key)
+
+    async def _fetch_slowly(self, request: bytes, wait: float, key: bytes) -> Reply:
         link = self._ready() or await self._prepared()
-        future: Future[Reply] = link.loop.create_future()
-        link.send(fetch_request(key, int(wait * 1000), lease_ms), Entry(future, wait, key))
-        return await future
+        return await link.fetch(request, wait, key)
 
     async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
         """Fetch several at once. An element may be an exception."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import hiredis
@@ -64,5 +65,12 @@ def ticket_of(reply: Reply) -> int:
 def fetch_request(key: bytes, wait_ms: int, lease_ms: int | None) -> bytes:
     """Return CACHE.FETCH; `lease_ms` None is the server's default, 0 asks for none."""
     if lease_ms is None:
-        return pack((b"CACHE.FETCH", key, b"WAIT", wait_ms))
+        # By hand, for it is asked at every get_or_load.
+        return b"*4\r\n$11\r\nCACHE.FETCH\r\n$%d\r\n%b\r\n%b" % (len(key), key, _wait_words(wait_ms))
     return pack((b"CACHE.FETCH", key, b"WAIT", wait_ms, b"LEASE", lease_ms))
+
+
+@functools.lru_cache(64)
+def _wait_words(wait_ms: int) -> bytes:
+    text = b"%d" % wait_ms
+    return b"$4\r\nWAIT\r\n$%d\r\n%b\r\n" % (len(text), text)
