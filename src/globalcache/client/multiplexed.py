@@ -300,8 +300,16 @@ class MultiplexedServer:
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Awaitable[Reply]:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
         request = fetch_request(key, int(wait * 1000), lease_ms)
-        link = self._ready()
-        return self._fetch_slowly(request, wait, key) if link is None else link.fetch(request, wait, key)
+        link = self._link
+        # As in `get`.
+        if (
+            link is not None
+            and link.loop is get_running_loop()
+            and link.paid == self._owed.serial
+            and link.closed is None
+        ):
+            return link.fetch(request, wait, key)
+        return self._fetch_slowly(request, wait, key)
 
     async def _fetch_slowly(self, request: bytes, wait: float, key: bytes) -> Reply:
         link = self._ready() or await self._prepared()

@@ -466,7 +466,8 @@ class Cache(Functions):
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
             return self._load_here(name, _Want(load, kept, type, limit))
         if reply.__class__ is list and reply[0] == b"hit":
-            value = self._decode(reply[1], reply[5], type)
+            flags = reply[5]
+            value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
             if value is not UNREADABLE:
                 self._stats.hits += 1
                 return value
