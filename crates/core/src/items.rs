@@ -1,10 +1,13 @@
 //! What commands do that know of an item's flags and version: memcached's. Each is one step under the lock of its key.
 
-use crate::command::{Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply};
+use crate::command::{
+    Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Marks, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply,
+};
 use crate::engine::Now;
 use crate::execute::{Client, Context, TOO_MUCH, expires_at, take};
-use crate::store::{Entry, Item, Key, Meta, Refused};
-use crate::waiting::{Standing, stand};
+use crate::loaders::Serving;
+use crate::store::{Entry, Item, Key, Meta, Refused, Seeker, Sought};
+use crate::waiting::{Standing, load_failed, stand};
 
 const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or decrement non-numeric value");
 
@@ -14,15 +17,20 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &Client, command: &ItemCommand<'
     let (now, db) = (cx.now, client.db);
     match *command {
         ItemCommand::Find { keys, expiry } => find(cx, client, keys, expiry),
-        ItemCommand::Look { key, expiry, value, used } => {
-            let reply = with(cx, db, key, |entry, scratch| {
-                touch(entry, now, expiry);
-                let mono = entry.now();
-                let item = if used { entry.get() } else { entry.peek() };
-                item.map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, value)))
-            });
-            if matches!(reply, Reply::Null) && cx.engine.loaders.any() { load(cx, client, key) } else { Ok(reply) }
+        ItemCommand::Look { key, .. } => {
+            let reply = with(cx, db, key, |entry, scratch| look(entry, scratch, now, command));
+            let misses = matches!(reply, Reply::Null);
+            if misses && cx.engine.loaders.serving(Key { db, bytes: key }) == Serving::Worker {
+                return load(cx, client, key);
+            }
+            take_lease(cx, client, command, reply)
         }
+        ItemCommand::Stale { key, version, expiry, empty, stale } => with(cx, db, key, |entry, _| {
+            admit(entry, version)?;
+            let Some(item) = entry.peek() else { return Ok(Reply::Null) };
+            let at = expiry.map_or(item.expires_at, |expiry| expires_at(now, entry.now(), expiry, None));
+            Ok(Reply::Int(entry.alter(stale, empty, at)? as i64))
+        }),
         ItemCommand::Remove { key, version } => with(cx, db, key, |entry, _| {
             admit(entry, version)?;
             Ok(if entry.remove() { Reply::Int(0) } else { Reply::Null })
@@ -49,6 +57,56 @@ fn touch(entry: &mut Entry<'_>, now: Now, expiry: Option<Expiry>) -> bool {
 }
 
 #[inline]
+fn look(entry: &mut Entry<'_>, scratch: &mut Vec<u8>, now: Now, command: &ItemCommand<'_>) -> Reply {
+    let ItemCommand::Look { expiry, value, used, .. } = *command else { unreachable!() };
+    touch(entry, now, expiry);
+    let mono = entry.now();
+    let item = if used { entry.get() } else { entry.peek() };
+    item.map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, value)))
+}
+
+/// What a look at an item means for its lease: whoever looks first at one that is not there, is stale or near its end is
+/// to load it, and is told the token in place of the version.
+#[inline]
+fn take_lease(cx: &mut Context<'_>, client: &Client, command: &ItemCommand<'_>, reply: Reply) -> Result<Reply, Error> {
+    let ItemCommand::Look { key, lease: Some(length), vivify, recache, value, .. } = *command else { return Ok(reply) };
+    let near = |found: &Found| recache.zip(found.ttl).is_some_and(|(near, ttl)| u64::from(ttl) * 1000 < near);
+    let wanted = match &reply {
+        Reply::Item(found) => found.marks.stale || near(found),
+        _ => vivify,
+    };
+    if !wanted {
+        return Ok(reply);
+    }
+    let seeker = Seeker { party: client.party, wait: 0, deadline: 0, lease: length, served: false, bound: false };
+    let served = cx.engine.loaders.serving(Key { db: client.db, bytes: key }) == Serving::Worker;
+    with(cx, client.db, key, |entry, scratch| match reply {
+        Reply::Item(mut found) => {
+            let token = if served { 0 } else { entry.refresh(&seeker) };
+            found.marks.won = token > 0;
+            found.marks.lost = token == 0 && entry.inspect().held_since.is_some();
+            found.version = if token > 0 { token } else { found.version };
+            Ok(Reply::Item(found))
+        }
+        _ => {
+            // As memcached has it, there is an empty item from now on, which only those see who ask for a lease.
+            let empty = |version, marks| {
+                let ttl = Some(length.div_ceil(1000) as u32);
+                Reply::Item(Found { value: Blob::Scratch(0..0), version, flags: 0, ttl, size: 0, marks })
+            };
+            let mono = entry.now();
+            match entry.seek(&seeker) {
+                // It came in between.
+                Sought::Found { item, .. } if !item.absent => Ok(Reply::Item(found(scratch, &item, mono, value))),
+                Sought::Lease(token) => Ok(empty(token, Marks { won: true, ..Marks::default() })),
+                Sought::Failed(cause) => Err(load_failed(key, &cause)),
+                _ => Ok(empty(0, Marks { lost: true, ..Marks::default() })),
+            }
+        }
+    })
+}
+
+#[inline]
 fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Found {
     Found {
         size: item.value.bytes().len() as u32,
@@ -56,6 +114,7 @@ fn found(scratch: &mut Vec<u8>, item: &Item<'_>, mono: u64, value: bool) -> Foun
         version: item.version,
         flags: item.flags,
         ttl: item.expires_at.map(|at| seconds(at, mono)),
+        marks: Marks { stale: item.fresh_until.is_some_and(|at| at <= mono), ..Marks::default() },
     }
 }
 
@@ -111,6 +170,7 @@ fn load(cx: &mut Context<'_>, client: &Client, key: &[u8]) -> Result<Reply, Erro
             flags: loaded.flags,
             ttl: loaded.expires_at.map(|at| seconds(at, mono)),
             size: loaded.value.len() as u32,
+            marks: Marks { stale: loaded.stale, ..Marks::default() },
             value: Blob::Shared(loaded.value),
         })),
         Standing::Loaded(_) | Standing::Settled => Ok(with(cx, client.db, key, |entry, scratch| {
@@ -141,7 +201,9 @@ fn stored(written: Result<u64, Refused>) -> Result<Reply, Error> {
 
 #[inline]
 fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
-    let ItemCommand::Store { key, value, flags, expiry, mode, version, vivify } = *command else { unreachable!() };
+    let ItemCommand::Store { key, value, flags, expiry, mode, version, vivify, invalidate } = *command else {
+        unreachable!()
+    };
     let now = cx.now;
     with(cx, db, key, |entry, scratch| {
         let there = mode != Mode::Set && entry.peek().is_some();
@@ -149,7 +211,19 @@ fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Repl
         if there == (mode == Mode::Add) && mode != Mode::Set && vivify.is_none() {
             return Ok(Reply::Null);
         }
-        admit(entry, version)?;
+        if let (Mode::Set, Some(token)) = (mode, version)
+            && entry.peek().is_none_or(|item| item.version != token)
+        {
+            let expires_at = expires_at(now, entry.now(), expiry, None);
+            if let Some(version) = entry.fill(token, value, &Meta { flags, expires_at, ..Meta::default() })? {
+                return Ok(Reply::Int(version as i64));
+            }
+        }
+        // Written by somebody who saw an older one: better stale than nothing.
+        let older = invalidate && entry.peek().zip(version).is_some_and(|(item, version)| version < item.version);
+        if !older {
+            admit(entry, version)?;
+        }
         let expiry = match (mode, there) {
             (Mode::Append | Mode::Prepend, true) => {
                 let start = scratch.len();
@@ -164,7 +238,8 @@ fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Repl
             _ => return Ok(Reply::Null),
         };
         let expires_at = expires_at(now, entry.now(), expiry, None);
-        let written = entry.set(value, &Meta { flags, expires_at, ..Meta::default() });
+        let fresh_until = older.then(|| entry.now());
+        let written = entry.set(value, &Meta { flags, expires_at, fresh_until, ..Meta::default() });
         if written.is_err() && mode == Mode::Set {
             // As memcached does it: whoever reads next must not take the old value for the new one.
             entry.remove();

@@ -514,3 +514,83 @@ fn a_read_that_waits_is_one_miss() {
     assert_eq!(world.ask(reader, "GET user:1"), "$1 v");
     assert_eq!(world.engine.store.stats().hits, 1);
 }
+
+#[test]
+fn rule_20_who_looks_first_wins_and_fills_and_the_others_lose() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    let won = world.ask(a, "mg k v c t N30");
+    let token = won.strip_prefix("VA 0 c").unwrap().strip_suffix(" t30 W").unwrap().to_owned();
+    assert_eq!(world.ask(b, "mg k v N30"), "VA 0 Z");
+    // Who asks for no lease sees nothing of it.
+    for (line, answer) in [("mg k v", "EN"), ("get k", "END"), ("me k", "EN")] {
+        assert_eq!(world.ask(b, line), answer, "{line}");
+    }
+    assert!(world.ask(a, &format!("ms k 2 c C{token} T60\r\nv1")).starts_with("HD c"));
+    assert_eq!(world.ask(b, "mg k v t N30"), "VA 2 t60 v1");
+    // The token is spent; it is no version of the item either.
+    assert_eq!(world.ask(a, &format!("ms k 2 C{token}\r\nv2")), "EX");
+}
+
+#[test]
+fn rule_20_a_winner_whose_key_was_changed_since_stores_nothing() {
+    for (change, stays) in
+        [("md k", "EN"), ("ms k 1\r\nn", "VA 1 n"), ("flush_all", "EN"), ("set k 0 0 1\r\nn", "VA 1 n")]
+    {
+        let mut world = World::new();
+        let (a, b) = (world.connect(""), world.connect(""));
+        let won = world.ask(a, "mg k c N30");
+        let token = won.strip_prefix("HD c").unwrap().strip_suffix(" W").unwrap().to_owned();
+        world.ask(b, change);
+        let refused = world.ask(a, &format!("ms k 2 C{token}\r\nv1"));
+        assert!(refused == "EX" || refused == "NF", "{change}: {refused}");
+        assert_eq!(world.ask(b, "mg k v"), stays, "{change}");
+    }
+}
+
+#[test]
+fn rule_20_what_is_stale_or_near_its_end_is_loaded_by_one() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    world.ask(a, "ms k 3 T100\r\nold");
+    assert_eq!(world.ask(a, "mg k v R30"), "VA 3 old");
+    world.wait(80_000);
+    let won = world.ask(a, "mg k v c R30");
+    let token = won.strip_prefix("VA 3 c").unwrap().strip_suffix(" W old").unwrap().to_owned();
+    assert_eq!(world.ask(b, "mg k v R30"), "VA 3 Z old");
+    assert_eq!(world.ask(b, "mg k v"), "VA 3 old");
+    assert_eq!(world.ask(a, &format!("ms k 3 C{token} T100\r\nnew")), "HD");
+    // Marked as stale it is served on, and the first who looks loads it.
+    assert_eq!(world.ask(b, "md k I T30"), "HD");
+    assert_eq!(world.ask(a, "mg k v t"), "VA 3 t30 W X new");
+    assert_eq!(world.ask(b, "mg k v"), "VA 3 X Z new");
+    assert_eq!(world.ask(b, "md nothing I"), "NF");
+    // Without its value the item stays.
+    world.ask(b, "set k 5 0 3\r\nnew");
+    assert_eq!(world.ask(b, "md k x"), "HD");
+    assert_eq!(world.ask(b, "mg k v f"), "VA 0 f5");
+}
+
+#[test]
+fn rule_20_a_version_that_is_older_is_stored_as_stale_if_asked() {
+    let mut world = World::new();
+    let a = world.connect("");
+    let version = world.ask(a, "ms k 2 c\r\nv1").strip_prefix("HD c").unwrap().to_owned();
+    world.ask(a, "ms k 2\r\nv2");
+    assert_eq!(world.ask(a, &format!("ms k 2 C{version}\r\nv3")), "EX");
+    assert_eq!(world.ask(a, &format!("ms k 2 I C{version}\r\nv3")), "HD");
+    assert_eq!(world.ask(a, "mg k v"), "VA 2 W X v3");
+}
+
+#[test]
+fn rule_20_where_workers_load_there_is_nothing_to_win() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER user:*");
+    world.send(reader, "mg user:1 v N30");
+    assert_eq!(world.heard(reader), "");
+    let push = world.heard(worker);
+    let token = push.split(' ').nth(6).unwrap().trim_start_matches(':').to_owned();
+    world.send(worker, &format!("CACHE.FILL user:1 {token} v"));
+    assert_eq!(world.heard(reader), "VA 1 v");
+}

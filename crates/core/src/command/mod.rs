@@ -322,6 +322,13 @@ pub enum ItemCommand<'a> {
         value: bool,
         /// Whether the look counts as use.
         used: bool,
+        /// The lease that the look takes if there is nothing (`vivify`), if the value is stale, or if it has less than
+        /// `recache` milliseconds to live; None: none.
+        lease: Option<u64>,
+        /// Whether a lease is taken where there is nothing.
+        vivify: bool,
+        /// How close to its end a value is loaded anew, in milliseconds.
+        recache: Option<u64>,
     },
     /// Writes a value; the answer is the new version, or nothing if `mode` forbids it.
     Store {
@@ -339,6 +346,21 @@ pub enum ItemCommand<'a> {
         version: Option<u64>,
         /// Writes the value if there is none to add to; when it expires.
         vivify: Option<Expiry>,
+        /// A version below that of the item is written all the same, as stale.
+        invalidate: bool,
+    },
+    /// Makes an item stale: it is served until somebody has loaded it anew. The answer is nothing if there is none.
+    Stale {
+        /// Its key.
+        key: &'a [u8],
+        /// The version it must have.
+        version: Option<u64>,
+        /// When it expires from now on.
+        expiry: Option<Expiry>,
+        /// Whether its value goes.
+        empty: bool,
+        /// Whether it is stale from now on.
+        stale: bool,
     },
     /// Removes an item; the answer is nothing if there is none.
     Remove {
@@ -384,6 +406,19 @@ pub struct Found {
     pub ttl: Option<u32>,
     /// Bytes of the value.
     pub size: u32,
+    /// How the item stands to leases.
+    pub marks: Marks,
+}
+
+/// How an item that a client looks at stands to leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The client has the lease; the version told is its token.
+    pub won: bool,
+    /// Somebody else has it.
+    pub lost: bool,
+    /// The value is stale.
+    pub stale: bool,
 }
 
 /// Bytes of a reply.

@@ -7,12 +7,16 @@
 //! spells them.
 //!
 //! Not offered: the binary protocol and UDP; `watch`, `lru`, `slabs` and `cache_memlimit`, which steer what is not here;
-//! the flags N, R and I of `mg` and `md`, E (a version of the client's choice), x and S. h and l are taken and not told.
+//! E (a version of the client's choice) and S. h and l are taken and not told.
+//!
+//! Leases: `mg` with N on a miss, with R near the end, or on a stale item, wins (W) the store's lease, whose token is the
+//! number that `c` tells; everybody else gets Z. `ms` with C and the token fills; it is refused after anything changed the
+//! key. Where loader workers load a key there is nothing to win: `mg` waits as `get` does.
 //!
 //! Authentication by a first `set` belongs at the top of [`Call::read`], once there are users.
 
 use crate::command::{
-    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
+    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Marks, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
 };
 use crate::engine::{Limits, MEMCACHED_VERSION};
 use crate::output::Output;
@@ -29,6 +33,10 @@ const MAX_FLAGS: usize = 20;
 const MAX_OPAQUE: usize = 33;
 /// Times up to here are counted from now; beyond, they are Unix time.
 const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
+
+/// How long a client that looks at a stale item has to load it anew, in milliseconds; and the longest lease.
+const LEASE: u64 = 30_000;
+const LONGEST: u64 = 60_000;
 
 const ERROR: &str = "ERROR";
 const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
@@ -436,6 +444,7 @@ impl Call {
             mode,
             version,
             vivify: None,
+            invalidate: false,
         };
         Ok((Command::Item(store), Form { shape: Shape::Words("STORED", "NOT_STORED"), quiet: noreply(words) }))
     }
@@ -501,7 +510,8 @@ fn inspect<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str>
         return Err(BAD_FORMAT);
     }
     let key = key_word(words, 1)?;
-    let look = ItemCommand::Look { key, expiry: None, value: false, used: false };
+    let look =
+        ItemCommand::Look { key, expiry: None, value: false, used: false, lease: None, vivify: false, recache: None };
     Ok((Command::Item(look), Form { shape: Shape::Meta(Verb::MetaInspect, key, words.from(2)), quiet: false }))
 }
 
@@ -546,6 +556,11 @@ struct Flags {
     expiry: Option<Expiry>,
     vivify: Option<Expiry>,
     mode: Option<u8>,
+    /// How long a lease is asked for, in milliseconds.
+    lease: Option<u64>,
+    recache: Option<u64>,
+    invalidate: bool,
+    empty: bool,
     initial: Option<u64>,
     delta: Option<u64>,
 }
@@ -590,6 +605,10 @@ impl Flags {
             b'T' => self.expiry = Some(expiry(token).ok_or(BAD_TOKEN)?),
             b'C' => self.version = Some(unsigned(token).ok_or(BAD_TOKEN)?),
             b'F' if verb == Verb::MetaSet => self.client_flags = flags_number(token).ok_or(BAD_FORMAT)?,
+            b'N' if verb == Verb::MetaGet => self.lease = Some(lease(token)?),
+            b'R' if verb == Verb::MetaGet => self.recache = Some(lease(token)?),
+            b'I' if matches!(verb, Verb::MetaSet | Verb::MetaDelete) => self.invalidate = true,
+            b'x' if verb == Verb::MetaDelete => self.empty = true,
             b'N' if count || verb == Verb::MetaSet => self.vivify = Some(expiry(token).ok_or(BAD_TOKEN)?),
             b'M' if token.len() != 1 => return Err("CLIENT_ERROR incorrect length for M token"),
             b'M' => self.mode = Some(token[0]),
@@ -599,6 +618,15 @@ impl Flags {
             _ => return Err("CLIENT_ERROR invalid or duplicate flag"),
         }
         Ok(())
+    }
+}
+
+/// Seconds of a lease, as milliseconds; what has no end lasts as long as a lease may.
+fn lease(token: &[u8]) -> Result<u64, &'static str> {
+    match signed(token) {
+        Some(0 | ..=-1) => Ok(LONGEST),
+        Some(seconds) => Ok((seconds as u64).saturating_mul(1000)),
+        None => Err(BAD_TOKEN),
     }
 }
 
@@ -618,7 +646,18 @@ fn meta<'a>(
     let key = if flags.base64 { decode(word, buffer).ok_or("CLIENT_ERROR error decoding key")? } else { word };
     let version = flags.version;
     let command = match verb {
-        Verb::MetaGet => ItemCommand::Look { key, expiry: flags.expiry, value: flags.value, used: true },
+        Verb::MetaGet => ItemCommand::Look {
+            key,
+            expiry: flags.expiry,
+            value: flags.value,
+            used: true,
+            lease: Some(flags.lease.unwrap_or(LEASE)),
+            vivify: flags.lease.is_some(),
+            recache: flags.recache,
+        },
+        Verb::MetaDelete if flags.invalidate || flags.empty => {
+            ItemCommand::Stale { key, version, expiry: flags.expiry, empty: flags.empty, stale: flags.invalidate }
+        }
         Verb::MetaDelete => ItemCommand::Remove { key, version },
         Verb::MetaSet => ItemCommand::Store {
             key,
@@ -628,6 +667,7 @@ fn meta<'a>(
             mode: mode(flags.mode).ok_or("CLIENT_ERROR invalid mode for ms M token")?,
             version,
             vivify: flags.vivify,
+            invalidate: flags.invalidate,
         },
         _ => ItemCommand::Count {
             key,
@@ -828,7 +868,14 @@ fn encode_meta(verb: Verb, key: &[u8], flags: Args<'_>, quiet: bool, reply: &Rep
         }
         Reply::Item(found) => status("HD", verb, key, flags, Some(found), out.bytes()),
         Reply::Int(version) => {
-            let stored = Found { value: Blob::Scratch(0..0), version: *version as u64, flags: 0, ttl: None, size: 0 };
+            let stored = Found {
+                value: Blob::Scratch(0..0),
+                version: *version as u64,
+                flags: 0,
+                ttl: None,
+                size: 0,
+                marks: Marks::default(),
+            };
             status("HD", verb, key, flags, Some(&stored), out.bytes());
         }
         Reply::Error(error) => match unmet(error) {
@@ -885,6 +932,13 @@ fn returned(verb: Verb, key: &[u8], flags: Args<'_>, found: Option<&Found>, out:
         };
         out.extend_from_slice(&[b' ', flag[0]]);
         push_number(number, out);
+    }
+    if let Some(Found { marks, .. }) = found {
+        for (is, mark) in [(marks.won, b" W"), (marks.stale, b" X"), (marks.lost, b" Z")] {
+            if is {
+                out.extend_from_slice(mark);
+            }
+        }
     }
     out.extend_from_slice(b"\r\n");
 }

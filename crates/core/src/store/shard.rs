@@ -1061,6 +1061,20 @@ impl<'a> Entry<'a> {
         Some(Copied { value, flags, expires_at, fresh_until, error_until, cost, written_at, tags, clock })
     }
 
+    /// Makes the live value stale, or takes it away and leaves the item; the item expires at `at`, and what is being loaded
+    /// is void. Returns the new version. Must follow a [`peek`](Entry::peek) that found an item.
+    pub fn alter(&mut self, stale: bool, empty: bool, at: Option<u64>) -> Result<u64, Refused> {
+        let mut copy = self.copied().expect("an item to alter");
+        if stale {
+            copy.fresh_until = Some(self.now);
+        }
+        if empty {
+            copy.value = Arc::from(&b""[..]);
+        }
+        copy.expires_at = at;
+        self.put_copied(&copy)
+    }
+
     /// Writes a value that was kept under another key. The tag clock stays that of its write, so that what was
     /// invalidated before stays so. Returns the new version.
     pub fn put_copied(&mut self, copy: &Copied) -> Result<u64, Refused> {
