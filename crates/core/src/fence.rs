@@ -85,7 +85,7 @@ impl Fences {
         client.joined = Some(Joined { id: id.into(), party, fence: Arc::clone(&fence), generation, servers });
         let mut newest = fence.write();
         if generation < *newest {
-            return Err(Error::new(Kind::Mismatch, "ERR a newer connection of this session is there already"));
+            return Err(Error::new(Kind::Mismatch, "FENCED a newer connection of this session is there already"));
         }
         *newest = generation;
         Ok(())

@@ -472,7 +472,7 @@ fn rule_15_what_an_old_connection_sent_is_not_run_after_the_new_one_was_welcomed
     assert_eq!(world.ask(new, "GET k"), "_");
     // An older generation that comes late is refused.
     let late = world.connect("HELLO 3");
-    assert!(world.ask(late, "CACHE.SESSION me 1").starts_with("-ERR a newer connection"));
+    assert!(world.ask(late, "CACHE.SESSION me 1").starts_with("-FENCED a newer connection"));
 }
 
 #[test]

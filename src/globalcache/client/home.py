@@ -116,6 +116,9 @@ class Home:
                 text = str(reply)
                 if "unknown command" in text.lower():
                     raise ConfigError(f"{self.address}: no globalcache server: {text}")
+                if text.startswith("FENCED"):
+                    # Another thread came back first, while this connection was on its way: the next one is as new.
+                    raise UnavailableError(f"{self.address}: {text}")
                 if text.startswith("SERVERS"):
                     raise ConfigError(f"{self.address}: {text}")
                 raise translate(reply)
