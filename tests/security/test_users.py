@@ -253,3 +253,8 @@ def test_others_are_let_in_only_where_somebody_has_to_say_who_he_is(users: Path)
 def test_hash_password_prints_a_rule() -> None:
     done = subprocess.run([GLOBALCACHE, "hash-password"], input="app\n", capture_output=True, text=True, check=True)
     assert done.stdout == rule("app") + "\n"
+
+
+def test_a_health_check_needs_no_password(guarded: globalcache.Server) -> None:
+    done = subprocess.run([GLOBALCACHE, "ping", "-u", guarded.url], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "NOAUTH\n")
