@@ -442,6 +442,7 @@ fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Co
         cost: keep.cost,
         written_at: Some(now),
         absent: keep.absent,
+        cas: None,
         tags: &tags[..keep.tags.len()],
     };
     step(cx, &meta)

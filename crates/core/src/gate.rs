@@ -138,12 +138,14 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
         Command::Item(ref item) => match *item {
             ItemCommand::Find { keys, expiry: None } => ("MGET", None, Some(keys)),
             ItemCommand::Find { keys, .. } => ("GETEX", None, Some(keys)),
-            ItemCommand::Remove { key, .. } | ItemCommand::Stale { key, .. } => ("DEL", Some(key), None),
+            ItemCommand::Remove { key, .. } | ItemCommand::Mark { key, .. } => ("DEL", Some(key), None),
             ItemCommand::Touch { key, .. } => ("EXPIRE", Some(key), None),
             ItemCommand::Count { key, .. } => ("INCR", Some(key), None),
             ItemCommand::Store { key, mode: crate::command::Mode::Set, version: None, .. } => ("SET", Some(key), None),
             ItemCommand::Store { key, .. } => ("SETNX", Some(key), None),
-            ItemCommand::Look { key, vivify: true, .. } => ("CACHE.FILL", Some(key), None),
+            ItemCommand::Look { key, vivify: Some(_), .. } | ItemCommand::Look { key, recache: Some(_), .. } => {
+                ("CACHE.FETCH", Some(key), None)
+            }
             ItemCommand::Look { key, expiry: None, .. } => ("GET", Some(key), None),
             ItemCommand::Look { key, .. } => ("GETEX", Some(key), None),
         },

@@ -17,6 +17,7 @@ use crate::command::{Args, Blob, Command, Error, ItemCommand, Kind, Mode, Reply,
 use crate::engine::{Engine, Limits, Now};
 use crate::execute::{Client, Context, Replies, execute, execute_row};
 use crate::gate;
+use crate::items;
 use crate::mailbox::Event;
 use crate::output::Output;
 use crate::protocol::json::Message;
@@ -758,6 +759,7 @@ fn admit(row: Option<&'static Row>, name: &[u8], args: Args<'_>, client: &Client
 fn execute_loaded(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
     if cx.engine.loaders.any()
         && let Some(bytes) = command.depends_on()
+        && !matches!(command, Command::Item(item) if items::is_fill(cx, client, item))
     {
         let db = client.db;
         match load_first(cx, client, std::iter::once(Key { db, bytes })) {

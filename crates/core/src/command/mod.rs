@@ -280,7 +280,9 @@ impl<'a> Command<'a> {
                 (mode != Mode::Set || version.is_some()).then_some(key)
             }
             Command::Item(ItemCommand::Count { key, .. } | ItemCommand::Touch { key, .. }) => Some(key),
-            Command::Item(ItemCommand::Remove { key, version: Some(_) }) => Some(key),
+            Command::Item(
+                ItemCommand::Remove { key, version: Some(_) } | ItemCommand::Mark { key, version: Some(_), .. },
+            ) => Some(key),
             _ => None,
         }
     }
@@ -322,15 +324,13 @@ pub enum ItemCommand<'a> {
         value: bool,
         /// Whether the look counts as use.
         used: bool,
-        /// The lease that the look takes if there is nothing (`vivify`), if the value is stale, or if it has less than
-        /// `recache` milliseconds to live; None: none.
-        lease: Option<u64>,
-        /// Whether a lease is taken where there is nothing.
-        vivify: bool,
-        /// How close to its end a value is loaded anew, in milliseconds.
-        recache: Option<u64>,
+        /// Takes the lease if there is no item, for so long: the answer is an item without bytes.
+        vivify: Option<Expiry>,
+        /// Takes the lease if the item ends within this time.
+        recache: Option<Expiry>,
     },
-    /// Writes a value; the answer is the new version, or nothing if `mode` forbids it.
+    /// Writes a value; the answer is the item, without its value, or nothing if `mode` forbids it. A `version` may also
+    /// be a lease of the key: then the value was loaded under it.
     Store {
         /// The key.
         key: &'a [u8],
@@ -346,20 +346,9 @@ pub enum ItemCommand<'a> {
         version: Option<u64>,
         /// Writes the value if there is none to add to; when it expires.
         vivify: Option<Expiry>,
-        /// A version below that of the item is written all the same, as stale.
-        invalidate: bool,
-    },
-    /// Makes an item stale: it is served until somebody has loaded it anew. The answer is nothing if there is none.
-    Stale {
-        /// Its key.
-        key: &'a [u8],
-        /// The version it must have.
-        version: Option<u64>,
-        /// When it expires from now on.
-        expiry: Option<Expiry>,
-        /// Whether its value goes.
-        empty: bool,
-        /// Whether it is stale from now on.
+        /// The number that the client wants to know the new version by.
+        cas: Option<u64>,
+        /// Stores the value as stale, with the expiry of what is there, if `version` is older than that.
         stale: bool,
     },
     /// Removes an item; the answer is nothing if there is none.
@@ -368,6 +357,21 @@ pub enum ItemCommand<'a> {
         key: &'a [u8],
         /// The version it must have.
         version: Option<u64>,
+    },
+    /// Keeps an item and marks it as stale, or takes only its value away; the answer is nothing if there is none.
+    Mark {
+        /// Its key.
+        key: &'a [u8],
+        /// The version it must have.
+        version: Option<u64>,
+        /// Whether it is stale from now on.
+        stale: bool,
+        /// Whether its value and flags go.
+        empty: bool,
+        /// When it expires from now on.
+        expiry: Option<Expiry>,
+        /// The number that the client wants to know the new version by.
+        cas: Option<u64>,
     },
     /// Counts in 64 bits without a sign: up with wrapping, down to 0 and no further.
     Count {
@@ -383,6 +387,8 @@ pub enum ItemCommand<'a> {
         version: Option<u64>,
         /// When the item expires from now on.
         expiry: Option<Expiry>,
+        /// The number that the client wants to know the new version by.
+        cas: Option<u64>,
     },
     /// Sets when an item expires; the answer is nothing if there is none.
     Touch {
@@ -398,7 +404,7 @@ pub enum ItemCommand<'a> {
 pub struct Found {
     /// Its value.
     pub value: Blob,
-    /// Its version.
+    /// The number to compare: its version, or what a client chose instead.
     pub version: u64,
     /// What the client keeps with it.
     pub flags: u32,
@@ -406,19 +412,19 @@ pub struct Found {
     pub ttl: Option<u32>,
     /// Bytes of the value.
     pub size: u32,
-    /// How the item stands to leases.
-    pub marks: Marks,
+    /// Who loads it anew.
+    pub recache: Recache,
 }
 
-/// How an item that a client looks at stands to leases.
+/// What the reader of an item is told of its being loaded anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
-    /// The client has the lease; the version told is its token.
+pub struct Recache {
+    /// Its time is over.
+    pub stale: bool,
+    /// This reader has the lease, and its token is what [`Found::version`] tells.
     pub won: bool,
     /// Somebody else has it.
-    pub lost: bool,
-    /// The value is stale.
-    pub stale: bool,
+    pub taken: bool,
 }
 
 /// Bytes of a reply.

@@ -6,17 +6,17 @@
 //! line that gives one but is wrong otherwise has its block passed over. Replies are spelled as memcached 1.6.18
 //! spells them.
 //!
-//! Not offered: the binary protocol and UDP; `watch`, `lru`, `slabs` and `cache_memlimit`, which steer what is not here;
-//! E (a version of the client's choice) and S. h and l are taken and not told.
+//! Flags of meta commands are those of the current protocol document. Of these memcached 1.6.18 lacks E (a number of
+//! the client's choice for `c` and `C`), x of `md` and s of `ms`, which are read as later releases read them.
 //!
-//! Leases: `mg` with N on a miss, with R near the end, or on a stale item, wins (W) the store's lease, whose token is the
-//! number that `c` tells; everybody else gets Z. `ms` with C and the token fills; it is refused after anything changed the
-//! key. Where loader workers load a key there is nothing to win: `mg` waits as `get` does.
+//! Not offered: the binary protocol and UDP; `watch`, `lru`, `slabs` and `cache_memlimit`, which steer what is not here.
+//! h and l are taken and not told: a read writes nothing here that would say when an item was last read. E of `mg` is
+//! taken and does nothing: the number of a win is the token of a lease, which the client may not choose.
 //!
 //! Authentication by a first `set` belongs at the top of [`Call::read`], once there are users.
 
 use crate::command::{
-    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Marks, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
+    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
 };
 use crate::engine::{Limits, MEMCACHED_VERSION};
 use crate::output::Output;
@@ -33,10 +33,6 @@ const MAX_FLAGS: usize = 20;
 const MAX_OPAQUE: usize = 33;
 /// Times up to here are counted from now; beyond, they are Unix time.
 const MAX_RELATIVE: i64 = 60 * 60 * 24 * 30;
-
-/// How long a client that looks at a stale item has to load it anew, in milliseconds; and the longest lease.
-const LEASE: u64 = 30_000;
-const LONGEST: u64 = 60_000;
 
 const ERROR: &str = "ERROR";
 const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
@@ -401,7 +397,7 @@ impl Call {
             Verb::Delete => delete(words),
             Verb::Count(down) => count(words, down),
             Verb::Touch => touch(words),
-            Verb::MetaInspect => inspect(words),
+            Verb::MetaInspect => inspect(words, buffer),
             _ => manage(self.verb, words, limits),
         }
     }
@@ -437,6 +433,8 @@ impl Call {
         let word = |at| words.get(at).unwrap_or_default();
         let version = if self.verb == Verb::Cas { unsigned(word(5)) } else { None };
         let store = ItemCommand::Store {
+            cas: None,
+            stale: false,
             key: word(1),
             value,
             flags: flags_number(word(2)).ok_or(BAD_FORMAT)?,
@@ -444,7 +442,6 @@ impl Call {
             mode,
             version,
             vivify: None,
-            invalidate: false,
         };
         Ok((Command::Item(store), Form { shape: Shape::Words("STORED", "NOT_STORED"), quiet: noreply(words) }))
     }
@@ -492,7 +489,7 @@ fn count<'a>(words: Args<'a>, down: bool) -> Result<(Command<'a>, Form<'a>), &'s
     }
     let key = key_word(words, 1)?;
     let delta = words.get(2).and_then(unsigned).ok_or("CLIENT_ERROR invalid numeric delta argument")?;
-    let command = ItemCommand::Count { key, delta, down, initial: None, version: None, expiry: None };
+    let command = ItemCommand::Count { key, delta, down, initial: None, version: None, expiry: None, cas: None };
     Ok((Command::Item(command), Form { shape: Shape::Number, quiet: noreply(words) }))
 }
 
@@ -505,14 +502,15 @@ fn touch<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str> {
     Ok((Command::Item(command), form))
 }
 
-fn inspect<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str> {
-    if words.len() != 2 {
-        return Err(BAD_FORMAT);
-    }
-    let key = key_word(words, 1)?;
-    let look =
-        ItemCommand::Look { key, expiry: None, value: false, used: false, lease: None, vivify: false, recache: None };
-    Ok((Command::Item(look), Form { shape: Shape::Meta(Verb::MetaInspect, key, words.from(2)), quiet: false }))
+fn inspect<'a>(words: Args<'a>, buffer: &'a mut KeyBuffer) -> Result<(Command<'a>, Form<'a>), &'static str> {
+    let word = key_word(words, 1)?;
+    let key = match words.get(2) {
+        None => word,
+        Some(b"b") if words.len() == 3 => decode(word, buffer).ok_or("CLIENT_ERROR error decoding key")?,
+        Some(_) => return Err(BAD_FORMAT),
+    };
+    let look = ItemCommand::Look { key, expiry: None, value: false, used: false, vivify: None, recache: None };
+    Ok((Command::Item(look), Form { shape: Shape::Meta(Verb::MetaInspect, word, words.from(2)), quiet: false }))
 }
 
 /// Commands about the server and the connection.
@@ -550,17 +548,16 @@ struct Flags {
     base64: bool,
     quiet: bool,
     value: bool,
-    used: bool,
+    unused: bool,
+    stale: bool,
+    empty: bool,
     version: Option<u64>,
+    cas: Option<u64>,
     client_flags: u32,
     expiry: Option<Expiry>,
     vivify: Option<Expiry>,
+    recache: Option<Expiry>,
     mode: Option<u8>,
-    /// How long a lease is asked for, in milliseconds.
-    lease: Option<u64>,
-    recache: Option<u64>,
-    invalidate: bool,
-    empty: bool,
     initial: Option<u64>,
     delta: Option<u64>,
 }
@@ -584,7 +581,6 @@ impl Flags {
             seen |= 1 << letter;
             flags.take(verb, letter, token)?;
         }
-        flags.used = [b'v', b's', b'f', b'T'].iter().any(|letter| seen & 1 << letter != 0);
         Ok(flags)
     }
 
@@ -595,6 +591,9 @@ impl Flags {
             b'k' | b's' | b't' | b'c' | b'f' => {}
             // Not kept here, and so not told: when an item was last read, and whether it ever was.
             b'h' | b'l' if verb == Verb::MetaGet => {}
+            b'u' if verb == Verb::MetaGet => self.unused = true,
+            b'I' if matches!(verb, Verb::MetaSet | Verb::MetaDelete) => self.stale = true,
+            b'x' if verb == Verb::MetaDelete => self.empty = true,
             b'v' => self.value = true,
             b'q' => self.quiet = true,
             b'b' => self.base64 = true,
@@ -604,12 +603,10 @@ impl Flags {
             b'P' | b'L' => {}
             b'T' => self.expiry = Some(expiry(token).ok_or(BAD_TOKEN)?),
             b'C' => self.version = Some(unsigned(token).ok_or(BAD_TOKEN)?),
+            b'E' => self.cas = Some(unsigned(token).ok_or(BAD_TOKEN)?),
             b'F' if verb == Verb::MetaSet => self.client_flags = flags_number(token).ok_or(BAD_FORMAT)?,
-            b'N' if verb == Verb::MetaGet => self.lease = Some(lease(token)?),
-            b'R' if verb == Verb::MetaGet => self.recache = Some(lease(token)?),
-            b'I' if matches!(verb, Verb::MetaSet | Verb::MetaDelete) => self.invalidate = true,
-            b'x' if verb == Verb::MetaDelete => self.empty = true,
-            b'N' if count || verb == Verb::MetaSet => self.vivify = Some(expiry(token).ok_or(BAD_TOKEN)?),
+            b'R' if verb == Verb::MetaGet => self.recache = Some(expiry(token).ok_or(BAD_TOKEN)?),
+            b'N' if verb != Verb::MetaDelete => self.vivify = Some(expiry(token).ok_or(BAD_TOKEN)?),
             b'M' if token.len() != 1 => return Err("CLIENT_ERROR incorrect length for M token"),
             b'M' => self.mode = Some(token[0]),
             b'J' if count => self.initial = Some(unsigned(token).ok_or("CLIENT_ERROR invalid or duplicate flag")?),
@@ -618,15 +615,6 @@ impl Flags {
             _ => return Err("CLIENT_ERROR invalid or duplicate flag"),
         }
         Ok(())
-    }
-}
-
-/// Seconds of a lease, as milliseconds; what has no end lasts as long as a lease may.
-fn lease(token: &[u8]) -> Result<u64, &'static str> {
-    match signed(token) {
-        Some(0 | ..=-1) => Ok(LONGEST),
-        Some(seconds) => Ok((seconds as u64).saturating_mul(1000)),
-        None => Err(BAD_TOKEN),
     }
 }
 
@@ -644,38 +632,30 @@ fn meta<'a>(
     let told = words.from(if verb == Verb::MetaSet { 3 } else { 2 });
     let flags = Flags::read(verb, told)?;
     let key = if flags.base64 { decode(word, buffer).ok_or("CLIENT_ERROR error decoding key")? } else { word };
-    let version = flags.version;
+    let Flags { version, cas, stale, empty, expiry, vivify, recache, .. } = flags;
     let command = match verb {
-        Verb::MetaGet => ItemCommand::Look {
-            key,
-            expiry: flags.expiry,
-            value: flags.value,
-            used: true,
-            lease: Some(flags.lease.unwrap_or(LEASE)),
-            vivify: flags.lease.is_some(),
-            recache: flags.recache,
-        },
-        Verb::MetaDelete if flags.invalidate || flags.empty => {
-            ItemCommand::Stale { key, version, expiry: flags.expiry, empty: flags.empty, stale: flags.invalidate }
-        }
+        Verb::MetaGet => ItemCommand::Look { key, expiry, value: flags.value, used: !flags.unused, vivify, recache },
+        Verb::MetaDelete if stale || empty => ItemCommand::Mark { key, version, stale, empty, expiry, cas },
         Verb::MetaDelete => ItemCommand::Remove { key, version },
         Verb::MetaSet => ItemCommand::Store {
             key,
             value: block.unwrap_or_default(),
             flags: flags.client_flags,
-            expiry: flags.expiry.unwrap_or_default(),
+            expiry: expiry.unwrap_or_default(),
             mode: mode(flags.mode).ok_or("CLIENT_ERROR invalid mode for ms M token")?,
             version,
-            vivify: flags.vivify,
-            invalidate: flags.invalidate,
+            vivify,
+            cas,
+            stale,
         },
         _ => ItemCommand::Count {
             key,
             delta: flags.delta.unwrap_or(1),
             down: counts_down(flags.mode).ok_or("CLIENT_ERROR invalid mode for ma M token")?,
-            initial: flags.vivify.map(|expiry| (flags.initial.unwrap_or(0), expiry)),
+            initial: vivify.map(|expiry| (flags.initial.unwrap_or(0), expiry)),
             version,
-            expiry: flags.expiry,
+            expiry,
+            cas,
         },
     };
     Ok((Command::Item(command), Form { shape: Shape::Meta(verb, word, told), quiet: flags.quiet }))
@@ -867,17 +847,7 @@ fn encode_meta(verb: Verb, key: &[u8], flags: Args<'_>, quiet: bool, reply: &Rep
             data(&found.value, scratch, out);
         }
         Reply::Item(found) => status("HD", verb, key, flags, Some(found), out.bytes()),
-        Reply::Int(version) => {
-            let stored = Found {
-                value: Blob::Scratch(0..0),
-                version: *version as u64,
-                flags: 0,
-                ttl: None,
-                size: 0,
-                marks: Marks::default(),
-            };
-            status("HD", verb, key, flags, Some(&stored), out.bytes());
-        }
+        Reply::Int(_) => status("HD", verb, key, flags, None, out.bytes()),
         Reply::Error(error) => match unmet(error) {
             Some((_, code)) => status(code, verb, key, flags, None, out.bytes()),
             None => encode_error(error, out),
@@ -921,6 +891,7 @@ fn returned(verb: Verb, key: &[u8], flags: Args<'_>, found: Option<&Found>, out:
             (b'c', Some(found)) if verb != Verb::MetaDelete => found.version,
             // memcached tells 0 for what was not stored.
             (b'c', None) if verb == Verb::MetaSet => 0,
+            (b's', Some(found)) if verb == Verb::MetaSet => found.size.into(),
             (b't', Some(Found { ttl: None, .. })) if counted => {
                 out.extend_from_slice(b" t-1");
                 continue;
@@ -933,8 +904,8 @@ fn returned(verb: Verb, key: &[u8], flags: Args<'_>, found: Option<&Found>, out:
         out.extend_from_slice(&[b' ', flag[0]]);
         push_number(number, out);
     }
-    if let Some(Found { marks, .. }) = found {
-        for (is, mark) in [(marks.won, b" W"), (marks.stale, b" X"), (marks.lost, b" Z")] {
+    if let (Verb::MetaGet, Some(Found { recache, .. })) = (verb, found) {
+        for (is, mark) in [(recache.taken, b" Z"), (recache.stale, b" X"), (recache.won, b" W")] {
             if is {
                 out.extend_from_slice(mark);
             }
@@ -964,6 +935,7 @@ fn describe(key: &[u8], found: &Found, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Recache;
 
     /// What was read: verb, block and words.
     type Seen = (Verb, Block, Vec<Vec<u8>>);
@@ -1097,6 +1069,18 @@ mod tests {
             ("mg Zm9 b\r\n", "CLIENT_ERROR error decoding key"),
             ("mg k k Oabc\r\n", "EN kk Oabc"),
             ("md k Oabc q\r\n", "NF Oabc"),
+            ("mg k N30 R30 E5 u v\r\n", "EN"),
+            ("mg k Nx\r\n", BAD_TOKEN),
+            ("mg k R\r\n", BAD_TOKEN),
+            ("mg k I\r\n", "CLIENT_ERROR invalid flag"),
+            ("md k I x T5 E7 C9\r\n", "NF"),
+            ("md k N5\r\n", "CLIENT_ERROR invalid or duplicate flag"),
+            ("ms k 1 x\r\nx\r\n", "CLIENT_ERROR invalid flag"),
+            ("ms k 1 S1\r\nx\r\n", "CLIENT_ERROR invalid flag"),
+            ("ms k 1 Ex\r\nx\r\n", BAD_TOKEN),
+            ("ms k 1 I C5 q\r\nx\r\n", "NS"),
+            ("me Zg== b\r\n", "EN"),
+            ("me k v\r\n", BAD_FORMAT),
             ("ms k 1 MX\r\nx\r\n", "CLIENT_ERROR invalid mode for ms M token"),
             ("shutdown\r\n", "ERROR: shutdown not enabled"),
             ("debugtime 5\r\n", ERROR),
@@ -1108,6 +1092,29 @@ mod tests {
             ["delete k noreply\r\n", "touch k 0 noreply\r\n", "incr k 1 noreply\r\n", "mg k q\r\n", "quit\r\n"]
         {
             assert_eq!(run(silent.as_bytes()), "", "{silent:?}");
+        }
+    }
+
+    #[test]
+    fn marks_stand_behind_what_was_asked_for() {
+        let marks = |stale, won, taken| {
+            let recache = Recache { stale, won, taken };
+            let found = Found { value: Blob::Scratch(0..0), version: 7, flags: 5, ttl: Some(9), size: 0, recache };
+            let (input, mut spans, limits) = (b"mg k c f v t s\r\n", Vec::new(), Limits::default());
+            let (mut reader, mut out, mut buffer) = (Reader::default(), Output::default(), [0; MAX_KEY]);
+            reader.next(input, &mut spans, &limits);
+            let (_, form) = reader.call().read(Args::new(input, &spans), &mut buffer, &limits).unwrap().unwrap();
+            encode(&form, &Reply::Item(found), &[], &mut out);
+            String::from_utf8(out.take_bytes()).unwrap()
+        };
+        for (told, wanted) in [
+            (marks(false, false, false), ""),
+            (marks(false, true, false), " W"),
+            (marks(false, false, true), " Z"),
+            (marks(true, true, false), " X W"),
+            (marks(true, false, true), " Z X"),
+        ] {
+            assert_eq!(told, format!("VA 0 c7 f5 t9 s0{wanted}\r\n\r\n"));
         }
     }
 

@@ -98,13 +98,19 @@ impl Entry<'_> {
     /// Asks for the value; on a miss for the lease; and waits, if the seeker does, for whoever has it.
     pub fn seek(&mut self, seeker: &Seeker) -> Sought<'_> {
         let now = self.now;
-        let Some((absent, stale, early)) = self.look() else { return self.seek_lease(seeker) };
+        let Some((absent, stale, early)) = self.look() else {
+            if seeker.lease > 0 || !seeker.served {
+                // A plain read that comes to wait was counted when it found nothing.
+                self.shard.miss(self.hash);
+            }
+            return self.lease(seeker);
+        };
         let token = if !absent && (stale || early) { self.refresh(seeker) } else { 0 };
         match self.shard.find(self.key, self.hash) {
             Some(found) => {
                 self.shard.hit(&found, self.hash);
                 let item = self.shard.view(&self.shard.record(found.place));
-                Sought::Found { item, stale: item.fresh_until.is_some_and(|at| at <= now), token }
+                Sought::Found { item, stale: item.is_stale(now), token }
             }
             None => Sought::Nothing,
         }
@@ -137,11 +143,8 @@ impl Entry<'_> {
         Moment { token: self.shard.next_version(), clock: self.tags.clock(), now: self.now }
     }
 
-    fn seek_lease(&mut self, seeker: &Seeker) -> Sought<'_> {
-        if seeker.lease > 0 || !seeker.served {
-            // A plain read that comes to wait was counted when it found nothing.
-            self.shard.miss(self.hash);
-        }
+    /// Asks for the lease of a key that is known to have no value; a miss that is counted already.
+    pub fn lease(&mut self, seeker: &Seeker) -> Sought<'_> {
         let moment = self.moment();
         match self.shard.leases.seek(self.hash, self.key, seeker, moment) {
             Answer::Lease(token) => Sought::Lease(token),
@@ -161,6 +164,16 @@ impl Entry<'_> {
         let record = self.shard.record(self.shard.find(self.key, self.hash)?.place);
         let kept = !record.absent && self.shard.is_kept(&record, self.tags, self.now);
         kept.then(|| self.shard.view(&record))
+    }
+
+    /// Until when somebody holds the lease, if nobody gives it up before.
+    #[inline]
+    pub fn held_until(&self) -> Option<u64> {
+        if self.shard.leases.is_empty() {
+            return None;
+        }
+        let until = self.shard.leases.get(self.hash, self.key)?.held_until()?;
+        (self.now < until).then_some(until)
     }
 
     /// Whether it is known that there is no such row.

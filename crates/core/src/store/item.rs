@@ -4,7 +4,7 @@
 //! front   u8 bits | u8 key length | u16 value length | u32 version      then, if WIDE_LEN: u16 key | u16 0 | u32 value
 //! key
 //! fields  [u64 version if WIDE_NUM] [EXPIRY time] [FRESH time] [FLAGS u32]
-//!         [EXT u8 database | u8 what | [error time] [cost u32] [written u64]] [TAGS u8 count | clock | u64 each]
+//!         [EXT u8 database | u8 what | [error time] [cost u32] [written u64] [cas u64]] [TAGS u8 count | clock | u64 each]
 //! value   or, if LARGE, the u32 number of a value beside the log
 //! ```
 //! Times, clocks and versions are u32 counted from the bases of the segment, or u64 if WIDE_NUM. The whole is padded to
@@ -30,12 +30,13 @@ const ABSENT: u8 = 1;
 const ERROR: u8 = 2;
 const COST: u8 = 4;
 const WRITTEN: u8 = 8;
+const CAS: u8 = 16;
 
 /// Most tags of an item: sixteen, and one for the namespace that clients put it in.
 pub const MAX_TAGS: usize = 17;
 
 /// Longest fields: wide numbers, all of them, and all tags.
-const MAX_FIELDS: usize = 8 * 4 + 4 + 2 + 4 + 8 + 1 + 8 + 8 * MAX_TAGS;
+const MAX_FIELDS: usize = 8 * 4 + 4 + 2 + 4 + 8 + 8 + 1 + 8 + 8 * MAX_TAGS;
 
 /// The value of an item as it lies in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub(super) struct Record<'a> {
     pub(super) cost: Option<u32>,
     pub(super) written_at: Option<u64>,
     pub(super) absent: bool,
+    pub(super) cas: Option<u64>,
     /// Tags, eight bytes each.
     pub(super) tags: &'a [u8],
     /// The tag clock at the write.
@@ -90,6 +92,7 @@ impl<'a> Record<'a> {
             cost: meta.cost,
             written_at: meta.written_at,
             absent: meta.absent,
+            cas: meta.cas,
             tags,
             clock,
             size: 0,
@@ -143,7 +146,8 @@ impl Encoded {
             || record.absent
             || record.error_until.is_some()
             || record.cost.is_some()
-            || record.written_at.is_some();
+            || record.written_at.is_some()
+            || record.cas.is_some();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let bits = bit(record.expires_at.is_some(), EXPIRY)
             | bit(record.fresh_until.is_some(), FRESH)
@@ -188,7 +192,8 @@ impl Encoded {
             let what = bit(record.absent, ABSENT)
                 | bit(record.error_until.is_some(), ERROR)
                 | bit(record.cost.is_some(), COST)
-                | bit(record.written_at.is_some(), WRITTEN);
+                | bit(record.written_at.is_some(), WRITTEN)
+                | bit(record.cas.is_some(), CAS);
             out.push(&[record.db, what]);
             if let Some(at) = record.error_until {
                 time(&mut out, at);
@@ -199,6 +204,9 @@ impl Encoded {
             if let Some(at) = record.written_at {
                 // It lies before the base of whatever segment the item is copied to: always wide.
                 out.push(&at.to_le_bytes());
+            }
+            if let Some(cas) = record.cas {
+                out.push(&cas.to_le_bytes());
             }
         }
         if !record.tags.is_empty() {
@@ -303,6 +311,7 @@ pub(super) fn decode<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
         cost: None,
         written_at: None,
         absent: false,
+        cas: None,
         tags: &[],
         clock: 0,
         size: (at + value_len).next_multiple_of(ALIGN),
@@ -330,6 +339,7 @@ fn decode_all<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
         cost: None,
         written_at: None,
         absent: false,
+        cas: None,
         tags: &[],
         clock: 0,
         size: 0,
@@ -381,6 +391,10 @@ fn decode_fields<'a>(data: &'a [u8], mut at: usize, bases: &Bases, record: &mut 
             record.written_at = Some(u64_at(data, at));
             at += 8;
         }
+        if what & CAS != 0 {
+            record.cas = Some(u64_at(data, at));
+            at += 8;
+        }
     }
     if bits & TAGS != 0 {
         let length = usize::from(data[at]) * 8;
@@ -408,6 +422,7 @@ pub(super) fn view<'a>(record: &Record<'a>, large: impl FnOnce(u32) -> Value<'a>
         cost: record.cost,
         written_at: record.written_at,
         absent: record.absent,
+        cas: record.cas,
     }
 }
 
@@ -430,6 +445,7 @@ mod tests {
             cost in prop::option::of(any::<u32>()),
             written_at in prop::option::of(any::<u64>()),
             absent in any::<bool>(),
+            cas in prop::option::of(any::<u64>()),
             tags in prop::collection::vec(any::<u64>(), 0..=MAX_TAGS),
             clock in prop_oneof![100u64..1000, any::<u64>()],
             large in prop::option::of(any::<u32>()),
@@ -437,7 +453,7 @@ mod tests {
             let tags: Vec<u8> = tags.iter().flat_map(|tag| tag.to_le_bytes()).collect();
             let record = Record {
                 db, key: &key, value: large.map_or(Stored::Inline(&value), Stored::Large), version, flags,
-                expires_at: times[0], fresh_until: times[1], error_until: times[2], cost, written_at, absent,
+                expires_at: times[0], fresh_until: times[1], error_until: times[2], cost, written_at, absent, cas,
                 tags: &tags, clock: if tags.is_empty() { 0 } else { clock }, size: 0,
             };
             let encoded = Encoded::new(&record, &BASES);

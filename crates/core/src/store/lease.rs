@@ -776,6 +776,11 @@ impl Lease {
         self.holder().map(|grant| grant.granted_at)
     }
 
+    /// Until when somebody holds it, if nobody gives it up before.
+    pub(super) fn held_until(&self) -> Option<u64> {
+        self.holder().map(|grant| grant.deadline)
+    }
+
     /// Whether a token would be taken.
     pub(super) fn takes(&self, token: u64, now: u64) -> bool {
         self.good(token, now).is_some()

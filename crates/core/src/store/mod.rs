@@ -95,6 +95,8 @@ pub struct Meta<'a> {
     pub written_at: Option<u64>,
     /// "There is no such row": counts as absent for everything but a fetch.
     pub absent: bool,
+    /// The number that a client wants to know this version by, instead of the version itself.
+    pub cas: Option<u64>,
     /// Hashes of the tags, at most [`MAX_TAGS`].
     pub tags: &'a [u64],
 }
@@ -104,7 +106,7 @@ pub struct Meta<'a> {
 pub struct Item<'a> {
     /// Its value.
     pub value: Value<'a>,
-    /// Grows with every write in its shard; memcached's CAS number.
+    /// Grows with every write in its shard; memcached's CAS number, unless a client chose one.
     pub version: u64,
     /// As in [`Meta`].
     pub flags: u32,
@@ -120,6 +122,20 @@ pub struct Item<'a> {
     pub written_at: Option<u64>,
     /// As in [`Meta`].
     pub absent: bool,
+    /// As in [`Meta`].
+    pub cas: Option<u64>,
+}
+
+impl Item<'_> {
+    /// The number that clients compare to see whether the item is still what they read.
+    pub fn number(&self) -> u64 {
+        self.cas.unwrap_or(self.version)
+    }
+
+    /// Whether its time to be fresh is over.
+    pub fn is_stale(&self, now: u64) -> bool {
+        self.fresh_until.is_some_and(|at| at <= now)
+    }
 }
 
 /// Why a write was refused; nothing changed.

@@ -781,7 +781,10 @@ impl Shard {
     fn loaded(&self, key: Key<'_>, hash: u64, tags: &Tags) -> Option<Loaded> {
         let record = self.record(self.find(key, hash)?.place);
         let there = record.expires_at.is_none_or(|at| self.now < at) && self.is_kept(&record, tags, self.now);
-        there.then(|| Loaded::new(&self.view(&record), false))
+        there.then(|| {
+            let item = self.view(&record);
+            Loaded::new(&item, item.is_stale(self.now))
+        })
     }
 
     pub(super) fn len(&self, db: u8) -> u64 {
@@ -1030,15 +1033,27 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Writes a value that its writer knows to be older than what is there; it is to be marked as stale. What is being
+    /// loaded is none the older for it. Returns the new version.
+    pub fn set_stale(&mut self, value: &[u8], meta: &Meta<'_>) -> Result<u64, Refused> {
+        let clock = self.tags.clock();
+        self.put_loaded(value, &Meta { fresh_until: Some(self.now), ..*meta }, clock)
+    }
+
+    /// As [`replace_as`](Entry::replace_as), with the version as its number.
+    pub fn replace(&mut self, value: &[u8]) -> Result<u64, Refused> {
+        self.replace_as(value, None)
+    }
+
     /// Writes a value derived from the live one: flags, times, tags and tag clock stay, so that what was invalidated
     /// while it was derived stays so. Returns the new version. Must follow a [`peek`](Entry::peek) that found an item.
-    pub fn replace(&mut self, value: &[u8]) -> Result<u64, Refused> {
+    pub fn replace_as(&mut self, value: &[u8], cas: Option<u64>) -> Result<u64, Refused> {
         let found = self.shard.find(self.key, self.hash).expect("an item to replace");
         let old = self.shard.record(found.place);
         let mut place = [0; 8 * MAX_TAGS];
         place[..old.tags.len()].copy_from_slice(old.tags);
         let tags = &place[..old.tags.len()];
-        let like = Record { key: b"", value: Stored::Large(0), tags: &[], ..old };
+        let like = Record { key: b"", value: Stored::Large(0), tags: &[], cas, ..old };
         let version =
             self.write(value, |key, value, version| Record { key: key.bytes, value, version, tags, ..like })?;
         self.void();
@@ -1061,20 +1076,6 @@ impl<'a> Entry<'a> {
         Some(Copied { value, flags, expires_at, fresh_until, error_until, cost, written_at, tags, clock })
     }
 
-    /// Makes the live value stale, or takes it away and leaves the item; the item expires at `at`, and what is being loaded
-    /// is void. Returns the new version. Must follow a [`peek`](Entry::peek) that found an item.
-    pub fn alter(&mut self, stale: bool, empty: bool, at: Option<u64>) -> Result<u64, Refused> {
-        let mut copy = self.copied().expect("an item to alter");
-        if stale {
-            copy.fresh_until = Some(self.now);
-        }
-        if empty {
-            copy.value = Arc::from(&b""[..]);
-        }
-        copy.expires_at = at;
-        self.put_copied(&copy)
-    }
-
     /// Writes a value that was kept under another key. The tag clock stays that of its write, so that what was
     /// invalidated before stays so. Returns the new version.
     pub fn put_copied(&mut self, copy: &Copied) -> Result<u64, Refused> {
@@ -1090,6 +1091,7 @@ impl<'a> Entry<'a> {
             cost: copy.cost,
             written_at: copy.written_at,
             absent: false,
+            cas: None,
             tags: &copy.tags,
             clock: copy.clock,
             size: 0,
@@ -1170,6 +1172,26 @@ impl<'a> Entry<'a> {
     /// Sets when the live item expires; its version does not change. False if there is none, or if there is no memory
     /// for the longer item.
     pub fn expire(&mut self, at: Option<u64>) -> bool {
+        self.rewrite(|record| record.expires_at = at)
+    }
+
+    /// Marks the live item as stale, under a new version: who reads it knows that it is to be loaded anew, and what is
+    /// being loaded is too old. Where there is no memory for that the item goes. Whether there was one.
+    pub fn mark_stale(&mut self, expires_at: Option<Option<u64>>, cas: Option<u64>) -> bool {
+        let (version, now) = (self.shard.next_version(), self.now);
+        let marked = self.rewrite(|record| {
+            (record.version, record.cas, record.fresh_until) = (version, cas, Some(now));
+            record.expires_at = expires_at.unwrap_or(record.expires_at);
+        });
+        if marked {
+            self.void();
+        }
+        // What is known to be absent is not marked, and must not be believed any longer.
+        marked || self.remove()
+    }
+
+    /// Writes the live item anew with something changed beside its value. False if there is none, or no memory.
+    fn rewrite(&mut self, change: impl FnOnce(&mut Record<'_>)) -> bool {
         let Some(found) = self.shard.find(self.key, self.hash) else { return false };
         let old = self.shard.record(found.place);
         if !self.shard.is_live(&old, self.tags, self.now) {
@@ -1185,7 +1207,8 @@ impl<'a> Entry<'a> {
             Stored::Large(number) => Err(number),
         };
         let value = value.as_ref().map_or_else(|number| Stored::Large(*number), |value| Stored::Inline(value));
-        let record = Record { key: self.key.bytes, value, tags: &place[..tags], expires_at: at, ..like };
+        let mut record = Record { key: self.key.bytes, value, tags: &place[..tags], ..like };
+        change(&mut record);
         self.shard.put(&record, true, self.hash, self.tags, self.now).is_ok()
     }
 }
