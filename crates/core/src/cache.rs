@@ -625,7 +625,8 @@ fn fetch(
     }
 }
 
-fn may_fill(client: &Client, key: &[u8]) -> bool {
+/// Whether a client could answer for a lease.
+pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
     match &client.access {
         Access::Limited(user) => {
             client.access.may_write(key) && lookup(b"CACHE.FILL").is_some_and(|row| user.may_run(row))

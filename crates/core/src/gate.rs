@@ -50,11 +50,10 @@ fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> 
     let operator = || lookup(b"CONFIG").is_some_and(|config| user.may_run(config));
     let own = row.name == "ACL" && !is_for_operators(row, args);
     if !own && (!user.may_run(row) || is_for_operators(row, args) && !operator()) {
-        let name = row.name.to_ascii_lowercase();
-        let text = format!("NOPERM User {} has no permissions to run the '{name}' command", user.name());
-        return Err(Error::with(Kind::Denied, text));
+        return Err(no_command(user, &row.name.to_ascii_lowercase()));
     }
-    let need = Need::of(row);
+    let mut need = Need::of(row);
+    need.read |= row.name == "SET" && args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"));
     if !all_keys(row, args).all(|key| user.may_use(key, need)) {
         return Err(NO_KEY);
     }
@@ -62,15 +61,30 @@ fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> 
     match row.name {
         // What matches may be told: names of keys that fit a pattern, whatever they are.
         "CACHE.LOADER" | "CACHE.FORGET" => {
+            // Who could not answer for a load must not be sent one.
+            if row.name == "CACHE.LOADER" && !lookup(b"CACHE.FILL").is_some_and(|fill| user.may_run(fill)) {
+                return Err(no_command(user, "cache.fill"));
+            }
             let both = Need { read: true, write: true };
             let mut patterns = rest().take_while(|word| !is(word, "INFLIGHT"));
             if patterns.all(|glob| user.may_use_all(glob, both)) { Ok(()) } else { Err(NO_KEY) }
         }
+        // What names no key touches all of them.
+        "FLUSHALL" | "FLUSHDB" if !may_empty(user) => Err(NO_KEY),
         "SUBSCRIBE" if !rest().all(|channel| user.may_use_channel(channel)) => Err(NO_CHANNEL),
         "PUBLISH" if !args.get(1).is_some_and(|channel| user.may_use_channel(channel)) => Err(NO_CHANNEL),
         "PSUBSCRIBE" if !rest().all(|pattern| user.may_use_channels(pattern)) => Err(NO_CHANNEL),
         _ => Ok(()),
     }
+}
+
+fn no_command(user: &User, name: &str) -> Error {
+    Error::with(Kind::Denied, format!("NOPERM User {} has no permissions to run the '{name}' command", user.name()))
+}
+
+/// Whether a user may remove what he does not name.
+fn may_empty(user: &User) -> bool {
+    user.may_use_all(b"*", Need { read: false, write: true })
 }
 
 /// The keys among the arguments of a command, those of commands included that count their keys.
@@ -113,13 +127,12 @@ fn limited_like(user: &User, command: &Command<'_>) -> Result<(), Error> {
     let row = lookup(name.as_bytes()).expect("a row of the table");
     // For a single key the name stands for the rest of the arguments, which name no key.
     if !user.may_run(row) && row.flags & flag::NO_AUTH == 0 {
-        let name = row.name.to_ascii_lowercase();
-        let text = format!("NOPERM User {} has no permissions to run the '{name}' command", user.name());
-        return Err(Error::with(Kind::Denied, text));
+        return Err(no_command(user, &row.name.to_ascii_lowercase()));
     }
     let need = Need::of(row);
     let mut keys = first.into_iter().chain(rest.into_iter().flat_map(|keys| keys.iter()));
-    if keys.all(|key| user.may_use(key, need)) { Ok(()) } else { Err(NO_KEY) }
+    let empties = matches!(command, Command::Flush { .. } | Command::FlushIn(_));
+    if keys.all(|key| user.may_use(key, need)) && (!empties || may_empty(user)) { Ok(()) } else { Err(NO_KEY) }
 }
 
 /// The row of the table that does what a command does, and the keys of the command.
@@ -143,11 +156,11 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
             ItemCommand::Count { key, .. } => ("INCR", Some(key), None),
             ItemCommand::Store { key, mode: crate::command::Mode::Set, version: None, .. } => ("SET", Some(key), None),
             ItemCommand::Store { key, .. } => ("SETNX", Some(key), None),
+            ItemCommand::Look { key, expiry: Some(_), .. } => ("GETEX", Some(key), None),
             ItemCommand::Look { key, vivify: Some(_), .. } | ItemCommand::Look { key, recache: Some(_), .. } => {
                 ("CACHE.FETCH", Some(key), None)
             }
-            ItemCommand::Look { key, expiry: None, .. } => ("GET", Some(key), None),
-            ItemCommand::Look { key, .. } => ("GETEX", Some(key), None),
+            ItemCommand::Look { key, .. } => ("GET", Some(key), None),
         },
         Command::Cache(ref cache) => match *cache {
             Cache::Fetch { key, .. } => ("CACHE.FETCH", Some(key), None),

@@ -5,6 +5,7 @@
 //! lease is held has no item. A lease is bound to no connection, since clients fill by another one of their pool. Where
 //! workers load a key they have its lease, and nobody wins it here.
 
+use crate::cache::may_fill;
 use crate::command::{
     Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Recache, Reply,
 };
@@ -80,6 +81,8 @@ fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &ItemCommand
     let ItemCommand::Look { expiry, value, used, vivify, recache, .. } = *command else { unreachable!() };
     let (now, db, limit) = (cx.now, client.db, cx.engine.limits.load_limit);
     let key = Key { db, bytes: key };
+    let may_load = may_fill(client, key.bytes);
+    let vivify = vivify.filter(|_| may_load);
     let served = cx.engine.loaders.any() && cx.engine.loaders.serving(key) != Serving::Nobody;
     let (reply, wanted) = cx.with(key, |entry, scratch| {
         let mono = entry.now();
@@ -99,7 +102,7 @@ fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &ItemCommand
             return (absent, false);
         };
         let wanted = found.recache.stale || due;
-        if wanted && !served {
+        if wanted && !served && may_load {
             let length = vivify.or(recache).map_or(limit.min(MAX_AGE), |until| lease_length(now, until));
             let token = entry.refresh(&seeker(length));
             if token != 0 {

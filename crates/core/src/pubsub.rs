@@ -211,11 +211,13 @@ pub(crate) fn run(cx: &Context<'_>, client: &mut Client, command: &BusCommand<'_
         BusCommand::Channels(pattern) => {
             let listeners = bus.listeners.lock();
             let wanted = |name: &[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
-            Reply::Array(listeners.channels.keys().filter(|name| wanted(name)).map(|name| bytes(name)).collect())
+            let told = listeners.channels.keys().filter(|name| wanted(name) && client.access.may_hear(name));
+            Reply::Array(told.map(|name| bytes(name)).collect())
         }
         BusCommand::CountChannels(names) => {
             let listeners = bus.listeners.lock();
-            let count = |name: &[u8]| listeners.channels.get(name).map_or(0, Vec::len) as i64;
+            let known = |name: &[u8]| listeners.channels.get(name).filter(|_| client.access.may_hear(name));
+            let count = |name: &[u8]| known(name).map_or(0, Vec::len) as i64;
             Reply::Array(names.iter().flat_map(|name| [bytes(name), Reply::Int(count(name))]).collect())
         }
         BusCommand::CountPatterns => Reply::Int(bus.counts().1 as i64),

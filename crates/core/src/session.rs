@@ -198,11 +198,12 @@ impl Session {
                 return (input.len(), Flow::Close);
             }
         };
-        if matches!(self.client.access, Access::Unknown) {
-            self.client.access = engine.users.at_first();
-        }
         if self.client.shown.is_none() {
             self.client.shown = Some(engine.clients.join(&self.client, &self.address, now));
+        }
+        // After it is shown, so that whoever changes users at this moment finds it.
+        if matches!(self.client.access, Access::Unknown) {
+            self.client.access = engine.users.at_first();
         }
         if let Some(shown) = &self.client.shown {
             shown.touch(now);
@@ -389,14 +390,9 @@ impl Session {
         };
         let mut words = value.splitn(2, |byte| *byte == b' ');
         let (user, password) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        match engine.users.authenticate(user, password) {
-            Some(access) => {
-                self.client.access = access;
-                self.client.show();
-                "STORED"
-            }
-            None => "CLIENT_ERROR authentication failure",
-        }
+        let access = engine.users.authenticate(user, password);
+        let known = access.is_some_and(|access| self.client.become_known(engine, access));
+        if known { "STORED" } else { "CLIENT_ERROR authentication failure" }
     }
 
     /// Whether it said who it is, or nobody has to.
@@ -558,6 +554,10 @@ impl Session {
 
     /// Tells a client what of its copies is void: of RESP2, only one that listens for it can be told.
     fn push_void(&self, key: Option<Arc<[u8]>>, out: &mut Output) {
+        // Of keys that another connection keeps copies of, too, it hears only what it may know.
+        if key.as_ref().is_some_and(|key| !self.client.access.may_read(key)) {
+            return;
+        }
         let keys = key.map_or(Reply::NoArray, |key| Reply::Array(vec![Reply::Value(Blob::Shared(key))]));
         if self.client.resp == 3 {
             resp::encode(&Reply::Push(vec![Reply::word("invalidate"), keys]), true, &[], out);

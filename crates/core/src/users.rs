@@ -93,7 +93,10 @@ pub struct Need {
 impl Need {
     /// What a command does to its keys.
     pub fn of(row: &Row) -> Need {
-        Need { read: row.flags & (flag::READ | flag::LOAD) != 0, write: row.flags & flag::WRITE != 0 }
+        let write = row.flags & flag::WRITE != 0;
+        // Scripts tell what was there, and who only watches a key hears whether it changes.
+        let tells = row.flags & (flag::READ | flag::LOAD) != 0 || row.group == "scripting" || !write;
+        Need { read: tells, write }
     }
 }
 
@@ -453,6 +456,15 @@ impl Access {
         match self {
             Access::All(_) => true,
             Access::Limited(user) => user.may_use(key, Need { read: true, write: false }),
+            Access::Unknown | Access::Nobody => false,
+        }
+    }
+
+    /// Whether a channel may be told to it.
+    pub fn may_hear(&self, channel: &[u8]) -> bool {
+        match self {
+            Access::All(_) => true,
+            Access::Limited(user) => user.may_use_channel(channel),
             Access::Unknown | Access::Nobody => false,
         }
     }

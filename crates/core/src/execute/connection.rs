@@ -106,6 +106,20 @@ impl Client {
         }
     }
 
+    /// It has said who it is. False if users were changed at the same moment: whoever changes them closes connections by
+    /// what is shown of them, so it is shown first and looked at once more.
+    pub fn become_known(&mut self, engine: &Engine, access: Access) -> bool {
+        let before = std::mem::replace(&mut self.access, access);
+        self.show();
+        let known =
+            self.access.user().is_some_and(|user| engine.users.get(user.name().as_bytes()).as_ref() == Some(user));
+        if !known {
+            self.access = before;
+            self.show();
+        }
+        known
+    }
+
     /// Whether it is one of RESP2 that listens, and so may ask for little else.
     pub fn only_listens(&self) -> bool {
         self.resp == 2 && self.subscriptions.is_some()
@@ -151,15 +165,24 @@ pub(super) fn printable(text: &[u8], what: &str) -> Result<Vec<u8>, Error> {
     Ok(text.to_vec())
 }
 
+/// What a connection is told goes by who it was when it asked to be told.
+const AS_ANOTHER: Error = Error::new(
+    Kind::Denied,
+    "ERR this connection listens, tracks or loads as another user: authenticate on a connection of its own",
+);
+
 /// Says who the client is.
 pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, password: &[u8]) -> Result<Reply, Error> {
     let name = user.unwrap_or(DEFAULT.as_bytes());
     if user.is_none() && engine.users.get(name).is_some_and(|user| user.needs_no_password()) {
         return Err(NO_PASSWORD);
     }
-    client.access = engine.users.authenticate(name, password).ok_or(WRONG_PASSWORD)?;
-    client.show();
-    Ok(Reply::Ok)
+    let access = engine.users.authenticate(name, password).ok_or(WRONG_PASSWORD)?;
+    let other = client.access.user().map(|user| user.name()) != access.user().map(|user| user.name());
+    if other && (client.worker || client.subscriptions.is_some() || client.tracking.is_some()) {
+        return Err(AS_ANOTHER);
+    }
+    if client.become_known(engine, access) { Ok(Reply::Ok) } else { Err(WRONG_PASSWORD) }
 }
 
 pub(super) fn hello(

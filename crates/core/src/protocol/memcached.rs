@@ -13,7 +13,7 @@
 //! h and l are taken and not told: a read writes nothing here that would say when an item was last read. E of `mg` is
 //! taken and does nothing: the number of a win is the token of a lease, which the client may not choose.
 //!
-//! Authentication by a first `set` belongs at the top of [`Call::read`], once there are users.
+//! A client that has to say who it is says so by a first `set`, which the session takes before it runs anything.
 
 use crate::command::{
     Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
@@ -21,6 +21,7 @@ use crate::command::{
 use crate::engine::{Limits, MEMCACHED_VERSION};
 use crate::output::Output;
 use crate::protocol::Next;
+use crate::protocol::resp::is_http;
 
 /// Longest key.
 pub const MAX_KEY: usize = 250;
@@ -213,7 +214,7 @@ impl Reader {
         }
         let Some(end) = memchr::memchr(b'\n', &input[self.searched..]).map(|end| self.searched + end) else {
             self.searched = input.len();
-            return Err(unfinished(input));
+            return Err(unfinished(input, limits));
         };
         self.searched = 0;
         let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
@@ -221,7 +222,10 @@ impl Reader {
         split(line, spans);
         let words = Args::new(input, &spans[first..]);
         self.call = Call { verb: words.get(0).map_or(Verb::Unknown, verb), block: Block::None };
-        if line.len() > self.call.verb.longest_line() {
+        if self.call.verb == Verb::Unknown && is_http(line) {
+            return Err(Next::Http);
+        }
+        if line.len() > self.call.verb.longest_line(limits) {
             return Err(Next::Broken(LINE_TOO_LONG));
         }
         match block_length(self.call.verb, words) {
@@ -237,9 +241,13 @@ impl Reader {
 }
 
 /// No end of the line is in sight.
-fn unfinished(input: &[u8]) -> Next {
+fn unfinished(input: &[u8], limits: &Limits) -> Next {
     let word = input.split(|byte| *byte == b' ').find(|word| !word.is_empty()).unwrap_or_default();
-    if input.len() > verb(word).longest_line() { Next::Broken(LINE_TOO_LONG) } else { Next::More(input.len() + 1) }
+    if input.len() > verb(word).longest_line(limits) {
+        Next::Broken(LINE_TOO_LONG)
+    } else {
+        Next::More(input.len() + 1)
+    }
 }
 
 /// Adds the words of a line, which blanks part.
@@ -313,8 +321,8 @@ fn expiry_word(words: Args<'_>, at: usize) -> Result<Expiry, &'static str> {
 }
 
 impl Verb {
-    fn longest_line(self) -> usize {
-        if matches!(self, Verb::Get(_) | Verb::Gat(_)) { MAX_KEYS_LINE } else { MAX_LINE }
+    fn longest_line(self, limits: &Limits) -> usize {
+        if matches!(self, Verb::Get(_) | Verb::Gat(_)) { MAX_KEYS_LINE.min(limits.max_request) } else { MAX_LINE }
     }
 }
 

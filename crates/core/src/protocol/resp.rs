@@ -222,7 +222,7 @@ fn word(line: &[u8], at: usize, first: u8, spans: &mut Vec<Span>) -> Result<usiz
 }
 
 /// A request or header line of HTTP: a page in a browser must not be able to run commands here.
-fn is_http(line: &[u8]) -> bool {
+pub(super) fn is_http(line: &[u8]) -> bool {
     let starts = |word: &str| line.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word.as_bytes()));
     let last = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
     last.starts_with(b"HTTP/") || starts("POST ") || starts("Host:")
