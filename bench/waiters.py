@@ -24,6 +24,7 @@ class Waiting:
         host, port = address.rsplit(":", 1)
         self.sockets = [socket.create_connection((host, int(port))) for _ in range(connections)]
         self.selector = selectors.DefaultSelector()
+        self.piece = max(1 << 10, (1 << 20) // connections)
         for connection in self.sockets:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hello:
@@ -44,7 +45,8 @@ class Waiting:
         while seen < wanted and time.monotonic() < deadline:
             for key, _ in self.selector.select(1):
                 assert isinstance(key.fileobj, socket.socket)
-                seen += key.fileobj.recv(1 << 20).count(mark)
+                # A buffer of a megabyte for a line would be what is measured.
+                seen += key.fileobj.recv(self.piece).count(mark)
         if seen < wanted:
             raise RuntimeError(f"{seen} of {wanted} answers came")
 
