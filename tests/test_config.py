@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from globalcache.config import load_settings, unknown_variables
+from globalcache.config import load_settings, own_url, unknown_variables
 from globalcache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,3 +54,12 @@ def test_a_wrong_option_is_named_with_its_value() -> None:
         load_settings(nosuch=1)
     with pytest.raises(ConfigError, match="idle-timeout: -1: should not be negative"):
         load_settings(idle_timeout=-1)
+
+
+def test_workers_beside_a_server_reach_it_by_the_plainest_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_url(["tls://h:1", "memcached://h:2", "unix:///run/x", "h:3"], []) == "globalcache://h:3"
+    assert own_url(["memcached://h:2", "tls://h:1", "unix:///run/x"], ["a b@"]) == "globalcache+unix://:a%20b%40@/run/x"
+    assert own_url(["tls://h:1"], []) == "globalcaches://h:1"
+    monkeypatch.setenv("GLOBALCACHE_URL", "globalcache://app:secret@elsewhere:7")
+    assert own_url(["h:3"], []) == "globalcache://app:secret@h:3"
+    assert own_url(["h:3"], ["own"]) == "globalcache://:own@h:3"

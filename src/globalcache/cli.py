@@ -20,7 +20,7 @@ import typer
 
 from globalcache.client._sync.cache import Cache
 from globalcache.client.address import DEFAULT_URL, Address
-from globalcache.config import ServerSettings, client_url, load_settings, show_default, unknown_variables
+from globalcache.config import ServerSettings, client_url, load_settings, own_url, show_default, unknown_variables
 from globalcache.errors import AuthError, CacheError, ConfigError, ReplyError
 from globalcache.policy import millis, seconds
 from globalcache.units import format_size, parse_duration, parse_size
@@ -90,12 +90,13 @@ def serve(
         from globalcache.loaders.supervisor import Supervisor  # noqa: PLC0415 - only with workers
 
         supervisor = Supervisor(app, workers)
-        fixed = settings.listen[0].rpartition(":")[2] != "0" and "GLOBALCACHE_URL" not in os.environ
-        found = supervisor.start({"GLOBALCACHE_URL": client_url(settings.listen[0])} if fixed else {})
+        mine = own_url(settings.listen, settings.passwords())
+        fixed = not mine.endswith(":0") and "GLOBALCACHE_URL" not in os.environ
+        found = supervisor.start({"GLOBALCACHE_URL": mine} if fixed else {})
         options["loader"] = [*settings.loader, *(pattern for pattern in found if pattern not in settings.loader)]
     try:
         with Server(**options) as server:
-            lines = [] if supervisor is None else supervisor.serve(server.url)
+            lines = [] if supervisor is None else supervisor.serve(own_url(server.addresses, settings.passwords()))
             _say("\n".join([_ready(server.addresses, settings), *lines, _hints(server.addresses, text)]))
             _wait(server, signals, 0.2 if settings.shutdown else 3600)
             _say("globalcache: stopping")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -156,6 +157,20 @@ def client_url(address: str) -> str:
     """Return the URL under which our clients find an address that a server listens on."""
     kind, _, place = address.rpartition("://")
     return {"unix": "globalcache+unix://", "tls": "globalcaches://"}.get(kind, "globalcache://") + place
+
+
+def own_url(addresses: list[str], passwords: list[str]) -> str:
+    """Return the URL by which workers beside a server reach it: without TLS where possible, and with its password.
+
+    Where there are only users with names, they are who $GLOBALCACHE_URL says.
+    """
+    order = {"": 0, "unix": 1, "tls": 2}
+    address = min(addresses, key=lambda address: order.get(address.rpartition("://")[0], len(order)))
+    scheme, _, place = client_url(address).partition("://")
+    login = urlsplit(os.environ.get("GLOBALCACHE_URL", "")).netloc.rpartition("@")[0]
+    if passwords:
+        login = ":" + quote(passwords[0], safe="")
+    return f"{scheme}://{login}@{place}" if login else f"{scheme}://{place}"
 
 
 def show_default(name: str) -> str:

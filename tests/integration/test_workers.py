@@ -121,6 +121,13 @@ def test_a_worker_that_dies_is_started_again(served: Callable[..., Served]) -> N
     assert not is_alive(second)
 
 
+def test_workers_know_the_password_of_their_server(served: Callable[..., Served]) -> None:
+    server = served("--password", "sesame @/:?")
+    with Cache(server.url.replace("://", "://:sesame%20%40%2F%3A%3F@"), on_error="raise") as cache:
+        assert cache.get("pid:1") != server.process.pid
+    assert "sesame" not in server.errors
+
+
 def test_workers_end_with_a_server_that_was_killed(served: Callable[..., Served]) -> None:
     server = served("--workers", "2")
     pids = {server.pid(number) for number in range(10)}

@@ -376,3 +376,73 @@ impl Connection {
         self.stream.is_handshaking() || self.session.is_stranger(&shared.engine)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use globalcache_core::store::Party;
+
+    use super::*;
+    use crate::{Options, Server, read_clocks};
+
+    fn server(passwords: Vec<String>) -> Server {
+        Server::start(Options {
+            listen: vec!["127.0.0.1:0".to_owned()],
+            threads: 1,
+            memory: 32 << 20,
+            evict: true,
+            max_value: 1 << 20,
+            max_clients: 10,
+            client_memory: 1 << 20,
+            idle_timeout: std::time::Duration::ZERO,
+            insecure: false,
+            passwords,
+            users: String::new(),
+            tls: None,
+            loaders: Vec::new(),
+            load_limit: std::time::Duration::from_secs(30),
+            shutdown: false,
+            debug_time: false,
+        })
+        .unwrap()
+    }
+
+    /// A connection that was opened now, after its first turn on what the client sent; and the client's end.
+    fn connection(server: &Server, now: Now, sent: &[u8]) -> (Connection, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(sent).unwrap();
+        let stream = Stream::Unix(mio::net::UnixStream::from_std(ours));
+        let mut connection = Connection::new(stream, Session::new(Party::default()), 1, now);
+        connection.turn(&server.shared, now, &mut Buffers::new(), false);
+        (connection, theirs)
+    }
+
+    fn later(now: Now, millis: u64) -> Now {
+        Now { mono: now.mono + millis, wall: now.wall + millis }
+    }
+
+    #[test]
+    fn who_has_to_say_who_he_is_has_ten_seconds() {
+        let (guarded, now) = (server(vec!["sesame".to_owned()]), read_clocks());
+        for sent in [&b""[..], b"PING\r\n", b"AUTH wrong\r\n", b"get x\r\n"] {
+            let (connection, _client) = connection(&guarded, now, sent);
+            assert!(!connection.is_overdue(&guarded.shared, later(now, INTRODUCTION_MS)));
+            assert!(connection.is_overdue(&guarded.shared, later(now, INTRODUCTION_MS + 1)));
+        }
+        let (known, _client) = connection(&guarded, now, b"AUTH sesame\r\n");
+        assert!(!known.is_overdue(&guarded.shared, later(now, INTRODUCTION_MS * 1000)));
+    }
+
+    #[test]
+    fn a_request_has_a_minute_to_arrive_and_no_request_has_all_the_time() {
+        let (open, now) = (server(Vec::new()), read_clocks());
+        let (slow, _client) = connection(&open, now, b"*2\r\n$3\r\nGET\r\n$1");
+        assert!(!slow.is_overdue(&open.shared, later(now, PATIENCE_MS)));
+        assert!(slow.is_overdue(&open.shared, later(now, PATIENCE_MS + 2)));
+        let (idle, _client) = connection(&open, now, b"PING\r\n");
+        assert!(!idle.is_overdue(&open.shared, later(now, PATIENCE_MS * 1000)));
+    }
+}

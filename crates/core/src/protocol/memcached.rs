@@ -43,6 +43,7 @@ const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
 const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 const LINE_TOO_LONG: Error = Error::new(Kind::Malformed, "ERR line too long");
+const NO_TLS: Error = Error::new(Kind::Malformed, "ERR this port does not speak TLS");
 const BINARY: Error = Error::new(Kind::Malformed, "ERR the binary protocol is not offered, use the text protocol");
 
 /// What a request asks, by its first word.
@@ -209,8 +210,11 @@ impl Reader {
     /// Reads the line; what is to be read behind it, or the outcome if that is nothing.
     #[inline]
     fn read_line(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<(usize, usize), Next> {
-        if input.first() == Some(&0x80) {
-            return Err(Next::Broken(BINARY));
+        match input.first() {
+            Some(0x80) => return Err(Next::Broken(BINARY)),
+            // What others may write into a hello of TLS must not be read as lines.
+            Some(0x16) => return Err(Next::Broken(NO_TLS)),
+            _ => {}
         }
         let Some(end) = memchr::memchr(b'\n', &input[self.searched..]).map(|end| self.searched + end) else {
             self.searched = input.len();
