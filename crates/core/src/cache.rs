@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is, lookup};
-use crate::execute::{Client, Context, take};
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is, lookup};
+use crate::execute::{Client, Context, TOO_MUCH, take};
 use crate::loaders::Serving;
 use crate::store::{Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
 use crate::users::Access;
-use crate::waiting::{Awaited, Standing, load_failed, stand, wait_number};
+use crate::waiting::{Awaited, Standing, load_failed, refresh, stand, wait_number};
 
 pub use crate::store::MAX_TAGS;
 
@@ -95,13 +95,10 @@ pub enum If {
 /// A cache command.
 #[derive(Clone, Copy, Debug)]
 pub enum CacheCommand<'a> {
-    /// Values with their flags, each null, bytes, or both; an array unless `one`.
-    Get {
-        /// Their keys.
-        keys: Args<'a>,
-        /// The answer is the one element.
-        one: bool,
-    },
+    /// A value with its flags: null, bytes, or both.
+    Get(&'a [u8]),
+    /// Several values with their flags, as of one instant.
+    GetMany(Args<'a>),
     /// An item with everything that is told of it.
     Entry(&'a [u8]),
     /// A value, or the lease to load it.
@@ -223,11 +220,11 @@ fn command(command: CacheCommand<'_>) -> Result<Command<'_>, Error> {
 }
 
 pub(crate) fn read_get<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Get { keys: args, one: true })
+    command(CacheCommand::Get(arg(args, 0)))
 }
 
 pub(crate) fn read_mget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Get { keys: args, one: false })
+    command(CacheCommand::GetMany(args))
 }
 
 pub(crate) fn read_entry<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -357,7 +354,8 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
     let db = client.db;
     let key_of = |bytes| Key { db, bytes };
     match *command {
-        CacheCommand::Get { keys, one } => get(cx, client, keys, one),
+        CacheCommand::Get(key) => Ok(get(cx, client, key_of(key))),
+        CacheCommand::GetMany(keys) => get_many(cx, client, keys),
         CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
         CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
         CacheCommand::Fill { key, token, value, keep } => {
@@ -486,48 +484,61 @@ fn lean(blob: Blob, flags: u32) -> Reply {
     }
 }
 
-fn get(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>, one: bool) -> Result<Reply, Error> {
-    let mut found = Vec::with_capacity(if one { 0 } else { keys.len() });
-    let db = client.db;
-    if !one {
-        let named = keys.iter().map(|bytes| Key { db, bytes });
-        if cx.held.is_none() {
-            cx.engine.store.prefetch(named);
-        }
-    }
-    let limit = cx.engine.limits.max_request;
-    for bytes in keys.iter() {
-        let key = Key { db, bytes };
-        if cx.scratch.len() > limit {
-            return Err(crate::execute::TOO_MUCH);
-        }
-        let seen = cx.with(key, |entry, scratch| {
-            let now = entry.now();
-            entry.get().map(|item| {
-                let stale = item.fresh_until.is_some_and(|at| at <= now);
-                (lean(take(scratch, item.value), item.flags), stale)
-            })
-        });
-        let reply = match seen {
-            Some((reply, stale)) => {
-                if stale && cx.engine.loaders.any() {
-                    crate::waiting::refresh(cx, client, key);
-                }
-                reply
+fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
+    let seen = cx.with(key, |entry, scratch| {
+        let now = entry.now();
+        entry.get().map(|item| {
+            let stale = item.fresh_until.is_some_and(|at| at <= now);
+            (lean(take(scratch, item.value), item.flags), stale)
+        })
+    });
+    let served = cx.engine.loaders.any();
+    let reply = match seen {
+        Some((reply, stale)) => {
+            if stale && served {
+                refresh(cx, client, key);
             }
-            None if cx.engine.loaders.any() => match stand(cx, client, key) {
-                Standing::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
-                Standing::Failed(error) => Reply::Error(error),
-                _ => Reply::Null,
-            },
-            None => Reply::Null,
-        };
-        if one {
-            return Ok(if cx.waits.is_waiting() { Reply::Parked } else { reply });
+            reply
         }
-        found.push(reply);
+        None if served => get_served(cx, client, key),
+        None => Reply::Null,
+    };
+    if cx.waits.is_waiting() { Reply::Parked } else { reply }
+}
+
+/// A value that is not there, where workers load.
+fn get_served(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
+    match stand(cx, client, key) {
+        Standing::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
+        Standing::Failed(error) => Reply::Error(error),
+        _ => Reply::Null,
     }
-    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(found) })
+}
+
+fn get_many(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
+    let (db, limit, served) = (client.db, cx.engine.limits.max_request, cx.engine.loaders.any());
+    let (mut values, mut stale) = (Values::new(keys.len(), cx.scratch), Vec::new());
+    cx.read_all(db, keys, |now, item, scratch| {
+        if served && item.as_ref().and_then(|item| item.fresh_until).is_some_and(|at| at <= now) {
+            stale.extend(keys.get(values.len()));
+        }
+        values.push(item.map(|item| (item.value, item.flags)), scratch);
+        scratch.len() <= limit
+    });
+    if cx.scratch.len() > limit {
+        return Err(TOO_MUCH);
+    }
+    for bytes in stale {
+        refresh(cx, client, Key { db, bytes });
+    }
+    if !served || !values.any_missing() {
+        return Ok(Reply::Values(values));
+    }
+    let mut replies = values.replies();
+    for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {
+        *reply = get_served(cx, client, Key { db, bytes });
+    }
+    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(replies) })
 }
 
 /// The answer to a fetch.

@@ -25,6 +25,10 @@ enum Op {
         db: u8,
         key: u16,
     },
+    GetMany {
+        db: u8,
+        keys: Vec<u16>,
+    },
     Remove {
         db: u8,
         key: u16,
@@ -64,6 +68,7 @@ fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = 
             Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent: absent == 0 }
         }),
         8 => target().prop_map(|(db, key)| Op::Get { db, key }),
+        2 => (db.clone(), prop::collection::vec(0..keys, 0..40)).prop_map(|(db, keys)| Op::GetMany { db, keys }),
         2 => target().prop_map(|(db, key)| Op::Remove { db, key }),
         2 => (target(), ttl()).prop_map(|((db, key), ttl)| Op::Expire { db, key, ttl }),
         2 => (target(), size(), any::<u8>()).prop_map(|((db, key), size, fill)| Op::Replace { db, key, size, fill }),
@@ -148,6 +153,17 @@ impl Test {
             Op::Get { db, key } => {
                 let found = self.with(db, key, |entry| entry.get().map(|item| seen(&item)));
                 self.agree(db, key, found);
+            }
+            Op::GetMany { db, keys } => {
+                let names: Vec<Vec<u8>> = keys.iter().map(|key| key_of(*key)).collect();
+                let mut found = Vec::new();
+                self.store.read_all(names.iter().map(|bytes| Key { db, bytes }), self.now, |now, item| {
+                    assert_eq!(now, self.now);
+                    found.push(item.map(|item| seen(&item)));
+                    true
+                });
+                assert_eq!(found.len(), keys.len());
+                found.into_iter().zip(keys).for_each(|(found, key)| self.agree(db, key, found));
             }
             Op::Remove { db, key } => {
                 let removed = self.with(db, key, |entry| entry.remove());

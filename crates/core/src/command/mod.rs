@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::cache::CacheCommand;
 use crate::execute::{AclCommand, ClientCommand, ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
 use crate::pubsub::BusCommand;
+use crate::store::Value;
 
 mod page;
 mod read;
@@ -449,6 +450,99 @@ impl Blob {
     }
 }
 
+/// What was found under several keys, in the order they were asked for. Replies of hundreds of values are made of this,
+/// not of a [`Reply`] for each: that took a fifth of the time of an MGET of 100 keys.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Values {
+    /// Where the small values begin in the context's scratch buffer; they lie there one after another.
+    start: usize,
+    parts: Vec<Part>,
+    shared: Vec<Arc<[u8]>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Missing,
+    /// Bytes of a small value, and its flags.
+    Small(u32, u32),
+    /// The next of the shared values, and its flags.
+    Large(u32),
+}
+
+impl Values {
+    /// Room for so many values, of which the small ones are appended to `scratch`.
+    pub fn new(count: usize, scratch: &[u8]) -> Values {
+        Values { start: scratch.len(), parts: Vec::with_capacity(count), shared: Vec::new() }
+    }
+
+    /// Appends what was found under the next key: a value with its flags.
+    #[inline(always)]
+    pub fn push(&mut self, found: Option<(Value<'_>, u32)>, scratch: &mut Vec<u8>) {
+        self.parts.push(match found {
+            None => Part::Missing,
+            Some((Value::Inline(bytes), flags)) => {
+                scratch.extend_from_slice(bytes);
+                Part::Small(bytes.len() as u32, flags)
+            }
+            Some((Value::Shared(bytes), flags)) => {
+                self.shared.push(Arc::clone(bytes));
+                Part::Large(flags)
+            }
+        });
+    }
+
+    /// How many keys there were.
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether nothing was found under some key.
+    pub fn any_missing(&self) -> bool {
+        self.parts.contains(&Part::Missing)
+    }
+
+    /// The values with their flags.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Option<(Piece<'_>, u32)>> {
+        let (mut at, mut shared) = (self.start, self.shared.iter());
+        self.parts.iter().map(move |part| match *part {
+            Part::Missing => None,
+            Part::Small(length, flags) => {
+                let start = at;
+                at += length as usize;
+                Some((Piece::Scratch(start..at), flags))
+            }
+            Part::Large(flags) => shared.next().map(|value| (Piece::Shared(value), flags)),
+        })
+    }
+
+    /// The same as a reply for each: null, a value, or a value and its flags unless they are 0.
+    pub fn replies(&self) -> Vec<Reply> {
+        let each = |(piece, flags)| {
+            let value = Reply::Value(match piece {
+                Piece::Scratch(range) => Blob::Scratch(range),
+                Piece::Shared(value) => Blob::Shared(Arc::clone(value)),
+            });
+            if flags == 0 { value } else { Reply::Array(vec![value, Reply::Int(i64::from(flags))]) }
+        };
+        self.iter().map(|found| found.map_or(Reply::Null, each)).collect()
+    }
+}
+
+/// One of several values.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// A part of the context's scratch buffer.
+    Scratch(Range<usize>),
+    /// A large value.
+    Shared(&'a Arc<[u8]>),
+}
+
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
@@ -468,6 +562,8 @@ pub enum Reply {
     Item(Found),
     /// Text for people.
     Text(String),
+    /// What was found under several keys.
+    Values(Values),
     /// Several answers.
     Array(Vec<Reply>),
     /// Answers without order or repetition.

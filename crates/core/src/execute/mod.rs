@@ -61,10 +61,15 @@ pub struct Context<'a> {
     pub waits: &'a mut Waits,
 }
 
+/// Is given the clock and a live item, or None where there is none, with the scratch buffer; whether to go on.
+type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
+
 /// Keys that are used in one step: those of a command of several keys, or all of a transaction.
 pub trait Held {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
+    /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
+    fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
     /// Removes everything, or everything in one database; all shards are locked.
     fn clear(&mut self, db: Option<u8>);
     /// Items of a database; all shards are locked.
@@ -78,6 +83,11 @@ pub trait Held {
 impl Held for Locked<'_> {
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
         Locked::entry(self, key)
+    }
+
+    fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>) {
+        let keys = keys.iter().map(|bytes| Key { db, bytes });
+        Locked::read_all(self, keys, |now, item| visit(now, item, scratch));
     }
 
     fn clear(&mut self, db: Option<u8>) {
@@ -121,6 +131,24 @@ impl Context<'_> {
                 step(all, scratch)
             }),
             Some(held) => step(*held, scratch),
+        }
+    }
+
+    /// As [`Store::read_all`](crate::store::Store::read_all), with the scratch buffer beside each item.
+    #[inline]
+    pub fn read_all(
+        &mut self,
+        db: u8,
+        keys: Args<'_>,
+        mut visit: impl FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool,
+    ) {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => {
+                let keys = keys.iter().map(|bytes| Key { db, bytes });
+                self.engine.store.read_all(keys, self.now.mono, |now, item| visit(now, item, scratch));
+            }
+            Some(held) => held.read_all(db, keys, scratch, &mut visit),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Client;
 use super::{Context, TOO_MUCH, expires_at, take};
 use crate::command::Blob;
-use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, integer};
+use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer};
 use crate::json_value;
 use crate::store::{Item, Key, Meta, Refused};
 use crate::waiting::{self, Standing, stand};
@@ -49,24 +49,22 @@ pub(super) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, re
 
 pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Result<Reply, Error> {
     let (db, limit) = (client.db, cx.engine.limits.max_request);
-    let named = keys.iter().map(|bytes| Key { db, bytes });
-    let mut found = Vec::with_capacity(keys.len());
-    cx.with_all(named.clone(), |all, scratch| {
-        for key in named.clone() {
-            if scratch.len() > limit {
-                return Err(TOO_MUCH);
-            }
-            let reply = all.entry(key).get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)));
-            found.push(reply);
-        }
-        Ok(())
-    })?;
-    if cx.engine.loaders.any() {
-        for (reply, key) in found.iter_mut().zip(named).filter(|(reply, _)| matches!(reply, Reply::Null)) {
-            *reply = get_served(cx, client, key, Reply::Null);
-        }
+    let mut values = Values::new(keys.len(), cx.scratch);
+    cx.read_all(db, keys, |_, item, scratch| {
+        values.push(item.map(|item| (item.value, 0)), scratch);
+        scratch.len() <= limit
+    });
+    if cx.scratch.len() > limit {
+        return Err(TOO_MUCH);
     }
-    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(found) })
+    if !values.any_missing() || !cx.engine.loaders.any() {
+        return Ok(Reply::Values(values));
+    }
+    let mut replies = values.replies();
+    for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {
+        *reply = get_served(cx, client, Key { db, bytes }, Reply::Null);
+    }
+    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(replies) })
 }
 
 /// All or nothing: a value that is too long refuses them all before any is written, and when memory is full (nothing

@@ -411,16 +411,8 @@ fn append_reply(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
         Reply::Value(Blob::Scratch(range)) => append_view(&scratch[range.clone()], out),
         Reply::Value(blob) => append_view(blob.bytes(scratch), out),
         Reply::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes()),
-        Reply::Array(replies) => {
-            out.push(b'[');
-            for (index, reply) in replies.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                append_reply(reply, scratch, out);
-            }
-            out.push(b']');
-        }
+        Reply::Array(replies) => append_replies(replies, scratch, out),
+        Reply::Values(values) => append_replies(&values.replies(), scratch, out),
         _ => out.extend_from_slice(b"null"),
     }
 }
@@ -437,6 +429,17 @@ fn append_number(name: &str, number: &Reply, out: &mut Vec<u8>) {
         }
         _ => out.extend_from_slice(b"\":null"),
     }
+}
+
+fn append_replies(replies: &[Reply], scratch: &[u8], out: &mut Vec<u8>) {
+    out.push(b'[');
+    for (index, reply) in replies.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        append_reply(reply, scratch, out);
+    }
+    out.push(b']');
 }
 
 fn append_fetched(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {

@@ -4,7 +4,9 @@
 //! a request that arrives in many pieces is looked at once. Lengths in headers are numbers to compare with, never
 //! sizes to allocate. After a protocol error nothing that follows can be trusted: the connection closes.
 
-use crate::command::{Blob, Error, Found, Kind, Reply, Span};
+use std::sync::Arc;
+
+use crate::command::{Blob, Error, Found, Kind, Piece, Reply, Span, Values};
 use crate::engine::Limits;
 use crate::output::Output;
 use crate::protocol::Next;
@@ -234,8 +236,7 @@ pub fn encode(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
     match reply {
         Reply::Value(Blob::Scratch(range)) => bulk(&scratch[range.clone()], out.bytes()),
         Reply::Ok => out.bytes().extend_from_slice(b"+OK\r\n"),
-        Reply::Null if resp3 => out.bytes().extend_from_slice(b"_\r\n"),
-        Reply::Null => out.bytes().extend_from_slice(b"$-1\r\n"),
+        Reply::Null => out.bytes().extend_from_slice(null(resp3)),
         Reply::Int(number) => header(b':', *number, out.bytes()),
         _ => encode_rare(reply, resp3, scratch, out),
     }
@@ -243,11 +244,7 @@ pub fn encode(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
 
 fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
     match reply {
-        Reply::Value(Blob::Shared(value)) => {
-            header(b'$', value.len() as i64, out.bytes());
-            out.push_shared(value.clone());
-            out.bytes().extend_from_slice(b"\r\n");
-        }
+        Reply::Value(Blob::Shared(value)) => bulk_shared(value, out),
         Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => bulk(blob.bytes(scratch), out.bytes()),
         Reply::NoArray => out.bytes().extend_from_slice(if resp3 { b"_\r\n" } else { b"*-1\r\n" }),
         Reply::Word(word) => line(b'+', word.as_bytes(), out.bytes()),
@@ -259,6 +256,7 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
             out.bytes().extend_from_slice(b"\r\n");
         }
         Reply::Text(text) => bulk(text.as_bytes(), out.bytes()),
+        Reply::Values(values) => encode_values(values, resp3, scratch, out),
         Reply::Array(replies) => elements(b'*', replies, resp3, scratch, out),
         Reply::Set(replies) => elements(if resp3 { b'~' } else { b'*' }, replies, resp3, scratch, out),
         Reply::Push(parts) => elements(if resp3 { b'>' } else { b'*' }, parts, resp3, scratch, out),
@@ -277,11 +275,42 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
     }
 }
 
+fn encode_values(values: &Values, resp3: bool, scratch: &[u8], out: &mut Output) {
+    header(b'*', values.len() as i64, out.bytes());
+    for found in values.iter() {
+        let Some((piece, flags)) = found else {
+            out.bytes().extend_from_slice(null(resp3));
+            continue;
+        };
+        if flags != 0 {
+            out.bytes().extend_from_slice(b"*2\r\n");
+        }
+        match piece {
+            Piece::Scratch(range) => bulk(&scratch[range], out.bytes()),
+            Piece::Shared(value) => bulk_shared(value, out),
+        }
+        if flags != 0 {
+            header(b':', flags.into(), out.bytes());
+        }
+    }
+}
+
 fn elements(mark: u8, replies: &[Reply], resp3: bool, scratch: &[u8], out: &mut Output) {
     header(mark, replies.len() as i64, out.bytes());
     for reply in replies {
         encode(reply, resp3, scratch, out);
     }
+}
+
+fn null(resp3: bool) -> &'static [u8] {
+    if resp3 { b"_\r\n" } else { b"$-1\r\n" }
+}
+
+/// Appends a large value, which is not copied.
+fn bulk_shared(value: &Arc<[u8]>, out: &mut Output) {
+    header(b'$', value.len() as i64, out.bytes());
+    out.push_shared(Arc::clone(value));
+    out.bytes().extend_from_slice(b"\r\n");
 }
 
 /// Appends a value.
@@ -293,17 +322,28 @@ pub fn bulk(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Header lines of the numbers below 1,000, with room for the mark, and their lengths: found faster than made.
+static HEADERS: [([u8; 7], u8); 1000] = {
+    let mut all = [([0; 7], 0); 1000];
+    let mut number = 0;
+    while number < all.len() {
+        let (ones, tens) = (b'0' + (number % 10) as u8, b'0' + (number / 10 % 10) as u8);
+        all[number] = match number {
+            0..10 => ([0, ones, b'\r', b'\n', 0, 0, 0], 4),
+            10..100 => ([0, tens, ones, b'\r', b'\n', 0, 0], 5),
+            _ => ([0, b'0' + (number / 100) as u8, tens, ones, b'\r', b'\n', 0], 6),
+        };
+        number += 1;
+    }
+    all
+};
+
 #[inline]
 fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
-    if let 0..1000 = number {
-        // Most lengths are short: written as one word, of which what is not used is taken back.
-        let digit = |of: i64| b'0' + (number / of % 10) as u8;
-        let (word, used) = match number {
-            0..10 => ([mark, digit(1), b'\r', b'\n', 0, 0, 0, 0], 4),
-            10..100 => ([mark, digit(10), digit(1), b'\r', b'\n', 0, 0, 0], 5),
-            _ => ([mark, digit(100), digit(10), digit(1), b'\r', b'\n', 0, 0], 6),
-        };
-        let end = out.len() + used;
+    // Most lengths are short: written as one word, of which what is not used is taken back.
+    if let Some((word, used)) = usize::try_from(number).ok().and_then(|number| HEADERS.get(number)) {
+        let (mut word, end) = (*word, out.len() + usize::from(*used));
+        word[0] = mark;
         out.extend_from_slice(&word);
         out.truncate(end);
         return;
@@ -323,6 +363,7 @@ fn line(mark: u8, text: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Value;
 
     /// Reads all requests of `input`, given in pieces that end at `cuts`.
     fn read(input: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, Option<Next>) {
@@ -428,6 +469,30 @@ mod tests {
             assert_eq!(read(input.as_bytes(), &[input.len()]), (vec![], Some(Next::Http)), "{line}");
         }
         assert_eq!(read(b"GET HTTP\r\n", &[10]).1, None);
+    }
+
+    #[test]
+    fn many_values_read_as_a_reply_for_each() {
+        let mut scratch = b"before".to_vec();
+        let mut values = Values::new(5, &scratch);
+        let large: Arc<[u8]> = Arc::from(&b"large"[..]);
+        for found in [
+            None,
+            Some((Value::Inline(b"yz"), 0)),
+            Some((Value::Shared(&large), 7)),
+            Some((Value::Inline(b""), u32::MAX)),
+            Some((Value::Shared(&large), 0)),
+        ] {
+            values.push(found, &mut scratch);
+        }
+        for resp3 in [false, true] {
+            let encoded = |reply: &Reply| {
+                let mut out = Output::default();
+                encode(reply, resp3, &scratch, &mut out);
+                out.take_bytes()
+            };
+            assert_eq!(encoded(&Reply::Values(values.clone())), encoded(&Reply::Array(values.replies())));
+        }
     }
 
     #[test]

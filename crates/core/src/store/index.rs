@@ -58,6 +58,13 @@ pub(super) struct Found {
     pub(super) freq: u8,
 }
 
+/// Where something most likely stands in the table of a hash.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    bucket: usize,
+    slot: usize,
+}
+
 pub(super) struct Index {
     tables: Box<[Table]>,
     /// Buckets of all tables.
@@ -245,6 +252,12 @@ impl Index {
         (self.table_of(random) as u64) << TAG_BITS | tag_of(random)
     }
 
+    /// Has the processor fetch the table of a hash.
+    #[inline]
+    pub(super) fn fetch_table(&self, hash: u64) {
+        fetch(&self.tables[self.table_of(hash)]);
+    }
+
     /// Has the processor fetch the bucket of a hash.
     #[inline]
     pub(super) fn fetch_bucket(&self, hash: u64) {
@@ -254,14 +267,24 @@ impl Index {
         }
     }
 
-    /// Where the item of a hash most likely lies: the first of its home bucket with its tag.
+    /// The slot of a hash most likely, the first of its home bucket with its tag, and where its item lies.
     #[inline]
-    pub(super) fn guess(&self, hash: u64) -> Option<Place> {
+    pub(super) fn guess(&self, hash: u64) -> (Slot, Option<Place>) {
         let table = &self.tables[self.table_of(hash)];
         let tag = tag_of(hash);
-        let bucket = table.buckets.get(table.home(tag))?;
-        let found = bucket.0.iter().find(|slot| **slot & (TAG_MASK | USED) == tag << TAG_SHIFT | USED);
-        found.map(|slot| place_of(*slot))
+        let bucket = table.home(tag);
+        let slots = table.buckets.get(bucket).map_or(&[][..], |bucket| &bucket.0);
+        let slot = slots.iter().position(|slot| *slot & (TAG_MASK | USED) == tag << TAG_SHIFT | USED);
+        (Slot { bucket, slot: slot.unwrap_or(0) }, slot.map(|slot| place_of(slots[slot])))
+    }
+
+    /// What stands in a slot now, if it has the tag of the hash.
+    #[inline]
+    pub(super) fn found(&self, hash: u64, Slot { bucket, slot }: Slot) -> Option<Found> {
+        let number = self.table_of(hash);
+        let word = *self.tables[number].buckets.get(bucket)?.0.get(slot)?;
+        let is = word & (TAG_MASK | USED) == tag_of(hash) << TAG_SHIFT | USED;
+        is.then(|| Found { table: number, bucket, slot, place: place_of(word), freq: freq_of(word) })
     }
 }
 

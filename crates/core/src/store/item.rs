@@ -10,6 +10,8 @@
 //! Times, clocks and versions are u32 counted from the bases of the segment, or u64 if WIDE_NUM. The whole is padded to
 //! [`ALIGN`] bytes. The key stands before the fields, so that comparing it needs no look at them.
 
+use std::ops::Range;
+
 use super::segment::Bases;
 use super::{Meta, Value};
 
@@ -291,21 +293,15 @@ pub(super) fn plain_life(data: &[u8], bases: &Bases) -> Option<(u64, Option<u64>
 /// Reads the item at the beginning of `data`.
 #[inline(always)]
 pub(super) fn decode<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
-    let bits = data[0];
-    if bits & !EXPIRY != 0 {
-        return decode_all(data, bases);
-    }
-    // What most items are, without a look at each field.
-    let (key_end, value_len) = (8 + usize::from(data[1]), u16_at(data, 2));
-    let expires = bits & EXPIRY != 0;
-    let at = key_end + if expires { 4 } else { 0 };
+    let Some(plain) = plain(data, bases) else { return decode_all(data, bases) };
+    let size = plain.value.end.next_multiple_of(ALIGN);
     Record {
         db: 0,
-        key: &data[8..key_end],
-        value: Stored::Inline(&data[at..at + value_len]),
-        version: bases.version + u64::from(u32_at(data, 4)),
+        key: &data[plain.key],
+        value: Stored::Inline(&data[plain.value]),
+        version: plain.version,
         flags: 0,
-        expires_at: if expires { Some(bases.time + u64::from(u32_at(data, key_end))) } else { None },
+        expires_at: plain.expires_at,
         fresh_until: None,
         error_until: None,
         cost: None,
@@ -314,8 +310,32 @@ pub(super) fn decode<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {
         cas: None,
         tags: &[],
         clock: 0,
-        size: (at + value_len).next_multiple_of(ALIGN),
+        size,
     }
+}
+
+/// What most items are: nothing but a key, a value beside it, and perhaps an expiry, in database 0.
+pub(super) struct Plain {
+    pub(super) version: u64,
+    pub(super) expires_at: Option<u64>,
+    /// Where the key lies.
+    pub(super) key: Range<usize>,
+    /// Where the value lies.
+    pub(super) value: Range<usize>,
+}
+
+/// Reads the item at the beginning of `data` without a look at each field, if it is a plain one.
+#[inline(always)]
+pub(super) fn plain(data: &[u8], bases: &Bases) -> Option<Plain> {
+    if data[0] & !EXPIRY != 0 {
+        return None;
+    }
+    let (key_end, value_len) = (8 + usize::from(data[1]), u16_at(data, 2));
+    let version = bases.version + u64::from(u32_at(data, 4));
+    let expires = data[0] & EXPIRY != 0;
+    let expires_at = if expires { Some(bases.time + u64::from(u32_at(data, key_end))) } else { None };
+    let at = key_end + if expires { 4 } else { 0 };
+    Some(Plain { version, expires_at, key: 8..key_end, value: at..at + value_len })
 }
 
 fn decode_all<'a>(data: &'a [u8], bases: &Bases) -> Record<'a> {

@@ -126,7 +126,23 @@ pub struct Item<'a> {
     pub cas: Option<u64>,
 }
 
-impl Item<'_> {
+impl<'a> Item<'a> {
+    /// A value with nothing beside it.
+    pub(super) fn plain(value: &'a [u8]) -> Item<'a> {
+        Item {
+            value: Value::Inline(value),
+            version: 0,
+            flags: 0,
+            expires_at: None,
+            fresh_until: None,
+            error_until: None,
+            cost: None,
+            written_at: None,
+            absent: false,
+            cas: None,
+        }
+    }
+
     /// The number that clients compare to see whether the item is still what they read.
     pub fn number(&self) -> u64 {
         self.cas.unwrap_or(self.version)
@@ -196,6 +212,7 @@ mod tags;
 mod tracked;
 
 pub use fetch::{Inspection, Sought};
+use index::Slot;
 pub use item::MAX_TAGS;
 pub use lease::{Granted, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 use shard::Shard;
@@ -230,6 +247,9 @@ const SWEEPS: usize = 32;
 
 /// Keys whose memory is fetched ahead of their use at a time.
 pub const AHEAD: usize = 16;
+
+/// How many keys of a read of many lie between two stages of fetching.
+const STAGE: usize = 8;
 
 /// The hash of a key; its highest bits choose the shard.
 #[inline(always)]
@@ -323,6 +343,20 @@ impl Store {
         f(&mut self.lock(mask, now))
     }
 
+    /// Reads `keys` as of one instant: `visit` is given the clock and the live item of each in their order, as by
+    /// [`Entry::get`], until it returns false.
+    pub fn read_all<'k>(
+        &self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+        now: u64,
+        visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+    ) {
+        let mut hashes = Vec::with_capacity(keys.size_hint().0);
+        hashes.extend(keys.clone().map(|key| self.hash(key)));
+        let mask = hashes.iter().fold(0u64, |mask, hash| mask | 1 << self.shard_of(*hash));
+        self.lock(mask, now).read_hashed(keys, &hashes, visit);
+    }
+
     /// Runs `f` with every shard locked.
     pub fn with_everything<R>(&self, now: u64, f: impl FnOnce(&mut Locked<'_>) -> R) -> R {
         f(&mut self.lock(u64::MAX, now))
@@ -345,7 +379,7 @@ impl Store {
         fetch_ahead(
             keys.map(|key| self.hash(key)),
             |hash| self.shards[self.shard_of(hash)].lock().fetch_bucket(hash),
-            |hash| self.shards[self.shard_of(hash)].lock().fetch_item(hash),
+            |hash| _ = self.shards[self.shard_of(hash)].lock().fetch_item(hash),
         );
     }
 
@@ -525,19 +559,70 @@ impl Locked<'_> {
     /// The entry of a key whose shard is locked.
     pub fn entry<'a>(&'a mut self, key: Key<'a>) -> Entry<'a> {
         let hash = self.store.hash(key);
+        self.entry_hashed(key, hash)
+    }
+
+    #[inline]
+    fn entry_hashed<'a>(&'a mut self, key: Key<'a>, hash: u64) -> Entry<'a> {
         let shard = self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked");
         let now = shard.advance(self.now);
         Entry::new(shard, &self.store.tags, key, hash, now)
     }
 
+    /// As [`Store::read_all`], of keys whose shards are locked.
+    pub fn read_all<'k>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+        visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+    ) {
+        let hashes: Vec<u64> = keys.clone().map(|key| self.store.hash(key)).collect();
+        self.read_hashed(keys, &hashes, visit);
+    }
+
+    /// What a read touches lies in three places, each found by the one before it: table, bucket and item. Each is
+    /// fetched a few keys before it is looked at, so that no key waits for memory alone.
+    #[inline(always)]
+    fn read_hashed<'k>(
+        &mut self,
+        mut keys: impl Iterator<Item = Key<'k>>,
+        hashes: &[u64],
+        mut visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+    ) {
+        let part = |number: usize| hashes.chunks(STAGE).nth(number).unwrap_or_default();
+        let mut slots = [Slot::default(); STAGE];
+        for number in 0..hashes.len().div_ceil(STAGE) + 3 {
+            for &hash in part(number) {
+                self.shard(hash).fetch_table(hash);
+            }
+            for &hash in part(number.wrapping_sub(1)) {
+                self.shard(hash).fetch_bucket(hash);
+            }
+            for (&hash, slot) in part(number.wrapping_sub(3)).iter().zip(slots) {
+                let Some(key) = keys.next() else { return };
+                let mut entry = self.entry_hashed(key, hash);
+                let now = entry.now();
+                if !visit(now, entry.get_at(slot)) {
+                    return;
+                }
+            }
+            for (&hash, slot) in part(number.wrapping_sub(2)).iter().zip(&mut slots) {
+                *slot = self.shard(hash).fetch_item(hash);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn shard(&self, hash: u64) -> &Shard {
+        self.guards[self.store.shard_of(hash)].as_ref().expect("the shard of every key is locked")
+    }
+
     /// As [`Store::prefetch`], of keys whose shards are locked.
     #[inline]
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>>) {
-        let shard = |hash| self.guards[self.store.shard_of(hash)].as_ref();
         fetch_ahead(
             keys.map(|key| self.store.hash(key)),
-            |hash| shard(hash).into_iter().for_each(|shard| shard.fetch_bucket(hash)),
-            |hash| shard(hash).into_iter().for_each(|shard| shard.fetch_item(hash)),
+            |hash| self.shard(hash).fetch_bucket(hash),
+            |hash| _ = self.shard(hash).fetch_item(hash),
         );
     }
 
