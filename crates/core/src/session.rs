@@ -240,24 +240,33 @@ impl Session {
             run.scratch.spans.append(&mut self.partial);
             let (end, stop) = self.read_ahead(run, input, start, frames, memcached);
             if frames.len() > 1 {
-                run.prefetch(&self.client, input, frames);
+                run.prefetch(&self.client, input, frames, self.reads_plainly(run.engine));
             }
-            for (index, frame) in frames.iter().enumerate() {
-                let done = match frame.name {
-                    Name::Redis(row) => self.run_resp(run, input, frame, row, out),
-                    Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
-                };
-                if !done {
-                    self.read_again();
-                    return (frame.start, Flow::Park);
+            let mut index = 0;
+            while let Some(frame) = frames.get(index) {
+                // Looked at each time: the request before may have begun a transaction, say.
+                let plain = self.reads_plainly(run.engine);
+                let gets = if plain { run.count_gets(input, &frames[index..]) } else { 0 };
+                if gets > 1 {
+                    index += self.run_gets(run, input, &frames[index..index + gets], out);
+                } else {
+                    let done = match frame.name {
+                        Name::Redis(row) => self.run_resp(run, input, frame, row, out),
+                        Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
+                    };
+                    if !done {
+                        self.read_again();
+                        return (frame.start, Flow::Park);
+                    }
+                    index += 1;
                 }
-                let next = frames.get(index + 1).map_or(end, |next| next.start);
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
                 if out.len() > self.limits(run.engine).pause_output {
+                    let next = frames.get(index).map_or(end, |next| next.start);
                     // What was read ahead is read again when the output was taken.
-                    if index + 1 < frames.len() {
+                    if index < frames.len() {
                         self.read_again();
                     }
                     return (next, Flow::Pause);
@@ -282,6 +291,33 @@ impl Session {
         (start, Flow::Continue)
     }
 
+    /// Whether a GET of this client is nothing but a look into the store.
+    fn reads_plainly(&self, engine: &Engine) -> bool {
+        let client = &self.client;
+        matches!(client.access, Access::All(_))
+            && client.queue.is_none()
+            && client.tracking.is_none()
+            && client.replies == Replies::All
+            && !client.worker
+            && !client.only_listens()
+            && self.parked.is_none()
+            && !engine.loaders.any()
+    }
+
+    /// Runs GETs one after the other in one step, as one MGET would, until too many replies wait. How many were run.
+    fn run_gets(&mut self, run: &mut Run<'_>, input: &[u8], frames: &[Frame], out: &mut Output) -> usize {
+        let (db, resp3, limit) = (self.client.db, self.client.resp == 3, self.limits(run.engine).pause_output);
+        let mut done = 0;
+        let keys = frames.iter().map(|frame| Key { db, bytes: run.args(input, frame).get(1).unwrap_or_default() });
+        run.engine.store.read_all(keys, run.now.mono, |_, item| {
+            resp::encode_found(item.map(|item| item.value), resp3, out);
+            done += 1;
+            out.len() <= limit
+        });
+        run.commands += done as u64;
+        done
+    }
+
     /// What was read ahead is read again when the session goes on.
     fn read_again(&mut self) {
         self.reader = Reader::default();
@@ -299,7 +335,7 @@ impl Session {
         frames: &mut Vec<Frame>,
         memcached: bool,
     ) -> (usize, Option<Next>) {
-        let (mut at, mut first) = (start, 0);
+        let (mut at, mut first, mut last) = (start, 0, (None, None));
         // What follows the request that says who the client is may be longer: it is not read ahead.
         let limits = self.limits(run.engine);
         let most = if self.is_authenticated() { BATCH } else { 1 };
@@ -315,8 +351,12 @@ impl Session {
                     let name = if memcached {
                         Name::Memcached(self.lines.call())
                     } else {
-                        let word = spans.get(first);
-                        Name::Redis(word.and_then(|name| lookup(&input[at..][name.start as usize..name.end as usize])))
+                        let word = spans.get(first).map(|name| &input[at..][name.start as usize..name.end as usize]);
+                        // Those who send many requests at once mostly ask the same.
+                        if word != last.0 {
+                            last = (word, word.and_then(lookup));
+                        }
+                        Name::Redis(last.1)
                     };
                     frames.push(Frame { start: at, spans: (first, spans.len()), name });
                     first = spans.len();
@@ -861,10 +901,28 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn prefetch(&self, client: &Client, input: &[u8], frames: &[Frame]) {
-        let spans = &self.scratch.spans;
-        self.engine.store.prefetch(frames.iter().filter_map(|frame| {
-            let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
+    fn args<'i>(&'i self, input: &'i [u8], frame: &Frame) -> Args<'i> {
+        Args::new(&input[frame.start..], &self.scratch.spans[frame.spans.0..frame.spans.1])
+    }
+
+    /// How many GETs these requests begin with.
+    fn count_gets(&self, input: &[u8], frames: &[Frame]) -> usize {
+        let is_get = |frame: &&Frame| {
+            matches!(frame.name, Name::Redis(Some(row)) if row.name == "GET") && {
+                let args = self.args(input, frame);
+                args.len() == 2 && gate::admit(args.from(1).iter()).is_ok()
+            }
+        };
+        frames.iter().take_while(is_get).count()
+    }
+
+    /// Has the memory of what is asked for fetched; GETs that are `plain` see to that themselves when they run.
+    fn prefetch(&self, client: &Client, input: &[u8], frames: &[Frame], plain: bool) {
+        let is_get = |frame: Option<&Frame>| matches!(frame, Some(Frame { name: Name::Redis(Some(row)), .. }) if row.name == "GET");
+        let alone = |index: usize| !is_get(frames.get(index.wrapping_sub(1))) && !is_get(frames.get(index + 1));
+        let wanted = frames.iter().enumerate().filter(|(index, frame)| !plain || !is_get(Some(frame)) || alone(*index));
+        self.engine.store.prefetch(wanted.filter_map(|(_, frame)| {
+            let args = self.args(input, frame);
             let key = match frame.name {
                 Name::Redis(row) => row.and_then(|row| row.keys(args).next()),
                 Name::Memcached(call) => call.first_key(args),

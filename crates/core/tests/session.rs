@@ -242,7 +242,50 @@ fn command() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// What is asked one after the other on a few keys, reads most of all: they are run together.
+fn use_of_keys() -> impl Strategy<Value = Vec<u8>> {
+    let key = || prop::sample::select(&["a", "b", "c", "long"][..]).prop_map(str::to_owned);
+    let words = |words: &[&str]| resp(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    let other = [
+        words(&["MULTI"]),
+        words(&["EXEC"]),
+        words(&["SELECT", "1"]),
+        words(&["SELECT", "0"]),
+        words(&["HELLO", "3"]),
+        words(&["CLIENT", "REPLY", "SKIP"]),
+        words(&["CLIENT", "REPLY", "OFF"]),
+        words(&["CLIENT", "REPLY", "ON"]),
+        words(&["CLIENT", "TRACKING", "ON"]),
+        words(&["SUBSCRIBE", "a"]),
+        words(&["UNSUBSCRIBE"]),
+        words(&["GET"]),
+        words(&["GET", "a", "b"]),
+        words(&["FLUSHDB"]),
+        words(&["GET", &"k".repeat(70_000)]),
+        words(&["SET", "long", &"v".repeat(100_000)]),
+    ];
+    prop_oneof![
+        12 => key().prop_map(|key| resp(&["GET".to_owned(), key])),
+        2 => (key(), "[a-z]{0,300}").prop_map(|(key, value)| resp(&["SET".to_owned(), key, value])),
+        1 => key().prop_map(|key| resp(&["get".to_owned(), key])),
+        1 => (key(), key()).prop_map(|(a, b)| resp(&["MGET".to_owned(), a, b])),
+        2 => prop::sample::select(other.to_vec()),
+    ]
+}
+
 proptest! {
+    #[test]
+    fn requests_that_come_together_are_answered_as_if_each_came_alone(
+        commands in prop::collection::vec(use_of_keys(), 1..60),
+        pause in prop::sample::select(&[10usize, 1000, 1 << 20][..]),
+    ) {
+        let alone: Vec<usize> = commands.iter().map(Vec::len).collect();
+        let input = commands.concat();
+        let each = talk(&engine(Limits::default()), &input, &alone);
+        let together = talk(&engine(Limits { pause_output: pause, ..Limits::default() }), &input, &[input.len()]);
+        prop_assert_eq!(text(&together.0), text(&each.0));
+    }
+
     #[test]
     fn answers_are_the_same_however_the_input_is_cut(
         commands in prop::collection::vec(command(), 1..30),

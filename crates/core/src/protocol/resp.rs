@@ -10,6 +10,7 @@ use crate::command::{Blob, Error, Found, Kind, Piece, Reply, Span, Values};
 use crate::engine::Limits;
 use crate::output::Output;
 use crate::protocol::Next;
+use crate::store::Value;
 
 /// Longest inline request, and longest header line.
 const MAX_LINE: usize = 64 << 10;
@@ -306,6 +307,16 @@ fn null(resp3: bool) -> &'static [u8] {
     if resp3 { b"_\r\n" } else { b"$-1\r\n" }
 }
 
+/// Appends what was found under a key.
+#[inline]
+pub fn encode_found(found: Option<Value<'_>>, resp3: bool, out: &mut Output) {
+    match found {
+        None => out.bytes().extend_from_slice(null(resp3)),
+        Some(Value::Inline(value)) => bulk(value, out.bytes()),
+        Some(Value::Shared(value)) => bulk_shared(value, out),
+    }
+}
+
 /// Appends a large value, which is not copied.
 fn bulk_shared(value: &Arc<[u8]>, out: &mut Output) {
     header(b'$', value.len() as i64, out.bytes());
@@ -363,7 +374,6 @@ fn line(mark: u8, text: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Value;
 
     /// Reads all requests of `input`, given in pieces that end at `cuts`.
     fn read(input: &[u8], cuts: &[usize]) -> (Vec<Vec<Vec<u8>>>, Option<Next>) {

@@ -13,8 +13,8 @@ use parking_lot::{Mutex, MutexGuard};
 /// Databases of a store.
 pub const DATABASES: usize = 16;
 
-/// Most shards a store can have: a set of shards is a bit mask in one word.
-pub const MAX_SHARDS: usize = 64;
+/// Most shards a store can have: beyond it threads hardly meet less often. A set of shards is a bit mask in one word.
+pub const MAX_SHARDS: usize = 16;
 
 /// How a store is made. `seed` keys the hash, `epoch` is the first version and lease token it hands out and
 /// must lie above everything an earlier life of the same server handed out.
@@ -262,14 +262,11 @@ fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
 /// Part of the memory that the table of tags may take, as a divisor.
 const TAG_PART: u64 = 64;
 
-/// Shards beyond which threads hardly meet less often.
-const ENOUGH_SHARDS: u64 = 16;
-
 /// How many shards a store of so many bytes has: enough that threads rarely meet, each large enough for many segments
 /// and for two of the longest values, since a shard evicts only what is its own.
 pub fn shards_for(memory: u64, max_value: usize) -> usize {
     let least = (2 * max_value as u64).max(4 << 20);
-    1 << (memory / least).clamp(1, ENOUGH_SHARDS).ilog2()
+    1 << (memory / least).clamp(1, MAX_SHARDS as u64).ilog2()
 }
 
 impl Store {
