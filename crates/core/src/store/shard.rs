@@ -226,15 +226,17 @@ impl Shard {
         self.index.fetch_bucket(hash);
     }
 
-    /// Has the processor fetch the first two lines of the item that a hash most likely has; where that is written.
+    /// Has the processor fetch the first lines of the item that a hash most likely has; where that is written.
     #[inline]
     pub(super) fn fetch_item(&self, hash: u64) -> Slot {
         let (slot, place) = self.index.guess(hash);
         if let Some(place) = place {
             let data = &self.segment(place.segment).data[place.offset..];
             fetch(&data[0]);
-            if let Some(next) = data.get(64) {
-                fetch(next);
+            for next in [64, 128] {
+                if let Some(next) = data.get(next) {
+                    fetch(next);
+                }
             }
         }
         slot
