@@ -104,7 +104,8 @@ soak: .venv/.built .venv/.tools
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 	@for target in $$(cargo +nightly fuzz list); do \
-		cargo +nightly fuzz run --release $$target -- -max_total_time=$(SECONDS_EACH) -rss_limit_mb=4096; \
+		mkdir -p fuzz/target/found/$$target; \
+		cargo +nightly fuzz run --release $$target fuzz/target/found/$$target fuzz/corpus/$$target -- -max_total_time=$(SECONDS_EACH) -rss_limit_mb=4096; \
 	done
 
 # Servers that tests talk to. They are installed, not started: tests start their own.

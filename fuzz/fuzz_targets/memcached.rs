@@ -9,7 +9,15 @@ use globalcache_core::store::{Options, Party};
 use libfuzzer_sys::fuzz_target;
 
 fn engine() -> Engine {
-    let options = Options { memory: 4 << 20, shards: 1, evict: true, max_value: 1000, seed: [1, 2, 3, 4], epoch: 1, load_limit: 30_000 };
+    let options = Options {
+        memory: 4 << 20,
+        shards: 1,
+        evict: true,
+        max_value: 1000,
+        seed: [1, 2, 3, 4],
+        epoch: 1,
+        load_limit: 30_000,
+    };
     let limits = Limits { max_value: 1000, pause_output: usize::MAX, debug_time: true, ..Limits::default() };
     let facts = Facts::default();
     Engine::new(options, limits, facts, 1)

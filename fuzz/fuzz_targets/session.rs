@@ -9,7 +9,15 @@ use libfuzzer_sys::fuzz_target;
 
 fn talk(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let limits = Limits { max_value: 1 << 16, ..Limits::default() };
-    let options = Options { memory: 4 << 20, shards: 2, evict: true, max_value: 1 << 16, seed: [1, 2, 3, 4], epoch: 1, load_limit: 30_000 };
+    let options = Options {
+        memory: 4 << 20,
+        shards: 2,
+        evict: true,
+        max_value: 1 << 16,
+        seed: [1, 2, 3, 4],
+        epoch: 1,
+        load_limit: 30_000,
+    };
     let engine = Engine::new(options, limits, Facts::default(), 1);
     let now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
     let (mut session, mut scratch, mut out) = (Session::new(Party::default()), Scratch::default(), Output::default());

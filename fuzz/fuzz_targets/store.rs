@@ -9,8 +9,15 @@ use libfuzzer_sys::fuzz_target;
 const MEMORY: u64 = 1 << 20;
 
 fuzz_target!(|input: &[u8]| {
-    let options =
-        Options { memory: MEMORY, shards: 1, evict: true, max_value: 1 << 18, seed: [1, 2, 3, 4], epoch: 1, load_limit: 30_000 };
+    let options = Options {
+        memory: MEMORY,
+        shards: 1,
+        evict: true,
+        max_value: 1 << 18,
+        seed: [1, 2, 3, 4],
+        epoch: 1,
+        load_limit: 30_000,
+    };
     let store = Store::new(options);
     let mut model: HashMap<u8, (Vec<u8>, Option<u64>, u8)> = HashMap::new();
     let mut now = 1;

@@ -8,7 +8,7 @@ use globalcache_core::store::{Options, Party};
 /// A server without sockets: connections by number, and a clock that moves when it is told to.
 pub struct World {
     pub engine: Engine,
-    now: Now,
+    pub now: Now,
     scratch: Scratch,
     pub connections: Vec<Option<Connection>>,
 }
