@@ -87,7 +87,7 @@ bench: .venv/.built .venv/.peers
 	$(BIN)/python bench/serve.py
 	$(BIN)/python bench/client.py
 	$(BIN)/python bench/memcached.py
-	$(BIN)/python bench/waiters.py
+	$(BIN)/python bench/misses.py
 	$(BIN)/python bench/store.py
 
 # Longer than in `make test`: ROUNDS times; SEED repeats a run.

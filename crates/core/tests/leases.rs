@@ -108,6 +108,30 @@ fn rule_10_two_holders_that_do_not_answer_are_enough() {
 }
 
 #[test]
+fn rule_10_a_lease_that_ran_out_goes_to_another_process_than_the_one_that_let_it() {
+    let mut world = World::new();
+    let (stopped, other) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.lease(stopped, "k");
+    // Many tasks of the process that stops wait before anybody else does.
+    for _ in 0..3 {
+        world.ask(stopped, "CACHE.FETCH k WAIT 20000 TICKET");
+    }
+    world.ask(other, "CACHE.FETCH k WAIT 20000 TICKET");
+    world.wait(3_000);
+    assert_eq!(world.heard(stopped), "");
+    let token = token_of(&world.heard(other), "miss");
+    assert_ne!(world.ask(other, &format!("CACHE.FILL k {token} v")), ":0");
+    assert_eq!(world.heard(stopped).matches("hit").count(), 3);
+    // Alone, it is asked again.
+    let mut world = World::new();
+    let alone = world.connect("HELLO 3");
+    world.lease(alone, "k");
+    world.ask(alone, "CACHE.FETCH k WAIT 20000 TICKET");
+    world.wait(3_000);
+    token_of(&world.heard(alone), "miss");
+}
+
+#[test]
 fn rule_10_failures_hold_a_key_off_for_longer_and_longer() {
     let mut world = World::new();
     let a = world.connect("");

@@ -395,7 +395,12 @@ impl Leases {
 
     fn grant_to_waiter(&mut self, hash: u64, moment: Moment) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
-        let Some(place) = lease.waiters.iter().position(|waiter| waiter.lease > 0) else { return };
+        // Who had the lease and did not answer is asked again only if nobody else is there: others that wait on the same
+        // connection belong to the same process, which may have been stopped.
+        let had = |waiter: &Waiter| lease.grants.iter().any(|grant| grant.holder == Some(waiter.party));
+        let other = lease.waiters.iter().position(|waiter| waiter.lease > 0 && !had(waiter));
+        let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
+        let Some(place) = place else { return };
         let Some(Waiter { party, wait, lease: length, bound, .. }) = lease.waiters.remove(place) else { return };
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
