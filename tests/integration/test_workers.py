@@ -38,6 +38,16 @@ def slow(id: int) -> list[int]:
     return [id, os.getpid()]
 """
 
+NAMESPACES = """
+@cache.namespace("v2").loader("user:{id:int}", ttl="5m")
+def user(id: int) -> str:
+    return f"v2 {id}"
+
+@cache.namespace("v2").namespace("eu").loader("user:{id:int}", ttl="5m")
+def european(id: int) -> str:
+    return f"eu {id}"
+"""
+
 
 class Served:
     """`globalcache serve app:cache` in a folder; `errors` is what it and its workers said."""
@@ -142,6 +152,13 @@ def test_what_an_import_raises_is_shown_and_the_server_serves(served: Callable[.
     assert server.get("user:1") is None
     (server.folder / "app.py").write_text(APPLICATION)
     server.until(lambda: server.get("pid:1") is not None)
+
+
+def test_loaders_of_namespaces_are_run_too(served: Callable[..., Served]) -> None:
+    server = served(application=APPLICATION + NAMESPACES)
+    assert server.get("v2:user:7") == b'"v2 7"'
+    assert server.get("v2:eu:user:7") == b'"eu 7"'
+    assert server.get("pid:1") is not None
 
 
 def test_a_cache_without_loaders_is_said(served: Callable[..., Served]) -> None:

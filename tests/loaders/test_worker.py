@@ -150,6 +150,33 @@ def test_keys_of_a_namespace() -> None:
     asyncio.run(use())
 
 
+def test_what_is_down_is_asked_seldom_however_many_keys_end_at_once() -> None:
+    cache, attempts, is_up = Functions(), [], threading.Event()
+
+    @cache.loader("row:{id}", ttl="20ms", stale_if_error="1h")
+    async def row(id: int) -> int:
+        attempts.append(id)
+        if not is_up.is_set():
+            raise OSError("no database")
+        return id
+
+    async def use(server: globalcache.Server) -> None:
+        is_up.set()
+        keys = [f"row:{number}" for number in range(200)]
+        known = [str(number).encode() for number in range(200)]
+        assert await ask(server, "MGET", *keys) == known
+        is_up.clear()
+        await asyncio.sleep(0.03)
+        attempts.clear()
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < 1:
+            assert await ask(server, "MGET", *keys) == known
+            await asyncio.sleep(0.02)
+        assert 0 < len(attempts) <= 10 * passed + 1
+
+    run(cache, use)
+
+
 def test_a_failure_names_key_and_cause_and_a_breaker_spares_the_database() -> None:
     cache, attempts, is_up = Functions(), [], threading.Event()
 

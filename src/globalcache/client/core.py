@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
+    from globalcache.client.functions import Loader
     from globalcache.client.memory import MemoryStore
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
@@ -62,6 +63,8 @@ class Core:
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
         self._local_loads = local_loads
         self.work = Work(local_loads, around_load)
+        # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
+        self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         self.lock = threading.Lock()
         self._make_servers(tls, clock)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -35,24 +36,31 @@ def find(target: str) -> Any:
         found = getattr(found, part, None)
     if not isinstance(found, Functions):
         raise ConfigError(f"{target}: there is no cache of this name in {module}")
-    if not found.loaders:
+    if not _spaces(found):
         raise ConfigError(f"{target}: the cache has no loaders: decorate a function with @cache.loader")
     return found
 
 
-def _prefix(cache: Any) -> str:
-    prefix: str = cache._prefix  # noqa: SLF001 - a worker is the other half of its cache
-    return prefix
+def _spaces(cache: Any) -> list[Any]:
+    """Return the cache and those of its namespaces that have loaders."""
+    core, names = cache._core, cache._names  # noqa: SLF001 - a worker is the other half of its cache
+    found = [space for space, loaders in core.loaders.items() if loaders and space[: len(names)] == names]
+    return [type(cache)._of(core, space) for space in found]  # noqa: SLF001
 
 
 def patterns(cache: Any) -> list[str]:
     """Return the patterns of the keys that the workers of a cache load."""
-    return [pattern.decode() for pattern in patterns_of(cache.loaders.values(), _prefix(cache))]
+    found = (patterns_of(space.loaders.values(), space._prefix) for space in _spaces(cache))  # noqa: SLF001
+    return [pattern.decode() for some in found for pattern in some]
 
 
 def templates(cache: Any) -> list[str]:
     """Return the templates of the keys, for people to read."""
-    return [_prefix(cache) + loader.template.template for loader in cache.loaders.values()]
+    return [
+        space._prefix + loader.template.template  # noqa: SLF001
+        for space in _spaces(cache)
+        for loader in space.loaders.values()
+    ]
 
 
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
@@ -60,14 +68,28 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
     core = cache._core  # noqa: SLF001
     addresses = [Address.parse(url)] if url else core.addresses
     encode = partial(core.values.encode, by_class=True)
-    tags = cache._own_tags  # noqa: SLF001
-    workers = [Worker(cache.loaders.values(), at, encode, prefix=_prefix(cache), tags=tags) for at in addresses]
+    spaces = _spaces(cache)
+    # A connection for each namespace to each server, which is ready when it knows of them all.
+    workers = [
+        [
+            Worker(space.loaders.values(), at, encode, prefix=space._prefix, tags=space._own_tags)  # noqa: SLF001
+            for space in spaces
+        ]
+        for at in addresses
+    ]
+    known = [0] * len(workers)
+
+    def one_ready(place: int) -> None:
+        known[place] += 1
+        if known[place] % len(spaces) == 0:
+            ready()
 
     def stop() -> None:
-        for worker in workers:
+        for worker in itertools.chain(*workers):
             worker.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    await asyncio.gather(*(worker.run(ready) for worker in workers))
+    runs = (worker.run(partial(one_ready, place)) for place, some in enumerate(workers) for worker in some)
+    await asyncio.gather(*runs)

@@ -282,16 +282,17 @@ class _Lane:
             self.worker.release(job)
         if not jobs:
             return
-        if not self.breaker.allows(now):
-            for job in jobs:
-                self.worker.fail(job.key, job.token, self.breaker.cause, _RETRY_MS)
-            return
         run = _Run(jobs, now)
         self.runs.add(run)
         run.task = asyncio.get_running_loop().create_task(self._run(run))
 
     async def _run(self, run: _Run) -> None:
         try:
+            # Asked now, not when it was queued: of many that begin together the first that fail speak for the others.
+            if not self.breaker.allows(time.monotonic()):
+                for job in run.jobs:
+                    self.worker.fail(job.key, job.token, self.breaker.cause, _RETRY_MS)
+                return
             results = await self._call(run)
         except asyncio.CancelledError:
             if not run.is_late:

@@ -725,6 +725,8 @@ impl Lease {
 
     fn void(&mut self) {
         self.voids += 1;
+        // Whoever changes the value, or takes it away, knows more of its source than the last failure does.
+        self.hold_off = None;
         if let Some(Grant { token, holder, deadline, clock, .. }) = self.holder() {
             let voided =
                 Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids, clock: *clock };

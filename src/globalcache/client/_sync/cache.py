@@ -7,6 +7,7 @@ Knows servers by their calls
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client._async.cache import AsyncCache
+    from globalcache.client.functions import Loader
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -123,6 +125,11 @@ class Cache(Functions):
         cache = cls.__new__(cls)
         cache._set_up(core, names)  # noqa: SLF001 - its own
         return cache
+
+    @functools.cached_property
+    def loaders(self) -> dict[str, Loader]:
+        """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
+        return self._core.loaders.setdefault(self._names, {})
 
     @property
     def aio(self) -> AsyncCache:
