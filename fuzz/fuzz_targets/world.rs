@@ -152,9 +152,9 @@ fuzz_target!(|input: &[u8]| {
         }
         learn(&world.heard(number), &mut tokens);
     }
-    // However long something was waited for, its time passes.
-    for _ in 0..40 {
-        world.wait(5_000);
+    // A request in its place waits for half a minute at most, and those behind it one after the other.
+    for _ in 0..input.len() / 3 + 5 {
+        world.wait(31_000);
     }
     for (place, number) in open.into_iter().enumerate() {
         let kind = &KINDS[place % KINDS.len()];
