@@ -95,7 +95,8 @@ faults: export FAULTS_ROUNDS = $(or $(ROUNDS),50)
 faults: export FAULTS_SEED = $(or $(SEED),$(shell date +%s))
 faults: .venv/.built .venv/.tools
 	SIMULATIONS=$$((20000 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test simulation -- --nocapture
-	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py
+	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py \
+		tests/security/test_crowds.py tests/security/test_strangers.py
 
 # Mixed load with churn of everything; half an hour tells more: make soak SECONDS=1800
 soak: .venv/.built .venv/.tools
