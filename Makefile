@@ -87,6 +87,7 @@ bench: .venv/.built .venv/.peers
 	$(BIN)/python bench/serve.py
 	$(BIN)/python bench/client.py
 	$(BIN)/python bench/memcached.py
+	$(BIN)/python bench/tls.py
 	$(BIN)/python bench/misses.py
 	$(BIN)/python bench/store.py
 
