@@ -20,7 +20,6 @@ import inspect
 import re
 import types
 import typing
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -28,6 +27,8 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Union
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
+
+import msgspec
 
 from globalcache.errors import KeyFormatError
 
@@ -41,8 +42,7 @@ _INT = re.compile(r"0|-?[1-9][0-9]*")
 _PLAIN = re.compile(r"[A-Za-z0-9_.~/@=,+-]*")
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(msgspec.Struct, frozen=True):
     """How values of a type are written and read, and what marks them where a field takes several types."""
 
     write: Callable[[Any], str]
@@ -92,8 +92,7 @@ def _kind_of(value: object) -> type | None:
     return exact if exact in _KINDS else next((kind for kind in _KINDS if isinstance(value, kind)), None)
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(msgspec.Struct, frozen=True):
     """A place in a template: which argument stands there, and how it is written."""
 
     parameter: str

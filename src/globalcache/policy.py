@@ -5,8 +5,10 @@ Times go from where they are given to the words of CACHE.FILL and CACHE.SET here
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
+
+import msgspec
+from msgspec.structs import force_setattr
 
 from globalcache.errors import ConfigError
 from globalcache.units import parse_duration
@@ -37,8 +39,7 @@ def millis(value: float) -> int:
     return max(1, round(value * 1000))
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """How a value is kept. Durations are seconds, text such as "5m", or timedeltas; all are seconds once they are here.
 
     ttl             after it the value is gone; None: it stays
@@ -60,14 +61,14 @@ class Policy:
         for name, least in (("ttl", 0.001), ("refresh_after", 0.001), ("stale_if_error", 0), ("negative_ttl", 0)):
             given = getattr(self, name)
             if given is not None:
-                object.__setattr__(self, name, seconds(name, given, least=least))
+                force_setattr(self, name, seconds(name, given, least=least))
         if isinstance(self.ttl, float) and isinstance(self.refresh_after, float) and self.refresh_after >= self.ttl:
             raise ConfigError(f"refresh_after: {self.refresh_after:g} s: should be less than ttl, {self.ttl:g} s")
         if self.stale_if_error and self.ttl is None:
             raise ConfigError("stale_if_error: counts from the end of ttl, and there is no ttl")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter: {self.jitter!r}: should be at least 0 and less than 1")
-        object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
+        force_setattr(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
 
     def words(
         self,

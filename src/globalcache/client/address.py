@@ -12,8 +12,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
 
 from globalcache.errors import ConfigError
 from globalcache.units import parse_duration
@@ -27,8 +28,7 @@ _ALLOWED = (
 )
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """One server. `kind` is "tcp", "unix", "memory" or "null"; `name` is what keys are spread by."""
 
     kind: str = "tcp"

@@ -15,7 +15,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.home import Home, unavailable, when_forked
-from globalcache.client.wire import MORE, Push, Reply, Word, fetch_request, pack, reader, ticket_of, translate
+from globalcache.client.wire import (
+    MORE,
+    Push,
+    Reply,
+    Word,
+    fetch_request,
+    many_request,
+    pack,
+    reader,
+    ticket_of,
+    translate,
+)
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
@@ -165,7 +176,7 @@ class BlockingServer:
 
     def get_many(self, keys: Sequence[bytes]) -> Reply:
         """CACHE.MGET; an element may be an exception."""
-        return self._ask(pack((b"CACHE.MGET", *keys)))
+        return self._ask(many_request(b"CACHE.MGET", keys))
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""

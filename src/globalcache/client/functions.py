@@ -12,12 +12,14 @@ must give back its arguments. Knows caches by what `Door` asks of them.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Union, overload
+
+import msgspec
+from msgspec.structs import replace
 
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.keys import KeyTemplate
@@ -75,8 +77,7 @@ class Door(Protocol):
         """Write a value."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Loader:
+class Loader(msgspec.Struct, frozen=True, eq=False):
     """How a worker loads the keys of a pattern.
 
     `function` takes the values of the key's fields in their order, or a list of them (`batch`): plain values if the key
@@ -106,8 +107,7 @@ class Loader:
         return [tag.format(arguments) for tag in self.tags]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Spec:
+class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     """What the decorator was told, ready for calls."""
 
     function: Callable[..., Any]
@@ -121,7 +121,7 @@ class _Spec:
 
     def policy_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Policy:
         arguments = self.template.bind(args, kwargs)
-        return dataclasses.replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
+        return replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
 
     @functools.cached_property
     def has_tags_with_fields(self) -> bool:

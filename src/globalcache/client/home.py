@@ -10,8 +10,9 @@ import os
 import random
 import time
 import weakref
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from globalcache.client.outage import Breaker, Owed
 from globalcache.client.wire import translate
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("globalcache")
 
 
-@dataclass
-class Stats:
+class Stats(msgspec.Struct):
     """Counts since the cache object was made. Exact for one thread, nearly so for many."""
 
     hits: int = 0
@@ -45,7 +45,7 @@ class Stats:
 
     def as_dict(self) -> dict[str, int | float]:
         """Return all counts by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
 class Events:

@@ -14,7 +14,19 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.home import Home, unavailable, when_forked
-from globalcache.client.wire import MORE, Push, Reply, Waiting, Word, fetch_request, pack, reader, ticket_of, translate
+from globalcache.client.wire import (
+    MORE,
+    Push,
+    Reply,
+    Waiting,
+    Word,
+    fetch_request,
+    many_request,
+    pack,
+    reader,
+    ticket_of,
+    translate,
+)
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
@@ -295,7 +307,7 @@ class MultiplexedServer:
 
     def get_many(self, keys: Sequence[bytes]) -> Awaitable[list[Reply]]:
         """CACHE.MGET; an element may be an exception."""
-        return self._ask(pack((b"CACHE.MGET", *keys)))
+        return self._ask(many_request(b"CACHE.MGET", keys))
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Awaitable[Reply]:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""

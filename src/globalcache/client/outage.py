@@ -12,8 +12,9 @@ the path of a read pays one comparison for all of this.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,13 +27,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _NAMES_IN_COMMAND = 500
 
 
-@dataclass
-class Bill:
+class Bill(msgspec.Struct):
     """What was owed at one moment."""
 
     serial: int
-    keys: list[bytes] = field(default_factory=list)
-    tags: list[bytes] = field(default_factory=list)
+    keys: list[bytes] = msgspec.field(default_factory=list)
+    tags: list[bytes] = msgspec.field(default_factory=list)
     everything: bool = False
 
     def commands(self) -> list[tuple[bytes, ...]]:

@@ -10,7 +10,7 @@ import hiredis
 from globalcache.errors import AuthError, CacheError, LoadError, ReplyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Reply: TypeAlias = Any
 Word: TypeAlias = bytes | str | int
@@ -20,6 +20,9 @@ MORE: Final = object()
 Push: Final = hiredis.PushNotification
 pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it takes any
 
+# What parts words on a line, or is a quote there; and the longest line, of 64 KiB that the server reads.
+_NO_WORDS = b" \t\n\v\f\r\"'"
+_LONGEST_LINE = 60_000
 _AUTH = ("NOAUTH", "WRONGPASS", "NOPERM")
 _LOAD = ("LOADFAILED", "NOLOADER")
 
@@ -58,8 +61,23 @@ def translate(error: Exception) -> CacheError:
 def ticket_of(reply: Reply) -> int:
     """Return the ticket that stands for the outcome of a command, or 0."""
     if type(reply) is list:
-        return int(reply[2]) if len(reply) >= 3 and reply[0] == b"waiting" else 0
+        # Of several values the first may be this word, but none is a number.
+        is_ticket = len(reply) >= 3 and reply[0] == b"waiting" and type(reply[2]) is int
+        return reply[2] if is_ticket else 0
     return reply.ticket if type(reply) is Waiting else 0
+
+
+def many_request(name: bytes, words: Sequence[bytes]) -> bytes:
+    """Return a request of many words on one line if it may stand there, which is made in a third of the time."""
+    text = b" ".join(words)
+    if (
+        len(text) < _LONGEST_LINE
+        and len(text.translate(None, _NO_WORDS)) == len(text) - len(words) + 1
+        # On a line these would be taken for a browser's.
+        and b"HTTP/" not in text
+    ):
+        return b"%b %b\r\n" % (name, text)
+    return pack((name, *words))
 
 
 def fetch_request(key: bytes, wait_ms: int, lease_ms: int | None) -> bytes:

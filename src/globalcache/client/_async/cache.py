@@ -210,7 +210,7 @@ class AsyncCache(Functions):
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
         found: dict[str, Any] = {}
-        for server, part, names in self._spread(list(dict.fromkeys(keys))):
+        for server, part, names in self._spread(keys if keys.__class__ is list else list(keys)):
             try:
                 try:
                     replies = await server.get_many(names)
@@ -232,6 +232,7 @@ class AsyncCache(Functions):
                 if values is not None:
                     self._stats.hits += len(values)
                     self._stats.misses += len(part) - len(values)
+                    # A key that was named twice was asked for twice, and is there once.
                     found.update(zip(present, values, strict=True))
                     continue
             for key, reply in zip(part, replies, strict=True):
