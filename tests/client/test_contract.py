@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import globalcache
 from globalcache import CacheError, ConfigError, DeadlineError, Entry, KeyFormatError, LoadError
 
 if TYPE_CHECKING:
@@ -66,6 +67,27 @@ async def test_many(cache: Any) -> None:
     assert await cache.get_many(["b", "nobody", "a", "a"]) == {"b": "x", "a": 1}
     assert await cache.get_many([]) == {}
     assert await cache.delete_many(["a", "b", "c"]) == 2
+
+
+async def test_many_keys_of_all_kinds(cache: Any) -> None:
+    keys = ["a b", "tab\there", "quo'te", 'dou"ble', "ü", "HTTP/1.1", "Host:", "back\\slash", "line\nend", "k" * 200]
+    await cache.set_many({key: number for number, key in enumerate(keys)})
+    assert await cache.get_many(keys) == {key: number for number, key in enumerate(keys)}
+    for number, key in enumerate(keys):
+        assert await cache.get_many(["nobody", key]) == {key: number}
+    many = [f"{number:0200}" for number in range(500)]
+    await cache.set_many(dict.fromkeys(many, 1))
+    assert await cache.get_many(many) == dict.fromkeys(many, 1)
+
+
+async def test_no_value_is_taken_for_an_answer_that_follows(server: globalcache.Server) -> None:
+    with globalcache.Cache(server.url) as cache:
+        cache.command("SET", "a", "waiting")
+        cache.command("MSET", "b", "1", "c", "2", "d", "3", "e", "4", "f", "5")
+        assert cache.get_many(list("abcdef"), type=bytes)["a"] == b"waiting"
+        assert cache.command("MGET", *"abcdef")[0] == b"waiting"
+        async with globalcache.AsyncCache(server.url) as other:
+            assert (await other.get_many(list("abcdef"), type=bytes))["a"] == b"waiting"
 
 
 async def test_conditions(cache: Any) -> None:
