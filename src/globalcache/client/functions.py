@@ -199,6 +199,10 @@ class _Cached(Generic[P, R]):
 class CachedFunction(_Cached[P, R]):
     """A function whose results are cached."""
 
+    @functools.cached_property
+    def _load(self) -> Callable[..., Any]:
+        return self._cache.sync_door.get_or_load
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or load it: one caller among all nodes does."""
         spec = self._spec
@@ -206,7 +210,7 @@ class CachedFunction(_Cached[P, R]):
         key = self._key_of(given, kwargs)
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
-        value = self._cache.sync_door.get_or_load(key, load.run, policy=policy, type=spec.type, wait=spec.wait)
+        value = self._load(key, load.run, policy=policy, type=spec.type, wait=spec.wait)
         result: R = value if value is not None else load.result(key, value)
         return result
 
