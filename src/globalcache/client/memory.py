@@ -131,7 +131,9 @@ class MemoryStore:
 
     # Leases
 
-    def fetch(self, key: bytes, lease_ms: int | None, notify: Callable[[], object] | None) -> Reply | Waiter:
+    def fetch(  # noqa: PLR0911 - a state each
+        self, key: bytes, lease_ms: int | None, notify: Callable[[], object] | None
+    ) -> Reply | Waiter:
         """CACHE.FETCH; returns a Waiter if the outcome follows, which takes `notify`."""
         with self._lock:
             now = self.clock()
