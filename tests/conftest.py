@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 import globalcache
+from globalcache import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,3 +130,37 @@ def tool(name: str) -> Iterator[str]:
 def redis_cli() -> Iterator[str]:
     with tool("redis-cli") as path:
         yield path
+
+
+def load(address: str, pid: int) -> dict[str, float]:
+    """Have 20 connections ask what they can for a moment."""
+    options = {"address": address, "pid": pid, "connections": 20, "keys": 1000, "warm_up": 0.1, "seconds": 0.4}
+    report: dict[str, float] = json.loads(_core.run_bench(json.dumps(options)))
+    assert report["errors"] == 0
+    return report
+
+
+@pytest.fixture
+def neighbour() -> Iterator[tuple[list[str], str, str]]:
+    """Give the words that run a command in another network, this machine's address there, and the link between."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("another network needs root and iproute2")
+    name, ours, theirs = f"gc-{os.getpid()}", f"gc{os.getpid()}a", f"gc{os.getpid()}b"
+    here, there = "169.254.217.1", "169.254.217.2"
+    steps = [
+        f"ip netns add {name}",
+        f"ip link add {ours} type veth peer name {theirs} netns {name}",
+        f"ip addr add {here}/30 dev {ours}",
+        f"ip link set {ours} up",
+        f"ip -n {name} addr add {there}/30 dev {theirs}",
+        f"ip -n {name} link set {theirs} up",
+    ]
+    try:
+        for step in steps:
+            done = subprocess.run(step.split(), capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"{step}: {done.stderr.strip()}")
+        yield ["ip", "netns", "exec", name], here, ours
+    finally:
+        subprocess.run(["ip", "link", "del", ours], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)

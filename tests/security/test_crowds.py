@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
-import shutil
 import socket
 import statistics
 import subprocess
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
-from globalcache import _core
-from tests.conftest import Wire
+from tests.conftest import Wire, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.conftest import Process
 
@@ -55,14 +50,6 @@ class Drippers:
             one.close()
 
 
-def load(address: str, pid: int) -> dict[str, float]:
-    """Have 20 connections ask what they can for a moment."""
-    options = {"address": address, "pid": pid, "connections": 20, "keys": 1000, "warm_up": 0.1, "seconds": 0.4}
-    report: dict[str, float] = json.loads(_core.run_bench(json.dumps(options)))
-    assert report["errors"] == 0
-    return report
-
-
 def test_thousands_that_drip_hold_up_nobody(serve: Callable[..., Process]) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -82,32 +69,6 @@ def test_thousands_that_drip_hold_up_nobody(serve: Callable[..., Process]) -> No
         f"\n{DRIPPERS:,} that drip: p99 of others {after:.0f} us, {after / before:.2f} times {before:.0f} (at most 1.5)"
     )
     assert not IS_LONG or after <= 1.5 * before
-
-
-@pytest.fixture
-def neighbour() -> Iterator[tuple[list[str], str]]:
-    """Give the words that run a command in another network, and the address by which it sees this machine."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("another network needs root and iproute2")
-    name, ours, theirs = f"gc-{os.getpid()}", f"gc{os.getpid()}a", f"gc{os.getpid()}b"
-    here, there = "169.254.217.1", "169.254.217.2"
-    steps = [
-        f"ip netns add {name}",
-        f"ip link add {ours} type veth peer name {theirs} netns {name}",
-        f"ip addr add {here}/30 dev {ours}",
-        f"ip link set {ours} up",
-        f"ip -n {name} addr add {there}/30 dev {theirs}",
-        f"ip -n {name} link set {theirs} up",
-    ]
-    try:
-        for step in steps:
-            done = subprocess.run(step.split(), capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"{step}: {done.stderr.strip()}")
-        yield ["ip", "netns", "exec", name], here
-    finally:
-        subprocess.run(["ip", "link", "del", ours], capture_output=True, check=False)
-        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 ASK = """
@@ -131,9 +92,9 @@ def asked(words: list[str], host: str, port: str) -> str:
 
 
 def test_a_neighbour_reaches_nothing_that_was_not_opened_to_it(
-    serve: Callable[..., Process], neighbour: tuple[list[str], str]
+    serve: Callable[..., Process], neighbour: tuple[list[str], str, str]
 ) -> None:
-    words, here = neighbour
+    words, here, _ = neighbour
     port = serve().address.rsplit(":", 1)[1]
     assert asked(words, here, port) == "ConnectionRefusedError"
     server = serve("--password", "sesame", listen=f"{here}:0")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Names remembered for a server; beyond them it is flushed. Some megabytes at most for names of the usual length.
 MOST_OWED = 10_000
 # The first pause after a failed connect and the longest, in seconds.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 # Names in one command, so that none is too long for a server's limits.
 _NAMES_IN_COMMAND = 500
 
