@@ -137,6 +137,35 @@ fn every_message_has_its_answer() {
 }
 
 #[test]
+fn without_eviction_an_mset_is_done_or_refused_as_a_whole() {
+    let options = Options { evict: false, ..engine(Limits::default()).store.options().clone() };
+    let engine = Engine::new(options, Limits::default(), Facts::default(), 1);
+    let ask = |words: &[String]| text(&talk(&engine, &resp(words), &[usize::MAX]).0);
+    let (mut done, mut refused) = (0, 0);
+    for round in 0..2000 {
+        let keys: Vec<String> = (0..10).map(|number| format!("{round}:{number}")).collect();
+        // Long ones lie beside the log.
+        let value = "v".repeat([10, 1000, 9000][round % 3]);
+        let command = if round % 2 == 0 { "MSET" } else { "MSETNX" };
+        let pairs = keys.iter().flat_map(|key| [key.clone(), value.clone()]);
+        let answer = ask(&std::iter::once(command.to_owned()).chain(pairs).collect::<Vec<_>>());
+        let there = ask(&std::iter::once("EXISTS".to_owned()).chain(keys).collect::<Vec<_>>());
+        if answer.starts_with("-OOM") {
+            assert_eq!(there, ":0\\r\\n", "{round}");
+            refused += 1;
+        } else {
+            assert_eq!(
+                (answer.contains("OK") || answer.contains(":1"), there.as_str()),
+                (true, ":10\\r\\n"),
+                "{round}: {answer}"
+            );
+            done += 1;
+        }
+    }
+    assert!(done > 100 && refused > 100, "{done} done, {refused} refused");
+}
+
+#[test]
 fn malformed_messages_are_answered_with_the_code_that_says_so() {
     for (body, code, text) in [
         (r#"{"type":"nonsense","msg_id":1}"#, 10, "unknown type 'nonsense'"),

@@ -68,6 +68,8 @@ type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
 pub trait Held {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
+    /// As [`Locked::fits`], of keys and values in turn.
+    fn fits(&self, db: u8, pairs: Args<'_>) -> bool;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
     /// Removes everything, or everything in one database; all shards are locked.
@@ -83,6 +85,11 @@ pub trait Held {
 impl Held for Locked<'_> {
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
         Locked::entry(self, key)
+    }
+
+    fn fits(&self, db: u8, pairs: Args<'_>) -> bool {
+        let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
+        Locked::fits(self, keys.zip(pairs.iter().skip(1).step_by(2).map(<[u8]>::len)))
     }
 
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>) {

@@ -67,15 +67,19 @@ pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Res
     Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(replies) })
 }
 
-/// All or nothing: a value that is too long refuses them all before any is written, and when memory is full (nothing
-/// may be evicted) what was written before is as Redis leaves it, which checks memory before the command.
+/// All or nothing: a value that is too long, or memory that is full where nothing may be evicted, refuses them all before
+/// any is written.
 pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {
     let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
     let values = pairs.iter().skip(1).step_by(2);
     if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
         return Err(Refused::TooLarge.into());
     }
+    let evict = cx.engine.store.options().evict;
     cx.with_all(keys.clone(), |all, _| {
+        if !evict && !all.fits(db, pairs) {
+            return Err(Refused::Full.into());
+        }
         for (key, value) in keys.zip(values) {
             all.entry(key).set(value, &Meta::default())?;
         }

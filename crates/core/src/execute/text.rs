@@ -247,9 +247,13 @@ fn set_all_new(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, E
     if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
         return Err(Refused::TooLarge.into());
     }
+    let evict = cx.engine.store.options().evict;
     cx.with_all(keys.clone(), |all, _| {
         if keys.clone().any(|key| all.entry(key).peek().is_some()) {
             return Ok(Reply::Int(0));
+        }
+        if !evict && !all.fits(db, pairs) {
+            return Err(Refused::Full.into());
         }
         for (key, value) in keys.zip(values) {
             all.entry(key).set(value, &Meta::default())?;

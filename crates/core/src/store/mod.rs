@@ -613,6 +613,16 @@ impl Locked<'_> {
         self.guards[self.store.shard_of(hash)].as_ref().expect("the shard of every key is locked")
     }
 
+    /// Whether all these values can be written for sure, under keys whose shards are locked; it may say no too early, when
+    /// nothing may be evicted and memory is nearly full.
+    pub fn fits<'k>(&self, values: impl Iterator<Item = (Key<'k>, usize)> + Clone) -> bool {
+        self.guards.iter().enumerate().all(|(number, shard)| {
+            let here = values.clone().filter(|(key, _)| self.store.shard_of(self.store.hash(*key)) == number);
+            let keys = here.clone().map(|(key, _)| key.bytes.len()).sum();
+            shard.as_ref().is_none_or(|shard| shard.fits(keys, here.map(|(_, length)| length)))
+        })
+    }
+
     /// As [`Store::prefetch`], of keys whose shards are locked.
     #[inline]
     pub fn prefetch<'k>(&self, keys: impl Iterator<Item = Key<'k>>) {

@@ -37,6 +37,8 @@ const PROMOTE: u8 = 1;
 const RESERVE: usize = 3;
 /// Bytes of a victim that are looked at for each byte written while memory is short.
 const PACE: usize = 6;
+/// What a value without rare fields takes beside itself and its key, at most: header, wide lengths, number, alignment.
+const MOST_PLAIN: usize = 32;
 /// How far before the item that is looked at memory is fetched.
 const AHEAD_BYTES: usize = 512;
 /// Most items that one write looks at while a reserve is left.
@@ -554,6 +556,23 @@ impl Shard {
             }
         }
         room
+    }
+
+    /// Whether values of these lengths can all be written for sure, under keys of so many bytes together; where nothing may
+    /// be evicted it says no while some of the last segments are left, since it does not look how they would lie.
+    pub(super) fn fits(&self, keys: usize, values: impl Iterator<Item = usize>) -> bool {
+        let (mut bytes, mut beside) = (keys, 0);
+        for length in values {
+            bytes += MOST_PLAIN;
+            if length <= self.segment_size / LARGE_PART {
+                bytes += length;
+            } else {
+                beside += large_cost(length);
+            }
+        }
+        // Twice for what segments waste at their ends and the index grows by; the open ones, and one begun for the rest.
+        let wanted = 2 * bytes + 3 * self.segment_size + beside;
+        self.evict || self.headroom() + self.spare.len() * self.segment_size >= wanted
     }
 
     fn lacks(&self, bytes: usize, beside: usize) -> bool {
