@@ -33,17 +33,63 @@ pub(crate) enum Checked {
     Wrong(usize),
 }
 
+/// A piece of a request, with the places of the numbers in it.
+#[derive(Default)]
+struct Template {
+    text: Vec<u8>,
+    /// Where the digits of the key end.
+    key: Option<usize>,
+    /// Where the digits in the value begin.
+    value: Option<usize>,
+}
+
+impl Template {
+    fn new(text: String) -> Template {
+        Template { text: text.into_bytes(), key: None, value: None }
+    }
+
+    /// With a key that begins where the text now ends, and `rest` behind it.
+    fn with_key(mut self, size: usize, rest: &str) -> Template {
+        self.text.extend_from_slice(b"k:");
+        self.text.resize(self.text.len() + size - 2, b'0');
+        self.key = Some(self.text.len());
+        self.text.extend_from_slice(rest.as_bytes());
+        self
+    }
+
+    /// With a value that begins where the text now ends, and `rest` behind it.
+    fn with_value(mut self, size: usize, rest: &str) -> Template {
+        self.value = Some(self.text.len());
+        self.text.resize(self.text.len() + size, b'v');
+        self.text.extend_from_slice(rest.as_bytes());
+        self
+    }
+
+    fn write(&self, key: u32, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.text);
+        if let Some(end) = self.key {
+            out[start + end - DIGITS..start + end].copy_from_slice(&decimal(key));
+        }
+        if let Some(begin) = self.value {
+            out[start + begin..start + begin + DIGITS].copy_from_slice(&hexadecimal(key));
+        }
+    }
+}
+
 pub(crate) struct Checker {
     protocol: Protocol,
     keys: u32,
     multi: usize,
     reply_size: usize,
-    /// A key and a value in which only the number changes.
-    key: Vec<u8>,
-    value: Vec<u8>,
-    /// What stands before, between and after key and value in a write.
-    set: [Vec<u8>; 3],
-    /// Headers of a found value, for RESP.
+    /// Bytes of a value.
+    value: usize,
+    /// A write and a read of one key, or the beginning, the middle for each key, and the end of a read of several: made
+    /// once, copied for each request, and then given their numbers.
+    set: Template,
+    get: [Template; 3],
+    /// The header of several replies, and that of a found value, for RESP.
+    several: Vec<u8>,
     found: Vec<u8>,
 }
 
@@ -52,70 +98,67 @@ const DIGITS: usize = 8;
 
 impl Checker {
     pub(crate) fn new(options: &Options) -> Checker {
-        let (key, value) = (options.key_size, options.value_size);
-        let ttl = options.ttl;
-        let set = match options.protocol {
+        let (key, value, ttl, multi) = (options.key_size, options.value_size, options.ttl, options.multi);
+        let (set, get) = match options.protocol {
             Protocol::Resp => {
                 let (count, expiry) = match ttl {
                     0 => (3, String::new()),
                     _ => (5, format!("$2\r\nEX\r\n${}\r\n{ttl}\r\n", ttl.to_string().len())),
                 };
-                [format!("*{count}\r\n$3\r\nSET\r\n${key}\r\n"), format!("\r\n${value}\r\n"), format!("\r\n{expiry}")]
+                let set = Template::new(format!("*{count}\r\n$3\r\nSET\r\n${key}\r\n"));
+                let set = set.with_key(key, &format!("\r\n${value}\r\n")).with_value(value, &format!("\r\n{expiry}"));
+                let get = if multi == 1 {
+                    let whole = Template::new(format!("*2\r\n$3\r\nGET\r\n${key}\r\n"));
+                    [Template::default(), whole.with_key(key, "\r\n"), Template::default()]
+                } else {
+                    let head = Template::new(format!("*{}\r\n$4\r\nMGET\r\n", multi + 1));
+                    [head, Template::new(format!("${key}\r\n")).with_key(key, "\r\n"), Template::default()]
+                };
+                (set, get)
             }
-            Protocol::Memcached => ["set ".to_owned(), format!(" 0 {ttl} {value}\r\n"), "\r\n".to_owned()],
+            Protocol::Memcached => (
+                Template::new("set ".to_owned())
+                    .with_key(key, &format!(" 0 {ttl} {value}\r\n"))
+                    .with_value(value, "\r\n"),
+                [
+                    Template::new("get".to_owned()),
+                    Template::new(" ".to_owned()).with_key(key, ""),
+                    Template::new("\r\n".to_owned()),
+                ],
+            ),
         };
         Checker {
             protocol: options.protocol,
             keys: options.keys,
-            multi: options.multi,
+            multi,
             reply_size: options.reply_size,
-            key: [b"k:".to_vec(), vec![b'0'; key - 2]].concat(),
-            value: vec![b'v'; value],
-            set: set.map(String::into_bytes),
+            value,
+            set,
+            get,
+            several: format!("*{multi}\r\n").into_bytes(),
             found: format!("${value}\r\n").into_bytes(),
         }
     }
 
-    fn write_key(&mut self, key: u32, out: &mut Vec<u8>) {
-        let start = self.key.len() - DIGITS;
-        digits(key, 10, &mut self.key[start..]);
-        out.extend_from_slice(&self.key);
-    }
-
     pub(crate) fn write(&mut self, request: Request, out: &mut Vec<u8>) {
         if !request.read {
-            out.extend_from_slice(&self.set[0]);
-            self.write_key(request.key, out);
-            out.extend_from_slice(&self.set[1]);
-            digits(request.key, 16, &mut self.value[..DIGITS]);
-            out.extend_from_slice(&self.value);
-            out.extend_from_slice(&self.set[2]);
-            return;
+            return self.set.write(request.key, out);
         }
-        match self.protocol {
-            Protocol::Resp if self.multi == 1 => out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n"),
-            Protocol::Resp => out.extend_from_slice(format!("*{}\r\n$4\r\nMGET\r\n", self.multi + 1).as_bytes()),
-            Protocol::Memcached => out.extend_from_slice(b"get"),
+        let [head, each, end] = &self.get;
+        if self.multi == 1 && self.protocol == Protocol::Resp {
+            return each.write(request.key, out);
         }
+        head.write(0, out);
         for nth in 0..self.multi as u32 {
-            let key = (request.key + nth) % self.keys;
-            match self.protocol {
-                Protocol::Resp => {
-                    out.extend_from_slice(b"$");
-                    out.extend_from_slice(self.key.len().to_string().as_bytes());
-                    out.extend_from_slice(b"\r\n");
-                    self.write_key(key, out);
-                    out.extend_from_slice(b"\r\n");
-                }
-                Protocol::Memcached => {
-                    out.push(b' ');
-                    self.write_key(key, out);
-                }
-            }
+            each.write(self.nth(request, nth), out);
         }
-        if self.protocol == Protocol::Memcached {
-            out.extend_from_slice(b"\r\n");
-        }
+        end.write(0, out);
+    }
+
+    /// The key of a request of several.
+    fn nth(&self, request: Request, nth: u32) -> u32 {
+        let key = request.key + nth;
+        if key < self.keys { key } else { key % self.keys }
     }
 
     pub(crate) fn check(&mut self, request: Request, input: &[u8]) -> Checked {
@@ -132,30 +175,26 @@ impl Checker {
     }
 
     fn is_value_of(&self, key: u32, value: &[u8]) -> bool {
-        let mut wanted = [0; DIGITS];
-        digits(key, 16, &mut wanted);
-        value.len() == self.value.len() && value[..DIGITS] == wanted
+        value.len() == self.value && value[..DIGITS] == hexadecimal(key)
     }
 
     fn check_resp(&self, request: Request, input: &[u8]) -> Checked {
         let (mut at, mut missed, mut right) = (0, 0, true);
         if self.multi > 1 {
-            let Some(end) = line_end(input) else { return Checked::Partial };
-            if input[..end] != *format!("*{}", self.multi).as_bytes() {
-                return Checked::Wrong(end + 2);
+            if !input.starts_with(&self.several) {
+                return wrong_line(input);
             }
-            at = end + 2;
+            at = self.several.len();
         }
         for nth in 0..self.multi as u32 {
             let rest = &input[at..];
-            let whole = self.found.len() + self.value.len() + 2;
+            let whole = self.found.len() + self.value + 2;
             if rest.starts_with(&self.found) {
                 if rest.len() < whole {
                     return Checked::Partial;
                 }
                 let value = &rest[self.found.len()..whole - 2];
-                right &=
-                    self.is_value_of((request.key + nth) % self.keys, value) && rest[whole - 2..].starts_with(b"\r\n");
+                right &= self.is_value_of(self.nth(request, nth), value) && rest[whole - 2..].starts_with(b"\r\n");
                 at += whole;
             } else if rest.starts_with(b"$-1\r\n") {
                 (at, missed) = (at + 5, missed + 1);
@@ -177,7 +216,7 @@ impl Checker {
             if !rest.starts_with(b"VALUE ") {
                 return Checked::Wrong(at + end + 2);
             }
-            let whole = end + 2 + self.value.len() + 2;
+            let whole = end + 2 + self.value + 2;
             if rest.len() < whole {
                 return Checked::Partial;
             }
@@ -204,12 +243,25 @@ fn line_end(input: &[u8]) -> Option<usize> {
     input.windows(2).position(|pair| pair == b"\r\n")
 }
 
-/// Writes a number with leading zeros.
-fn digits(mut number: u32, base: u32, place: &mut [u8]) {
+/// A number with leading zeros.
+fn decimal(mut number: u32) -> [u8; DIGITS] {
+    let mut place = [b'0'; DIGITS];
     for digit in place.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number % base) as usize];
-        number /= base;
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
+    place
+}
+
+/// As [`decimal`], by nibbles: eight at a time, each moved to a byte of its own.
+fn hexadecimal(number: u32) -> [u8; DIGITS] {
+    let mut word = u64::from(number);
+    word = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // Those above nine are letters, which begin 39 after the digit that would follow nine.
+    let letters = ((word + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (word + 0x3030_3030_3030_3030 + letters * 39).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -222,6 +274,14 @@ mod tests {
 
     fn text(bytes: &[u8]) -> String {
         bytes.escape_ascii().to_string()
+    }
+
+    #[test]
+    fn numbers_have_their_digits() {
+        for number in [0, 1, 9, 10, 26, 0xabcdef, 99_999_999, 0x1234_5678, u32::MAX] {
+            assert_eq!(text(&hexadecimal(number)), format!("{number:08x}"));
+            assert_eq!(text(&decimal(number)), format!("{:08}", number % 100_000_000));
+        }
     }
 
     #[test]
