@@ -190,6 +190,8 @@ def _operations_page(figures: dict[str, Any]) -> tuple[list[Finding], list[str]]
     timed = {what: row for what, row in figures.items() if "p50_ns" in row}
     found = []
     for what, row in timed.items():
+        if "HashMap" in what:
+            continue
         most = 100 if what.startswith("get") else 200  # nanoseconds
         found.append(Finding(f"{what}: median, ns", str(row["p50_ns"]), f"at most {most}", row["p50_ns"] <= most))
     worst = max(row["cpu_p99999_ns"] for row in timed.values())
@@ -207,7 +209,8 @@ def _operations_page(figures: dict[str, Any]) -> tuple[list[Finding], list[str]]
         (
             "One thread, one million items with values of 100 bytes, Zipf 0.99. In the full store they do not all fit, "
             "and writes evict. Median and 99 % are time that passed, without that of reading the clock; the tail is "
-            "processor time."
+            "processor time. The HashMap is Rust's own with the same keys and values, on the same draws: what the "
+            "memory of this machine allows something that neither evicts nor expires."
         ),
         "\n".join(lines),
     ]

@@ -4,6 +4,7 @@
 //! and after four million items. `trace FILE ITEMS VALUE` replays keys (little-endian u64) as look-aside reads in
 //! the memory that holds so many items, and tells the misses.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use globalcache_core::store::{Key, Meta, Options, Store};
@@ -74,20 +75,20 @@ fn sorted(mut nanos: Vec<u32>) -> impl Fn(f64) -> u32 {
     move |share| nanos[((nanos.len() - 1) as f64 * share) as usize]
 }
 
-/// Times an operation for each number, twice: by a clock that costs little, and by the processor time of the thread.
-fn timed(name: &str, numbers: &[u64], mut operation: impl FnMut(usize, u64)) {
+/// Times an operation for each key, twice: by a clock that costs little, and by the processor time of the thread.
+fn timed(name: &str, keys: &[[u8; 16]], mut operation: impl FnMut(usize, Key<'_>)) {
     // What reading the clock twice takes, to be taken off.
     let clock = sorted((0..1000).map(|_| Instant::now().elapsed().as_nanos() as u32).collect())(0.5);
-    let mut passed = Vec::with_capacity(numbers.len());
-    for (at, number) in numbers.iter().enumerate() {
+    let mut passed = Vec::with_capacity(keys.len());
+    for (at, bytes) in keys.iter().enumerate() {
         let begun = Instant::now();
-        operation(at, *number);
+        operation(at, Key { db: 0, bytes });
         passed.push(begun.elapsed().as_nanos() as u32);
     }
-    let mut taken = Vec::with_capacity(numbers.len());
-    for (at, number) in numbers.iter().enumerate() {
+    let mut taken = Vec::with_capacity(keys.len());
+    for (at, bytes) in keys.iter().enumerate() {
         let begun = cpu_nanos();
-        operation(at, *number);
+        operation(at, Key { db: 0, bytes });
         taken.push((cpu_nanos() - begun) as u32);
     }
     let (passed, taken) = (sorted(passed), sorted(taken));
@@ -102,25 +103,30 @@ fn timed(name: &str, numbers: &[u64], mut operation: impl FnMut(usize, u64)) {
 
 fn ops() {
     const ITEMS: u64 = 1_000_000;
-    let drawn = zipf(ITEMS, 0.99, 4_000_000);
+    // Made beforehand: writing a number as text is none of the store's work.
+    let all: Vec<_> = (0..ITEMS).map(key_of).collect();
+    let drawn: Vec<_> = zipf(ITEMS, 0.99, 4_000_000).into_iter().map(key_of).collect();
     for (name, memory) in [("roomy", 1u64 << 30), ("full", 100 << 20)] {
         let store = store(memory, 1);
         let value = [7u8; 100];
-        let set = |number: u64, value: &[u8]| {
-            let key = key_of(number);
-            let _ = store.with(Key { db: 0, bytes: &key }, 1, |entry| entry.set(value, &Meta::default()));
+        let set = |key: Key<'_>, value: &[u8]| {
+            let _ = store.with(key, 1, |entry| entry.set(value, &Meta::default()));
         };
-        timed(&format!("first set, {name}"), &(0..ITEMS).collect::<Vec<_>>(), |_, number| set(number, &value));
+        timed(&format!("first set, {name}"), &all, |_, key| set(key, &value));
         let mut sum = 0;
-        timed(&format!("get, {name}"), &drawn, |_, number| {
-            sum += store.with(Key { db: 0, bytes: &key_of(number) }, 1, |entry| {
-                entry.get().map_or(0, |item| u64::from(item.value.bytes()[79]))
-            });
+        timed(&format!("get, {name}"), &drawn, |_, key| {
+            sum += store.with(key, 1, |entry| entry.get().map_or(0, |item| u64::from(item.value.bytes()[79])));
         });
         assert!(sum > 0);
         // Lengths change, so that most writes append.
-        timed(&format!("set, {name}"), &drawn, |at, number| set(number, &value[..80 + at % 20]));
+        timed(&format!("set, {name}"), &drawn, |at, key| set(key, &value[..80 + at % 20]));
     }
+    // What the memory of this machine allows: a table that neither evicts nor expires, nor bounds what it takes.
+    let mut map: HashMap<[u8; 16], [u8; 100]> = all.iter().map(|key| (*key, [7; 100])).collect();
+    let mut sum = 0;
+    timed("get, a HashMap", &drawn, |_, key| sum += map.get(key.bytes).map_or(0, |value| u64::from(value[79])));
+    assert!(sum > 0);
+    timed("set, a HashMap", &drawn, |at, key| map.get_mut(key.bytes).expect("it is there").fill(at as u8));
 }
 
 fn slope(key: usize, value: usize, ttl: u64) {
