@@ -421,3 +421,26 @@ fn a_read_that_waits_is_one_miss() {
     assert_eq!(world.ask(reader, "GET user:1"), "$1 v");
     assert_eq!(world.engine.store.stats().hits, 1);
 }
+
+#[test]
+fn a_jump_of_the_wall_clock_neither_ends_nor_prolongs_a_time_to_live_or_a_lease() {
+    const HOUR: i64 = 3_600_000;
+    for jump in [HOUR, -HOUR, 8760 * HOUR, -8760 * HOUR] {
+        let mut world = World::new();
+        let (a, b) = (world.connect(""), world.connect(""));
+        let later = (world.now.wall + 5_000) / 1000;
+        world.ask(a, "SET relative v PX 5000");
+        world.ask(a, &format!("SET absolute v EXAT {later}"));
+        let token = world.lease(a, "leased");
+        world.now.wall = world.now.wall.checked_add_signed(jump).unwrap();
+        assert_eq!(world.ask(b, "MGET relative absolute"), "*2 $1 v $1 v", "{jump}");
+        assert!(world.ask(b, "CACHE.FETCH leased").starts_with("*6 $7 waiting"));
+        world.wait(2_999);
+        assert_ne!(world.ask(a, &format!("CACHE.FILL leased {token} v")), ":0");
+        world.wait(1_000);
+        assert_eq!(world.ask(b, "EXISTS relative"), ":1");
+        world.wait(1_001);
+        // A moment of the wall clock became a time from now when it arrived.
+        assert_eq!(world.ask(b, "EXISTS relative absolute"), ":0", "{jump}");
+    }
+}
