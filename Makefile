@@ -97,7 +97,7 @@ faults: export FAULTS_SEED = $(or $(SEED),$(shell date +%s))
 faults: .venv/.built .venv/.tools
 	SIMULATIONS=$$((20000 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test simulation -- --nocapture
 	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py \
-		tests/security/test_crowds.py tests/security/test_strangers.py
+		tests/security/test_crowds.py tests/security/test_strangers.py tests/security/test_doors.py
 
 # Mixed load with churn of everything; half an hour tells more: make soak SECONDS=1800
 soak: .venv/.built .venv/.tools

@@ -24,7 +24,7 @@ use crate::protocol::json::Message;
 use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
-use crate::store::{AHEAD, Granted, Key, Outcome, Party};
+use crate::store::{AHEAD, Granted, Key, Outcome, Party, Value};
 use crate::tracking::acting;
 use crate::transaction;
 use crate::users::Access;
@@ -310,7 +310,11 @@ impl Session {
         let mut done = 0;
         let keys = frames.iter().map(|frame| Key { db, bytes: run.args(input, frame).get(1).unwrap_or_default() });
         run.engine.store.read_all(keys, run.now.mono, |_, item| {
-            resp::encode_found(item.map(|item| item.value), resp3, out);
+            match item.map(|item| item.value) {
+                None => out.bytes().extend_from_slice(resp::null(resp3)),
+                Some(Value::Inline(value)) => resp::bulk(value, out.bytes()),
+                Some(Value::Shared(value)) => resp::bulk_shared(value, out),
+            }
             done += 1;
             out.len() <= limit
         });

@@ -1,10 +1,14 @@
 //! Sessions over all protocols: the same answers however the input is cut, and nothing but answers or a clean end
 //! whatever it is.
 
+use std::sync::Arc;
+
+use globalcache_core::command::{Reply, Values};
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
+use globalcache_core::protocol::resp;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Party};
+use globalcache_core::store::{Options, Party, Value};
 use proptest::prelude::*;
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
@@ -163,6 +167,30 @@ fn without_eviction_an_mset_is_done_or_refused_as_a_whole() {
         }
     }
     assert!(done > 100 && refused > 100, "{done} done, {refused} refused");
+}
+
+#[test]
+fn many_values_read_as_a_reply_for_each() {
+    let mut scratch = b"before".to_vec();
+    let mut values = Values::new(5, &scratch);
+    let large: Arc<[u8]> = Arc::from(&b"large"[..]);
+    for found in [
+        None,
+        Some((Value::Inline(b"yz"), 0)),
+        Some((Value::Shared(&large), 7)),
+        Some((Value::Inline(b""), u32::MAX)),
+        Some((Value::Shared(&large), 0)),
+    ] {
+        values.push(found, &mut scratch);
+    }
+    for resp3 in [false, true] {
+        let encoded = |reply: &Reply| {
+            let mut out = Output::default();
+            resp::encode(reply, resp3, &scratch, &mut out);
+            out.take_bytes()
+        };
+        assert_eq!(encoded(&Reply::Values(values.clone())), encoded(&Reply::Array(values.replies())));
+    }
 }
 
 #[test]

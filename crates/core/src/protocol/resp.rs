@@ -10,7 +10,6 @@ use crate::command::{Blob, Error, Found, Kind, Piece, Reply, Span, Values};
 use crate::engine::Limits;
 use crate::output::Output;
 use crate::protocol::Next;
-use crate::store::Value;
 
 /// Longest inline request, and longest header line.
 const MAX_LINE: usize = 64 << 10;
@@ -303,22 +302,13 @@ fn elements(mark: u8, replies: &[Reply], resp3: bool, scratch: &[u8], out: &mut 
     }
 }
 
-fn null(resp3: bool) -> &'static [u8] {
+/// What stands for no value.
+pub fn null(resp3: bool) -> &'static [u8] {
     if resp3 { b"_\r\n" } else { b"$-1\r\n" }
 }
 
-/// Appends what was found under a key.
-#[inline]
-pub fn encode_found(found: Option<Value<'_>>, resp3: bool, out: &mut Output) {
-    match found {
-        None => out.bytes().extend_from_slice(null(resp3)),
-        Some(Value::Inline(value)) => bulk(value, out.bytes()),
-        Some(Value::Shared(value)) => bulk_shared(value, out),
-    }
-}
-
 /// Appends a large value, which is not copied.
-fn bulk_shared(value: &Arc<[u8]>, out: &mut Output) {
+pub fn bulk_shared(value: &Arc<[u8]>, out: &mut Output) {
     header(b'$', value.len() as i64, out.bytes());
     out.push_shared(Arc::clone(value));
     out.bytes().extend_from_slice(b"\r\n");
@@ -479,30 +469,6 @@ mod tests {
             assert_eq!(read(input.as_bytes(), &[input.len()]), (vec![], Some(Next::Http)), "{line}");
         }
         assert_eq!(read(b"GET HTTP\r\n", &[10]).1, None);
-    }
-
-    #[test]
-    fn many_values_read_as_a_reply_for_each() {
-        let mut scratch = b"before".to_vec();
-        let mut values = Values::new(5, &scratch);
-        let large: Arc<[u8]> = Arc::from(&b"large"[..]);
-        for found in [
-            None,
-            Some((Value::Inline(b"yz"), 0)),
-            Some((Value::Shared(&large), 7)),
-            Some((Value::Inline(b""), u32::MAX)),
-            Some((Value::Shared(&large), 0)),
-        ] {
-            values.push(found, &mut scratch);
-        }
-        for resp3 in [false, true] {
-            let encoded = |reply: &Reply| {
-                let mut out = Output::default();
-                encode(reply, resp3, &scratch, &mut out);
-                out.take_bytes()
-            };
-            assert_eq!(encoded(&Reply::Values(values.clone())), encoded(&Reply::Array(values.replies())));
-        }
     }
 
     #[test]
