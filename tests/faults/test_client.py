@@ -288,6 +288,8 @@ def test_threads_without_a_server_load_a_key_once(proxy: Proxy) -> None:
     for thread in threads:
         thread.start()
     until(lambda: len(cache._work._flights) == 1 and cache.stats()["errors"] == 8)  # noqa: SLF001
+    # Each knows that there is no server; the last of them has a few lines to go until it waits for the load.
+    time.sleep(0.2)
     go.set()
     for thread in threads:
         thread.join(10)
