@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,13 +65,19 @@ from globalcache import Cache
 cache = Cache()
 here = Path(__file__).parent
 
+def tell() -> None:
+    with open(here / "begun", "a") as file:
+        file.write(f"{time.monotonic()}\\n")
+
 @cache.loader("block:{id:int}", ttl="1m", timeout="25s")
 def block(id: int) -> int:
+    tell()
     time.sleep(20)
     return id
 
 @cache.loader("burn:{id:int}", ttl="1m", timeout="25s")
 def burn(id: int) -> int:
+    tell()
     end = time.monotonic() + 2
     while time.monotonic() < end:
         pass
@@ -78,6 +85,7 @@ def burn(id: int) -> int:
 
 @cache.loader("die:{id:int}", ttl="1m")
 def die(id: int) -> int:
+    tell()
     os._exit(1)
 
 @cache.loader("one:{id:int}", ttl="10m")
@@ -304,9 +312,9 @@ class Asker:
         return found
 
     def wait_for_worker(self) -> None:
-        """Return when a worker loads."""
+        """Return when a worker loads a key that nobody has asked for: another may still be there from before."""
         for _ in range(400):
-            self.ask("GET one:0")
+            self.ask(f"GET one:{time.time_ns()}")
             if self.reader.readline().startswith(b"$"):
                 self.reader.readline()
                 return
@@ -321,32 +329,47 @@ class Asker:
 
 
 def isolation(rounds: int) -> Iterator[Finding]:
-    """Tell what loaders that block, burn or die cost those who ask for something else."""
+    """Tell what loaders that block, burn or die cost those who ask for something else.
+
+    One connection asks for hits, so that the second processor, which it shares with the worker, has time left for it.
+    A round counts only if loads had begun, or the worker died, by the end of its window.
+    """
     with running("globalcache", commands()["globalcache"]) as server:
         load(server, 0.2)
+        hits = {"preload": False, "connections": 1}
         for kind, what in (("block", "blocks"), ("burn", "burns a processor"), ("die", "dies again and again")):
             found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+            begun = []
             for _ in range(rounds):
-                found[False].append(load(server, 0.7, preload=False))
-                # Beside the generator on the second processor, with what that leaves.
-                with working(server, "taskset", "-c", "1", "chrt", "--idle", "0", sys.executable, "-c", KEEPER):
+                found[False].append(load(server, 1.0, **hits))
+                with working(server, "taskset", "-c", "1", "chrt", "--idle", "0", sys.executable, "-c", KEEPER) as here:
                     asker = Asker(server)
                     asker.wait_for_worker()
-                    asker.tickets(kind, 100)
-                    time.sleep(0.2)
-                    found[True].append(load(server, 0.7, preload=False))
+                    over = threading.Event()
+                    asking = threading.Thread(target=_keep_asking, args=(asker, kind, over))
+                    asking.start()
+                    time.sleep(0.5)
+                    found[True].append(load(server, 1.0, **hits))
+                    over.set()
+                    asking.join()
                     asker.socket.close()
+                    told = here / "begun"
+                    begun.append(len(told.read_text().split()) if told.exists() else 0)
             medians = {
                 (name, busy): statistics.median(figures[name] for figures in found[busy])
                 for name in ("server_cpu_ns", "p99")
                 for busy in (False, True)
             }
             cpu, p99 = (medians[name, True] / medians[name, False] for name in ("server_cpu_ns", "p99"))
-            figure = f"processor time {cpu:.2f} times, p99 {p99:.2f} times"
-            met = cpu <= 1.05 and p99 <= 1.5
-            yield Finding(
-                f"a loader with 100 keys to load {what}: hits of others", figure, "at most 1.05 and 1.5 times", met
-            )
+            figure = f"processor time {cpu:.2f} times, p99 {p99:.2f} times; {min(begun)} to {max(begun)} loads begun"
+            met = cpu <= 1.05 and p99 <= 1.5 and min(begun) > 0
+            yield Finding(f"a loader that {what}: hits of others", figure, "at most 1.05 and 1.5 times", met)
+
+
+def _keep_asking(asker: Asker, kind: str, over: threading.Event) -> None:
+    """Have some new keys loaded every moment, a hundred in a second."""
+    while not over.wait(0.05):
+        asker.tickets(kind, 5)
 
 
 def loads(rounds: int, keys: int = 50_000, at_once: int = 500) -> Iterator[Finding]:
