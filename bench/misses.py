@@ -264,7 +264,7 @@ def working(server: Peer, *before: str) -> Iterator[Path]:
         Path(folder, "app.py").write_text(APPLICATION)
         words = [str(Path(sys.executable).with_name("globalcache")), "worker", "app:cache", "--url"]
         words = [*before, *words, f"globalcache://{server.address}"]
-        process = subprocess.Popen(words, cwd=folder, start_new_session=True, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(words, cwd=folder, process_group=0, stderr=subprocess.DEVNULL)
         try:
             yield Path(folder)
         finally:

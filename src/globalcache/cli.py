@@ -313,6 +313,8 @@ def inspect_(key: str, url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> No
         "size": f"{facts['size']} bytes",
         "load took": _span(facts["cost_ms"]),
         "lease": facts["lease"],
+        "held off for": _span(facts["held_off_ms"]),
+        "failed with": facts["failure"],
         "waiting": str(facts["waiters"]),
         "loaded by": facts["served"] or "whoever misses",
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is, lookup};
 use crate::execute::{Client, Context, TOO_MUCH, take};
 use crate::loaders::Serving;
-use crate::store::{Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
+use crate::store::{HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
 use crate::users::Access;
 use crate::waiting::{Awaited, Standing, load_failed, refresh, stand, wait_number};
 
@@ -649,17 +649,16 @@ pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
 fn entry(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
     cx.with(key, |entry, scratch| {
         let now = entry.now();
-        let seen = entry.inspect();
-        let age = seen.written_at.map_or(-1, |at| now.saturating_sub(at) as i64);
-        let known_absent = entry.is_known_absent();
-        let reply = match entry.get() {
-            Some(item) => found(scratch, &item, item.fresh_until.is_some_and(|at| at <= now), 0, now),
-            None if known_absent => {
-                state("absent", Reply::Null, 0, seen.version, ttl(seen.expires_at, now), seen.flags)
-            }
-            None => return with_age(nothing("miss", 0), -1),
-        };
-        with_age(reply, age)
+        let age_of = |item: &Item<'_>| item.written_at.map_or(-1, |at| now.saturating_sub(at) as i64);
+        let absent = entry.is_known_absent().then(|| entry.inspect().item).flatten().map(|item| {
+            let reply = state("absent", Reply::Null, 0, item.version, ttl(item.expires_at, now), item.flags);
+            with_age(reply, age_of(&item))
+        });
+        match (entry.get(), absent) {
+            (Some(item), _) => with_age(found(scratch, &item, item.is_stale(now), 0, now), age_of(&item)),
+            (None, Some(reply)) => reply,
+            (None, None) => with_age(nothing("miss", 0), -1),
+        }
     })
 }
 
@@ -674,34 +673,42 @@ fn with_age(reply: Reply, age: i64) -> Reply {
 }
 
 fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    let (seen, now) = cx.with(key, |entry, _| (entry.inspect(), entry.now()));
-    let left = |at: Option<u64>| at.map_or(-1, |at| at.saturating_sub(now) as i64);
-    let past = |at: Option<u64>| at.map_or(-1, |at| now.saturating_sub(at) as i64);
-    let over = seen.expires_at.is_some_and(|at| at <= now);
-    let word = match () {
-        () if !seen.found => "miss",
-        () if over => "expired",
-        () if seen.absent => "absent",
-        () if seen.fresh_until.is_some_and(|at| at <= now) => "stale",
-        () => "hit",
-    };
     let served = cx.engine.loaders.pattern_of(key).map_or(Reply::Null, |glob| Reply::Value(Blob::Owned(glob)));
-    let int = |number: i64| Reply::Int(number);
-    let ttl = if seen.found { left(seen.expires_at) } else { -2 };
-    Reply::Map(vec![
-        (Reply::word("state"), Reply::word(word)),
-        (Reply::word("version"), int(seen.version as i64)),
-        (Reply::word("age_ms"), int(past(seen.written_at))),
-        (Reply::word("ttl_ms"), int(ttl)),
-        (Reply::word("fresh_ms"), int(left(seen.fresh_until))),
-        (Reply::word("grace_ms"), int(left(seen.error_until))),
-        (Reply::word("size"), int(seen.size as i64)),
-        (Reply::word("flags"), int(seen.flags.into())),
-        (Reply::word("tags"), int(seen.tags as i64)),
-        (Reply::word("lease"), Reply::word(if seen.held_since.is_some() { "held" } else { "none" })),
-        (Reply::word("held_ms"), int(past(seen.held_since))),
-        (Reply::word("waiters"), int(seen.waiters as i64)),
-        (Reply::word("served"), served),
-        (Reply::word("cost_ms"), int(seen.cost.map_or(-1, i64::from))),
-    ])
+    cx.with(key, |entry, _| {
+        let (seen, now) = (entry.inspect(), entry.now());
+        let item = seen.item;
+        let left = |at: Option<u64>| at.map_or(-1, |at| at.saturating_sub(now) as i64);
+        let past = |at: Option<u64>| at.map_or(-1, |at| now.saturating_sub(at) as i64);
+        let word = match &item {
+            None => "miss",
+            Some(item) if item.expires_at.is_some_and(|at| at <= now) => "expired",
+            Some(item) if item.absent => "absent",
+            Some(item) if item.is_stale(now) => "stale",
+            Some(_) => "hit",
+        };
+        let failure = |held_off: &HoldOff| Reply::Value(Blob::Owned(held_off.message.as_bytes().to_vec()));
+        let of = |field: fn(&Item<'_>) -> i64| item.as_ref().map_or(0, field);
+        let numbers = [
+            ("version", of(|item| item.version as i64)),
+            ("age_ms", past(item.and_then(|item| item.written_at))),
+            ("ttl_ms", item.map_or(-2, |item| left(item.expires_at))),
+            ("fresh_ms", left(item.and_then(|item| item.fresh_until))),
+            ("grace_ms", left(item.and_then(|item| item.error_until))),
+            ("size", of(|item| item.value.bytes().len() as i64)),
+            ("flags", of(|item| item.flags.into())),
+            ("tags", seen.tags as i64),
+            ("held_ms", past(seen.held_since)),
+            ("waiters", seen.waiters as i64),
+            ("held_off_ms", left(seen.held_off.map(|held_off| held_off.until))),
+            ("cost_ms", item.and_then(|item| item.cost).map_or(-1, i64::from)),
+        ];
+        let mut facts = vec![
+            (Reply::word("state"), Reply::word(word)),
+            (Reply::word("lease"), Reply::word(if seen.held_since.is_some() { "held" } else { "none" })),
+            (Reply::word("failure"), seen.held_off.map_or(Reply::Null, failure)),
+            (Reply::word("served"), served),
+        ];
+        facts.extend(numbers.map(|(name, number)| (Reply::word(name), Reply::Int(number))));
+        Reply::Map(facts)
+    })
 }

@@ -7,7 +7,7 @@
 //! transaction.
 
 use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
-use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row};
+use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row, needed};
 use crate::gate;
 use crate::store::{Key, Outcome};
 use crate::waiting::{Waits, load_first};
@@ -177,9 +177,11 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
     if cx.engine.loaders.any() {
         let db = client.db;
         let mut waits = false;
-        for (row, args) in queue.requests().filter(|(row, _)| row.flags & flag::LOAD != 0) {
-            // A load that fails is the answer of the command that needs it.
-            waits |= load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })).unwrap_or(false);
+        for (row, args) in queue.requests() {
+            // One that cannot be read, or whose load fails, answers so in its place.
+            let Ok(command) = permitted(client, row, args) else { continue };
+            let keys = needed(row, args, &command).map(|bytes| Key { db, bytes });
+            waits |= load_first(cx, client, keys).unwrap_or(false);
         }
         if waits {
             client.queue = Some(queue);
@@ -209,11 +211,15 @@ fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<
     if cx.scratch.len() > cx.engine.limits.max_request {
         return Reply::Error(TOO_MUCH);
     }
-    // What the user may do can have changed since it was queued.
-    match gate::permit(client, row, args).and_then(|()| (row.read)(row, args.from(1))) {
+    match permitted(client, row, args) {
         Ok(command) => execute_row(cx, client, row, args, &command),
         Err(error) => Reply::Error(error),
     }
+}
+
+/// A queued request as a command: what the user may do can have changed since it was queued.
+fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    gate::permit(client, row, args).and_then(|()| (row.read)(row, args.from(1)))
 }
 
 impl Watched {

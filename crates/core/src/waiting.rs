@@ -89,7 +89,20 @@ pub enum Standing {
 
 /// Sees to it that a key which workers load is loaded before a command that needs it, if it is not there.
 pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
-    if let Some(outcome) = cx.waits.outcome(key) {
+    let outcome = cx.waits.outcome(key);
+    if cx.held.is_some() && outcome.is_none_or(|outcome| matches!(outcome, Outcome::Loaded(_))) {
+        // A transaction is one step: it goes by what is there now, its own changes included, not by what was there when
+        // the load ended. A value that is not there any more is no "there is none" either.
+        let was_loaded = outcome.is_some();
+        if cx.engine.loaders.serving(key) == Serving::Nobody
+            || cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent())
+        {
+            return Standing::Settled;
+        }
+        let cause = if was_loaded { "it was loaded and is gone again" } else { "it was not loaded before" };
+        return Standing::Failed(load_failed(key.bytes, cause));
+    }
+    if let Some(outcome) = outcome {
         return match outcome.clone() {
             Outcome::Loaded(loaded) => Standing::Loaded(loaded),
             Outcome::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
@@ -98,14 +111,6 @@ pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
     }
     if cx.engine.loaders.serving(key) == Serving::Nobody {
         return Standing::Settled;
-    }
-    if cx.held.is_some() {
-        let there = cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent());
-        return if there {
-            Standing::Settled
-        } else {
-            Standing::Failed(load_failed(key.bytes, "it was not loaded before"))
-        };
     }
     let seeker = Seeker {
         party: client.party,

@@ -33,7 +33,7 @@ fn what_changes_no_value_voids_nothing() {
 }
 
 #[test]
-fn rule_1_a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_joined_later_loads_anew() {
+fn a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_joined_later_loads_anew() {
     let mut world = World::new();
     let (a, early, b) = (world.connect(""), world.connect(""), world.connect(""));
     let token = world.lease(a, "k");
@@ -50,7 +50,7 @@ fn rule_1_a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_jo
 }
 
 #[test]
-fn rule_2_no_token_and_no_version_of_an_earlier_life_means_anything() {
+fn no_token_and_no_version_of_an_earlier_life_means_anything() {
     let mut first = World::new();
     let a = first.connect("");
     let token = first.lease(a, "k");
@@ -63,7 +63,7 @@ fn rule_2_no_token_and_no_version_of_an_earlier_life_means_anything() {
 }
 
 #[test]
-fn rule_9_a_load_longer_than_its_lease_is_stored_if_nothing_changed() {
+fn a_load_longer_than_its_lease_is_stored_if_nothing_changed() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     let first = world.lease(a, "k");
@@ -76,7 +76,7 @@ fn rule_9_a_load_longer_than_its_lease_is_stored_if_nothing_changed() {
 }
 
 #[test]
-fn rule_9_a_hung_load_is_renewed_no_longer_than_the_limit() {
+fn a_hung_load_is_renewed_no_longer_than_the_limit() {
     let mut world = World::new();
     let a = world.connect("");
     let token = world.lease(a, "k");
@@ -91,7 +91,7 @@ fn rule_9_a_hung_load_is_renewed_no_longer_than_the_limit() {
 }
 
 #[test]
-fn rule_10_two_holders_that_do_not_answer_are_enough() {
+fn two_holders_that_do_not_answer_are_enough() {
     let mut world = World::new();
     let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
     world.lease(a, "k");
@@ -108,7 +108,7 @@ fn rule_10_two_holders_that_do_not_answer_are_enough() {
 }
 
 #[test]
-fn rule_10_a_lease_that_ran_out_goes_to_another_process_than_the_one_that_let_it() {
+fn a_lease_that_ran_out_goes_to_another_process_than_the_one_that_let_it() {
     let mut world = World::new();
     let (stopped, other) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
     world.lease(stopped, "k");
@@ -132,7 +132,7 @@ fn rule_10_a_lease_that_ran_out_goes_to_another_process_than_the_one_that_let_it
 }
 
 #[test]
-fn rule_10_failures_hold_a_key_off_for_longer_and_longer() {
+fn failures_hold_a_key_off_for_longer_and_longer() {
     let mut world = World::new();
     let a = world.connect("");
     let mut attempts = 0;
@@ -164,7 +164,7 @@ fn a_key_that_is_held_off_may_be_loaded_again_once_it_was_invalidated() {
 }
 
 #[test]
-fn rule_10_a_fill_that_cannot_be_stored_still_answers_those_who_wait() {
+fn a_fill_that_cannot_be_stored_still_answers_those_who_wait() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     let token = world.lease(a, "k");
@@ -175,7 +175,7 @@ fn rule_10_a_fill_that_cannot_be_stored_still_answers_those_who_wait() {
 }
 
 #[test]
-fn rule_11_a_lease_that_nobody_awaits_goes_on() {
+fn a_lease_that_nobody_awaits_goes_on() {
     let mut world = World::new();
     let (a, b, c) = (world.connect(""), world.connect("HELLO 3"), world.connect(""));
     let token = world.lease(a, "k");
@@ -192,7 +192,7 @@ fn rule_11_a_lease_that_nobody_awaits_goes_on() {
 }
 
 #[test]
-fn rule_11_who_closes_is_neither_waiter_nor_holder() {
+fn who_closes_is_neither_waiter_nor_holder() {
     let mut world = World::new();
     let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
     world.lease(a, "k");
@@ -204,7 +204,7 @@ fn rule_11_who_closes_is_neither_waiter_nor_holder() {
 }
 
 #[test]
-fn rule_12_invalidations_faster_than_the_load_starve_nobody_and_multiply_nothing() {
+fn invalidations_faster_than_the_load_starve_nobody_and_multiply_nothing() {
     let mut world = World::new();
     let writer = world.connect("");
     let first = world.connect("");
@@ -234,7 +234,7 @@ fn rule_12_invalidations_faster_than_the_load_starve_nobody_and_multiply_nothing
 }
 
 #[test]
-fn rule_13_expiry_and_times_to_live_void_nothing() {
+fn expiry_and_times_to_live_void_nothing() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "CACHE.SET k old REFRESH 1000 TTL 2000");
@@ -249,7 +249,7 @@ fn rule_13_expiry_and_times_to_live_void_nothing() {
 }
 
 #[test]
-fn rule_13_a_fill_may_come_by_another_connection() {
+fn a_fill_may_come_by_another_connection() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     let token = world.lease(a, "k");
@@ -259,7 +259,7 @@ fn rule_13_a_fill_may_come_by_another_connection() {
 }
 
 #[test]
-fn rule_16_a_value_past_its_time_is_for_failures_only() {
+fn a_value_past_its_time_is_for_failures_only() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "CACHE.SET k old TTL 1000 GRACE 60000");
@@ -281,7 +281,7 @@ fn rule_16_a_value_past_its_time_is_for_failures_only() {
 }
 
 #[test]
-fn rule_7_a_served_key_is_never_a_wrong_nothing() {
+fn a_served_key_is_never_a_wrong_nothing() {
     let mut world = World::new();
     let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
     assert_eq!(world.ask(worker, "CACHE.LOADER user:*"), "+OK");
@@ -292,6 +292,8 @@ fn rule_7_a_served_key_is_never_a_wrong_nothing() {
         ("MGET user:4 other", "*2 $1 7 $-1"),
         ("EXISTS user:5", ":1"),
         ("CACHE.GET user:6", "$1 7"),
+        // django-redis's incr, which is an error where there is no number.
+        ("EVALSHA f4a7da3e5d8ea3b46642af08427151cae0190400 1 user:7 1", ":8"),
     ] {
         world.send(reader, line);
         assert_eq!(world.heard(reader), "", "{line} waits");
@@ -305,6 +307,19 @@ fn rule_7_a_served_key_is_never_a_wrong_nothing() {
         assert_eq!(world.heard(reader), format!("{answer} +PONG"), "{line}");
         world.heard(worker);
     }
+    // A transaction loads first what its commands depend on.
+    for line in ["MULTI", "GET user:20", "SET user:21 x NX", "EXEC"] {
+        world.send(reader, line);
+    }
+    assert_eq!(world.heard(reader), "+OK +QUEUED +QUEUED");
+    let pushes = world.heard(worker);
+    let words: Vec<&str> = pushes.split(' ').collect();
+    for key in ["user:20", "user:21"] {
+        let at = words.iter().position(|word| *word == key).unwrap();
+        world.send(worker, &format!("CACHE.FILL {key} {} 7", words[at + 1].trim_start_matches(':')));
+    }
+    assert_eq!(world.heard(reader), "*2 $1 7 $-1");
+    world.heard(worker);
     // Its worker is gone: the key stays served, and a plain read waits and is told.
     world.send(reader, "GET user:9");
     world.close(worker);
@@ -323,7 +338,7 @@ fn rule_7_a_served_key_is_never_a_wrong_nothing() {
 }
 
 #[test]
-fn rule_10_a_worker_is_sent_no_more_than_it_takes() {
+fn a_worker_is_sent_no_more_than_it_takes() {
     let mut world = World::new();
     let worker = world.connect("HELLO 3");
     world.ask(worker, "CACHE.LOADER k:* INFLIGHT 2");
@@ -349,7 +364,7 @@ fn rule_10_a_worker_is_sent_no_more_than_it_takes() {
 }
 
 #[test]
-fn rule_6_with_tickets_nothing_waits_in_its_place() {
+fn with_tickets_nothing_waits_in_its_place() {
     let mut world = World::new();
     let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
     world.ask(worker, "CACHE.LOADER user:*");
@@ -367,7 +382,7 @@ fn rule_6_with_tickets_nothing_waits_in_its_place() {
 }
 
 #[test]
-fn rule_15_what_an_old_connection_sent_is_not_run_after_the_new_one_was_welcomed() {
+fn what_an_old_connection_sent_is_not_run_after_the_new_one_was_welcomed() {
     let mut world = World::new();
     let old = world.connect("HELLO 3");
     world.ask(old, "CACHE.SESSION me 1 TICKETS");
@@ -395,7 +410,7 @@ fn negative_answers_are_kept_as_long_as_they_say() {
 }
 
 #[test]
-fn rule_12_a_value_refused_by_a_void_is_not_handed_to_who_joined_after_a_tag_was_invalidated() {
+fn a_value_refused_by_a_void_is_not_handed_to_who_joined_after_a_tag_was_invalidated() {
     let mut world = World::new();
     let (a, b, writer) = (world.connect(""), world.connect(""), world.connect(""));
     let token = world.lease(a, "k");
@@ -443,4 +458,99 @@ fn a_jump_of_the_wall_clock_neither_ends_nor_prolongs_a_time_to_live_or_a_lease(
         // A moment of the wall clock became a time from now when it arrived.
         assert_eq!(world.ask(b, "EXISTS relative absolute"), ":0", "{jump}");
     }
+}
+
+#[test]
+fn who_waits_is_told_the_end_of_a_transaction_and_nothing_within_it() {
+    for (last, outcome) in [("SET k final", Some("$5 final")), ("DEL k", None)] {
+        let mut world = World::new();
+        let (holder, waiter, writer) = (world.connect(""), world.connect(""), world.connect(""));
+        let token = world.lease(holder, "k");
+        world.send(waiter, "CACHE.FETCH k WAIT 60000");
+        for line in ["MULTI", "SET k within", "DEL k", "SET k within", last] {
+            world.ask(writer, line);
+            assert_eq!(world.heard(waiter), "", "{line}");
+        }
+        world.ask(writer, "EXEC");
+        let heard = world.heard(waiter);
+        assert!(!heard.contains("within"), "{heard}");
+        match outcome {
+            Some(value) => assert!(heard.starts_with(&format!("*6 $3 hit {value}")), "{heard}"),
+            // Nothing is there: it loads, and what was read before is not stored.
+            None => drop(token_of(&heard, "miss")),
+        }
+        assert_eq!(world.ask(holder, &format!("CACHE.FILL k {token} old")), ":0");
+    }
+}
+
+#[test]
+fn the_message_that_a_value_is_gone_never_overtakes_the_value() {
+    let mut world = World::new();
+    let (holder, reader, writer) = (world.connect(""), world.connect("HELLO 3"), world.connect(""));
+    world.ask(reader, "CLIENT TRACKING ON");
+    let token = world.lease(holder, "k");
+    let ticket = token_of(&world.ask(reader, "CACHE.FETCH k WAIT 60000 TICKET"), "waiting");
+    // Both happen before anything that is meant for the reader is delivered.
+    world.post(holder, &format!("CACHE.FILL k {token} v1"));
+    world.post(writer, "SET k v2");
+    world.exchange();
+    let heard = world.heard(reader);
+    let (_, behind) = heard.split_once(&format!("outcome :{ticket}")).unwrap();
+    assert!(behind.contains("v1") && behind.contains("invalidate *1 $1 k"), "{heard}");
+    // A value that is still there is a copy as any other: it is told once when that changes.
+    for (number, key) in ["a", "b"].into_iter().enumerate() {
+        let token = world.lease(holder, key);
+        world.ask(reader, &format!("CACHE.FETCH {key} WAIT 60000 TICKET"));
+        world.ask(holder, &format!("CACHE.FILL {key} {token} v1 TAGS 1 t"));
+        let (_, behind) = world.heard(reader).split_once("outcome").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        assert!(!behind.contains("invalidate"), "{behind}");
+        world.ask(writer, ["DEL a", "CACHE.INVALIDATE TAGS 1 t"][number]);
+        assert!(world.heard(reader).contains("invalidate"));
+    }
+}
+
+#[test]
+fn a_transaction_that_waited_for_a_load_is_one_step_at_the_moment_it_runs() {
+    let mut world = World::new();
+    let (worker, reader, writer) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+    world.ask(worker, "CACHE.LOADER user:*");
+    let run = |world: &mut World, lines: &[&str], between: &str| {
+        world.ask(reader, "MULTI");
+        for line in lines {
+            world.ask(reader, line);
+        }
+        world.send(reader, "EXEC");
+        let push = world.heard(worker);
+        let words: Vec<&str> = push.split(' ').collect();
+        world.post(worker, &format!("CACHE.FILL {} {} 7", words[5], words[6].trim_start_matches(':')));
+        if !between.is_empty() {
+            world.post(writer, between);
+        }
+        world.exchange();
+        world.heard(worker);
+        world.heard(reader)
+    };
+    // It sees its own changes, not what was loaded for it.
+    assert_eq!(run(&mut world, &["INCR user:1", "GET user:1", "MGET user:1"], ""), "*3 :8 $1 8 *1 $1 8");
+    assert_eq!(run(&mut world, &["SET user:2 x", "GET user:2"], ""), "*2 +OK $1 x");
+    let gone = run(&mut world, &["DEL user:3", "GET user:3"], "");
+    assert!(gone.starts_with("*2 :1 -LOADFAILED user:3: "), "{gone}");
+    // What was written by others since the load counts, of all its keys alike.
+    assert_eq!(run(&mut world, &["GET user:4", "GET other"], "MSET user:4 new other new"), "*2 $3 new $3 new");
+    let gone = run(&mut world, &["GET user:5", "GET other"], "DEL user:5 other");
+    assert!(gone.starts_with("*2 -LOADFAILED user:5: ") && gone.ends_with(" $-1"), "{gone}");
+}
+
+#[test]
+fn a_failure_is_told_by_inspect_as_long_as_nobody_tries_again() {
+    let mut world = World::new();
+    let a = world.connect("");
+    let token = world.lease(a, "k");
+    world.ask(a, &format!("CACHE.FAIL k {token} broken RETRY 5000"));
+    world.wait(1_000);
+    let facts = world.ask(a, "CACHE.INSPECT k");
+    assert!(facts.contains("failure $6 broken") && facts.contains("held_off_ms :4000"), "{facts}");
+    world.wait(4_000);
+    let facts = world.ask(a, "CACHE.INSPECT k");
+    assert!(facts.contains("failure $-1") && facts.contains("held_off_ms :-1"), "{facts}");
 }

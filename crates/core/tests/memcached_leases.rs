@@ -22,7 +22,7 @@ impl World {
 }
 
 #[test]
-fn rule_20_one_wins_and_nobody_is_told_that_there_is_nothing_while_it_loads() {
+fn one_wins_and_nobody_is_told_that_there_is_nothing_while_it_loads() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     assert_eq!(world.ask(a, "mg k v R30"), "EN");
@@ -40,7 +40,7 @@ fn rule_20_one_wins_and_nobody_is_told_that_there_is_nothing_while_it_loads() {
 }
 
 #[test]
-fn rule_20_the_token_of_a_win_fills_once_by_any_connection() {
+fn the_token_of_a_win_fills_once_by_any_connection() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     let token = world.win(a, "k");
@@ -58,7 +58,7 @@ fn rule_20_the_token_of_a_win_fills_once_by_any_connection() {
 }
 
 #[test]
-fn rule_20_a_value_read_before_a_write_is_never_stored_by_its_token_after_it() {
+fn a_value_read_before_a_write_is_never_stored_by_its_token_after_it() {
     for write in [
         "md k",
         "md k I",
@@ -81,7 +81,7 @@ fn rule_20_a_value_read_before_a_write_is_never_stored_by_its_token_after_it() {
 }
 
 #[test]
-fn rule_20_mg_w_then_md_by_a_writer_then_the_winners_fill_stores_nothing() {
+fn mg_w_then_md_by_a_writer_then_the_winners_fill_stores_nothing() {
     let mut world = World::new();
     let (winner, writer) = (world.connect(""), world.connect(""));
     world.ask(writer, "ms k 2 T10\r\nv0");
@@ -96,7 +96,7 @@ fn rule_20_mg_w_then_md_by_a_writer_then_the_winners_fill_stores_nothing() {
 }
 
 #[test]
-fn rule_20_plain_stores_void_what_is_being_loaded() {
+fn plain_stores_void_what_is_being_loaded() {
     let mut world = World::new();
     let (winner, writer) = (world.connect(""), world.connect(""));
     let token = world.win(winner, "k");
@@ -106,7 +106,7 @@ fn rule_20_plain_stores_void_what_is_being_loaded() {
 }
 
 #[test]
-fn rule_20_what_ends_soon_is_loaded_anew_by_one() {
+fn what_ends_soon_is_loaded_anew_by_one() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "ms k 2 T100\r\nv1");
@@ -126,7 +126,7 @@ fn rule_20_what_ends_soon_is_loaded_anew_by_one() {
 }
 
 #[test]
-fn rule_13_touches_and_expiry_void_no_win() {
+fn touches_and_expiry_void_no_win() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "ms k 2 T20\r\nv1");
@@ -141,7 +141,7 @@ fn rule_13_touches_and_expiry_void_no_win() {
 }
 
 #[test]
-fn rule_9_a_win_passes_on_when_its_time_is_over_and_the_first_to_fill_is_stored() {
+fn a_win_passes_on_when_its_time_is_over_and_the_first_to_fill_is_stored() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     let first = flag(&world.ask(a, "mg k v c N2"), 'c');
@@ -160,7 +160,7 @@ fn rule_9_a_win_passes_on_when_its_time_is_over_and_the_first_to_fill_is_stored(
 }
 
 #[test]
-fn rule_2_a_number_is_a_token_first_and_then_a_version_and_neither_is_taken_for_the_other() {
+fn a_number_is_a_token_first_and_then_a_version_and_neither_is_taken_for_the_other() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "ms k 2 T20\r\nv0");
@@ -274,7 +274,7 @@ fn a_win_is_the_lease_of_everything_else() {
 }
 
 #[test]
-fn rule_20_on_a_served_key_mg_waits_and_nobody_wins() {
+fn on_a_served_key_mg_waits_and_nobody_wins() {
     let mut world = World::new();
     let (worker, reader, other) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
     assert_eq!(world.ask(worker, "CACHE.LOADER user:*"), "+OK");

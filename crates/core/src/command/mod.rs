@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::CacheCommand;
-use crate::execute::{AclCommand, ClientCommand, ConfigCommand, KeyCommand, ScriptCommand, TextCommand};
+use crate::execute::{AclCommand, ClientCommand, ConfigCommand, KeyCommand, Script, ScriptCommand, TextCommand};
 use crate::pubsub::BusCommand;
 use crate::store::Value;
 
@@ -269,7 +269,7 @@ pub enum Command<'a> {
 
 impl<'a> Command<'a> {
     /// The key of a command whose effect depends on what is there, beyond reads of values, which look for themselves:
-    /// where workers load, it is loaded first. For protocols whose commands are no rows of the table.
+    /// where workers load, it is loaded first. For commands that no row of the table marks with [`table::flag::LOAD`].
     pub fn depends_on(&self) -> Option<&'a [u8]> {
         match *self {
             Command::Set { key, condition, get, expiry, .. } => {
@@ -284,6 +284,9 @@ impl<'a> Command<'a> {
             Command::Item(
                 ItemCommand::Remove { key, version: Some(_) } | ItemCommand::Mark { key, version: Some(_), .. },
             ) => Some(key),
+            // The key of this one is a pattern.
+            Command::Script(ScriptCommand::Run { script: Script::Clear, .. }) => None,
+            Command::Script(ScriptCommand::Run { keys, .. }) => keys.get(0),
             _ => None,
         }
     }

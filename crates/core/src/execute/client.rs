@@ -8,6 +8,7 @@ use super::{Client, Context};
 use crate::clients::Shown;
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is};
 use crate::mailbox::Event;
+use crate::store::{Key, Outcome};
 use crate::tracking::{MAX_PREFIXES, Options};
 
 /// Which replies a client wants.
@@ -427,10 +428,24 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &mut Client, row: &Ro
     if !wanted || row.flags & crate::command::flag::READ == 0 {
         return;
     }
-    let (db, party) = (client.db, client.party);
+    let (db, party, target) = (client.db, client.party, options.redirect.unwrap_or(client.party));
     let mut tagged = false;
     for bytes in row.keys(args) {
-        tagged |= cx.with(crate::store::Key { db, bytes }, |entry, _| entry.track(party));
+        let key = Key { db, bytes };
+        // A value that was waited for is answered as it was loaded. If it is not there any more, whoever keeps a copy of
+        // it is told at once: the change came before this registration.
+        let loaded = cx.waits.outcome(key).and_then(|outcome| match outcome {
+            Outcome::Loaded(loaded) => Some((!loaded.absent).then_some(loaded.version)),
+            _ => None,
+        });
+        let (has_tags, version) = cx.with(key, |entry, _| {
+            let has_tags = entry.track(party);
+            (has_tags, entry.peek().map(|item| item.version))
+        });
+        tagged |= has_tags;
+        if loaded.is_some_and(|loaded| loaded != version) {
+            cx.engine.mail.post(target, Event::Void(Some(bytes.into())));
+        }
     }
     if tagged {
         cx.engine.tracking.tagged(client.id);

@@ -36,7 +36,7 @@ pub(crate) use keyspace::{
     read_copy, read_expiretime, read_keys, read_memory, read_move, read_object, read_pexpiretime, read_randomkey,
     read_rename, read_renamenx, read_scan, read_type,
 };
-pub use scripts::ScriptCommand;
+pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
 use server::{describe, document, info, keys_of, memory_stats, name_of};
 pub(crate) use strings::OVERFLOW;
@@ -216,14 +216,11 @@ pub(crate) fn execute_row(
     if cx.engine.loaders.any() {
         // Reads of values look for themselves: a hit must not look twice.
         let reads = matches!(command, Command::Get(_) | Command::MGet(_));
-        let depends = row.flags & flag::LOAD != 0 && !reads || command.depends_on().is_some();
         let db = client.db;
-        if depends {
-            match load_first(cx, client, row.keys(args).map(|bytes| Key { db, bytes })) {
-                Ok(false) => {}
-                Ok(true) => return Reply::Parked,
-                Err(error) => return Reply::Error(error),
-            }
+        match load_first(cx, client, needed(row, args, command).filter(|_| !reads).map(|bytes| Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
         }
     }
     if client.tracking.is_some() {
@@ -236,6 +233,17 @@ pub(crate) fn execute_row(
         client.show();
     }
     reply
+}
+
+/// The keys that a command wants loaded before it runs.
+pub(crate) fn needed<'a>(
+    row: &Row,
+    args: Args<'a>,
+    command: &Command<'a>,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let marked = row.flags & flag::LOAD != 0;
+    let more = if marked { None } else { command.depends_on() };
+    row.keys(args).filter(move |_| marked).chain(more)
 }
 
 /// Runs a command.

@@ -12,7 +12,7 @@ pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or
 
 #[inline(always)]
 pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
-    if !cx.waits.keys.is_empty() {
+    if !cx.waits.keys.is_empty() && cx.held.is_none() {
         // What it waited for is its answer: a second look would count a hit that was none.
         return get_served(cx, client, key, Reply::Null);
     }

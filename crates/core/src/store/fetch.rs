@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::lease::{Answer, Judged, Loaded, Moment, Party, Seeker};
+use super::lease::{Answer, HoldOff, Judged, Loaded, Moment, Party, Seeker};
 use super::shard::Entry;
 use super::{Item, Meta, Refused, Value};
 
@@ -36,34 +36,18 @@ pub enum Sought<'a> {
 }
 
 /// Everything known of a key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inspection {
-    /// Whether there is a live value, a proof of absence, or a value that only errors may use.
-    pub found: bool,
-    /// Whether it is a proof of absence.
-    pub absent: bool,
-    /// Bytes of the value.
-    pub size: usize,
-    /// The item's version.
-    pub version: u64,
-    /// What clients keep with it.
-    pub flags: u32,
-    /// When it expires.
-    pub expires_at: Option<u64>,
-    /// Until when it is fresh.
-    pub fresh_until: Option<u64>,
-    /// Until when a failed load may hand it out.
-    pub error_until: Option<u64>,
-    /// How long its load took, in milliseconds.
-    pub cost: Option<u32>,
-    /// When it was written, if it was written with more than a time to live.
-    pub written_at: Option<u64>,
+#[derive(Clone, Copy, Debug)]
+pub struct Inspection<'a> {
+    /// A live value, a proof of absence, or a value that only errors may use.
+    pub item: Option<Item<'a>>,
     /// How many tags it has.
     pub tags: usize,
     /// Since when somebody holds the lease.
     pub held_since: Option<u64>,
     /// How many wait.
     pub waiters: usize,
+    /// Set while nobody loads it after a failure.
+    pub held_off: Option<&'a HoldOff>,
 }
 
 impl Loaded {
@@ -255,32 +239,16 @@ impl Entry<'_> {
     }
 
     /// Everything known of the key; leaves no trace.
-    pub fn inspect(&self) -> Inspection {
+    pub fn inspect(&self) -> Inspection<'_> {
         let lease = self.shard.leases.get(self.hash, self.key);
-        let mut seen = Inspection {
+        let record = self.shard.find(self.key, self.hash).map(|found| self.shard.record(found.place));
+        let record = record.filter(|record| self.shard.is_kept(record, self.tags, self.now));
+        Inspection {
+            tags: record.as_ref().map_or(0, |record| record.tags.len() / 8),
+            item: record.map(|record| self.shard.view(&record)),
             held_since: lease.and_then(|lease| lease.held_since()),
             waiters: lease.map_or(0, |lease| lease.waiting()),
-            ..Inspection::default()
-        };
-        let found = self.shard.find(self.key, self.hash);
-        let record = found.map(|found| self.shard.record(found.place));
-        if let Some(record) = record.filter(|record| self.shard.is_kept(record, self.tags, self.now)) {
-            let item = self.shard.view(&record);
-            seen = Inspection {
-                found: true,
-                absent: item.absent,
-                size: item.value.bytes().len(),
-                version: item.version,
-                flags: item.flags,
-                expires_at: item.expires_at,
-                fresh_until: item.fresh_until,
-                error_until: item.error_until,
-                cost: item.cost,
-                written_at: item.written_at,
-                tags: record.tags.len() / 8,
-                ..seen
-            };
+            held_off: lease.and_then(|lease| lease.held_off(self.now)),
         }
-        seen
     }
 }

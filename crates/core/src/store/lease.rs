@@ -148,10 +148,12 @@ struct Waiter {
 
 /// After a failure nobody loads for a while.
 #[derive(Clone, Debug)]
-struct HoldOff {
-    until: u64,
+pub struct HoldOff {
+    /// Until when.
+    pub until: u64,
     delay: u64,
-    message: Arc<str>,
+    /// Why the last load failed.
+    pub message: Arc<str>,
 }
 
 /// The lease of one key. It exists while somebody holds it or waits, and for a while after.
@@ -315,7 +317,7 @@ impl Leases {
         }
         let full = self.bytes() > self.most;
         let Some(lease) = self.get_mut(hash, key) else { return Answer::Full };
-        if let Some(hold_off) = lease.hold_off.as_ref().filter(|hold_off| now < hold_off.until) {
+        if let Some(hold_off) = lease.held_off(now) {
             return Answer::HeldOff(Arc::clone(&hold_off.message));
         }
         if lease.may_grant() {
@@ -781,6 +783,11 @@ impl Lease {
     /// Since when somebody holds it.
     pub(super) fn held_since(&self) -> Option<u64> {
         self.holder().map(|grant| grant.granted_at)
+    }
+
+    /// Until when nobody loads, and why the last load failed.
+    pub(super) fn held_off(&self, now: u64) -> Option<&HoldOff> {
+        self.hold_off.as_ref().filter(|hold_off| now < hold_off.until)
     }
 
     /// Until when somebody holds it, if nobody gives it up before.

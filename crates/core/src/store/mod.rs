@@ -214,7 +214,7 @@ mod tracked;
 pub use fetch::{Inspection, Sought};
 use index::Slot;
 pub use item::MAX_TAGS;
-pub use lease::{Granted, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
+pub use lease::{Granted, HoldOff, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 use shard::Shard;
 pub use shard::{Copied, Entry};
 use tags::Tags;

@@ -54,11 +54,16 @@ impl World {
     }
 
     pub fn send(&mut self, number: usize, line: &str) {
+        self.post(number, line);
+        self.exchange();
+    }
+
+    /// Runs a request and delivers nothing of what it has to say to others; `exchange` does.
+    pub fn post(&mut self, number: usize, line: &str) {
         let connection = self.connections[number].as_mut().unwrap();
         connection.input.extend_from_slice(line.as_bytes());
         connection.input.extend_from_slice(b"\r\n");
         self.run(number);
-        self.exchange();
     }
 
     fn run(&mut self, number: usize) {
@@ -71,7 +76,8 @@ impl World {
         connection.closed |= flow == Flow::Close;
     }
 
-    fn exchange(&mut self) {
+    /// Delivers what connections have to say to each other.
+    pub fn exchange(&mut self) {
         self.engine.pump(self.now);
         while self.engine.mail.stirred(0) {
             for (party, event) in self.engine.mail.take(0) {
