@@ -24,43 +24,54 @@ def programs() -> Path | None:
     return found[-1].parent if found else Path(on_path).parent if on_path else None
 
 
+class Cluster:
+    """A running cluster; `url` is of its database, `port` the one that it listens on."""
+
+    def __init__(self, folder: Path, programs: Path, port: int) -> None:
+        self.port = port
+        self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        self._folder, self._programs, self._runs = folder, programs, False
+        # It refuses to run as root.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        data = folder / "data"
+        data.mkdir()
+        if self._user is not None:
+            for path in (folder, data):
+                shutil.chown(path, self._user)
+        self._run("initdb", "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", "--no-locale")
+
+    def start(self) -> None:
+        """Start it; returns when it takes connections."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self._folder}"
+        self._run("pg_ctl", "-w", "-t", "60", "-s", "-l", str(self._folder / "log"), "-o", options, "start")
+        self._runs = True
+
+    def stop(self) -> None:
+        """Stop it as a crash would, if it runs."""
+        if self._runs:
+            self._runs = False
+            self._run("pg_ctl", "-w", "-t", "60", "-s", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *words: str) -> None:
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *words]
+        # What pg_ctl starts keeps its output: it must be no pipe that somebody reads to its end.
+        null = subprocess.DEVNULL
+        subprocess.run(command, check=True, stdout=null, stderr=null, user=self._user, cwd=self._folder, timeout=120)
+
+
 @contextmanager
-def cluster() -> Iterator[str]:
-    """Give the URL of a new cluster, or skip the test if PostgreSQL is not installed."""
+def cluster() -> Iterator[Cluster]:
+    """Give a new cluster that runs, or skip the test if PostgreSQL is not installed."""
     folder = programs()
     if folder is None:
         pytest.skip("PostgreSQL is not installed; `make deps` installs it")
-    # It refuses to run as root.
-    user = "nobody" if os.geteuid() == 0 else None
-    with tempfile.TemporaryDirectory() as temporary, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        data = Path(temporary) / "data"
-        data.mkdir()
-        if user is not None:
-            for path in (Path(temporary), data):
-                shutil.chown(path, user)
-        initdb: list[str | Path] = [
-            folder / "initdb",
-            "-D",
-            data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-N",
-            "-E",
-            "UTF8",
-            "--no-locale",
-        ]
-        subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=temporary, timeout=120)
-        free.close()
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {temporary}"
-        control: list[str | Path] = [folder / "pg_ctl", "-D", data, "-w", "-t", "60", "-s"]
-        log = Path(temporary) / "log"
-        subprocess.run([*control, "-l", log, "-o", options, "start"], check=True, user=user, cwd=temporary, timeout=90)
+    with tempfile.TemporaryDirectory() as temporary:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        made = Cluster(Path(temporary), folder, port)
+        made.start()
         try:
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield made
         finally:
-            stop = [*control, "-m", "immediate", "stop"]
-            subprocess.run(stop, check=True, user=user, cwd=temporary, timeout=60)
+            made.stop()

@@ -13,6 +13,7 @@ import pytest
 
 import globalcache
 from globalcache import CacheError, ConfigError, DeadlineError, Entry, KeyFormatError, LoadError
+from tests.client.conftest import InThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,6 +242,31 @@ async def test_a_value_loaded_before_an_invalidation_is_not_stored(make: Callabl
     assert cache.stats()["refused_fills"] == 2
     await cache.aclose()
     await writer.aclose()
+
+
+@pytest.mark.parametrize("tagged", [False, True], ids=["by key", "by tag"])
+async def test_who_invalidated_a_key_joins_no_load_that_began_before(cache: Any, *, tagged: bool) -> None:
+    row, began, go = "old", threading.Event(), threading.Event()
+
+    def load() -> str:
+        seen = row
+        began.set()
+        go.wait(10)
+        return seen
+
+    async def slow() -> str:
+        return await asyncio.to_thread(load)
+
+    first = asyncio.create_task(cache.get_or_load("x", load if isinstance(cache, InThreads) else slow, tags=["t"]))
+    await asyncio.to_thread(began.wait, 10)
+    row = "new"
+    await (cache.invalidate(tags=["t"]) if tagged else cache.invalidate("x"))
+    # It waits for the lease, or for the end of the load whose value is void; it never gets the old row.
+    second = asyncio.create_task(cache.get_or_load("x", lambda: row, tags=["t"]))
+    await asyncio.sleep(0.02)
+    go.set()
+    assert await asyncio.gather(first, second) == ["old", "new"]
+    assert await cache.get("x") == "new"
 
 
 async def test_many_at_once(cache: Any) -> None:

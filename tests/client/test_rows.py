@@ -34,8 +34,8 @@ class Order(msgspec.Struct):
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    with cluster() as url:
-        yield url
+    with cluster() as made:
+        yield made.url
 
 
 @pytest.fixture(params=["sqlite", "sqlite+aiosqlite", "postgresql", "postgresql+psycopg_async"])

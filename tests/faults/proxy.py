@@ -169,7 +169,8 @@ class Proxy:
         """Carry one direction of one link until it ends."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         filler = self._loop.create_task(self._fill(reader, queue, direction))
-        with contextlib.suppress(ConnectionError):
+        # A side that is gone already cannot be closed either: that is no ConnectionError.
+        with contextlib.suppress(OSError):
             try:
                 while True:
                     due, piece = await queue.get()

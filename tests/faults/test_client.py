@@ -297,6 +297,57 @@ def test_threads_without_a_server_load_a_key_once(proxy: Proxy) -> None:
     cache.close()
 
 
+@pytest.mark.parametrize("tell", ["invalidate", "tags", "set", "delete"])
+@pytest.mark.parametrize("tasks", [True, False], ids=["tasks", "threads"])
+def test_without_a_server_nobody_joins_a_load_that_began_before_his_own_write(
+    proxy: Proxy, tell: str, *, tasks: bool
+) -> None:
+    """The flights of a process stand in for leases: a write of the process detaches them before it is sent."""
+    proxy.refusing = True
+    row, began, go = "old", threading.Event(), threading.Event()
+
+    def load() -> str:
+        seen = row
+        if not began.is_set():
+            began.set()
+            go.wait(10)
+        return seen
+
+    words: dict[str, Any] = {
+        "invalidate": lambda cache: cache.invalidate("x"),
+        "tags": lambda cache: cache.invalidate(tags="t"),
+        "set": lambda cache: cache.set("x", "new"),
+        "delete": lambda cache: cache.delete("x"),
+    }
+
+    async def run() -> list[Any]:
+        nonlocal row
+        async with AsyncCache(url(proxy), timeout=0.2) as cache:
+            first = asyncio.create_task(cache.get_or_load("x", lambda: asyncio.to_thread(load), tags=["t"]))
+            await asyncio.to_thread(began.wait, 10)
+            row = "new"
+            await words[tell](cache)
+            second = await cache.get_or_load("x", lambda: asyncio.to_thread(load), tags=["t"])
+            go.set()
+            return [await first, second]
+
+    def run_threads() -> list[Any]:
+        nonlocal row
+        got: list[Any] = []
+        with Cache(url(proxy), timeout=0.2) as cache:
+            first = threading.Thread(target=lambda: got.append(cache.get_or_load("x", load, tags=["t"])))
+            first.start()
+            began.wait(10)
+            row = "new"
+            words[tell](cache)
+            second = cache.get_or_load("x", load, tags=["t"])
+            go.set()
+            first.join(10)
+        return [*got, second]
+
+    assert (asyncio.run(run()) if tasks else run_threads()) == ["old", "new"]
+
+
 def test_a_truncated_reply_is_no_reply(proxy: Proxy, open_cache: Callable[..., Callable[..., Any]]) -> None:
     call = open_cache()
     call("set", "x", "a value of some length")
