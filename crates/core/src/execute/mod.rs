@@ -236,11 +236,7 @@ pub(crate) fn execute_row(
 }
 
 /// The keys that a command wants loaded before it runs.
-pub(crate) fn needed<'a>(
-    row: &Row,
-    args: Args<'a>,
-    command: &Command<'a>,
-) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+pub(crate) fn needed<'a>(row: &Row, args: Args<'a>, command: &Command<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     let marked = row.flags & flag::LOAD != 0;
     let more = if marked { None } else { command.depends_on() };
     row.keys(args).filter(move |_| marked).chain(more)
