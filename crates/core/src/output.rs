@@ -19,6 +19,13 @@ pub struct Output {
     shared_len: usize,
 }
 
+/// A place between two replies.
+#[derive(Debug)]
+pub struct Mark {
+    bytes: usize,
+    shared: usize,
+}
+
 /// Slices for one write: enough for a batch of large values, few enough for the stack.
 const SLICES: usize = 32;
 
@@ -45,6 +52,25 @@ impl Output {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Where the next reply begins.
+    #[inline]
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), shared: self.shared.len() }
+    }
+
+    /// Small bytes that were appended since.
+    #[inline]
+    pub fn bytes_since(&self, mark: &Mark) -> usize {
+        self.bytes.len() - mark.bytes
+    }
+
+    /// Takes back what was appended since; nothing of it may have been sent.
+    pub fn rewind(&mut self, mark: Mark) {
+        debug_assert!(self.sent <= mark.bytes, "what was sent cannot be taken back");
+        self.bytes.truncate(mark.bytes);
+        self.shared_len -= self.shared.drain(mark.shared..).map(|(_, value)| value.len()).sum::<usize>();
     }
 
     /// Forgets everything, but keeps the capacity up to `keep` bytes.
@@ -132,6 +158,19 @@ mod tests {
         out.push_shared(Arc::from(&b"GH"[..]));
         out.bytes().extend_from_slice(b"ij");
         out
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_what_was_there_before() {
+        let mut out = sample();
+        out.drain(|_| Ok::<_, ()>(3)).unwrap();
+        let mark = out.mark();
+        out.bytes().extend_from_slice(b"kl");
+        out.push_shared(Arc::from(&b"MN"[..]));
+        out.bytes().extend_from_slice(b"op");
+        assert_eq!(out.bytes_since(&mark), 4);
+        out.rewind(mark);
+        assert_eq!((out.len(), out.take_bytes()), (7, b"DEFGHij".to_vec()));
     }
 
     #[test]

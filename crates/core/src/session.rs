@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup};
 use crate::engine::{Engine, Limits, Now};
-use crate::execute::{Client, Context, Replies, execute, execute_row};
+use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row};
 use crate::gate;
 use crate::items;
 use crate::mailbox::Event;
@@ -249,6 +249,8 @@ impl Session {
                 let gets = if plain { run.count_gets(input, &frames[index..]) } else { 0 };
                 if gets > 1 {
                     index += self.run_gets(run, input, &frames[index..index + gets], out);
+                } else if plain && self.run_mget(run, input, frame, out) {
+                    index += 1;
                 } else {
                     let done = match frame.name {
                         Name::Redis(row) => self.run_resp(run, input, frame, row, out),
@@ -310,16 +312,39 @@ impl Session {
         let mut done = 0;
         let keys = frames.iter().map(|frame| Key { db, bytes: run.args(input, frame).get(1).unwrap_or_default() });
         run.engine.store.read_all(keys, run.now.mono, |_, item| {
-            match item.map(|item| item.value) {
-                None => out.bytes().extend_from_slice(resp::null(resp3)),
-                Some(Value::Inline(value)) => resp::bulk(value, out.bytes()),
-                Some(Value::Shared(value)) => resp::bulk_shared(value, out),
-            }
+            encode_found(item.map(|item| item.value), resp3, out);
             done += 1;
             out.len() <= limit
         });
         run.commands += done as u64;
         done
+    }
+
+    /// Runs an MGET, its values going from the store to the output at once; whether it is one, and well formed.
+    fn run_mget(&self, run: &mut Run<'_>, input: &[u8], frame: &Frame, out: &mut Output) -> bool {
+        if !matches!(frame.name, Name::Redis(Some(row)) if row.name == "MGET") {
+            return false;
+        }
+        let (db, resp3, limit) = (self.client.db, self.client.resp == 3, run.engine.limits.max_request);
+        let keys = run.args(input, frame).from(1);
+        if keys.len() == 0 || gate::admit(keys.iter()).is_err() {
+            return false;
+        }
+        let begun = out.mark();
+        resp::header(b'*', keys.len() as i64, out.bytes());
+        let mut fits = true;
+        run.engine.store.read_all(keys.iter().map(|bytes| Key { db, bytes }), run.now.mono, |_, item| {
+            encode_found(item.map(|item| item.value), resp3, out);
+            fits = out.bytes_since(&begun) <= limit;
+            fits
+        });
+        if !fits {
+            out.rewind(begun);
+            resp::encode(&Reply::Error(TOO_MUCH), resp3, &[], out);
+            run.errors += 1;
+        }
+        run.commands += 1;
+        true
     }
 
     /// What was read ahead is read again when the session goes on.
@@ -947,5 +972,15 @@ impl Run<'_> {
         if self.scratch.spans.capacity() > KEEP {
             self.scratch.spans = Vec::new();
         }
+    }
+}
+
+/// Answers with what was found under a key.
+#[inline(always)]
+fn encode_found(value: Option<Value<'_>>, resp3: bool, out: &mut Output) {
+    match value {
+        None => out.bytes().extend_from_slice(resp::null(resp3)),
+        Some(Value::Inline(value)) => resp::bulk(value, out.bytes()),
+        Some(Value::Shared(value)) => resp::bulk_shared(value, out),
     }
 }

@@ -330,6 +330,25 @@ fn use_of_keys() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+#[test]
+fn an_mget_answers_as_it_does_within_a_transaction() {
+    for (hello, limit) in [("", 1 << 20), ("HELLO 3\r\n", 1 << 20), ("", 500)] {
+        let engine = engine(Limits { max_request: limit, ..Limits::default() });
+        let long = "v".repeat(200_000);
+        let set = ["SET", "long", &long].map(str::to_owned);
+        talk(&engine, &resp(&set), &[1 << 20]);
+        talk(&engine, format!("SET a 1\r\nSET b {}\r\nSET c ''\r\n", "w".repeat(300)).as_bytes(), &[1 << 20]);
+        for mget in ["MGET a none b c a", "MGET long a long", "MGET none", "MGET b b b", "mget a"] {
+            let plain = text(&talk(&engine, format!("{hello}{mget}\r\n").as_bytes(), &[1 << 20]).0);
+            let within = format!("{hello}MULTI\r\n{mget}\r\nEXEC\r\n");
+            let within = text(&talk(&engine, within.as_bytes(), &[1 << 20]).0);
+            let answer = within.split_once("*1\\r\\n").unwrap().1;
+            assert!(plain.ends_with(answer), "{mget}: {plain} is not {answer}");
+            assert_eq!(plain.contains("too long"), limit == 500 && mget == "MGET b b b", "{mget}: {plain}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn requests_that_come_together_are_answered_as_if_each_came_alone(

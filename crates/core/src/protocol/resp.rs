@@ -339,8 +339,9 @@ static HEADERS: [([u8; 7], u8); 1000] = {
     all
 };
 
+/// A line of a mark and a number.
 #[inline]
-fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
+pub fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
     // Most lengths are short: written as one word, of which what is not used is taken back.
     if let Some((word, used)) = usize::try_from(number).ok().and_then(|number| HEADERS.get(number)) {
         let (mut word, end) = (*word, out.len() + usize::from(*used));
