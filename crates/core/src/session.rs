@@ -327,7 +327,7 @@ impl Session {
         }
         let (db, resp3, limit) = (self.client.db, self.client.resp == 3, run.engine.limits.max_request);
         let keys = run.args(input, frame).from(1);
-        if keys.len() == 0 || gate::admit(keys.iter()).is_err() {
+        if keys.is_empty() || gate::admit(keys.iter()).is_err() {
             return false;
         }
         let begun = out.mark();
