@@ -3,9 +3,9 @@
 //! With enough memory it does exactly what the model does. When memory is short it may forget, but never invents,
 //! resurrects or mixes up, and it never takes more than its budget.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use globalcache_core::store::{Entry, Item, Key, Meta, Options, Refused, Store, shards_for};
+use globalcache_core::store::{Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -44,6 +44,20 @@ enum Op {
         size: usize,
         fill: u8,
     },
+    Lease {
+        db: u8,
+        key: u16,
+    },
+    /// Under one of the tokens that were granted for the key, good or not.
+    Fill {
+        db: u8,
+        key: u16,
+        which: usize,
+        size: usize,
+        fill: u8,
+        ttl: Option<u64>,
+        tags: Vec<u8>,
+    },
     Invalidate {
         tag: u8,
     },
@@ -62,7 +76,8 @@ fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = 
     let ttl = || prop::option::weighted(0.4, prop_oneof![1u64..50, 1000u64..10_000, Just(1 << 40)]);
     let size = || prop_oneof![8 => 0..200usize, 1 => sizes.clone()];
     let tags = prop::collection::vec(0u8..4, 0..3);
-    let set = (target(), size(), any::<u8>(), ttl(), ttl(), prop_oneof![Just(0), any::<u32>()], tags, 0..10u8);
+    let set = (target(), size(), any::<u8>(), ttl(), ttl(), prop_oneof![Just(0), any::<u32>()], tags.clone(), 0..10u8);
+    let filled = (target(), any::<usize>(), size(), any::<u8>(), ttl(), tags);
     prop_oneof![
         10 => set.prop_map(|((db, key), size, fill, ttl, fresh, flags, tags, absent)| {
             Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent: absent == 0 }
@@ -72,6 +87,10 @@ fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = 
         2 => target().prop_map(|(db, key)| Op::Remove { db, key }),
         2 => (target(), ttl()).prop_map(|((db, key), ttl)| Op::Expire { db, key, ttl }),
         2 => (target(), size(), any::<u8>()).prop_map(|((db, key), size, fill)| Op::Replace { db, key, size, fill }),
+        6 => target().prop_map(|(db, key)| Op::Lease { db, key }),
+        6 => filled.prop_map(|((db, key), which, size, fill, ttl, tags)| {
+            Op::Fill { db, key, which, size, fill, ttl, tags }
+        }),
         1 => (0u8..4).prop_map(|tag| Op::Invalidate { tag }),
         1 => prop::option::weighted(0.8, db.clone()).prop_map(|db| Op::Clear { db }),
         2 => (1u64..60).prop_map(|millis| Op::Wait { millis }),
@@ -90,6 +109,19 @@ struct Known {
     absent: bool,
 }
 
+/// A token, and what is known of it.
+struct Token {
+    token: u64,
+    granted_at: u64,
+    /// Nothing was written or removed since it was granted.
+    good: bool,
+    /// Tags that were invalidated since.
+    dead: BTreeSet<u8>,
+}
+
+/// Milliseconds of a lease: some run out before they are filled.
+const LEASE: u64 = 100;
+
 fn key_of(key: u16) -> Vec<u8> {
     // Some keys are long.
     let mut name = format!("key:{key}").into_bytes();
@@ -100,6 +132,7 @@ fn key_of(key: u16) -> Vec<u8> {
 struct Test {
     store: Store,
     model: HashMap<(u8, u16), Known>,
+    tokens: HashMap<(u8, u16), Vec<Token>>,
     now: u64,
     /// Whether the store may have forgotten something.
     forgetful: bool,
@@ -112,7 +145,7 @@ impl Test {
         let shards = shards_for(memory, max_value);
         let options =
             Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000, load_limit: 30_000 };
-        Test { store: Store::new(options), model: HashMap::new(), now: 50, forgetful, memory }
+        Test { store: Store::new(options), model: HashMap::new(), tokens: HashMap::new(), now: 50, forgetful, memory }
     }
 
     fn with<R>(&self, db: u8, key: u16, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
@@ -122,6 +155,59 @@ impl Test {
     fn known(&self, db: u8, key: u16) -> Option<&Known> {
         let known = self.model.get(&(db, key))?;
         (!known.absent && known.expires_at.is_none_or(|at| self.now < at)).then_some(known)
+    }
+
+    /// A value was written or removed: what is being loaded for it is not stored any more.
+    fn void(&mut self, db: u8, key: u16) {
+        self.tokens.entry((db, key)).or_default().iter_mut().for_each(|token| token.good = false);
+    }
+
+    fn lease(&mut self, db: u8, key: u16) {
+        let party = Party { mailbox: 0, slot: 0, id: self.now };
+        let seeker = Seeker { party, wait: 0, deadline: 0, lease: LEASE, served: false, bound: false };
+        let granted = self.with(db, key, |entry| match entry.seek(&seeker) {
+            Sought::Lease(token) | Sought::Found { token: token @ 1.., .. } => Some(token),
+            _ => None,
+        });
+        if let Some(token) = granted {
+            let known = self.tokens.entry((db, key)).or_default();
+            assert!(known.iter().all(|other| other.token < token), "a token was granted twice");
+            known.push(Token { token, granted_at: self.now, good: true, dead: BTreeSet::new() });
+        }
+    }
+
+    fn fill(&mut self, db: u8, key: u16, which: usize, value: Vec<u8>, ttl: Option<u64>, tags: Vec<u8>) {
+        let known = self.tokens.entry((db, key)).or_default();
+        let Some(index) = which.checked_rem(known.len()) else { return };
+        let Token { token, granted_at, good, ref dead } = known[index];
+        let tag_dead = tags.iter().any(|tag| dead.contains(tag));
+        // Which tags were invalidated is forgotten in time: then none is taken to have been spared.
+        let tag_spared = tags.is_empty() || dead.is_empty();
+        let last = index + 1 == known.len();
+        let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
+        let expires_at = ttl.map(|ttl| self.now + ttl);
+        let meta = Meta { expires_at, tags: &hashes, ..Meta::default() };
+        match self.with(db, key, |entry| entry.fill(token, &value, &meta)) {
+            Ok(Some(version)) => {
+                assert!(good && !tag_dead, "a value that was read before a change was stored after it");
+                let known = Known { value, version, flags: 0, expires_at, fresh_until: None, tags, absent: false };
+                self.model.insert((db, key), known);
+                self.void(db, key);
+            }
+            // One that holds the lease still is not refused without a reason.
+            Ok(None) => {
+                let must = good && tag_spared && last && self.now < granted_at + LEASE;
+                assert!(!must || self.forgetful, "a good value was refused");
+                if !tag_spared {
+                    // The load is over; who waited loads anew.
+                    self.tokens.get_mut(&(db, key)).expect("there is a token").remove(index);
+                }
+            }
+            Err(refused) => {
+                assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}");
+                self.void(db, key);
+            }
+        }
     }
 
     fn agree(&self, db: u8, key: u16, found: Option<Known>) {
@@ -146,9 +232,14 @@ impl Test {
                     Ok(version) => {
                         let known = Known { value, version, flags, expires_at, fresh_until, tags, absent };
                         self.model.insert((db, key), known);
+                        self.void(db, key);
                     }
                     Err(refused) => assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}"),
                 }
+            }
+            Op::Lease { db, key } => self.lease(db, key),
+            Op::Fill { db, key, which, size, fill, ttl, tags } => {
+                self.fill(db, key, which, vec![fill; size], ttl, tags);
             }
             Op::Get { db, key } => {
                 let found = self.with(db, key, |entry| entry.get().map(|item| seen(&item)));
@@ -169,6 +260,7 @@ impl Test {
                 let removed = self.with(db, key, |entry| entry.remove());
                 assert!(self.known(db, key).is_some() == removed || self.forgetful && !removed);
                 self.model.remove(&(db, key));
+                self.void(db, key);
             }
             Op::Expire { db, key, ttl } => {
                 let at = ttl.map(|ttl| self.now + ttl);
@@ -183,18 +275,26 @@ impl Test {
                 let done = self.with(db, key, |entry| entry.peek().is_some().then(|| entry.replace(&value)));
                 if let (Some(Ok(version)), Some(known)) = (done, self.model.get_mut(&(db, key))) {
                     (known.value, known.version) = (value, version);
+                    self.void(db, key);
                 }
             }
             Op::Invalidate { tag } => {
                 self.store.invalidate_tags(&[self.store.tag(&[tag])]);
                 self.model.retain(|_, known| !known.tags.contains(&tag));
+                self.tokens.values_mut().flatten().for_each(|token| token.dead.extend([tag]));
             }
             Op::Clear { db } => {
                 self.store.clear(db, self.now);
-                self.model.retain(|(known, _), _| db.is_some_and(|db| *known != db));
+                let stays = |known: u8| db.is_some_and(|db| known != db);
+                self.model.retain(|(known, _), _| stays(*known));
+                let gone = self.tokens.iter_mut().filter(|((known, _), _)| !stays(*known));
+                gone.flat_map(|(_, tokens)| tokens).for_each(|token| token.good = false);
             }
             Op::Wait { millis } => self.now += millis,
-            Op::Tick => self.store.tick(self.now),
+            Op::Tick => {
+                self.store.tick(self.now);
+                self.store.tick_leases(self.now);
+            }
         }
         let used = self.store.stats().used;
         assert!(used <= self.memory, "{used} bytes of {} are used", self.memory);
