@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def _outage(cache: Cache, database: Any, proxy: Proxy) -> None:
     # What nobody has loaded before fails, and says why; it is no "there is none".
     with pytest.raises(LoadError, match="row:999: OperationalError"):
         cache.command("GET", "row:999")
-    most = max(after - before for before, after in zip(tried, tried[1:], strict=False))
+    most = max(after - before for before, after in itertools.pairwise(tried))
     database.start()
     back = time.monotonic()
     with psycopg.connect(database.url) as connection:
