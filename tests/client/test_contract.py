@@ -265,7 +265,7 @@ async def test_who_invalidated_a_key_joins_no_load_that_began_before(cache: Any,
     second = asyncio.create_task(cache.get_or_load("x", lambda: row, tags=["t"]))
     await asyncio.sleep(0.02)
     go.set()
-    assert await asyncio.gather(first, second) == ["old", "new"]
+    assert (await first, await second) == ("old", "new")
     assert await cache.get("x") == "new"
 
 

@@ -1,4 +1,4 @@
-"""A real database that crashes under readers and comes back: PostgreSQL, seen by its workers through a proxy that counts."""
+"""A real database that crashes under readers and comes back: PostgreSQL, behind a proxy that counts."""
 
 from __future__ import annotations
 
