@@ -106,76 +106,13 @@ async def row(id: int) -> float:
 """
 
 
-class Waiting:
-    """Connections that wait for one key."""
-
-    def __init__(self, address: str, connections: int, hello: bytes) -> None:
-        host, port = address.rsplit(":", 1)
-        self.sockets = [socket.create_connection((host, int(port))) for _ in range(connections)]
-        self.selector = selectors.DefaultSelector()
-        self.piece = max(1 << 10, (1 << 20) // connections)
-        for connection in self.sockets:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hello:
-                connection.sendall(hello)
-                connection.recv(1 << 16)
-            self.selector.register(connection, selectors.EVENT_READ)
-
-    def ask(self, request: bytes) -> None:
-        """Have all connections together ask a thousand times."""
-        each = WAITERS // len(self.sockets)
-        for connection in self.sockets:
-            connection.sendall(request * each)
-
-    def count(self, mark: bytes, wanted: int) -> None:
-        """Read until so many answers with a mark have come."""
-        seen = 0
-        deadline = time.monotonic() + 30
-        while seen < wanted and time.monotonic() < deadline:
-            for key, _ in self.selector.select(1):
-                assert isinstance(key.fileobj, socket.socket)
-                # A buffer of a megabyte for a line would be what is measured.
-                seen += key.fileobj.recv(self.piece).count(mark)
-        if seen < wanted:
-            raise RuntimeError(f"{seen} of {wanted} answers came")
-
-
-def last_answers(address: str, connections: int, rounds: int) -> list[float]:
-    """Return for each round the milliseconds until the last of those who waited had its answer."""
-    host, port = address.rsplit(":", 1)
-    holder = socket.create_connection((host, int(port)))
-    holder.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tickets = connections < WAITERS
-    waiting = Waiting(address, connections, b"HELLO 3\r\n" if tickets else b"")
-    took = []
-    for number in range(rounds):
-        key = f"w{connections}:{number}".encode()
-        holder.sendall(b"CACHE.FETCH %b\r\n" % key)
-        token = holder.recv(1 << 16).split(b"\r\n")[4].removeprefix(b":")
-        waiting.ask(b"CACHE.FETCH %b WAIT 20000%b\r\n" % (key, b" TICKET" if tickets else b""))
-        if tickets:
-            waiting.count(b"waiting", WAITERS)
-        else:
-            # Nobody is answered yet: all are known to wait when the server says so.
-            while True:
-                holder.sendall(b"CACHE.INSPECT %b\r\n" % key)
-                if b"waiters\r\n:%d\r\n" % WAITERS in holder.recv(1 << 16):
-                    break
-        begun = time.perf_counter()
-        holder.sendall(b"CACHE.FILL %b %b value:1234\r\n" % (key, token))
-        waiting.count(b"value:1234", WAITERS)
-        took.append((time.perf_counter() - begun) * 1000)
-        holder.recv(1 << 16)
-    return took
-
-
 def waiters(rounds: int) -> Iterator[Finding]:
     """Tell how soon those who wait for a key have their answers after it was filled."""
-    with Server(memory="64MiB", threads=1) as server:
+    with running("globalcache", commands()["globalcache"]) as server:
         # Tickets and pushes on few connections, in place on many.
         for connections, bar in ((PROCESSES, 2), (WAITERS, 10)):
-            took = last_answers(server.address, connections, rounds)
-            median = statistics.median(took)
+            herd = {"waiters": WAITERS, "connections": connections, "requests": WAITERS}
+            median = statistics.median(load(server, 10.0, **herd)["max"] for _ in range(rounds)) / 1000
             what = f"{WAITERS:,} wait for a key on {connections:,} connections: the last answer after its fill"
             yield Finding(what, f"{median:.2f} ms", f"at most {bar} ms", median <= bar)
 

@@ -107,6 +107,12 @@ def test_bench_measures_a_server_and_checks_its_answers(server: globalcache.Serv
     assert 0 < report["p50"] <= report["p99"] <= report["max"]
     assert report["server_cpu_ns"] > 0
     assert "requests/s" in run(*load, "--multi", "10", "--rate", "1000").stdout
+    for connections in ("5", "50"):
+        herd = run(*load[:3], "--waiters", "50", "--connections", connections, "--requests", "200", "--json")
+        report = json.loads(herd.stdout)
+        assert report["requests"] == 200
+        assert 0 < report["p50"] <= report["max"] < 5_000_000
+    assert run("bench", "-u", server.url, "--waiters", "50", "--connections", "7").returncode == 2
     assert run("bench", "-u", server.url, "--value-size", "1").returncode == 2
     assert run("bench", "-u", "127.0.0.1:1").returncode == 1
 

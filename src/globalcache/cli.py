@@ -383,6 +383,9 @@ def bench(  # noqa: PLR0913 - a flag each
     reads: Annotated[float, typer.Option(help="Share of reads.")] = 0.9,
     multi: Annotated[int, typer.Option(help="Keys of one read.")] = 1,
     ttl: Annotated[str, typer.Option(help="Time to live of what is written; 0: for ever.")] = "0",
+    waiters: Annotated[
+        int, typer.Option(help="Clients that wait for a key together, timed from its fill, instead of other load.")
+    ] = 0,
     rate: Annotated[float, typer.Option(help="Requests per second whatever the server does; 0: as many as go.")] = 0,
     seconds: Annotated[float, typer.Option(help="Length of the measurement.")] = 5,
     requests: Annotated[int, typer.Option(help="Requests after which it ends earlier; 0: none.")] = 0,
@@ -395,7 +398,7 @@ def bench(  # noqa: PLR0913 - a flag each
 
     address = Address.parse(url)
     numbers = {"connections": connections, "pipeline": pipeline, "keys": keys, "theta": theta, "reads": reads}
-    numbers |= {"multi": multi, "rate": rate, "seconds": seconds, "requests": requests, "pid": pid}
+    numbers |= {"multi": multi, "rate": rate, "seconds": seconds, "requests": requests, "pid": pid, "waiters": waiters}
     try:
         sizes = {"value_size": parse_size(value_size), "ttl": int(parse_duration(ttl))}
         options = {"address": str(address), "protocol": protocol, "cpu": cpu, **numbers, **sizes}

@@ -6,6 +6,7 @@
 //! is charged for all who would have waited. Every reply is checked: a value has the length and the beginning that its
 //! key says. All values are written before the measurement, so a read that finds nothing is counted and told.
 
+mod herd;
 mod histogram;
 mod protocol;
 mod sequence;
@@ -51,6 +52,9 @@ pub struct Options {
     pub multi: usize,
     /// Seconds after which written values expire; 0: never.
     pub ttl: u32,
+    /// Clients that wait for one key together, until it is filled, instead of any other load; a multiple of the
+    /// connections; 0: none. Latencies count from the fill.
+    pub waiters: usize,
     /// Requests per second of an open loop; 0: a closed loop.
     pub rate: f64,
     /// Seconds of load before the measurement.
@@ -85,6 +89,7 @@ impl Default for Options {
             reads: 0.9,
             multi: 1,
             ttl: 0,
+            waiters: 0,
             rate: 0.0,
             warm_up: 0.5,
             seconds: 5.0,
@@ -189,7 +194,49 @@ pub fn run(options: &Options) -> io::Result<Report> {
         set.set(cpu);
         sched_setaffinity(None, &set)?;
     }
-    Load::new(options)?.run()
+    if options.waiters > 0 { herd::run(options) } else { Load::new(options)?.run() }
+}
+
+impl Options {
+    /// Requests after which the measurement ends.
+    fn most(&self) -> u64 {
+        if self.requests == 0 { u64::MAX } else { self.requests }
+    }
+}
+
+/// The beginning of a measurement.
+struct Begun {
+    at: Instant,
+    pid: u32,
+    server: Option<u64>,
+    own: u64,
+}
+
+impl Begun {
+    fn now(pid: u32) -> Begun {
+        Begun { pid, server: process_time(pid), own: thread_time(), at: Instant::now() }
+    }
+
+    /// What was measured until now.
+    fn report(&self, histogram: &Histogram, answered: u64) -> Report {
+        let seconds = self.at.elapsed().as_secs_f64();
+        let each = |before: u64, after: u64| (after - before) as f64 / answered.max(1) as f64;
+        Report {
+            requests: answered,
+            seconds,
+            throughput: answered as f64 / seconds,
+            server_cpu_ns: self.server.zip(process_time(self.pid)).map(|(before, after)| each(before, after)),
+            own_cpu_ns: each(self.own, thread_time()),
+            p50: histogram.quantile(0.5),
+            p90: histogram.quantile(0.9),
+            p99: histogram.quantile(0.99),
+            p999: histogram.quantile(0.999),
+            p9999: histogram.quantile(0.9999),
+            max: histogram.quantile(1.0),
+            least_share: 1.0,
+            ..Report::default()
+        }
+    }
 }
 
 fn check(options: &Options) -> Result<(), String> {
@@ -197,6 +244,11 @@ fn check(options: &Options) -> Result<(), String> {
         (
             options.connections == 0 || options.pipeline == 0 || options.multi == 0 || options.keys == 0,
             "counts begin at 1",
+        ),
+        (
+            options.waiters > 0
+                && (options.waiters % options.connections.max(1) > 0 || options.protocol != Protocol::Resp),
+            "waiters are a multiple of the connections, and ask in RESP",
         ),
         (options.value_size < 8, "value_size is at least 8"),
         (options.key_size < 12, "key_size is at least 12"),
@@ -256,31 +308,13 @@ impl<'a> Load<'a> {
         self.drive(begun, from, u64::MAX)?;
         (self.histogram, self.answered, self.misses, self.errors) = (Histogram::default(), 0, 0, 0);
         self.connections.iter_mut().for_each(|connection| connection.answered = 0);
-        let (server, own) = (process_time(self.options.pid), thread_time());
-        let most = if self.options.requests == 0 { u64::MAX } else { self.options.requests };
-        let from = Instant::now();
-        self.drive(from, from + Duration::from_secs_f64(self.options.seconds), most)?;
-        let seconds = from.elapsed().as_secs_f64();
-        let each = |before: u64, after: u64| (after - before) as f64 / self.answered.max(1) as f64;
-        let server = server.zip(process_time(self.options.pid)).map(|(before, after)| each(before, after));
+        let begun = Begun::now(self.options.pid);
+        self.drive(begun.at, begun.at + Duration::from_secs_f64(self.options.seconds), self.options.most())?;
+        let report = begun.report(&self.histogram, self.answered);
         let least = self.connections.iter().map(|connection| connection.answered).min().unwrap_or(0);
         let mean = self.answered as f64 / self.connections.len() as f64;
-        Ok(Report {
-            requests: self.answered,
-            seconds,
-            throughput: self.answered as f64 / seconds,
-            misses: self.misses,
-            errors: self.errors,
-            server_cpu_ns: server,
-            own_cpu_ns: each(own, thread_time()),
-            p50: self.histogram.quantile(0.5),
-            p90: self.histogram.quantile(0.9),
-            p99: self.histogram.quantile(0.99),
-            p999: self.histogram.quantile(0.999),
-            p9999: self.histogram.quantile(0.9999),
-            max: self.histogram.quantile(1.0),
-            least_share: least as f64 / mean.max(1.0),
-        })
+        let least_share = least as f64 / mean.max(1.0);
+        Ok(Report { misses: self.misses, errors: self.errors, least_share, ..report })
     }
 
     /// Writes every key once, over all connections.

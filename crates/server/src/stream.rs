@@ -35,7 +35,8 @@ impl Stream {
     }
 
     /// Sets what every connection wants: no waiting for more to send, and a peer that is gone is noticed after
-    /// 55 + 3 x 10 seconds of silence, within 90 with what timers take.
+    /// 55 + 3 x 10 seconds of silence, within 90 with what timers take. While bytes are not acknowledged the system sends
+    /// them again instead of probing, for a quarter of an hour unless it is told how long it may.
     pub(crate) fn prepare(&self) {
         if let Some(socket) = self.tcp() {
             let probes = TcpKeepalive::new().with_time(Duration::from_secs(55)).with_interval(Duration::from_secs(10));
@@ -43,6 +44,8 @@ impl Stream {
             // A socket that refuses these works without them.
             let _ = socket.set_nodelay(true);
             let _ = SockRef::from(socket).set_tcp_keepalive(&probes);
+            #[cfg(target_os = "linux")]
+            let _ = SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_secs(85)));
         }
     }
 
