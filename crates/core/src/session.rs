@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::cache::CacheCommand;
-use crate::command::{Args, Blob, Command, Error, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup};
+use crate::command::{
+    Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup,
+};
 use crate::engine::{Engine, Limits, Now};
-use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row};
+use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at};
 use crate::gate;
 use crate::items;
 use crate::mailbox::Event;
@@ -24,7 +26,7 @@ use crate::protocol::json::Message;
 use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
-use crate::store::{AHEAD, Granted, Key, Outcome, Party, Value};
+use crate::store::{AHEAD, Entry, Granted, Key, Meta, Outcome, Party, Value};
 use crate::tracking::acting;
 use crate::transaction;
 use crate::users::Access;
@@ -46,6 +48,9 @@ pub enum Flow {
 
 /// Requests that are read ahead, so that their index buckets are on the way to the processor before the first runs.
 const BATCH: usize = AHEAD;
+
+/// Longest value that is written in one step with others, since nobody else gets at their shards meanwhile.
+const MAX_TOGETHER: usize = 4096;
 
 /// Bytes of a message of JSON beside its value: envelope, keys and names.
 const JSON_SLACK: usize = 256 << 10;
@@ -84,6 +89,35 @@ struct Frame {
     start: usize,
     spans: (usize, usize),
     name: Name,
+    /// It is nothing but a step of the store.
+    plain: Option<Plain>,
+}
+
+/// A step of the store, on the key that is the first argument.
+#[derive(Clone, Copy)]
+enum Plain {
+    Get,
+    /// Writes the second argument.
+    Set(Expiry),
+}
+
+impl Plain {
+    /// What a request is, if it is as plain as that.
+    #[inline]
+    fn new(row: &'static Row, args: Args<'_>) -> Option<Plain> {
+        let plain = match (row.name, args.len()) {
+            ("GET", 2) => Plain::Get,
+            ("SET", 3) => Plain::Set(Expiry::Never),
+            ("SET", 5) => match (row.read)(row, args.from(1)) {
+                Ok(Command::Set { expiry: Expiry::Keep, .. }) => return None,
+                Ok(Command::Set { expiry, condition: Condition::Always, get: false, .. }) => Plain::Set(expiry),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let short = args.get(2).is_none_or(|value| value.len() <= MAX_TOGETHER);
+        (short && gate::admit(args.get(1).into_iter()).is_ok()).then_some(plain)
+    }
 }
 
 /// What the first word of a request names.
@@ -240,15 +274,16 @@ impl Session {
             run.scratch.spans.append(&mut self.partial);
             let (end, stop) = self.read_ahead(run, input, start, frames, memcached);
             if frames.len() > 1 {
-                run.prefetch(&self.client, input, frames, self.reads_plainly(run.engine));
+                run.prefetch(&self.client, input, frames, self.is_plain(run.engine));
             }
             let mut index = 0;
             while let Some(frame) = frames.get(index) {
                 // Looked at each time: the request before may have begun a transaction, say.
-                let plain = self.reads_plainly(run.engine);
-                let gets = if plain { run.count_gets(input, &frames[index..]) } else { 0 };
-                if gets > 1 {
-                    index += self.run_gets(run, input, &frames[index..index + gets], out);
+                let plain = self.is_plain(run.engine);
+                let is_step = |frame: &&Frame| plain && frame.plain.is_some();
+                let count = frames[index..].iter().take_while(is_step).count();
+                if count > 0 {
+                    index += self.run_plain(run, input, &frames[index..index + count], out);
                 } else if plain && self.run_mget(run, input, frame, out) {
                     index += 1;
                 } else {
@@ -293,8 +328,8 @@ impl Session {
         (start, Flow::Continue)
     }
 
-    /// Whether a GET of this client is nothing but a look into the store.
-    fn reads_plainly(&self, engine: &Engine) -> bool {
+    /// Whether a GET or SET of this client is nothing but a step of the store.
+    fn is_plain(&self, engine: &Engine) -> bool {
         let client = &self.client;
         matches!(client.access, Access::All(_))
             && client.queue.is_none()
@@ -306,17 +341,38 @@ impl Session {
             && !engine.loaders.any()
     }
 
-    /// Runs GETs one after the other in one step, as one MGET would, until too many replies wait. How many were run.
-    fn run_gets(&mut self, run: &mut Run<'_>, input: &[u8], frames: &[Frame], out: &mut Output) -> usize {
+    /// Runs plain requests one after the other in one step, until too many replies wait. How many were run.
+    fn run_plain(&mut self, run: &mut Run<'_>, input: &[u8], frames: &[Frame], out: &mut Output) -> usize {
         let (db, resp3, limit) = (self.client.db, self.client.resp == 3, self.limits(run.engine).pause_output);
-        let mut done = 0;
-        let keys = frames.iter().map(|frame| Key { db, bytes: run.args(input, frame).get(1).unwrap_or_default() });
-        run.engine.store.read_all(keys, run.now.mono, |_, item| {
-            encode_found(item.map(|item| item.value), resp3, out);
+        let (store, now) = (&run.engine.store, run.now);
+        let (mut done, mut errors) = (0, 0);
+        let mut step = |entry: &mut Entry<'_>| {
+            let frame = &frames[done];
+            match frame.plain {
+                Some(Plain::Set(expiry)) => {
+                    let value = run.args(input, frame).get(2).unwrap_or_default();
+                    let expires_at = expires_at(now, entry.now(), expiry, None);
+                    match entry.set(value, &Meta { expires_at, ..Meta::default() }) {
+                        Ok(_) => out.bytes().extend_from_slice(b"+OK\r\n"),
+                        Err(refused) => {
+                            errors += 1;
+                            resp::encode(&Reply::Error(refused.into()), resp3, &[], out);
+                        }
+                    }
+                }
+                _ => encode_found(entry.get().map(|item| item.value), resp3, out),
+            }
             done += 1;
             out.len() <= limit
-        });
+        };
+        let keys = frames.iter().map(|frame| Key { db, bytes: run.args(input, frame).get(1).unwrap_or_default() });
+        if let [_] = frames {
+            keys.for_each(|key| _ = store.with(key, now.mono, &mut step));
+        } else {
+            store.each(keys, now.mono, step);
+        }
         run.commands += done as u64;
+        run.errors += errors;
         done
     }
 
@@ -377,6 +433,7 @@ impl Session {
             };
             match next {
                 Next::Request(length) => {
+                    let mut plain = None;
                     let name = if memcached {
                         Name::Memcached(self.lines.call())
                     } else {
@@ -385,9 +442,10 @@ impl Session {
                         if word != last.0 {
                             last = (word, word.and_then(lookup));
                         }
+                        plain = last.1.and_then(|row| Plain::new(row, Args::new(&input[at..], &spans[first..])));
                         Name::Redis(last.1)
                     };
-                    frames.push(Frame { start: at, spans: (first, spans.len()), name });
+                    frames.push(Frame { start: at, spans: (first, spans.len()), name, plain });
                     first = spans.len();
                     at += length;
                     if self.lines.is_skipping() {
@@ -934,22 +992,11 @@ impl Run<'_> {
         Args::new(&input[frame.start..], &self.scratch.spans[frame.spans.0..frame.spans.1])
     }
 
-    /// How many GETs these requests begin with.
-    fn count_gets(&self, input: &[u8], frames: &[Frame]) -> usize {
-        let is_get = |frame: &&Frame| {
-            matches!(frame.name, Name::Redis(Some(row)) if row.name == "GET") && {
-                let args = self.args(input, frame);
-                args.len() == 2 && gate::admit(args.from(1).iter()).is_ok()
-            }
-        };
-        frames.iter().take_while(is_get).count()
-    }
-
-    /// Has the memory of what is asked for fetched; GETs that are `plain` see to that themselves when they run.
+    /// Has the memory of what is asked for fetched; requests that are `plain` see to that themselves when several run.
     fn prefetch(&self, client: &Client, input: &[u8], frames: &[Frame], plain: bool) {
-        let is_get = |frame: Option<&Frame>| matches!(frame, Some(Frame { name: Name::Redis(Some(row)), .. }) if row.name == "GET");
-        let alone = |index: usize| !is_get(frames.get(index.wrapping_sub(1))) && !is_get(frames.get(index + 1));
-        let wanted = frames.iter().enumerate().filter(|(index, frame)| !plain || !is_get(Some(frame)) || alone(*index));
+        let is = |frame: Option<&Frame>| plain && frame.is_some_and(|frame| frame.plain.is_some());
+        let together = |at: usize| is(frames.get(at)) && (is(frames.get(at.wrapping_sub(1))) || is(frames.get(at + 1)));
+        let wanted = frames.iter().enumerate().filter(|(index, _)| !together(*index));
         self.engine.store.prefetch(wanted.filter_map(|(_, frame)| {
             let args = self.args(input, frame);
             let key = match frame.name {

@@ -319,11 +319,22 @@ fn use_of_keys() -> impl Strategy<Value = Vec<u8>> {
         words(&["GET", "a", "b"]),
         words(&["FLUSHDB"]),
         words(&["GET", &"k".repeat(70_000)]),
+        words(&["SET", "", "v"]),
+        words(&["SET", "a", "v", "KEEPTTL"]),
+        words(&["SET", "a", "v", "EX", "5", "NX"]),
+        words(&["SET", "a", "v", "NX", "GET"]),
+        words(&["SET", "b", &"v".repeat(4097), "EX", "5"]),
         words(&["SET", "long", &"v".repeat(100_000)]),
     ];
+    let units = || prop::sample::select(&["EX", "px", "EXAT", "PXAT", "NX"][..]);
+    let times = || prop::sample::select(&["5", "1700000010", "0", "-1", "soon", "GET"][..]);
     prop_oneof![
         12 => key().prop_map(|key| resp(&["GET".to_owned(), key])),
-        2 => (key(), "[a-z]{0,300}").prop_map(|(key, value)| resp(&["SET".to_owned(), key, value])),
+        2 => key().prop_map(|key| resp(&["PTTL".to_owned(), key])),
+        2 => (key(), units(), times()).prop_map(|(key, unit, time)| {
+            resp(&["SET".to_owned(), key, "v".to_owned(), unit.to_owned(), time.to_owned()])
+        }),
+        4 => (key(), "[a-z]{0,300}").prop_map(|(key, value)| resp(&["SET".to_owned(), key, value])),
         1 => key().prop_map(|key| resp(&["get".to_owned(), key])),
         1 => (key(), key()).prop_map(|(a, b)| resp(&["MGET".to_owned(), a, b])),
         2 => prop::sample::select(other.to_vec()),
@@ -345,6 +356,36 @@ fn an_mget_answers_as_it_does_within_a_transaction() {
             let answer = within.split_once("*1\\r\\n").unwrap().1;
             assert!(plain.ends_with(answer), "{mget}: {plain} is not {answer}");
             assert_eq!(plain.contains("too long"), limit == 500 && mget == "MGET b b b", "{mget}: {plain}");
+        }
+    }
+}
+
+#[test]
+fn a_get_or_set_answers_as_it_does_within_a_transaction() {
+    let limits = Limits { max_value: 5000, ..Limits::default() };
+    let engine = engine(limits);
+    let (long, longest) = ("v".repeat(4097), "v".repeat(5001));
+    for (set, leaves) in [
+        ("SET a 1", "-1"),
+        ("SET a 1 EX 10", "10000"),
+        ("SET a 1 px 10", "10"),
+        ("SET a 1 EXAT 1700000020", "20000"),
+        ("SET a 1 PXAT 1", "-2"),
+        ("SET a 1 KEEPTTL", "-1"),
+        ("SET a 1 GET NX", "-1"),
+        ("SET a ''", "-1"),
+        (&*format!("SET a {long} EX 1"), "1000"),
+        (&*format!("SET a {longest} EX 1"), "-1"),
+    ] {
+        for hello in ["", "HELLO 3\r\n"] {
+            talk(&engine, b"SET a 0\r\n", &[1 << 20]);
+            let plain = text(&talk(&engine, format!("{hello}{set}\r\nPTTL a\r\nGET a\r\n").as_bytes(), &[1 << 20]).0);
+            talk(&engine, b"SET a 0\r\n", &[1 << 20]);
+            let within = format!("{hello}MULTI\r\n{set}\r\nPTTL a\r\nGET a\r\nEXEC\r\n");
+            let within = text(&talk(&engine, within.as_bytes(), &[1 << 20]).0);
+            let answer = within.split_once("*3\\r\\n").unwrap().1;
+            assert!(plain.ends_with(answer), "{set}: {plain} is not {answer}");
+            assert!(plain.contains(&format!(":{leaves}\\r\\n")), "{set}: {plain}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An item as bytes in a segment, with optional fields that cost nothing when they are absent.
 //!
 //! ```text
-//! front   u8 bits | u8 key length | u16 value length | u32 version      then, if WIDE_LEN: u16 key | u16 0 | u32 value
+//! front   u8 bits | u8 key length | u16 value length | u32 version      then, if WIDE_LEN: u32 key | u32 value
 //! key
 //! fields  [u64 version if WIDE_NUM] [EXPIRY time] [FRESH time] [FLAGS u32]
 //!         [EXT u8 database | u8 what | [error time] [cost u32] [written u64] [cas u64]] [TAGS u8 count | clock | u64 each]
@@ -36,6 +36,9 @@ const CAS: u8 = 16;
 
 /// Most tags of an item: sixteen, and one for the namespace that clients put it in.
 pub const MAX_TAGS: usize = 17;
+
+/// Longest front: with wide lengths.
+const FRONT: usize = 16;
 
 /// Longest fields: wide numbers, all of them, and all tags.
 const MAX_FIELDS: usize = 8 * 4 + 4 + 2 + 4 + 8 + 8 + 1 + 8 + 8 * MAX_TAGS;
@@ -110,134 +113,155 @@ impl<'a> Record<'a> {
         (FRONT + self.key.len() + MAX_FIELDS - 8 * MAX_TAGS + self.tags.len() + value).next_multiple_of(ALIGN)
     }
 
+    /// The second byte of EXT.
+    #[inline(always)]
+    fn what(&self) -> u8 {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        bit(self.absent, ABSENT)
+            | bit(self.error_until.is_some(), ERROR)
+            | bit(self.cost.is_some(), COST)
+            | bit(self.written_at.is_some(), WRITTEN)
+            | bit(self.cas.is_some(), CAS)
+    }
+
     /// When nobody has any use for it any more.
     pub(super) fn gone_at(&self) -> Option<u64> {
         self.expires_at.map(|at| at.max(self.error_until.unwrap_or(0)))
     }
 }
 
-/// Longest front: with wide lengths.
-const FRONT: usize = 16;
-
-/// A record as the bytes around its key and value.
+/// How a record lies in a segment: what its front says, and how long it is.
+#[derive(Clone, Copy)]
 pub(super) struct Encoded {
-    front: [u8; FRONT],
-    front_len: usize,
-    fields: [u8; MAX_FIELDS],
-    fields_len: usize,
+    bits: u8,
+    value_len: usize,
     /// Bytes in the segment.
     pub(super) size: usize,
 }
 
-impl Encoded {
-    fn push(&mut self, bytes: &[u8]) {
-        self.fields[self.fields_len..self.fields_len + bytes.len()].copy_from_slice(bytes);
-        self.fields_len += bytes.len();
+/// Writes from the beginning of a place on.
+struct Writer<'a> {
+    place: &'a mut [u8],
+    at: usize,
+    /// Numbers take eight bytes each, and count from nothing.
+    wide: bool,
+}
+
+impl Writer<'_> {
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        self.place[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
     }
 
-    /// Encodes a record for a segment with these bases.
+    #[inline(always)]
+    fn number(&mut self, number: u64, base: u64) {
+        if self.wide {
+            self.put(&number.to_le_bytes());
+        } else {
+            self.put(&(number.saturating_sub(base) as u32).to_le_bytes());
+        }
+    }
+}
+
+impl Encoded {
+    /// How a record lies in a segment with these bases.
     #[inline(always)]
     pub(super) fn new(record: &Record<'_>, bases: &Bases) -> Encoded {
         let value_len = match record.value {
             Stored::Inline(value) => value.len(),
             Stored::Large(_) => 4,
         };
-        let wide_len = record.key.len() > 255 || value_len > 65_535;
-        let wide_num = !fits(record, bases);
-        let ext = record.db != 0
-            || record.absent
-            || record.error_until.is_some()
-            || record.cost.is_some()
-            || record.written_at.is_some()
-            || record.cas.is_some();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let bits = bit(record.expires_at.is_some(), EXPIRY)
             | bit(record.fresh_until.is_some(), FRESH)
             | bit(record.flags != 0, FLAGS)
             | bit(!record.tags.is_empty(), TAGS)
             | bit(matches!(record.value, Stored::Large(_)), LARGE)
-            | bit(wide_len, WIDE_LEN)
-            | bit(wide_num, WIDE_NUM)
-            | bit(ext, EXT);
-        let mut out = Encoded { front: [0; FRONT], front_len: 8, fields: [0; MAX_FIELDS], fields_len: 0, size: 0 };
-        out.front[0] = bits;
-        if wide_len {
-            out.front[8..10].copy_from_slice(&(record.key.len() as u16).to_le_bytes());
-            out.front[12..16].copy_from_slice(&(value_len as u32).to_le_bytes());
-            out.front_len = 16;
-        } else {
-            out.front[1] = record.key.len() as u8;
-            out.front[2..4].copy_from_slice(&(value_len as u16).to_le_bytes());
+            | bit(record.key.len() > 255 || value_len > 65_535, WIDE_LEN)
+            | bit(!fits(record, bases), WIDE_NUM)
+            | bit(record.db != 0 || record.what() != 0, EXT);
+        let mut size = 8 + record.key.len() + value_len + if bits & EXPIRY != 0 { 4 } else { 0 };
+        if bits & !EXPIRY != 0 {
+            size = 8 + record.key.len() + value_len + rare_len(record, bits);
         }
-        if wide_num {
-            out.push(&record.version.to_le_bytes());
-        } else {
-            out.front[4..8].copy_from_slice(&((record.version - bases.version) as u32).to_le_bytes());
-        }
-        let time = |out: &mut Encoded, at: u64| {
-            if wide_num {
-                out.push(&at.to_le_bytes());
-            } else {
-                out.push(&(at.saturating_sub(bases.time) as u32).to_le_bytes());
-            }
-        };
-        if let Some(at) = record.expires_at {
-            time(&mut out, at);
-        }
-        if let Some(at) = record.fresh_until {
-            time(&mut out, at);
-        }
-        if record.flags != 0 {
-            out.push(&record.flags.to_le_bytes());
-        }
-        if ext {
-            let what = bit(record.absent, ABSENT)
-                | bit(record.error_until.is_some(), ERROR)
-                | bit(record.cost.is_some(), COST)
-                | bit(record.written_at.is_some(), WRITTEN)
-                | bit(record.cas.is_some(), CAS);
-            out.push(&[record.db, what]);
-            if let Some(at) = record.error_until {
-                time(&mut out, at);
-            }
-            if let Some(cost) = record.cost {
-                out.push(&cost.to_le_bytes());
-            }
-            if let Some(at) = record.written_at {
-                // It lies before the base of whatever segment the item is copied to: always wide.
-                out.push(&at.to_le_bytes());
-            }
-            if let Some(cas) = record.cas {
-                out.push(&cas.to_le_bytes());
-            }
-        }
-        if !record.tags.is_empty() {
-            out.push(&[(record.tags.len() / 8) as u8]);
-            if wide_num {
-                out.push(&record.clock.to_le_bytes());
-            } else {
-                out.push(&((record.clock - bases.clock) as u32).to_le_bytes());
-            }
-            out.push(record.tags);
-        }
-        out.size = (out.front_len + record.key.len() + out.fields_len + value_len).next_multiple_of(ALIGN);
-        out
+        Encoded { bits, value_len, size: size.next_multiple_of(ALIGN) }
     }
 
-    /// Writes the record to the beginning of `place`.
-    pub(super) fn write(&self, record: &Record<'_>, place: &mut [u8]) {
-        let mut at = 0;
-        let mut put = |bytes: &[u8]| {
-            place[at..at + bytes.len()].copy_from_slice(bytes);
-            at += bytes.len();
-        };
-        put(&self.front[..self.front_len]);
-        put(record.key);
-        put(&self.fields[..self.fields_len]);
-        match record.value {
-            Stored::Inline(value) => put(value),
-            Stored::Large(number) => put(&number.to_le_bytes()),
+    /// Writes the record to the beginning of `place`, a segment with the same bases.
+    #[inline]
+    pub(super) fn write(&self, record: &Record<'_>, bases: &Bases, place: &mut [u8]) {
+        let bits = self.bits;
+        let mut out = Writer { place: &mut place[..self.size], at: 8, wide: bits & WIDE_NUM != 0 };
+        let mut front = u64::from(bits);
+        if bits & WIDE_LEN != 0 {
+            out.put(&(record.key.len() as u32).to_le_bytes());
+            out.put(&(self.value_len as u32).to_le_bytes());
+        } else {
+            front |= (record.key.len() as u64) << 8 | (self.value_len as u64) << 16;
         }
+        if !out.wide {
+            front |= (record.version - bases.version) << 32;
+        }
+        out.place[..8].copy_from_slice(&front.to_le_bytes());
+        out.put(record.key);
+        if bits & !EXPIRY != 0 {
+            write_fields(record, bits, bases, &mut out);
+        } else if let Some(at) = record.expires_at {
+            out.number(at, bases.time);
+        }
+        match record.value {
+            Stored::Inline(value) => out.put(value),
+            Stored::Large(number) => out.put(&number.to_le_bytes()),
+        }
+    }
+}
+
+/// What stands around the key and value of a record with rare fields takes beside the front.
+fn rare_len(record: &Record<'_>, bits: u8) -> usize {
+    let length = |is: bool, length: usize| if is { length } else { 0 };
+    let wide = bits & WIDE_NUM != 0;
+    let number = if wide { 8 } else { 4 };
+    length(bits & WIDE_LEN != 0, 8)
+        + length(wide, 8)
+        + length(bits & EXPIRY != 0, number)
+        + length(bits & FRESH != 0, number)
+        + length(bits & FLAGS != 0, 4)
+        + length(bits & EXT != 0, 2)
+        + length(record.error_until.is_some(), number)
+        + length(record.cost.is_some(), 4)
+        + length(record.written_at.is_some(), 8)
+        + length(record.cas.is_some(), 8)
+        + length(bits & TAGS != 0, 1 + number + record.tags.len())
+}
+
+fn write_fields(record: &Record<'_>, bits: u8, bases: &Bases, out: &mut Writer<'_>) {
+    if out.wide {
+        out.put(&record.version.to_le_bytes());
+    }
+    for at in [record.expires_at, record.fresh_until].into_iter().flatten() {
+        out.number(at, bases.time);
+    }
+    if record.flags != 0 {
+        out.put(&record.flags.to_le_bytes());
+    }
+    if bits & EXT != 0 {
+        out.put(&[record.db, record.what()]);
+        if let Some(at) = record.error_until {
+            out.number(at, bases.time);
+        }
+        if let Some(cost) = record.cost {
+            out.put(&cost.to_le_bytes());
+        }
+        // The time of a write lies before the base of whatever segment the item is copied to: always wide.
+        for number in [record.written_at, record.cas].into_iter().flatten() {
+            out.put(&number.to_le_bytes());
+        }
+    }
+    if !record.tags.is_empty() {
+        out.put(&[(record.tags.len() / 8) as u8]);
+        out.number(record.clock, bases.clock);
+        out.put(record.tags);
     }
 }
 
@@ -478,7 +502,7 @@ mod tests {
             };
             let encoded = Encoded::new(&record, &BASES);
             let mut place = vec![0xee; encoded.size];
-            encoded.write(&record, &mut place);
+            encoded.write(&record, &BASES, &mut place);
             let found = decode(&place, &BASES);
             prop_assert_eq!(found.size, encoded.size);
             prop_assert_eq!(key_of(&place), &key[..]);
@@ -500,7 +524,7 @@ mod tests {
         let record = Record::new(0, b"k", Stored::Inline(b"v"), &meta, &[], BASES.version, 0);
         let encoded = Encoded::new(&record, &BASES);
         let mut place = vec![0; encoded.size];
-        encoded.write(&record, &mut place);
+        encoded.write(&record, &BASES, &mut place);
         assert_eq!(decode(&place, &BASES).fresh_until, Some(BASES.time));
     }
 }

@@ -312,7 +312,7 @@ impl Store {
         let hash = self.hash(key);
         let mut shard = self.shards[self.shard_of(hash)].lock();
         let now = shard.advance(now);
-        let result = f(&mut Entry::new(&mut shard, &self.tags, key, hash, now));
+        let result = f(&mut Entry::new(&mut shard, &self.tags, key, hash, now, None));
         if shard.leases.is_stirred() {
             self.settle(&mut shard);
         }
@@ -342,16 +342,28 @@ impl Store {
 
     /// Reads `keys` as of one instant: `visit` is given the clock and the live item of each in their order, as by
     /// [`Entry::get`], until it returns false.
+    #[inline]
     pub fn read_all<'k>(
         &self,
         keys: impl Iterator<Item = Key<'k>> + Clone,
         now: u64,
-        visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+        mut visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+    ) {
+        self.each(keys, now, |entry| visit(entry.now(), entry.get()));
+    }
+
+    /// Gives `visit` the entry of each of `keys` in their order, all in one step, until it returns false.
+    #[inline]
+    pub fn each<'k>(
+        &self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+        now: u64,
+        visit: impl FnMut(&mut Entry<'_>) -> bool,
     ) {
         let mut hashes = Vec::with_capacity(keys.size_hint().0);
         hashes.extend(keys.clone().map(|key| self.hash(key)));
         let mask = hashes.iter().fold(0u64, |mask, hash| mask | 1 << self.shard_of(*hash));
-        self.lock(mask, now).read_hashed(keys, &hashes, visit);
+        self.lock(mask, now).each_hashed(keys, &hashes, visit);
     }
 
     /// Runs `f` with every shard locked.
@@ -556,34 +568,34 @@ impl Locked<'_> {
     /// The entry of a key whose shard is locked.
     pub fn entry<'a>(&'a mut self, key: Key<'a>) -> Entry<'a> {
         let hash = self.store.hash(key);
-        self.entry_hashed(key, hash)
+        self.entry_at(key, hash, None)
     }
 
     #[inline]
-    fn entry_hashed<'a>(&'a mut self, key: Key<'a>, hash: u64) -> Entry<'a> {
+    fn entry_at<'a>(&'a mut self, key: Key<'a>, hash: u64, slot: Option<Slot>) -> Entry<'a> {
         let shard = self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked");
         let now = shard.advance(self.now);
-        Entry::new(shard, &self.store.tags, key, hash, now)
+        Entry::new(shard, &self.store.tags, key, hash, now, slot)
     }
 
     /// As [`Store::read_all`], of keys whose shards are locked.
     pub fn read_all<'k>(
         &mut self,
         keys: impl Iterator<Item = Key<'k>> + Clone,
-        visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+        mut visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
     ) {
         let hashes: Vec<u64> = keys.clone().map(|key| self.store.hash(key)).collect();
-        self.read_hashed(keys, &hashes, visit);
+        self.each_hashed(keys, &hashes, |entry| visit(entry.now(), entry.get()));
     }
 
-    /// What a read touches lies in three places, each found by the one before it: table, bucket and item. Each is
+    /// What a look touches lies in three places, each found by the one before it: table, bucket and item. Each is
     /// fetched a few keys before it is looked at, so that no key waits for memory alone.
     #[inline(always)]
-    fn read_hashed<'k>(
+    fn each_hashed<'k>(
         &mut self,
         mut keys: impl Iterator<Item = Key<'k>>,
         hashes: &[u64],
-        mut visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
+        mut visit: impl FnMut(&mut Entry<'_>) -> bool,
     ) {
         let part = |number: usize| hashes.chunks(STAGE).nth(number).unwrap_or_default();
         let mut slots = [Slot::default(); STAGE];
@@ -596,9 +608,7 @@ impl Locked<'_> {
             }
             for (&hash, slot) in part(number.wrapping_sub(3)).iter().zip(slots) {
                 let Some(key) = keys.next() else { return };
-                let mut entry = self.entry_hashed(key, hash);
-                let now = entry.now();
-                if !visit(now, entry.get_at(slot)) {
+                if !visit(&mut self.entry_at(key, hash, Some(slot))) {
                     return;
                 }
             }

@@ -58,7 +58,7 @@ impl Segment {
     /// Appends a record that fits; returns where it begins.
     pub(super) fn append(&mut self, record: &Record<'_>, encoded: &Encoded) -> usize {
         let at = self.used;
-        encoded.write(record, &mut self.data[at..]);
+        encoded.write(record, &self.bases, &mut self.data[at..]);
         self.used += encoded.size;
         self.live += encoded.size;
         self.note_expiry(record);

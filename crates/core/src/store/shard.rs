@@ -152,6 +152,8 @@ pub struct Entry<'a> {
     pub(super) key: Key<'a>,
     pub(super) hash: u64,
     pub(super) now: u64,
+    /// Where the item most likely stands, if that was looked up before.
+    slot: Option<Slot>,
 }
 
 fn number(queue: Queue) -> usize {
@@ -975,16 +977,17 @@ impl Shard {
         if !inline || encoded.size != old.size {
             return false;
         }
-        self.discount(found, None);
-        self.count(record);
+        let db = usize::from(record.db);
+        let counted = !old.absent && old.version > self.floors[db];
+        let expired = counted && old.expires_at.is_some();
+        // The same key and the same bytes: nothing but what is told of its database changes.
+        self.counts[db] = self.counts[db] + u64::from(!record.absent) - u64::from(counted);
+        let expires = !record.absent && record.expires_at.is_some();
+        self.expires[db] = self.expires[db] + u64::from(expires) - u64::from(expired);
         let Place { segment, offset } = found.place;
         let segment = self.segment_mut(segment);
-        segment.live += encoded.size;
-        encoded.write(record, &mut segment.data[offset..]);
+        encoded.write(record, &segment.bases, &mut segment.data[offset..]);
         segment.note_expiry(record);
-        let queue = number(segment.queue);
-        self.queue_bytes[queue] += encoded.size;
-        self.note_live(found.place.segment);
         self.touch(found);
         true
     }
@@ -1005,8 +1008,15 @@ fn tag_bytes<'a>(tags: &[u64], place: &'a mut [u8; 8 * MAX_TAGS]) -> &'a [u8] {
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn new(shard: &'a mut Shard, tags: &'a Tags, key: Key<'a>, hash: u64, now: u64) -> Entry<'a> {
-        Entry { shard, tags, key, hash, now }
+    pub(super) fn new(
+        shard: &'a mut Shard,
+        tags: &'a Tags,
+        key: Key<'a>,
+        hash: u64,
+        now: u64,
+        slot: Option<Slot>,
+    ) -> Entry<'a> {
+        Entry { shard, tags, key, hash, now, slot }
     }
 
     /// The clock of this step; never behind what the shard has seen.
@@ -1017,6 +1027,17 @@ impl<'a> Entry<'a> {
     /// The live item, as a reader sees it: counted as hit or miss and remembered as used.
     #[inline(always)]
     pub fn get(&mut self) -> Option<Item<'_>> {
+        // What most reads find: the item, with nothing that its life depends on but its time.
+        if let Some(slot) = self.slot
+            && self.key.db == 0
+            && let Some(found) = self.shard.index.found(self.hash, slot)
+            && let Some(plain) = self.shard.plain_at(found.place, self.key.bytes, self.now)
+        {
+            self.shard.hit(&found, self.hash);
+            let data = &self.shard.segment(found.place.segment).data[found.place.offset..];
+            let (version, expires_at) = (plain.version, plain.expires_at);
+            return Some(Item { version, expires_at, ..Item::plain(&data[plain.value]) });
+        }
         let Some(found) = self.shard.find(self.key, self.hash) else {
             self.shard.miss(self.hash);
             return None;
@@ -1027,22 +1048,6 @@ impl<'a> Entry<'a> {
         }
         self.shard.hit(&found, self.hash);
         Some(self.shard.view(&self.shard.record(found.place)))
-    }
-
-    /// As [`get`](Entry::get), where the item most likely stands in a slot that was looked at before.
-    #[inline(always)]
-    pub(super) fn get_at(&mut self, slot: Slot) -> Option<Item<'_>> {
-        // What most reads find: the item, with nothing that its life depends on but its time.
-        if self.key.db == 0
-            && let Some(found) = self.shard.index.found(self.hash, slot)
-            && let Some(plain) = self.shard.plain_at(found.place, self.key.bytes, self.now)
-        {
-            self.shard.hit(&found, self.hash);
-            let data = &self.shard.segment(found.place.segment).data[found.place.offset..];
-            let (version, expires_at) = (plain.version, plain.expires_at);
-            return Some(Item { version, expires_at, ..Item::plain(&data[plain.value]) });
-        }
-        self.get()
     }
 
     /// An item that was asked for is dead: a miss.
@@ -1066,8 +1071,13 @@ impl<'a> Entry<'a> {
     /// Writes a value with all that is kept beside it. Returns the new version.
     #[inline]
     pub fn set(&mut self, value: &[u8], meta: &Meta<'_>) -> Result<u64, Refused> {
-        let mut place = [0; 8 * MAX_TAGS];
-        let tags = if meta.tags.is_empty() { &[] } else { tag_bytes(meta.tags, &mut place) };
+        let mut place;
+        let tags = if meta.tags.is_empty() {
+            &[]
+        } else {
+            place = [0; 8 * MAX_TAGS];
+            tag_bytes(meta.tags, &mut place)
+        };
         let clock = self.tags.clock();
         let version =
             self.write(value, |key, value, version| Record::new(key.db, key.bytes, value, meta, tags, version, clock))?;
