@@ -35,13 +35,12 @@ const SMALLEST: u64 = 48;
 const PROMOTE: u8 = 1;
 /// Segments that are kept free, so that items can be copied while others are written.
 const RESERVE: usize = 3;
-/// Bytes of a victim that are looked at for each byte written while memory is short.
-const PACE: usize = 6;
 /// What a value without rare fields takes beside itself and its key, at most: header, wide lengths, number, alignment.
 const MOST_PLAIN: usize = 32;
 /// How far before the item that is looked at memory is fetched.
 const AHEAD_BYTES: usize = 512;
-/// Most items that one write looks at while a reserve is left.
+/// Items that one write looks at while memory is short and a reserve is left: a few microseconds, for the few writes until
+/// a segment is free. Were the work spread over all writes, each would take half as much again.
 const MAX_STEP: usize = 64;
 /// A segment of which fewer sixteenths than this live is sparse.
 const SPARSE: usize = 12;
@@ -539,11 +538,8 @@ impl Shard {
         let mut room = Room::There;
         if self.headroom() + self.spare.len() * self.segment_size < low {
             room = Room::Made;
-            let mut left = (bytes + beside).saturating_mul(PACE);
             for _ in 0..MAX_STEP {
-                let looked_at = self.reclaim(true, tags, now);
-                left = left.saturating_sub(looked_at);
-                if left == 0 || looked_at == 0 {
+                if self.reclaim(true, tags, now) == 0 {
                     break;
                 }
             }
