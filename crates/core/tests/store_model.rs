@@ -142,7 +142,7 @@ struct Test {
 impl Test {
     fn new(memory: u64, evict: bool, forgetful: bool) -> Test {
         let max_value = 300_000;
-        let shards = shards_for(memory, max_value);
+        let shards = shards_for(memory, max_value, 4);
         let options =
             Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000, load_limit: 30_000 };
         Test { store: Store::new(options), model: HashMap::new(), tokens: HashMap::new(), now: 50, forgetful, memory }

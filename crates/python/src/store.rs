@@ -78,7 +78,7 @@ impl Store {
         }
         let options = Options {
             memory,
-            shards: shards_for(memory, max_value),
+            shards: shards_for(memory, max_value, 1),
             evict,
             max_value,
             load_limit: Limits::default().load_limit,

@@ -284,7 +284,7 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
     let now = read_clocks();
     let store = store::Options {
         memory: options.memory,
-        shards: store::shards_for(options.memory, options.max_value),
+        shards: store::shards_for(options.memory, options.max_value, options.threads),
         evict: options.evict,
         max_value: options.max_value,
         seed: random_seed(),

@@ -243,7 +243,7 @@ struct Sweep {
 }
 
 /// Steps of the sweep in one tick; the lock of a shard is released between them.
-const SWEEPS: usize = 32;
+const SWEEPS: usize = 128;
 
 /// Keys whose memory is fetched ahead of their use at a time.
 pub const AHEAD: usize = 16;
@@ -262,11 +262,16 @@ fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
 /// Part of the memory that the table of tags may take, as a divisor.
 const TAG_PART: u64 = 64;
 
-/// How many shards a store of so many bytes has: enough that threads rarely meet, each large enough for many segments
-/// and for two of the longest values, since a shard evicts only what is its own.
-pub fn shards_for(memory: u64, max_value: usize) -> usize {
+/// Shards for each thread: those of other threads are then rarely in the way, and what each shard keeps for itself stays in
+/// the cache of the processor. With 16 instead of 4, a thread takes a tenth more for each request.
+const PER_THREAD: usize = 4;
+
+/// How many shards a store of so many bytes has that so many threads use: each large enough for many segments and for two
+/// of the longest values, since a shard evicts only what is its own.
+pub fn shards_for(memory: u64, max_value: usize, threads: usize) -> usize {
     let least = (2 * max_value as u64).max(4 << 20);
-    1 << (memory / least).clamp(1, MAX_SHARDS as u64).ilog2()
+    let most = (PER_THREAD * threads).next_power_of_two().clamp(1, MAX_SHARDS);
+    1 << (memory / least).clamp(1, most as u64).ilog2()
 }
 
 impl Store {

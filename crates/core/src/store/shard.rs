@@ -44,8 +44,8 @@ const AHEAD_BYTES: usize = 512;
 const MAX_STEP: usize = 64;
 /// A segment of which fewer sixteenths than this live is sparse.
 const SPARSE: usize = 12;
-/// Items that one step of the sweep looks at.
-const SWEEP: usize = 512;
+/// Items that one step of the sweep looks at: requests of other threads wait for it.
+const SWEEP: usize = 128;
 /// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
 const LEASE_PART: usize = 16;
 const LEAST_LEASES: usize = 64 << 10;
