@@ -39,9 +39,11 @@ const RESERVE: usize = 3;
 const MOST_PLAIN: usize = 32;
 /// How far before the item that is looked at memory is fetched.
 const AHEAD_BYTES: usize = 512;
-/// Items that one write looks at while memory is short and a reserve is left: a few microseconds, for the few writes until
-/// a segment is free. Were the work spread over all writes, each would take half as much again.
-const MAX_STEP: usize = 64;
+/// Items that one write looks at while memory is short and a reserve is left, at least and at most: a few microseconds, for
+/// the few writes until a segment is free. Were the work spread over all writes, each would take half as much again.
+const STEP: (usize, usize) = (16, 64);
+/// Part of the items that is looked at in one step, as a divisor: of few, a large step would leave much memory empty.
+const STEP_PART: usize = 256;
 /// A segment of which fewer sixteenths than this live is sparse.
 const SPARSE: usize = 12;
 /// Items that one step of the sweep looks at: requests of other threads wait for it.
@@ -538,7 +540,7 @@ impl Shard {
         let mut room = Room::There;
         if self.headroom() + self.spare.len() * self.segment_size < low {
             room = Room::Made;
-            for _ in 0..MAX_STEP {
+            for _ in 0..(self.items as usize / STEP_PART).clamp(STEP.0, STEP.1) {
                 if self.reclaim(true, tags, now) == 0 {
                     break;
                 }
