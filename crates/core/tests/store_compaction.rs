@@ -4,23 +4,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use globalcache_core::store::{Key, Meta, Options, Store};
+use globalcache_core::store::{Key, Meta, Options, Refused, Store};
 
 const MEMORY: u64 = 8 << 20;
 /// What stays: it is written once.
 const KEPT: u32 = 2000;
 
-fn store() -> Store {
+fn store(evict: bool) -> Store {
     let seed = [9, 8, 7, 6];
-    Store::new(Options {
-        memory: MEMORY,
-        shards: 1,
-        evict: false,
-        max_value: 1 << 18,
-        seed,
-        epoch: 1,
-        load_limit: 30_000,
-    })
+    Store::new(Options { memory: MEMORY, shards: 1, evict, max_value: 1 << 18, seed, epoch: 1, load_limit: 30_000 })
 }
 
 /// Every eleventh value lies beside the log.
@@ -31,7 +23,7 @@ fn value(number: u32) -> Vec<u8> {
 
 #[test]
 fn what_is_kept_is_found_while_all_around_it_is_written_anew() {
-    let store = store();
+    let store = store(false);
     let tag = store.tag(b"kept");
     let tags = [tag];
     let kept = |number: u32| [b"kept", &number.to_le_bytes()[..]].concat();
@@ -96,4 +88,99 @@ fn what_is_kept_is_found_while_all_around_it_is_written_anew() {
         store.with(Key { db: 0, bytes: &name }, 1 << 30, |entry| entry.peek().is_some())
     };
     assert_eq!((0..KEPT).filter(there).count(), left);
+}
+
+/// Segments of every kind are taken apart here: sparse ones and oldest ones, of new items and of those that were asked for
+/// again, with items that live, are dead by their time, tag or database, and whose memory is wanted at once.
+#[test]
+fn whatever_is_found_while_segments_are_taken_apart_is_what_was_written() {
+    const KEYS: u32 = 30_000;
+    let store = store(true);
+    let tags: Vec<u64> = (0..8u8).map(|tag| store.tag(&[tag])).collect();
+    let (done, found) = (AtomicBool::new(false), AtomicU64::new(0));
+    // Few keys are asked for again and again, most hardly ever.
+    let draw = |state: &mut u64| {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let share = f64::from((*state >> 33) as u32) / f64::from(1 << 31);
+        (f64::from(KEYS) * share.powi(6)) as u32
+    };
+    let write = |number: u32, round: u32, now: u64| {
+        let size = match round % 97 {
+            0 => 100_000,
+            1..4 => 4_500,
+            _ => 50 + (number as usize * 7 + round as usize * 13) % 700,
+        };
+        let name = number.to_le_bytes();
+        let value = &name.repeat(size / 4 + 1)[..size];
+        let tag = &tags[number as usize % 8..][..usize::from(number % 3 == 0)];
+        let expires_at = (number % 5 == 0).then_some(now + 200);
+        let error_until = (number % 10 == 0).then_some(now + 2_000);
+        let meta = Meta { flags: number, expires_at, error_until, tags: tag, ..Meta::default() };
+        let key = Key { db: (number % 4 == 1).into(), bytes: &name };
+        store.with(key, now, |entry| entry.set(value, &meta)).expect("something else goes");
+    };
+    thread::scope(|scope| {
+        for reader in 0..2 {
+            let (store, done, found) = (&store, &done, &found);
+            scope.spawn(move || {
+                let mut state = reader;
+                while !done.load(Ordering::Acquire) {
+                    let number = draw(&mut state);
+                    let name = number.to_le_bytes();
+                    let key = Key { db: (number % 4 == 1).into(), bytes: &name };
+                    store.with(key, 1, |entry| {
+                        let Some(item) = entry.get() else { return };
+                        assert_eq!(item.flags, number);
+                        let value = item.value.bytes();
+                        assert!(*value == name.repeat(value.len() / 4 + 1)[..value.len()]);
+                        found.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+        }
+        let mut state = 7;
+        for round in 0..60_000u32 {
+            let now = u64::from(round) / 20;
+            // What is asked for again, and in between what is not.
+            write(if round % 3 == 0 { draw(&mut state) } else { KEYS + round }, round, now);
+            match round % 3_000 {
+                1_000 => store.invalidate_tags(&tags[round as usize / 3_000 % 8..][..1]),
+                2_000 => store.clear(Some(1), now),
+                _ if round % 100 == 0 => store.tick(now),
+                _ => {}
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
+    let stats = store.stats();
+    assert!(found.load(Ordering::Relaxed) > 0);
+    assert!(stats.evicted > 0 && stats.expired > 0, "{stats:?}");
+    assert!(stats.used <= MEMORY, "{stats:?}");
+}
+
+#[test]
+fn long_values_push_each_other_out_and_are_refused_where_nothing_may_go() {
+    for evict in [true, false] {
+        let store = store(evict);
+        let long = vec![7; 200_000];
+        let key = |number: &u32| number.to_le_bytes();
+        let mut held: Vec<u32> = Vec::new();
+        for number in 0..100 {
+            let key = key(&number);
+            match store.with(Key { db: 0, bytes: &key }, 1, |entry| entry.set(&long, &Meta::default())) {
+                Ok(_) => held.push(number),
+                Err(refused) => assert_eq!((refused, evict), (Refused::Full, false)),
+            }
+            let there = store.with(Key { db: 0, bytes: &key }, 1, |entry| entry.get().is_some());
+            assert_eq!(there, held.last() == Some(&number), "{number}");
+            assert!(store.stats().used <= MEMORY);
+        }
+        let is_there = |number: &&u32| {
+            let key = key(number);
+            store.with(Key { db: 0, bytes: &key }, 1, |entry| entry.get().is_some())
+        };
+        let there = held.iter().filter(is_there).count();
+        assert!(there >= 30, "{there}");
+        assert_eq!(there == held.len(), !evict);
+    }
 }
