@@ -208,7 +208,8 @@ def _operations_page(figures: dict[str, Any]) -> tuple[list[Finding], list[str]]
         "### Operations alone",
         (
             "One thread, one million items with values of 100 bytes, Zipf 0.99. In the full store they do not all fit, "
-            "and writes evict. Median and 99 % are time that passed, without that of reading the clock; the tail is "
+            "and writes evict. Median and 99 % are time that passed, without that of reading the clock, the median of "
+            "three rounds (one, of first sets); the tail is "
             "processor time. The HashMap is Rust's own with the same keys and values, on the same draws: what the "
             "memory of this machine allows something that neither evicts nor expires."
         ),
