@@ -43,7 +43,7 @@ const EACH: usize = POLICIES.len() * 2 * (size_of::<Entry>() + 4);
 /// Looks at the scores while a model is used once over.
 const LOOKS: usize = 10;
 /// What is left of a score from one look to the next.
-const DECAY: f32 = 0.995;
+const DECAY: f32 = 0.99;
 /// How much fewer misses, as a share, a policy must have to take over from another.
 const MARGIN: f32 = 0.03;
 
