@@ -27,6 +27,8 @@ use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
 const SEGMENTS: u64 = 256;
 /// Smallest segment: the items of a few kilobytes would not fit a smaller one, and there are 64 of them in a megabyte.
 const MIN_SEGMENT: usize = 16 << 10;
+/// What the heap keeps with a piece of memory: with it a segment fills whole pages.
+const HEAP: usize = 32;
 /// A value longer than this part of a segment lies beside the log; what a segment wastes at its end is at most this.
 const LARGE_PART: usize = 8;
 /// Smallest item that the index is laid out for; with many smaller ones its tables only grow somewhat larger.
@@ -194,7 +196,7 @@ impl Shard {
             tracked: None,
             hasher: hasher.clone(),
             budget,
-            segment_size: wanted.clamp(MIN_SEGMENT, MAX_SEGMENT),
+            segment_size: wanted.clamp(MIN_SEGMENT, MAX_SEGMENT) - HEAP,
             max_value: options.max_value,
             evict: options.evict,
             now: 0,
@@ -250,7 +252,7 @@ impl Shard {
     /// Bytes that the shard takes.
     fn used(&self) -> usize {
         let segments = self.segments.len() - self.free.len() + self.spare.len();
-        segments * self.segment_size
+        segments * (self.segment_size + HEAP)
             + self.segments.capacity() * size_of::<Option<Segment>>()
             + self.queues.bytes()
             + self.sparse.bytes()
