@@ -65,6 +65,8 @@ run: .venv/.built examples/shop.db
 		{ echo '$(LISTEN) is in use; try `make run LISTEN=127.0.0.1:7412`'; exit 1; } || true
 	@PYTHONPATH=examples exec $(BIN)/globalcache serve shop:cache --listen $(LISTEN) --welcome examples/welcome.txt
 
+# The same cases every time: new ones are drawn by `make faults` and `make fuzz`.
+test: export PROPTEST_RNG_SEED = 1
 test: .venv/.built .venv/.tools .venv/.sdists
 	cargo test --workspace --exclude globalcache-python --quiet
 	$(BIN)/pytest
@@ -93,9 +95,11 @@ bench: .venv/.built .venv/.peers
 
 # Longer than in `make test`: ROUNDS times; SEED repeats a run.
 faults: export FAULTS_ROUNDS = $(or $(ROUNDS),50)
-faults: export FAULTS_SEED = $(or $(SEED),$(shell date +%s))
+faults: export FAULTS_SEED := $(or $(SEED),$(shell date +%s))
+faults: export PROPTEST_RNG_SEED = $(FAULTS_SEED)
 faults: .venv/.built .venv/.tools
 	SIMULATIONS=$$((20000 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test simulation -- --nocapture
+	PROPTEST_CASES=$$((500 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test store_model --test session
 	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py \
 		tests/security/test_crowds.py tests/security/test_strangers.py tests/security/test_doors.py
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import hypothesis
 import pytest
 
 import globalcache
@@ -19,6 +20,10 @@ from globalcache import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# The same examples every time, and no time limit for each: machines are shared.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 GLOBALCACHE = str(Path(sys.executable).with_name("globalcache"))
 

@@ -50,6 +50,22 @@ fn a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_joined_la
 }
 
 #[test]
+fn a_late_fill_that_a_tag_refuses_leaves_the_load_that_began_after_the_invalidation_alone() {
+    let mut world = World::new();
+    let (late, early, other) = (world.connect(""), world.connect(""), world.connect(""));
+    let first = world.lease(late, "k");
+    world.send(early, "CACHE.FETCH k WAIT 60000");
+    world.ask(other, "CACHE.INVALIDATE TAGS 1 t");
+    world.wait(3_001);
+    let second = token_of(&world.heard(early), "miss");
+    world.send(other, "CACHE.FETCH k WAIT 60000");
+    assert_eq!(world.ask(late, &format!("CACHE.FILL k {first} v1 TAGS 1 t")), ":0");
+    assert_eq!(world.heard(other), "", "neither the old value nor a second load");
+    assert_ne!(world.ask(early, &format!("CACHE.FILL k {second} v2 TAGS 1 t")), ":0");
+    assert!(world.heard(other).contains("v2"));
+}
+
+#[test]
 fn no_token_and_no_version_of_an_earlier_life_means_anything() {
     let mut first = World::new();
     let a = first.connect("");

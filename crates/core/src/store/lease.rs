@@ -507,9 +507,14 @@ impl Leases {
         let Some(grant) = lease.good(token, now) else { return Judged::Refused };
         let clock = grant.clock;
         if refused_by_tags(clock) {
+            if lease.holder().is_some_and(|grant| grant.token != token) {
+                // The lease had passed on: who has it now may have read after the invalidation.
+                lease.grants.retain(|grant| grant.token != token);
+            } else {
+                lease.void();
+                lease.voided.retain(|voided| voided.token != token);
+            }
             // Who joined when the clock stood as at the grant has seen no invalidation that the load has not.
-            lease.void();
-            lease.voided.retain(|voided| voided.token != token);
             let loaded = Outcome::Loaded(loaded());
             self.answer(hash, |waiter| (waiter.clock <= clock).then(|| loaded.clone()));
             self.touched.push(hash);
