@@ -419,3 +419,41 @@ fn a_store_that_is_full_for_long_stays_right_and_within_its_budget() {
     let stats = test.store.stats();
     assert!(stats.evicted > 10_000 && stats.expired > 100 && stats.hits > 10_000, "{stats:?}");
 }
+
+/// Recency is what users of a cache take for granted: where popular keys change all the time LRU is hard to beat.
+#[test]
+fn where_popular_keys_change_it_misses_about_as_little_as_lru() {
+    let memory = 2 << 20;
+    let store = Test::new(memory, true, true).store;
+    let mut state = 5u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    // Of two thousand keys the low ones are asked for most; all of them move on by and by.
+    let keys: Vec<u64> = (0..400_000).map(|at| at / 40 + random(2000) * random(2000) / 2000).collect();
+    let (mut misses, mut held) = (0u64, 0);
+    for key in &keys {
+        store.with(Key { db: 0, bytes: &key.to_be_bytes() }, 50, |entry| {
+            if entry.get().is_none() {
+                misses += 1;
+                entry.set(&[7; 1000], &Meta::default()).expect("it evicts");
+            }
+        });
+        held += store.stats().items;
+    }
+    let room = held / keys.len() as u64;
+    let (mut used, mut order, mut lru) = (HashMap::new(), BTreeSet::new(), 0u64);
+    for (at, key) in keys.iter().enumerate() {
+        match used.insert(*key, at) {
+            Some(before) => assert!(order.remove(&(before, *key))),
+            None => lru += 1,
+        }
+        order.insert((at, *key));
+        if used.len() as u64 > room {
+            let (_, oldest) = order.pop_first().expect("there is one");
+            used.remove(&oldest);
+        }
+    }
+    assert!(room > 1000 && misses * 100 <= lru * 102, "{misses} misses, LRU with {room} items {lru}");
+}

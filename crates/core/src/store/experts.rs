@@ -4,13 +4,16 @@
 //! used once, a tiny one where a loop is longer than the memory. So each way runs on a model of the shard that holds only
 //! fingerprints of a sample of the keys (Waldspurger et al., "Cache modeling and optimization using miniature
 //! simulations", ATC 2017). The one that misses least of late decides what the shard does; its items stay where they are.
-//! Recency is where a shard begins, and where it returns at once when nothing is better: whoever expects LRU gets no less.
+//! Recency is where a shard begins, what it leaves only for what is better beyond chance, and where it returns at once when
+//! nothing is better: whoever expects LRU gets no less.
+
+use super::index::MAX_FREQ;
+use super::segment::Queue;
 
 /// A way of evicting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Policy {
-    /// Share of the small queue, in percent. Without one, new items go to the main queue, where an item that was asked
-    /// for gets one more round, however often that was: recency.
+    /// Share of the small queue, in percent; none: recency.
     pub(super) small: usize,
     /// A use counts only of an item that has passed so many percent of its queue: what is used shortly after its write
     /// is likely part of the same task.
@@ -18,15 +21,57 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Whether it is recency.
+    /// Whether it is recency: new items go to the main queue, and its oldest get one more round there if they were used
+    /// late in this one, half a round if they were used early, in the small queue, or none. LRU would give to each what
+    /// it had left at its last use; two lengths come within a percent of its misses, and one does not.
     pub(super) fn is_recency(&self) -> bool {
         self.small == 0
     }
+
+    /// What a use makes of an item's frequency. `age` is what came after it, in the same measure as `whole`, all that is kept.
+    #[inline]
+    pub(super) fn used(&self, freq: u8, queue: Queue, age: usize, whole: usize) -> u8 {
+        let share = if queue == Queue::Small { self.small } else { 100 - self.small };
+        if age * 10_000 < whole * self.window[queue as usize] * share {
+            freq
+        } else if !self.is_recency() {
+            (freq + 1).min(MAX_FREQ)
+        } else if queue == Queue::Small || age * 100 >= whole * LATE {
+            MAX_FREQ
+        } else {
+            freq.max(1)
+        }
+    }
+
+    /// Where an item goes at the end of its round, and with which frequency; None: nowhere.
+    #[inline]
+    pub(super) fn next(&self, queue: Queue, freq: u8) -> Option<(Queue, u8)> {
+        match queue {
+            _ if freq == 0 => None,
+            Queue::Main if !self.is_recency() => Some((Queue::Main, freq - 1)),
+            Queue::Main if freq < MAX_FREQ => Some((Queue::Small, 0)),
+            _ => Some((Queue::Main, 0)),
+        }
+    }
+
+    /// Whether the next victim is the oldest of the small queue, which holds `small` of all that is kept; `age` is that of
+    /// the oldest of each queue, if there is one.
+    #[inline]
+    pub(super) fn takes_small(&self, small: usize, whole: usize, age: [Option<usize>; 2]) -> bool {
+        match age {
+            [Some(half), Some(full)] if self.is_recency() => half + whole / 2 > full,
+            [Some(_), Some(_)] => small * 100 > whole * self.small,
+            [half, _] => half.is_some(),
+        }
+    }
 }
+
+/// A use after so many percent of a round is a late one.
+const LATE: usize = 60;
 
 /// Recency, then S3-FIFO with a large, the usual, and a tiny small queue.
 const POLICIES: [Policy; 4] = [
-    Policy { small: 0, window: [0, 20] },
+    Policy { small: 0, window: [0, 15] },
     Policy { small: 30, window: [30, 0] },
     Policy { small: 10, window: [30, 0] },
     Policy { small: 1, window: [30, 0] },
@@ -43,13 +88,15 @@ const EACH: usize = POLICIES.len() * 2 * (size_of::<Entry>() + 4);
 /// Looks at the scores while a model is used once over.
 const LOOKS: usize = 10;
 /// What is left of a score from one look to the next.
-const DECAY: f32 = 0.99;
-/// How much fewer misses, as a share, a policy must have to take over from another.
-const MARGIN: f32 = 0.03;
+const DECAY: f32 = 0.995;
+/// How much fewer misses, as a share, a policy must have to take over from another; and to take over from recency, more
+/// than chance gives once in a thousand times beside, as a multiple of the root of the misses.
+const MARGIN: f32 = 0.01;
+const CHANCE: f32 = 3.0;
 
 const NONE: u16 = u16::MAX;
-const SMALL: u8 = 0;
-const MAIN: u8 = 1;
+const SMALL: u8 = Queue::Small as u8;
+const MAIN: u8 = Queue::Main as u8;
 const GHOST: u8 = 2;
 /// It has no name any more, and stays in its list until its turn comes.
 const DEAD: u8 = 3;
@@ -59,7 +106,7 @@ struct Entry {
     /// Fingerprint 28 | frequency 2 | queue 2.
     word: u32,
     next: u16,
-    /// The number of its queue's entries when it came, modulo 2¹⁶.
+    /// How many had come to either queue when it came, modulo 2¹⁶.
     stamp: u16,
 }
 
@@ -72,8 +119,8 @@ impl Entry {
         (self.word & 3) as u8
     }
 
-    fn freq(self) -> u32 {
-        self.word >> 2 & 3
+    fn freq(self) -> u8 {
+        (self.word >> 2 & 3) as u8
     }
 }
 
@@ -83,10 +130,9 @@ struct List {
     head: u16,
     tail: u16,
     len: usize,
-    entered: u16,
 }
 
-const EMPTY: List = List { head: NONE, tail: NONE, len: 0, entered: 0 };
+const EMPTY: List = List { head: NONE, tail: NONE, len: 0 };
 
 /// One policy at work on fingerprints.
 struct Model {
@@ -95,6 +141,8 @@ struct Model {
     /// Numbers of entries, by fingerprint; linear probing.
     table: Box<[u16]>,
     lists: [List; 3],
+    /// How many came to the queues, modulo 2¹⁶.
+    entered: u16,
     free: u16,
     misses: f32,
 }
@@ -103,8 +151,15 @@ impl Model {
     fn new(policy: Policy, keys: usize) -> Model {
         let entries: Box<[Entry]> =
             (0..2 * keys + 1).map(|at| Entry { next: at as u16 + 1, ..Entry::default() }).collect();
-        let mut model =
-            Model { policy, table: vec![NONE; 4 * keys].into(), lists: [EMPTY; 3], free: 0, misses: 0.0, entries };
+        let mut model = Model {
+            policy,
+            table: vec![NONE; 4 * keys].into(),
+            lists: [EMPTY; 3],
+            entered: 0,
+            free: 0,
+            misses: 0.0,
+            entries,
+        };
         if let Some(last) = model.entries.last_mut() {
             last.next = NONE;
         }
@@ -156,12 +211,13 @@ impl Model {
         self.lists[0].len + self.lists[1].len
     }
 
-    fn push(&mut self, number: u16, queue: u8, freq: u32) {
+    fn push(&mut self, number: u16, queue: u8, freq: u8) {
+        self.entered = self.entered.wrapping_add(u16::from(queue <= MAIN));
         let list = &mut self.lists[usize::from(queue)];
-        list.entered = list.entered.wrapping_add(1);
         list.len += 1;
         let entry = &mut self.entries[usize::from(number)];
-        *entry = Entry { word: entry.word & !15 | freq << 2 | u32::from(queue), next: NONE, stamp: list.entered };
+        let word = entry.word & !15 | u32::from(freq) << 2 | u32::from(queue);
+        *entry = Entry { word, next: NONE, stamp: self.entered };
         let before = std::mem::replace(&mut list.tail, number);
         if before == NONE {
             list.head = number;
@@ -193,20 +249,25 @@ impl Model {
         self.free = number;
     }
 
-    /// A read: a miss is counted.
-    fn read(&mut self, fingerprint: u32, room: usize) {
+    /// A read: a miss is counted. What the shard holds nobody writes after it; but had this policy ruled, whoever missed it
+    /// would have written it. Else each model goes on missing what only the ruling policy keeps, and that one rules on.
+    fn read(&mut self, fingerprint: u32, room: usize, held: bool) {
         let found = self.find(fingerprint).1.map(usize::from);
         let Some(number) = found.filter(|number| self.entries[*number].queue() <= MAIN) else {
             self.misses += 1.0;
+            if held {
+                self.write(fingerprint, room, false);
+            }
             return;
         };
         let entry = self.entries[number];
-        let queue = usize::from(entry.queue());
-        let share = if queue == 0 { self.policy.small } else { 100 - self.policy.small };
-        let age = usize::from(self.lists[queue].entered.wrapping_sub(entry.stamp));
-        if age * 10_000 >= self.policy.window[queue] * share * room && entry.freq() < 3 {
-            self.entries[number].word += 4;
-        }
+        let queue = if entry.queue() == SMALL { Queue::Small } else { Queue::Main };
+        let freq = self.policy.used(entry.freq(), queue, self.age(entry), room);
+        self.entries[number].word = entry.word & !12 | u32::from(freq) << 2;
+    }
+
+    fn age(&self, entry: Entry) -> usize {
+        usize::from(self.entered.wrapping_sub(entry.stamp))
     }
 
     /// A write of a key: it is there afterwards.
@@ -243,19 +304,21 @@ impl Model {
     /// Makes room for one key.
     fn evict(&mut self, room: usize) {
         loop {
-            let small = self.lists[0].len * 100 > room * self.policy.small || self.lists[1].len == 0;
-            let queue = if small { SMALL } else { MAIN };
-            let Some(number) = self.pop(queue) else { return };
+            let age = [0, 1].map(|queue: usize| match self.lists[queue].head {
+                NONE => None,
+                head => Some(self.age(self.entries[usize::from(head)])),
+            });
+            let small = self.policy.takes_small(self.lists[0].len, room, age);
+            let queue = if small { Queue::Small } else { Queue::Main };
+            let Some(number) = self.pop(queue as u8) else { return };
             let entry = self.entries[usize::from(number)];
-            let freq = entry.freq();
-            match queue {
-                _ if entry.queue() == DEAD => {
-                    self.release(number);
-                    return;
-                }
-                SMALL if freq > 0 => self.push(number, MAIN, 0),
-                MAIN if freq > 0 => self.push(number, MAIN, if self.policy.is_recency() { 0 } else { freq - 1 }),
-                SMALL => {
+            if entry.queue() == DEAD {
+                self.release(number);
+                return;
+            }
+            match self.policy.next(queue, entry.freq()) {
+                Some((queue, freq)) => self.push(number, queue as u8, freq),
+                None if small => {
                     self.push(number, GHOST, 0);
                     if self.lists[2].len > room {
                         let oldest = self.pop(GHOST).expect("a ghost");
@@ -263,7 +326,7 @@ impl Model {
                     }
                     return;
                 }
-                _ => {
+                None => {
                     self.release(number);
                     return;
                 }
@@ -327,20 +390,20 @@ impl Experts {
         &POLICIES[self.best]
     }
 
-    /// A key was asked for.
+    /// A key was asked for, which the shard holds or not.
     #[inline]
-    pub(super) fn read(&mut self, hash: u64) {
+    pub(super) fn read(&mut self, hash: u64, held: bool) {
         let fingerprint = fingerprint(hash);
         if fingerprint < self.limit {
-            self.read_sampled(fingerprint);
+            self.read_sampled(fingerprint, held);
         }
     }
 
-    fn read_sampled(&mut self, fingerprint: u32) {
+    fn read_sampled(&mut self, fingerprint: u32, held: bool) {
         // Until the shard is full the models differ in nothing, and a sample of few keys is most of what is read.
         let Some(room) = self.room else { return };
         for model in &mut self.models {
-            model.read(fingerprint, room);
+            model.read(fingerprint, room, held);
         }
         self.reads += 1;
         if self.reads * LOOKS >= room {
@@ -352,8 +415,9 @@ impl Experts {
     fn look(&mut self) {
         let misses = |at: usize| self.models[at].misses;
         let least = (0..self.models.len()).fold(0, |least, at| if misses(at) < misses(least) { at } else { least });
-        let margin = if least == 0 { 0.0 } else { MARGIN };
-        if misses(least) * (1.0 + margin) < misses(self.best) {
+        let margin = if least == 0 { 0.0 } else { MARGIN * misses(least) };
+        let chance = if self.best == 0 { CHANCE * misses(least).sqrt() } else { 0.0 };
+        if misses(least) + margin + chance < misses(self.best) {
             self.best = least;
         }
         for model in &mut self.models {
@@ -419,7 +483,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for key in keys {
             seen.insert(key);
-            experts.read(hash(key));
+            experts.read(hash(key), false);
             let held = items.min(seen.len() as u64);
             experts.write(hash(key), held, seen.len() as u64 > items);
         }
@@ -444,6 +508,20 @@ mod tests {
         assert!(experts.policy().is_recency(), "{:?}", experts.policy());
     }
 
+    #[test]
+    fn what_the_shard_holds_enters_a_model_that_missed_it() {
+        let mut experts = Experts::new(64 << 20);
+        feed(&mut experts, 1000, 0..4000);
+        let before: Vec<f32> = experts.models.iter().map(|model| model.misses).collect();
+        // The shard has had them for long; nobody writes them again.
+        for _ in 0..20 {
+            (10_000..10_100).for_each(|key| experts.read(hash(key), true));
+        }
+        for (model, before) in experts.models.iter().zip(before) {
+            assert!(model.misses - before < 200.0, "{:?}: {} misses of 100 keys", model.policy, model.misses - before);
+        }
+    }
+
     proptest! {
         #[test]
         fn models_stay_whole(
@@ -454,7 +532,7 @@ mod tests {
             for (at, (key, what)) in steps.into_iter().enumerate() {
                 match what {
                     0 => experts.remove(hash(key)),
-                    1 => experts.read(hash(key)),
+                    1 => experts.read(hash(key), key % 2 == 0),
                     _ => experts.write(hash(key), items.min(at as u64), at as u64 > items),
                 }
             }

@@ -191,18 +191,11 @@ impl Index {
         &mut self.tables[found.table].buckets[found.bucket].0[found.slot]
     }
 
-    /// Points a found slot to another place.
+    /// Points a found slot to another place, and sets its frequency.
+    #[inline]
     pub(super) fn update(&mut self, found: &Found, place: Place, freq: u8) {
         let slot = self.slot(found);
         *slot = encode(*slot >> TAG_SHIFT, place, freq) | *slot & SPILLED;
-    }
-
-    /// Remembers that a found item was asked for once more.
-    #[inline]
-    pub(super) fn touch(&mut self, found: &Found) {
-        if found.freq < MAX_FREQ {
-            *self.slot(found) += 1 << FREQ_SHIFT;
-        }
     }
 
     /// Removes a found slot.

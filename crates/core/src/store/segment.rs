@@ -22,17 +22,17 @@ impl Bases {
 /// Which queue a segment stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
-    /// New items.
-    Small,
-    /// Items that were asked for again.
-    Main,
+    /// Items that have to be asked for to stay.
+    Small = 0,
+    /// Items that stay for a full round.
+    Main = 1,
 }
 
 pub(super) struct Segment {
     pub(super) data: Box<[u8]>,
     pub(super) bases: Bases,
     pub(super) queue: Queue,
-    /// Bytes that had been appended to its queue when it was opened.
+    /// Bytes that had been appended to either queue when it was opened.
     pub(super) since: u64,
     /// Bytes appended.
     pub(super) used: usize,

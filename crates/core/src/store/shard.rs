@@ -33,8 +33,6 @@ const HEAP: usize = 32;
 const LARGE_PART: usize = 8;
 /// Smallest item that the index is laid out for; with many smaller ones its tables only grow somewhat larger.
 const SMALLEST: u64 = 48;
-/// How often an item of the small queue must have been asked for to move to the main queue.
-const PROMOTE: u8 = 1;
 /// Segments that are kept free, so that items can be copied while others are written.
 const RESERVE: usize = 3;
 /// What a value without rare fields takes beside itself and its key, at most: header, wide lengths, number, alignment.
@@ -102,8 +100,8 @@ pub(super) struct Shard {
     large_bytes: usize,
     ghosts: Ghosts,
     experts: Experts,
-    /// Bytes ever appended to each queue.
-    appended: [u64; 2],
+    /// Bytes ever appended.
+    appended: u64,
     /// Something had to go: no new item finds room without that any more.
     full: bool,
     pub(super) leases: Leases,
@@ -159,13 +157,6 @@ pub struct Entry<'a> {
     slot: Option<Slot>,
 }
 
-fn number(queue: Queue) -> usize {
-    match queue {
-        Queue::Small => 0,
-        Queue::Main => 1,
-    }
-}
-
 /// What a value beside the log takes: its counters, and the rest of its last page.
 fn large_cost(length: usize) -> usize {
     (length + 32).next_multiple_of(4096)
@@ -190,7 +181,7 @@ impl Shard {
             large_bytes: 0,
             ghosts: Ghosts::default(),
             experts: Experts::new(budget),
-            appended: [0; 2],
+            appended: 0,
             full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
             tracked: None,
@@ -267,14 +258,14 @@ impl Shard {
     /// Counts a read that found an item.
     #[inline]
     pub(super) fn hit(&mut self, found: &Found, hash: u64) {
-        self.experts.read(hash);
+        self.experts.read(hash, true);
         self.stats.hits += 1;
         self.touch(found);
     }
 
     /// Counts a read that found none.
     pub(super) fn miss(&mut self, hash: u64) {
-        self.experts.read(hash);
+        self.experts.read(hash, false);
         self.stats.misses += 1;
     }
 
@@ -351,7 +342,7 @@ impl Shard {
         self.items -= 1;
         let segment = self.segment_mut(found.place.segment);
         segment.live -= size;
-        let queue = number(segment.queue);
+        let queue = segment.queue as usize;
         self.note_live(found.place.segment);
         self.queue_bytes[queue] -= size + beside;
     }
@@ -457,7 +448,7 @@ impl Shard {
     /// Puts a segment into its queue, where it is the youngest, or the oldest.
     fn put_in(&mut self, number_: usize, oldest: bool) {
         let segment = self.segment(number_);
-        let (queue, level) = (number(segment.queue), self.level(segment));
+        let (queue, level) = (segment.queue as usize, self.level(segment));
         if oldest {
             self.queues.push_front(queue, number_);
         } else {
@@ -471,7 +462,7 @@ impl Shard {
     fn take_out(&mut self, number_: usize) {
         let segment = self.segment_mut(number_);
         segment.queued = false;
-        let (queue, level) = (number(segment.queue), segment.level);
+        let (queue, level) = (segment.queue as usize, segment.level);
         self.queues.remove(queue, number_);
         if level < SPARSE {
             self.sparse.remove(level, number_);
@@ -505,14 +496,14 @@ impl Shard {
             }
         };
         let bases = Bases::new(self.version, self.now, tags.clock());
-        self.segments[number_] = Some(Segment::new(data, bases, queue, self.appended[number(queue)]));
+        self.segments[number_] = Some(Segment::new(data, bases, queue, self.appended));
         self.seal(queue);
-        self.open[number(queue)] = Some(number_);
+        self.open[queue as usize] = Some(number_);
         Some(number_)
     }
 
     fn seal(&mut self, queue: Queue) {
-        if let Some(old) = self.open[number(queue)].take() {
+        if let Some(old) = self.open[queue as usize].take() {
             self.put_in(old, false);
             self.free_if_empty(old);
         }
@@ -521,13 +512,13 @@ impl Shard {
     /// Appends a record to the open segment of a queue; None if there is no memory for another segment.
     fn append(&mut self, queue: Queue, record: &Record<'_>, keep: usize, tags: &Tags) -> Option<Place> {
         for _ in 0..2 {
-            if let Some(number) = self.open[number(queue)] {
+            if let Some(number) = self.open[queue as usize] {
                 let segment = self.segments[number].as_mut().expect("an open segment");
                 let encoded = Encoded::new(record, &segment.bases);
                 if encoded.size <= segment.room() {
                     let offset = segment.append(record, &encoded);
-                    self.queue_bytes[self::number(queue)] += encoded.size;
-                    self.appended[self::number(queue)] += encoded.size as u64;
+                    self.queue_bytes[queue as usize] += encoded.size;
+                    self.appended += encoded.size as u64;
                     return Some(Place { segment: number, offset });
                 }
             }
@@ -597,25 +588,29 @@ impl Shard {
         true
     }
 
+    /// The sealed segment whose items have come to their end.
+    fn oldest(&self) -> Option<usize> {
+        let fronts = [0, 1].map(|queue| self.queues.front(queue));
+        let age = fronts.map(|front| front.map(|number| self.age(self.segment(number))));
+        let [small, main] = fronts;
+        let whole = self.queue_bytes.iter().sum();
+        if self.experts.policy().takes_small(self.queue_bytes[0], whole, age) { small } else { main }
+    }
+
     fn choose_victim(&mut self) -> bool {
         let sparsest = (0..SPARSE).find_map(|level| self.sparse.front(level));
-        let total = self.queue_bytes[0] + self.queue_bytes[1];
-        let small_first = self.queue_bytes[0] * 100 > total * self.experts.policy().small;
         let (segment, why) = if sparsest.is_some() {
             (sparsest, Why::Sparse)
         } else if !self.evict {
             (None, Why::Sparse)
         } else {
-            let order = if small_first { [0, 1] } else { [1, 0] };
-            let mut oldest = order.iter().find_map(|queue| self.queues.front(*queue));
-            if oldest.is_none() {
+            if self.oldest().is_none() {
                 // All that there is stands in open segments: a few items with large values, say.
                 self.seal(Queue::Small);
                 self.seal(Queue::Main);
-                oldest = order.iter().find_map(|queue| self.queues.front(*queue));
             }
             self.full = true;
-            (oldest, Why::Oldest)
+            (self.oldest(), Why::Oldest)
         };
         let Some(segment) = segment else { return false };
         self.take_out(segment);
@@ -679,12 +674,7 @@ impl Shard {
             (Why::Sparse, queue) => Some((queue, found.freq)),
             // Copied for the time of errors only: the first to go.
             _ if expired => None,
-            (Why::Oldest, Queue::Small) if found.freq >= PROMOTE => Some((Queue::Main, 0)),
-            (Why::Oldest, Queue::Main) if found.freq > 0 => {
-                let left = if self.experts.policy().is_recency() { 0 } else { found.freq - 1 };
-                Some((Queue::Main, left))
-            }
-            _ => None,
+            (Why::Oldest, queue) => self.experts.policy().next(queue, found.freq),
         };
         if (save || !self.evict) && target.is_some_and(|(queue, freq)| self.move_item(&found, queue, freq, tags)) {
             return true;
@@ -713,9 +703,9 @@ impl Shard {
         self.index.update(found, place, freq);
         let segment = self.segment_mut(from.segment);
         segment.live -= size;
-        let old = number(segment.queue);
+        let old = segment.queue as usize;
         self.queue_bytes[old] -= size + beside;
-        self.queue_bytes[number(queue)] += beside;
+        self.queue_bytes[queue as usize] += beside;
         true
     }
 
@@ -929,7 +919,7 @@ impl Shard {
             }
             None => self.index.insert(hash, place, freq),
         }
-        self.queue_bytes[number(queue)] += self.large_len(record.value);
+        self.queue_bytes[queue as usize] += self.large_len(record.value);
         self.count(record);
         Ok(())
     }
@@ -957,15 +947,17 @@ impl Shard {
         if found.freq == MAX_FREQ {
             return;
         }
-        let policy = self.experts.policy();
         let segment = self.segment(found.place.segment);
-        let queue = number(segment.queue);
-        let age = (self.appended[queue] - segment.since) as usize - found.place.offset;
-        let share = if queue == 0 { policy.small } else { 100 - policy.small };
-        let total = self.queue_bytes[0] + self.queue_bytes[1];
-        if age >= total / 10_000 * policy.window[queue] * share {
-            self.index.touch(found);
+        let age = self.age(segment) - found.place.offset;
+        let freq = self.experts.policy().used(found.freq, segment.queue, age, self.queue_bytes.iter().sum());
+        if freq != found.freq {
+            self.index.update(found, found.place, freq);
         }
+    }
+
+    /// Bytes that were appended since a segment was opened.
+    fn age(&self, segment: &Segment) -> usize {
+        (self.appended - segment.since) as usize
     }
 
     /// Writes a record where the item lies, if it takes as many bytes.
