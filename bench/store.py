@@ -74,7 +74,7 @@ def measure_held() -> dict[str, Any]:
 
 
 def misses(keys: Keys, items: int, file: Path) -> dict[str, float]:
-    """Return the share of reads that miss, of this store with about so many items and of each policy with as many as that."""
+    """Return the share of reads that miss: of this store with about so many items, of each policy with as many."""
     keys.astype("<u8").tofile(file)
     (own,) = store_bench("trace", file, items, VALUE)
     found = {"globalcache": round(own["misses"] / own["requests"], 5)}
@@ -178,10 +178,10 @@ def _hits_page(figures: dict[str, Any]) -> tuple[list[Finding], list[str]]:
     return found, [
         "### Reads that miss",
         (
-            f"Look-aside reads at 1 %, 5 % and 20 % of the distinct keys, and at least {LEAST_ITEMS:,} items. This store "
-            f"is given the memory in which it holds about as many values of {VALUE:,} bytes on the mean, ghosts and "
-            "models included; the policies, libcachesim's, which keep nothing but the items, have room for as many as it "
-            "held. The least of a row is bold."
+            f"Look-aside reads at 1 %, 5 % and 20 % of the distinct keys, and at least {LEAST_ITEMS:,} items. This "
+            f"store is given the memory in which it holds about as many values of {VALUE:,} bytes on the mean, ghosts "
+            "and models included; the policies, libcachesim's, which keep nothing but the items, have room for as many "
+            "as it held. The least of a row is bold."
         ),
         "\n".join(lines),
     ]
