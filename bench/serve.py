@@ -219,7 +219,7 @@ def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="measure only loads whose name contains this, and write no report")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3)
     parser.add_argument("--conduct", action="store_true", help="measure only how clients of every kind are served")
     given = parser.parse_args()
