@@ -157,4 +157,4 @@ def test_no_pattern_holds_up_the_server(server: globalcache.Server) -> None:
         for pattern in ("*a" * 5000 + "b", "a*" * 3000 + "[b", "?" * 10_000 + "*b", "*" * 10_000 + "b"):
             begun = time.perf_counter()
             assert client.keys(pattern) == []
-            assert time.perf_counter() - begun < 1
+            assert time.perf_counter() - begun < 0.1

@@ -385,16 +385,21 @@ proptest! {
     }
 }
 
+/// Numbers below what is asked for, by a linear congruential generator.
+fn draws(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    }
+}
+
 /// Fills a small store many times over with items of changing size, reading all the time: compaction, both queues,
 /// ghosts and values beside the log are all passed through.
 #[test]
 fn a_store_that_is_full_for_long_stays_right_and_within_its_budget() {
     let mut test = Test::new(4 << 20, true, true);
-    let mut state = 1u64;
-    let mut random = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) % below
-    };
+    let mut random = draws(1);
     for round in 0..200_000u64 {
         // Sizes drift from tiny to huge and back.
         let most = 20 + (round / 10_000 % 5).pow(5) * 40;
@@ -425,11 +430,7 @@ fn a_store_that_is_full_for_long_stays_right_and_within_its_budget() {
 fn where_popular_keys_change_it_misses_about_as_little_as_lru() {
     let memory = 2 << 20;
     let store = Test::new(memory, true, true).store;
-    let mut state = 5u64;
-    let mut random = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) % below
-    };
+    let mut random = draws(5);
     // Of two thousand keys the low ones are asked for most; all of them move on by and by.
     let keys: Vec<u64> = (0..400_000).map(|at| at / 40 + random(2000) * random(2000) / 2000).collect();
     let (mut misses, mut held) = (0u64, 0);

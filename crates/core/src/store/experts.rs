@@ -89,9 +89,10 @@ const EACH: usize = POLICIES.len() * 2 * (size_of::<Entry>() + 4);
 const LOOKS: usize = 10;
 /// What is left of a score from one look to the next.
 const DECAY: f32 = 0.995;
-/// How much fewer misses, as a share, a policy must have to take over from another; and to take over from recency, more
-/// than chance gives once in a thousand times beside, as a multiple of the root of the misses.
+/// How much fewer misses, as a share, a policy must have to take over from another.
 const MARGIN: f32 = 0.01;
+/// To take over from recency it must be better than chance would have it once in a thousand times as well: by so many roots
+/// of the misses.
 const CHANCE: f32 = 3.0;
 
 const NONE: u16 = u16::MAX;

@@ -507,12 +507,10 @@ impl Leases {
         let Some(grant) = lease.good(token, now) else { return Judged::Refused };
         let clock = grant.clock;
         if refused_by_tags(clock) {
-            if lease.holder().is_some_and(|grant| grant.token != token) {
-                // The lease had passed on: who has it now may have read after the invalidation.
-                lease.grants.retain(|grant| grant.token != token);
-            } else {
+            // Who has the lease now, if it passed on, may have read after the invalidation.
+            if !lease.forget_passed_on(token) {
                 lease.void();
-                lease.voided.retain(|voided| voided.token != token);
+                lease.forget_voided(token);
             }
             // Who joined when the clock stood as at the grant has seen no invalidation that the load has not.
             let loaded = Outcome::Loaded(loaded());
@@ -558,9 +556,8 @@ impl Leases {
         if lease.good(token, now).is_none() {
             return false;
         }
-        if lease.holder().is_some_and(|grant| grant.token != token) {
-            // The lease had passed on: who has it now may still succeed.
-            lease.grants.retain(|grant| grant.token != token);
+        // Who has the lease now, if it passed on, may still succeed.
+        if lease.forget_passed_on(token) {
             return true;
         }
         lease.end();
@@ -746,6 +743,15 @@ impl Lease {
     fn end(&mut self) {
         self.grants.clear();
         (self.held, self.queued, self.failures) = (false, false, 0);
+    }
+
+    /// Ends the load under a token from which the lease has passed on to another, and that load alone; whether it had.
+    fn forget_passed_on(&mut self, token: u64) -> bool {
+        let passed_on = self.holder().is_some_and(|grant| grant.token != token);
+        if passed_on {
+            self.grants.retain(|grant| grant.token != token);
+        }
+        passed_on
     }
 
     fn forget_voided(&mut self, token: u64) -> bool {

@@ -604,13 +604,15 @@ impl Shard {
         } else if !self.evict {
             (None, Why::Sparse)
         } else {
-            if self.oldest().is_none() {
+            let mut oldest = self.oldest();
+            if oldest.is_none() {
                 // All that there is stands in open segments: a few items with large values, say.
                 self.seal(Queue::Small);
                 self.seal(Queue::Main);
+                oldest = self.oldest();
             }
             self.full = true;
-            (self.oldest(), Why::Oldest)
+            (oldest, Why::Oldest)
         };
         let Some(segment) = segment else { return false };
         self.take_out(segment);
