@@ -8,11 +8,11 @@
 //! granted to a client that cannot hear of it. Clients whose replies carry numbers (tickets of RESP3, JSON) go on: their
 //! request is kept here, and its outcome follows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::cache::CacheCommand;
+use crate::cache::{CacheCommand, end_unread_fill, fill_of};
 use crate::command::{
     Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup,
 };
@@ -267,7 +267,7 @@ impl Session {
         out: &mut Output,
         memcached: bool,
     ) -> (usize, Flow) {
-        let mut start = 0;
+        let (mut start, fenced) = (0, self.client.joined.is_some());
         while start < input.len() {
             frames.clear();
             run.scratch.spans.clear();
@@ -300,7 +300,9 @@ impl Session {
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
-                if out.len() > self.limits(run.engine).pause_output {
+                // What follows is run behind the fence of the session that has just begun.
+                let joined = !fenced && self.client.joined.is_some() && (index < frames.len() || end < input.len());
+                if joined || out.len() > self.limits(run.engine).pause_output {
                     let next = frames.get(index).map_or(end, |next| next.start);
                     // What was read ahead is read again when the output was taken.
                     if index < frames.len() {
@@ -475,7 +477,14 @@ impl Session {
         let Scratch { values, spans, .. } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
-        let Some(read) = call.read(args, &mut buffer, &run.engine.limits) else { return true };
+        let read = call.read(args, &mut buffer, &run.engine.limits);
+        if matches!(read, None | Some(Err(_))) {
+            let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
+            if let Some(fill) = call.fill(args, &mut buffer) {
+                end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, "its fill could not be read");
+            }
+        }
+        let Some(read) = read else { return true };
         run.commands += 1;
         values.clear();
         let (command, form) = match read {
@@ -580,7 +589,14 @@ impl Session {
                         Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
                     execute_row(&mut cx, &mut self.client, row, args, command)
                 }
-                Err(error) => Reply::Error(error.clone()),
+                Err(error) => {
+                    if row.name == "CACHE.FILL"
+                        && let Some(fill) = fill_of(args.from(1))
+                    {
+                        end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
+                    }
+                    Reply::Error(error.clone())
+                }
             },
             Err(error) => Reply::Error(transaction::refused(&mut self.client, name, error)),
         };
@@ -591,6 +607,9 @@ impl Session {
             let goes_on = self.park(run.engine, run.now, args, waits, out);
             run.commands += u64::from(goes_on);
             return goes_on;
+        }
+        if !waits.keys.is_empty() {
+            self.give_back(run.engine, run.now.mono, &waits);
         }
         run.commands += 1;
         let reply = match reply {
@@ -640,6 +659,19 @@ impl Session {
         true
     }
 
+    /// Leases that came to a request which did not take them, because the user may not ask for the key any more, say, go
+    /// on to somebody else.
+    fn give_back(&mut self, engine: &Engine, now: u64, waits: &Waits) {
+        for known in &waits.keys {
+            let key = Key { db: known.db, bytes: &known.key };
+            if let Some(Outcome::Lease(Granted { token, .. })) = known.outcome
+                && !self.client.holds.has(engine.store.hold(key, token))
+            {
+                engine.store.with(key, now, |entry| entry.give_up(token));
+            }
+        }
+    }
+
     /// Leaves the queues that a ticket stands for; whether it stood for any.
     fn cancel(&mut self, engine: &Engine, now: Now, ticket: u64) -> bool {
         let known = self.tickets.remove(&ticket);
@@ -673,7 +705,7 @@ impl Session {
             Event::Close => return Flow::Close,
             Event::Void(key) => self.push_void(key, out),
             Event::Push(reply) => resp::encode(&reply, resp3, &[], out),
-            Event::Load(_, key, token) => self.push_loads(&[(key, token)], out),
+            Event::Load(_, key, token) => self.push_loads(engine, &[(key, token)], out),
             Event::Outcome(wait, outcome) => self.take_outcome(engine, now, scratch, wait, outcome, out),
         }
         Flow::Continue
@@ -695,9 +727,11 @@ impl Session {
     }
 
     /// Sends loads to a worker: those that come together in one push.
-    pub fn push_loads(&mut self, loads: &[(Arc<[u8]>, u64)], out: &mut Output) {
+    pub fn push_loads(&mut self, engine: &Engine, loads: &[(Arc<[u8]>, u64)], out: &mut Output) {
+        let (store, party, db) = (&engine.store, self.client.party, self.client.db);
         let each = loads.iter().map(|(key, token)| {
-            self.client.remember(key, *token);
+            let hold = store.hold(Key { db, bytes: key }, *token);
+            self.client.holds.add(hold, |hold| store.stands(hold, party));
             Reply::Array(vec![Reply::Value(Blob::Shared(key.clone())), Reply::Int(*token as i64)])
         });
         let push = Reply::Push(std::iter::once(Reply::word("load")).chain(each).collect());
@@ -713,16 +747,12 @@ impl Session {
         outcome: Outcome,
         out: &mut Output,
     ) {
-        if let Outcome::Lease(granted) = &outcome {
-            self.client.remember(&granted.key, granted.token);
-        }
         let (number, index) = wait_parts(wait);
         let parked = self.parked.as_mut().filter(|waits| waits.number == number);
         let Some(waits) = parked.or(self.tickets.get_mut(&number).map(|ticket| &mut ticket.waits)) else {
             // Nobody here awaits it any more: a lease goes on to somebody who does.
             if let Outcome::Lease(Granted { db, key, token }) = outcome {
-                self.client.forget(&key, token);
-                engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+                engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.give_up(token));
             }
             return;
         };
@@ -738,6 +768,7 @@ impl Session {
         let joined = self.client.joined.as_ref().map(|joined| (Arc::clone(&joined.fence), joined.generation));
         let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
         if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {
+            self.give_back(engine, engine.time(now).mono, &ticket.waits);
             return;
         }
         let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
@@ -762,6 +793,7 @@ impl Session {
                 if matches!(reply, Reply::Parked) {
                     self.tickets.insert(number, Ticket { waits, request: Kept::Resp(bytes, spans) });
                 } else {
+                    self.give_back(engine, run.now.mono, &waits);
                     run.errors += u64::from(matches!(reply, Reply::Error(_)));
                     let push = Reply::Push(vec![Reply::word("outcome"), Reply::Int(number as i64), reply]);
                     resp::encode(&push, true, &run.scratch.values, out);
@@ -775,20 +807,23 @@ impl Session {
     pub fn close(&mut self, engine: &Engine, now: Now) {
         let now = engine.time(now);
         let party = self.client.party;
-        self.client.leave(engine);
-        engine.clients.leave(party.id);
-        for (db, key, _) in std::mem::take(&mut self.client.holds) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
-        }
-        for waits in self.parked.take().into_iter().chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
-            for known in &waits.keys {
-                let key = Key { db: known.db, bytes: &known.key };
-                engine.store.with(key, now.mono, |entry| entry.lost(party));
-            }
-        }
         if self.client.worker {
+            // First: what it was loading must not be sent to it again.
             engine.loaders.leave(party);
         }
+        self.client.leave(engine);
+        for hold in self.client.holds.take() {
+            engine.store.lost(hold, party, now.mono);
+        }
+        let parked = self.parked.take().into_iter();
+        let waits = parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits));
+        // Many requests may wait for one key, and each look goes through all its waiters.
+        let keys: HashSet<(u8, Arc<[u8]>)> =
+            waits.flat_map(|waits| waits.keys).map(|known| (known.db, known.key)).collect();
+        for (db, key) in keys {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(party));
+        }
+        engine.clients.leave(party.id);
         if let Some(joined) = self.client.joined.take() {
             engine.fences.leave(&joined);
         }
@@ -829,6 +864,11 @@ impl Session {
         self.client.unordered = true;
         self.number = number_waits(&mut waits, self.number);
         let admitted = message.read(line).and_then(|()| gate::admit(message.keys().iter()));
+        if let Err(error) = &admitted
+            && let Some(fill) = message.fill()
+        {
+            end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
+        }
         let command = admitted.map(|()| message.command());
         let permitted = command.and_then(|command| {
             command.as_ref().map_or(Ok(()), |command| gate::permit_like(&self.client, command)).map(|()| command)
@@ -842,6 +882,7 @@ impl Session {
             Err(error) => Reply::Error(error),
         };
         if !matches!(reply, Reply::Parked) {
+            self.give_back(run.engine, run.now.mono, &waits);
             self.answer(run, &message, &reply, out);
         } else if self.tickets.len() >= MAX_TICKETS {
             waits.leave(run.engine, &self.client, run.now.mono);

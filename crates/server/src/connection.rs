@@ -184,14 +184,14 @@ impl Connection {
                 continue;
             }
             if !loads.is_empty() {
-                self.session.push_loads(&std::mem::take(&mut loads), out);
+                self.session.push_loads(&shared.engine, &std::mem::take(&mut loads), out);
             }
             if self.session.deliver(&shared.engine, now, scratch, event, out) == Flow::Close {
                 return Turn::Over;
             }
         }
         if !loads.is_empty() {
-            self.session.push_loads(&loads, out);
+            self.session.push_loads(&shared.engine, &loads, out);
         }
         if !own {
             self.take_output(buffers);

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 use crate::engine::{REDIS_VERSION, VERSION};
 use crate::fence::Joined;
 use crate::pubsub::Subscriptions;
-use crate::store::Party;
+use crate::store::{Holds, Party};
 use crate::tracking::Options;
 use crate::transaction::{Queue, Watched};
 use crate::users::{Access, DEFAULT};
@@ -41,8 +41,8 @@ pub struct Client {
     pub unordered: bool,
     /// It is a loader worker, and asks for nothing that could wait.
     pub worker: bool,
-    /// Leases that it was granted: database, key and token.
-    pub holds: Vec<(u8, Box<[u8]>, u64)>,
+    /// Leases that it was granted.
+    pub holds: Holds,
     /// Its place behind the fence of its session.
     pub joined: Option<Joined>,
     /// The transaction that it has begun.
@@ -77,7 +77,7 @@ impl Client {
             ticket_once: false,
             unordered: false,
             worker: false,
-            holds: Vec::new(),
+            holds: Holds::default(),
             joined: None,
             queue: None,
             watched: Vec::new(),
@@ -135,20 +135,6 @@ impl Client {
         self.tickets = false;
         self.replies = Replies::All;
     }
-
-    /// It was granted a lease.
-    pub fn remember(&mut self, key: &[u8], token: u64) {
-        if !self.holds.iter().any(|(_, _, known)| *known == token) {
-            self.holds.push((self.db, key.into(), token));
-        }
-    }
-
-    /// It has answered for a lease.
-    pub fn forget(&mut self, key: &[u8], token: u64) {
-        if let Some(at) = self.holds.iter().position(|(_, known, held)| *held == token && **known == *key) {
-            self.holds.swap_remove(at);
-        }
-    }
 }
 
 /// Longest name that a client may give itself or its library: enough for any, and a bound on what is kept.
@@ -171,6 +157,12 @@ const AS_ANOTHER: Error = Error::new(
     "ERR this connection listens, tracks or loads as another user: authenticate on a connection of its own",
 );
 
+/// A session belongs to the user who began it.
+const OF_ANOTHER: Error = Error::new(
+    Kind::Denied,
+    "ERR the session of this connection is another user's: authenticate on a connection of its own",
+);
+
 /// Says who the client is.
 pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, password: &[u8]) -> Result<Reply, Error> {
     let name = user.unwrap_or(DEFAULT.as_bytes());
@@ -178,7 +170,11 @@ pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, pa
         return Err(NO_PASSWORD);
     }
     let access = engine.users.authenticate(name, password).ok_or(WRONG_PASSWORD)?;
-    let other = client.access.user().map(|user| user.name()) != access.user().map(|user| user.name());
+    let name = access.user().map(|user| user.name());
+    let other = client.access.user().map(|user| user.name()) != name;
+    if client.joined.as_ref().is_some_and(|joined| Some(joined.user()) != name) {
+        return Err(OF_ANOTHER);
+    }
     if other && (client.worker || client.subscriptions.is_some() || client.tracking.is_some()) {
         return Err(AS_ANOTHER);
     }

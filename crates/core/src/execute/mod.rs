@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
 use crate::pubsub::BusCommand;
-use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Value};
+use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value};
 use crate::waiting::{Waits, load_first};
 use crate::{cache, items, pubsub, stats, transaction};
 
@@ -72,12 +72,18 @@ pub trait Held {
     fn fits(&self, db: u8, pairs: Args<'_>) -> bool;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
+    /// Invalidates tags, by their hashes.
+    fn invalidate_tags(&mut self, tags: &[u64]);
+    /// As [`Locked::hold_to_invalidate`].
+    fn hold_to_invalidate(&mut self);
     /// Removes everything, or everything in one database; all shards are locked.
     fn clear(&mut self, db: Option<u8>);
     /// Items of a database; all shards are locked.
     fn len(&self, db: u8) -> u64;
     /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
     fn stats(&self) -> Stats;
+    /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>));
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
 }
@@ -97,6 +103,14 @@ impl Held for Locked<'_> {
         Locked::read_all(self, keys, |now, item| visit(now, item, scratch));
     }
 
+    fn invalidate_tags(&mut self, tags: &[u64]) {
+        Locked::invalidate_tags(self, tags);
+    }
+
+    fn hold_to_invalidate(&mut self) {
+        Locked::hold_to_invalidate(self);
+    }
+
     fn clear(&mut self, db: Option<u8>) {
         drop(Locked::clear(self, db));
     }
@@ -107,6 +121,10 @@ impl Held for Locked<'_> {
 
     fn stats(&self) -> Stats {
         Locked::stats(self)
+    }
+
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+        Locked::each_holder(self, visit);
     }
 
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
@@ -175,6 +193,14 @@ impl Context<'_> {
     /// What is held, and what happened since the start.
     pub fn stats(&self) -> Stats {
         self.held.as_ref().map_or_else(|| self.engine.store.stats(), |held| held.stats())
+    }
+
+    /// As [`Store::each_holder`](crate::store::Store::each_holder).
+    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+        match &self.held {
+            None => self.engine.store.each_holder(visit),
+            Some(held) => held.each_holder(visit),
+        }
     }
 
     /// As [`Store::scan`](crate::store::Store::scan).
@@ -274,12 +300,14 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::Invalidate { keys, tags } => {
             let store = &cx.engine.store;
-            // Tags first: what is removed below is counted, and nobody reads it by its tag in between.
-            for tag in tags.iter() {
-                store.invalidate_tags(&[store.tag(tag)]);
-            }
-            let Reply::Int(removed) = count(cx, db, keys, |entry| entry.remove()) else { unreachable!() };
-            Reply::Int(removed + tags.len() as i64)
+            let hashes: Vec<u64> = tags.iter().map(|tag| store.tag(tag)).collect();
+            let named = keys.iter().map(|bytes| Key { db, bytes });
+            let removed = cx.with_all(named.clone(), |all, _| {
+                // Tags first: what they kill is not counted as a key that was removed.
+                all.invalidate_tags(&hashes);
+                named.filter(|key| all.entry(*key).remove()).count()
+            });
+            Reply::Int((removed + tags.len()) as i64)
         }
         Command::Ping(message) if client.only_listens() => {
             let message = Reply::Value(Blob::Owned(message.unwrap_or_default().to_vec()));

@@ -10,7 +10,9 @@ pub(super) fn info(cx: &Context<'_>, sections: Args<'_>) -> String {
     let named: Vec<String> = sections.iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
     let everything = named.is_empty() || named.iter().any(|name| all.contains(&name.as_str()));
     let lens = std::array::from_fn(|db| cx.len(db as u8));
-    cx.engine.info(cx.now, &cx.stats(), &lens, |section| everything || named.iter().any(|name| name == section))
+    let leases = cx.engine.count_leases(|visit| cx.each_holder(visit));
+    cx.engine
+        .info(cx.now, (&cx.stats(), leases), &lens, |section| everything || named.iter().any(|name| name == section))
 }
 
 pub(super) fn name_of(row: &Row) -> Reply {

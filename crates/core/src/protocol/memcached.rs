@@ -392,6 +392,22 @@ impl Call {
         }
     }
 
+    /// The key and the token of a request that would fill a lease, if it has any, although it could not be read.
+    #[cold]
+    pub fn fill<'a>(self, words: Args<'a>, buffer: &'a mut KeyBuffer) -> Option<(&'a [u8], u64)> {
+        if self.verb == Verb::Cas {
+            return Some((words.get(1)?, unsigned(words.get(5)?)?));
+        }
+        if self.verb != Verb::MetaSet || words.len() < 3 {
+            return None;
+        }
+        let flags = || words.from(3).iter();
+        let token = flags().find_map(|flag| unsigned(flag.strip_prefix(b"C")?))?;
+        let word = words.get(1).filter(|word| word.len() <= MAX_KEY)?;
+        let key = if flags().any(|flag| flag == b"b") { decode(word, buffer)? } else { word };
+        Some((key, token))
+    }
+
     #[inline]
     fn plain<'a>(
         self,

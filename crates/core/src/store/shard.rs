@@ -16,7 +16,7 @@ use super::eviction::Ghosts;
 use super::experts::Experts;
 use super::index::{Found, Index, MAX_FREQ, MAX_SEGMENT, MAX_SEGMENTS, Place, Slot, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Plain, Record, Stored, db_of, decode, key_of, plain, plain_life, view};
-use super::lease::{Leases, Loaded, Moment, Note, Party};
+use super::lease::{Hold, Leases, Loaded, Moment, Note, Party};
 use super::queue::Lists;
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
@@ -122,7 +122,7 @@ pub(super) struct Shard {
     /// Those of `counts` that are to expire.
     expires: [u64; DATABASES],
     items: u64,
-    stats: Stats,
+    pub(super) stats: Stats,
     /// Where the sweep is: segment and offset.
     sweep_at: (usize, usize),
     /// This round looks at every item, since a database was flushed before it.
@@ -149,7 +149,7 @@ pub struct Copied {
 /// One key of a locked shard.
 pub struct Entry<'a> {
     pub(super) shard: &'a mut Shard,
-    pub(super) tags: &'a Tags,
+    pub(super) tags: &'a Tags<'a>,
     pub(super) key: Key<'a>,
     pub(super) hash: u64,
     pub(super) now: u64,
@@ -800,7 +800,7 @@ impl Shard {
     }
 
     /// Ends waits and leases whose time is over.
-    pub(super) fn tick_leases(&mut self, tags: &Tags) {
+    pub(super) fn tick_leases(&mut self, tags: &Tags, most: &mut usize) {
         let version = &mut self.version;
         self.leases.tick(
             &mut || {
@@ -809,7 +809,14 @@ impl Shard {
             },
             tags.clock(),
             self.now,
+            most,
         );
+    }
+
+    /// The connection that holds a lease is gone.
+    pub(super) fn lost(&mut self, hold: Hold, party: Party, tags: &Tags) {
+        let moment = Moment { token: self.next_version(), clock: tags.clock(), now: self.now };
+        self.leases.lost(hold, party, moment);
     }
 
     /// The live value of a key, or that there is none for certain, for those who wait for it.
@@ -1004,7 +1011,7 @@ fn tag_bytes<'a>(tags: &[u64], place: &'a mut [u8; 8 * MAX_TAGS]) -> &'a [u8] {
 impl<'a> Entry<'a> {
     pub(super) fn new(
         shard: &'a mut Shard,
-        tags: &'a Tags,
+        tags: &'a Tags<'a>,
         key: Key<'a>,
         hash: u64,
         now: u64,

@@ -1,5 +1,9 @@
 //! Several sessions over one engine, with messages delivered as a server would.
 
+#![allow(dead_code, reason = "each test uses what it needs of it")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
@@ -22,9 +26,13 @@ pub struct Connection {
 
 impl World {
     pub fn new() -> World {
+        World::with_memory(16 << 20)
+    }
+
+    pub fn with_memory(memory: u64) -> World {
         let limits = Limits::default();
         let options = Options {
-            memory: 16 << 20,
+            memory,
             shards: 4,
             evict: true,
             max_value: limits.max_value,
@@ -68,11 +76,15 @@ impl World {
 
     fn run(&mut self, number: usize) {
         let Some(connection) = self.connections[number].as_mut() else { return };
-        let mut out = Output::default();
-        let (taken, flow) =
-            connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
-        connection.input.drain(..taken);
-        connection.said.extend(out.take_bytes());
+        let mut flow = Flow::Pause;
+        while flow == Flow::Pause {
+            let mut out = Output::default();
+            let taken;
+            (taken, flow) =
+                connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
+            connection.input.drain(..taken);
+            connection.said.extend(out.take_bytes());
+        }
         connection.closed |= flow == Flow::Close;
     }
 
@@ -107,6 +119,33 @@ impl World {
     pub fn ask(&mut self, number: usize, line: &str) -> String {
         self.send(number, line);
         self.heard(number)
+    }
+
+    /// Feeds input to a connection once, as one read of it.
+    pub fn feed_once(&mut self, number: usize, input: &str) {
+        let connection = self.connections[number].as_mut().unwrap();
+        connection.input.extend_from_slice(input.as_bytes());
+        let mut out = Output::default();
+        let (taken, flow) =
+            connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
+        connection.input.drain(..taken);
+        connection.said.extend(out.take_bytes());
+        connection.closed |= flow == Flow::Close;
+    }
+
+    /// Closes a connection while another thread of the server does something over and over. Nothing is delivered.
+    pub fn close_beside(&mut self, number: usize, meanwhile: impl Fn(&Engine, Now) + Sync) {
+        let mut connection = self.connections[number].take().unwrap();
+        let (engine, now, closed) = (&self.engine, self.now, AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !closed.load(Ordering::Acquire) {
+                    meanwhile(engine, now);
+                }
+            });
+            connection.session.close(engine, now);
+            closed.store(true, Ordering::Release);
+        });
     }
 
     pub fn close(&mut self, number: usize) {
