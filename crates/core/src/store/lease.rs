@@ -558,7 +558,10 @@ impl Leases {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         lease.held = false;
         if lease.waiters.is_empty() {
-            (lease.failures, lease.ended, lease.releases) = (0, 0, 0);
+            (lease.failures, lease.ended) = (0, 0);
+            if !lease.served {
+                (lease.releases, lease.rests_until) = (0, 0);
+            }
             return;
         }
         lease.failures += u8::from(because != Because::Released);
@@ -992,6 +995,7 @@ impl Lease {
         self.waiters.is_empty()
             && self.voided.is_empty()
             && self.hold_off.is_none()
+            && self.rests_until <= now
             && !self.queued
             && !self.grants.iter().any(|grant| now < grant.granted_at + MAX_AGE)
     }
