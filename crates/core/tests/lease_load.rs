@@ -538,7 +538,11 @@ impl Simulation {
             0..=5 => self.fetch(),
             6..=9 => self.read(),
             10 | 11 => self.change(),
-            12 => self.leave(),
+            12 => {
+                // A process ends with all that it has.
+                let all = self.random.of(&[1, 1, 2, 3]);
+                (0..all).for_each(|_| self.leave());
+            }
             13 => _ = self.come_back(),
             14 => {
                 let most = self.random.below(4) as usize;
@@ -630,6 +634,9 @@ impl Simulation {
         let late = format!("CACHE.SESSION {name} 1\r\nSET {key} late\r\n");
         if self.random.chance(50) {
             self.world.feed_once(old, &late);
+            if self.world.heard(old).contains("+OK") {
+                self.blame(format!("{key}: what came with its session was run before the fence was held"));
+            }
         }
         self.world.ask(new, &format!("CACHE.SESSION {name} 2"));
         self.world.ask(new, &format!("CACHE.INVALIDATE KEYS 1 {key}"));
