@@ -327,7 +327,9 @@ impl Simulation {
         let now = self.now();
         let Key { sent, asked, .. } = self.keys.entry(key.clone()).or_default();
         sent.push(now);
-        [&mut *sent, &mut *asked].map(|times| times.retain(|at| at + 1_000 > now));
+        for times in [&mut *sent, &mut *asked] {
+            times.retain(|at| at + 1_000 > now);
+        }
         let (sent, asked) = (sent.len(), asked.len());
         // Whoever finds nobody waiting begins anew.
         if sent > 6 + 3 * asked {
@@ -543,7 +545,7 @@ impl Simulation {
                 let all = self.random.of(&[1, 1, 2, 3]);
                 (0..all).for_each(|_| self.leave());
             }
-            13 => _ = self.come_back(),
+            13 => self.come_back(),
             14 => {
                 let most = self.random.below(4) as usize;
                 self.world.deliver(most);
