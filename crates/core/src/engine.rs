@@ -235,9 +235,11 @@ impl Engine {
         self.loaders.pump(&self.store, &self.mail, self.time(now).mono);
     }
 
-    /// A message came for a connection that is gone: a lease in it passes on.
+    /// A message came for a connection that is gone: a lease in it passes on, and clients that had invalidations sent to
+    /// it are told that they are not.
     pub fn undelivered(&self, party: Party, event: Event, now: Now) {
         let (db, key) = match event {
+            Event::Void(_) | Event::Keys(..) => return self.tracking.closed(party.id, &self.mail),
             Event::Outcome(_, Outcome::Lease(granted)) => (granted.db, granted.key),
             Event::Load(db, key, _) => (db, key),
             _ => return,
@@ -340,6 +342,8 @@ impl Engine {
             ("pubsub_channels", channels.to_string()),
             ("pubsub_patterns", patterns.to_string()),
             ("tracking_total_keys", store.tracked.to_string()),
+            ("tracking_total_items", store.tracked_pairs.to_string()),
+            ("tracking_total_prefixes", self.tracking.prefixes().to_string()),
         ];
         let word = |text: &str| text.to_owned();
         vec![

@@ -27,7 +27,7 @@ use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
 use crate::store::{AHEAD, Entry, Granted, Key, Meta, Outcome, Party, Value};
-use crate::tracking::acting;
+use crate::tracking::{Batch, Options, Tracker, acting};
 use crate::transaction;
 use crate::users::Access;
 use crate::waiting::{Waits, load_first, wait_parts};
@@ -590,8 +590,13 @@ impl Session {
         if matches!(reply, Reply::Parked) {
             let goes_on = self.park(run.engine, run.now, args, waits, out);
             run.commands += u64::from(goes_on);
+            // A request that waits in its place takes its CLIENT CACHING when it runs.
+            if goes_on {
+                self.client.end_caching(name);
+            }
             return goes_on;
         }
+        self.client.end_caching(name);
         run.commands += 1;
         let reply = match reply {
             Reply::Value(Blob::Scratch(range)) if replies == Replies::All => {
@@ -614,7 +619,7 @@ impl Session {
 
     /// Keeps a request that waits, or leaves it where it is; whether what follows is run.
     #[cold]
-    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits, out: &mut Output) -> bool {
+    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits, out: &mut Output) -> bool {
         let once = std::mem::take(&mut self.client.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
         if !(once || self.client.tickets) || self.client.queue.is_some() {
@@ -632,6 +637,7 @@ impl Session {
                 bytes.extend_from_slice(arg);
                 spans.push(Span { start, end: bytes.len() as u32 });
             }
+            waits.caching = self.client.tracking.as_ref().map(|options| options.caching);
             let request = Kept::Resp(bytes.into(), spans.into());
             self.tickets.insert(number, Ticket { waits, request });
             ticket_reply(args.get(0).unwrap_or_default(), number)
@@ -672,6 +678,8 @@ impl Session {
         match event {
             Event::Close => return Flow::Close,
             Event::Void(key) => self.push_void(key, out),
+            Event::Keys(batch, tracker) => self.push_keys(&batch, &tracker, out),
+            Event::RedirectBroken(target) => self.push_broken(target, out),
             Event::Push(reply) => resp::encode(&reply, resp3, &[], out),
             Event::Load(_, key, token) => self.push_loads(&[(key, token)], out),
             Event::Outcome(wait, outcome) => self.take_outcome(engine, now, scratch, wait, outcome, out),
@@ -679,18 +687,57 @@ impl Session {
         Flow::Continue
     }
 
-    /// Tells a client what of its copies is void: of RESP2, only one that listens for it can be told.
+    /// Sends a client the invalidation of a key, or of everything.
     fn push_void(&self, key: Option<Arc<[u8]>>, out: &mut Output) {
-        // Of keys that another connection keeps copies of, too, it hears only what it may know.
+        // It may be redirected here by a client that may read more.
         if key.as_ref().is_some_and(|key| !self.client.access.may_read(key)) {
             return;
         }
-        let keys = key.map_or(Reply::NoArray, |key| Reply::Array(vec![Reply::Value(Blob::Shared(key))]));
+        self.push_invalidation(key.map(|key| vec![key]), out);
+    }
+
+    /// Sends a client the invalidations of a batch of keys that it may read.
+    #[cold]
+    fn push_keys(&self, batch: &Batch, tracker: &Tracker, out: &mut Output) {
+        let access = &self.client.access;
+        if self.client.resp == 3 && matches!(access, Access::All(_)) {
+            let encode = || {
+                let mut all = Output::default();
+                self.push_invalidation(batch.keys_for(|_, _| true), &mut all);
+                all.take_bytes()
+            };
+            if let Some(bytes) = batch.encoded(tracker, encode) {
+                out.bytes().extend_from_slice(bytes);
+                return;
+            }
+        }
+        let keys = batch.keys_for(|key, actor| tracker.wants(key, actor) && access.may_read(key));
+        if keys.as_ref().is_none_or(|keys| !keys.is_empty()) {
+            self.push_invalidation(keys, out);
+        }
+    }
+
+    /// A client of RESP2 gets invalidations only while it listens to channels.
+    fn push_invalidation(&self, keys: Option<Vec<Arc<[u8]>>>, out: &mut Output) {
+        let list = |keys: Vec<Arc<[u8]>>| keys.into_iter().map(|key| Reply::Value(Blob::Shared(key))).collect();
+        let keys = keys.map_or(Reply::NoArray, |keys| Reply::Array(list(keys)));
         if self.client.resp == 3 {
             resp::encode(&Reply::Push(vec![Reply::word("invalidate"), keys]), true, &[], out);
         } else if self.client.only_listens() {
             let channel = Reply::word("__redis__:invalidate");
             resp::encode(&Reply::Push(vec![Reply::word("message"), channel, keys]), false, &[], out);
+        }
+    }
+
+    /// The connection that the client had its invalidations sent to has closed.
+    #[cold]
+    fn push_broken(&mut self, target: u64, out: &mut Output) {
+        let redirected = |options: &&mut Box<Options>| options.redirect.is_some_and(|party| party.id == target);
+        let Some(options) = self.client.tracking.as_mut().filter(redirected) else { return };
+        options.broken = true;
+        if self.client.resp == 3 {
+            let push = Reply::Push(vec![Reply::word("tracking-redir-broken"), Reply::Int(target as i64)]);
+            resp::encode(&push, true, &[], out);
         }
     }
 
@@ -777,6 +824,9 @@ impl Session {
         let party = self.client.party;
         self.client.leave(engine);
         engine.clients.leave(party.id);
+        if engine.tracking.is_target(party.id) {
+            engine.tracking.closed(party.id, &engine.mail);
+        }
         for (db, key, _) in std::mem::take(&mut self.client.holds) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
         }

@@ -43,6 +43,8 @@ pub struct Waits {
     pub number: u64,
     /// Its keys.
     pub keys: Vec<Awaited>,
+    /// Whether CLIENT CACHING was called before the command, if later commands have run since.
+    pub caching: Option<bool>,
 }
 
 impl Waits {

@@ -136,6 +136,17 @@ impl Client {
         self.replies = Replies::All;
     }
 
+    /// CLIENT CACHING counts for the next command, and for all of a transaction; whether that succeeds or not.
+    #[inline]
+    pub fn end_caching(&mut self, command: &[u8]) {
+        if let Some(options) = &mut self.tracking
+            && self.queue.is_none()
+            && !command.eq_ignore_ascii_case(b"CLIENT")
+        {
+            options.caching = false;
+        }
+    }
+
     /// It was granted a lease.
     pub fn remember(&mut self, key: &[u8], token: u64) {
         if !self.holds.iter().any(|(_, _, known)| *known == token) {

@@ -182,6 +182,8 @@ pub struct Stats {
     pub expires: [u64; DATABASES],
     /// Keys that clients keep copies of.
     pub tracked: u64,
+    /// Pairs of such a key and a client.
+    pub tracked_pairs: u64,
 }
 
 impl Stats {
@@ -193,6 +195,7 @@ impl Stats {
         self.evicted += one.evicted;
         self.expired += one.expired;
         self.tracked += one.tracked;
+        self.tracked_pairs += one.tracked_pairs;
         for (total, expires) in self.expires.iter_mut().zip(one.expires) {
             *total += expires;
         }
@@ -445,6 +448,13 @@ impl Store {
     pub fn track(&self, interest: Interest) {
         for shard in &self.shards {
             shard.lock().set_interest(interest);
+        }
+    }
+
+    /// A connection keeps no copies any more: its registrations go.
+    pub fn untrack(&self, id: u64) {
+        for shard in &self.shards {
+            shard.lock().untrack(id);
         }
     }
 

@@ -51,6 +51,9 @@ const SWEEP: usize = 128;
 /// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
 const LEASE_PART: usize = 16;
 const LEAST_LEASES: usize = 64 << 10;
+/// Part of the memory that registrations of client tracking may take, as a divisor, and the least of it in bytes.
+const TRACKED_PART: usize = 8;
+const LEAST_TRACKED: usize = 64 << 10;
 /// Fewest keys that ghosts remember.
 const MIN_GHOSTS: usize = 1024;
 
@@ -253,6 +256,7 @@ impl Shard {
             + self.ghosts.bytes()
             + self.experts.bytes()
             + self.leases.bytes()
+            + self.tracked.as_ref().map_or(0, |tracked| tracked.bytes())
     }
 
     /// Counts a read that found an item.
@@ -376,7 +380,16 @@ impl Shard {
         if interest == Interest::None {
             self.tracked = None;
         } else {
-            self.tracked.get_or_insert_default().all = interest == Interest::All;
+            let most = (self.budget / TRACKED_PART).max(LEAST_TRACKED);
+            let tracked = self.tracked.get_or_insert_with(|| Box::new(Tracked::new(most)));
+            tracked.all = interest == Interest::All;
+        }
+    }
+
+    /// A connection keeps no copies any more.
+    pub(super) fn untrack(&mut self, id: u64) {
+        if let Some(tracked) = &mut self.tracked {
+            tracked.leave(id);
         }
     }
 
@@ -832,6 +845,7 @@ impl Shard {
             used: self.used() as u64,
             expires: self.expires,
             tracked: self.tracked.as_ref().map_or(0, |known| known.len() as u64),
+            tracked_pairs: self.tracked.as_ref().map_or(0, |known| known.pairs() as u64),
             ..self.stats
         }
     }
