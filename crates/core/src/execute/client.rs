@@ -373,7 +373,8 @@ fn overlap(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Result<(), Error> {
     let meet = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
     for (at, one) in prefixes.iter().enumerate() {
         let before = known.iter().find(|other| meet(one, other)).map(|other| ("an existing", other));
-        let beside = || prefixes[at + 1..].iter().find(|other| meet(one, other)).map(|other| ("another provided", other));
+        let beside =
+            || prefixes[at + 1..].iter().find(|other| meet(one, other)).map(|other| ("another provided", other));
         if let Some((which, other)) = before.or_else(beside) {
             let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
             let text = format!(

@@ -182,10 +182,7 @@ impl Tracked {
 
     /// Bytes that the table takes.
     pub(super) fn bytes(&self) -> usize {
-        self.keys.len() * KEY_BYTES
-            + self.key_bytes
-            + self.pairs * PAIR_BYTES
-            + self.clients.len() * CLIENT_BYTES
+        self.keys.len() * KEY_BYTES + self.key_bytes + self.pairs * PAIR_BYTES + self.clients.len() * CLIENT_BYTES
     }
 }
 

@@ -22,9 +22,13 @@ pub struct Connection {
 
 impl World {
     pub fn new() -> World {
+        World::with_memory(16 << 20)
+    }
+
+    pub fn with_memory(memory: u64) -> World {
         let limits = Limits::default();
         let options = Options {
-            memory: 16 << 20,
+            memory,
             shards: 4,
             evict: true,
             max_value: limits.max_value,
