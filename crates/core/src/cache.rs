@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is, lookup};
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is};
 use crate::execute::{Client, Context, TOO_MUCH, take};
 use crate::loaders::Serving;
 use crate::store::{HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
-use crate::users::Access;
+use crate::users::{Access, Need};
 use crate::waiting::{Awaited, Standing, load_failed, refresh, stand, wait_number};
 
 pub use crate::store::MAX_TAGS;
@@ -640,7 +640,8 @@ fn fetch(
 pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
     match &client.access {
         Access::Limited(user) => {
-            client.access.may_write(key) && lookup(b"CACHE.FILL").is_some_and(|row| user.may_run(row))
+            let need = Need { read: false, write: true };
+            user.rights().any(|rights| rights.may_run_named("cache.fill") && rights.may_use(key, need))
         }
         _ => true,
     }

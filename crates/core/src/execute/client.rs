@@ -201,7 +201,7 @@ impl<'a> Filter<'a> {
         !self.nobody
             && self.id.is_none_or(|id| shown.party.id == id)
             && self.address.is_none_or(|address| shown.address.as_bytes() == address)
-            && self.user.is_none_or(|user| user == b"default")
+            && self.user.is_none_or(|user| shown.user().as_bytes() == user)
             && self.subscribers.is_none_or(|wanted| shown.is_subscriber() == wanted)
             && self.older.is_none_or(|age| shown.age(cx.now) >= age)
     }
@@ -264,6 +264,10 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
 }
 
 fn kill(cx: &Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -> Result<Reply, Error> {
+    if let Some(user) = filter.user.filter(|user| cx.engine.users.get(user).is_none()) {
+        let text = format!("ERR No such user '{}'", String::from_utf8_lossy(user));
+        return Err(Error::with(Kind::NotFound, text));
+    }
     let all = cx.engine.clients.list();
     let meant = all.iter().filter(|shown| filter.takes(cx, shown));
     let mut killed = 0;
@@ -334,7 +338,8 @@ fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Re
         if known.len() + options.prefixes.len() > MAX_PREFIXES {
             return Err(refused("ERR too many prefixes"));
         }
-        options.prefixes.splice(0..0, known.iter().cloned());
+        options.prefixes.extend(known.iter().cloned());
+        options.prefixes.sort_unstable();
     }
     options.caching = known.is_some_and(|known| known.caching);
     cx.engine.tracking.join(client.party, &client.access, &options, &cx.engine.store);

@@ -38,7 +38,7 @@ pub(crate) use keyspace::{
 };
 pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
-use server::{describe, document, info, keys_of, memory_stats, name_of};
+use server::{describe_all, describe_named, document, info, keys_of, list, memory_stats};
 pub(crate) use strings::OVERFLOW;
 use strings::{get, increment, mget, mset, set};
 pub use text::TextCommand;
@@ -297,12 +297,10 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::Bus(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => Reply::Array(TABLE.iter().map(describe).collect()),
+        Command::CommandAll => describe_all(),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
-        Command::CommandList => Reply::Array(TABLE.iter().map(name_of).collect()),
-        Command::CommandInfo(names) => {
-            Reply::Array(names.iter().map(|name| lookup(name).map_or(Reply::Null, describe)).collect())
-        }
+        Command::CommandList(filter) => return list(filter),
+        Command::CommandInfo(names) => describe_named(names),
         Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
         Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
         Command::Text(command) => return text::run(cx, client, &command),
@@ -310,7 +308,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Config(command) => return config::run(cx, &command),
         Command::Script(command) => return scripts::run(cx, client, &command),
         Command::MemoryStats => memory_stats(cx),
-        Command::CommandKeys(words) => return keys_of(words),
+        Command::CommandKeys(words, flags) => return keys_of(words, flags),
         Command::Time => {
             let micros = (cx.now.wall % 1000) * 1000;
             let text = |number: u64| Reply::Value(Blob::Owned(number.to_string().into_bytes()));
