@@ -89,7 +89,10 @@ def test_the_users_of_the_page_on_security_read_and_write(users: globalcache.Ser
 
 def test_the_worker_of_the_page_on_security_loads(users: globalcache.Server, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
-    env = os.environ | {"GLOBALCACHE_URL": url(users, "worker"), "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    env = os.environ | {
+        "GLOBALCACHE_URL": url(users, "worker"),
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    }
     client = redis.Redis.from_url(users.redis_url, username="app", password="app-password")
     with subprocess.Popen([GLOBALCACHE, "worker", "shop:cache"], cwd=tmp_path, env=env) as worker:
         try:

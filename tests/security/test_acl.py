@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 KEYS = ["a:1", "a:2", "b:1", "c"]
 GLOBS = ["a:*", "b:*", "*1", "c", "[ab]:1", "*"]
 # Requests, with ? for a key and ! for a channel.
-REQUESTS = """
+REQUESTS = (
+    """
 GET ?|SET ? v|SET ? v GET|SET ? v NX|SET ? v EX 100|GETSET ? v|GETDEL ?|GETEX ?|MGET ? ?|MSET ? 1 ? 2|MSETNX ? 1 ? 2
 SETNX ? v|APPEND ? v|SETRANGE ? 0 v|GETRANGE ? 0 1|STRLEN ?|INCR ?|DECRBY ? 2|INCRBYFLOAT ? 1|SETEX ? 10 v
 PSETEX ? 10000 v|DEL ? ?|UNLINK ?|EXISTS ? ?|TYPE ?|TOUCH ?|TTL ?|PTTL ?|EXPIRE ? 100|PERSIST ?|EXPIRETIME ?|COPY ? ?
@@ -29,14 +30,24 @@ CLIENT ID|CLIENT INFO|CLIENT LIST|CLIENT KILL ID 999999|CLIENT GETNAME|CLIENT SE
 CLIENT NO-EVICT OFF|CLIENT TRACKING OFF|CLIENT CACHING YES|CLIENT TRACKINGINFO|CLIENT GETREDIR|CONFIG GET save
 CONFIG RESETSTAT|CONFIG SET nosuch 1|ACL WHOAMI|ACL LIST|ACL USERS|ACL CAT|ACL GETUSER u0|PUBLISH ! x|SUBSCRIBE !
 PSUBSCRIBE !|UNSUBSCRIBE !|PUNSUBSCRIBE !|PUBSUB CHANNELS|PUBSUB NUMSUB !|PUBSUB NUMPAT|SCRIPT EXISTS x|SCRIPT FLUSH
-SCRIPT LOAD x|FUNCTION FLUSH|HELLO|NOSUCH x|GET|SUBSTR ? 0 1|SETEX ?|CLIENT KILL
-""".replace("\n", "|").strip("|").split("|")
-CATEGORIES = """keyspace read write set sortedset list hash string bitmap hyperloglog geo stream pubsub admin fast slow
-blocking dangerous connection transaction scripting all""".split()
-NAMES = """get set mget mset del exists expire copy rename incr client config acl command object memory script eval
-subscribe publish pubsub ping info watch multi exec scan keys hset lpush debug client|id client|kill client|list
-config|get config|set acl|whoami object|encoding memory|usage pubsub|channels script|exists client|pause function
-nosuch client|nosuch""".split()
+SCRIPT LOAD x|FUNCTION FLUSH|HELLO|NOSUCH x|GET|SUBSTR ? 0 1|SETEX ?
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
+CATEGORIES = [
+    *("keyspace", "read", "write", "set", "sortedset", "list", "hash", "string", "bitmap", "hyperloglog"),
+    *("geo", "stream", "pubsub", "admin", "fast", "slow", "blocking", "dangerous", "connection"),
+    *("transaction", "scripting", "all"),
+]
+NAMES = [
+    *("get", "set", "mget", "mset", "del", "exists", "expire", "copy", "rename", "incr", "client"),
+    *("config", "acl", "command", "object", "memory", "script", "eval", "subscribe", "publish", "pubsub"),
+    *("ping", "info", "watch", "multi", "exec", "scan", "keys", "hset", "lpush", "debug", "client|id"),
+    *("client|kill", "client|list", "config|get", "config|set", "acl|whoami", "object|encoding"),
+    *("memory|usage", "pubsub|channels", "script|exists", "client|pause", "function", "nosuch"),
+    *("client|nosuch",),
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +74,8 @@ def rules(random_: random.Random) -> list[str]:
     words = [rule(random_) for _ in range(random_.randrange(1, 7))]
     if random_.randrange(3) == 0:
         words.insert(0, random_.choice(["+@all", "+@read", "+@write", "allkeys", "~*", "allchannels"]))
-    for _ in range(random_.choice([0, 0, 1, 2])):
-        words.append("(" + " ".join(rule(random_) for _ in range(3) if True) + ")")
+    selectors = random_.choice([0, 0, 1, 2])
+    words.extend("(" + " ".join(rule(random_) for _ in range(3)) + ")" for _ in range(selectors))
     return words
 
 
@@ -83,7 +94,7 @@ def refused(port: int, user: str, words: list[bytes]) -> bool:
         return raw.ask(*words).startswith(b"-NOPERM")
 
 
-def taken(client: redis.Redis, user: str, words: list[str]) -> bool:
+def taken(client: Any, user: str, words: list[str]) -> bool:
     try:
         client.execute_command("ACL", "SETUSER", user, "reset", *words, "on", "resetpass", ">pw")
     except redis.exceptions.ResponseError:
@@ -122,7 +133,8 @@ def test_random_users_may_do_the_same(redis_port: int, tmp_path: Path, seed: int
 
 def test_categories_hold_the_same(redis_port: int) -> None:
     with globalcache.Server(memory="16MiB", threads=1) as server:
-        ours, theirs = redis.Redis.from_url(server.redis_url), redis.Redis(port=redis_port)
+        ours: Any = redis.Redis.from_url(server.redis_url)
+        theirs: Any = redis.Redis(port=redis_port)
         assert [*theirs.acl_cat(), "cache", "loader"] == ours.acl_cat()
         known = [{name for category in one.acl_cat() for name in one.acl_cat(category)} for one in (ours, theirs)]
         for category in theirs.acl_cat():
@@ -132,7 +144,8 @@ def test_categories_hold_the_same(redis_port: int) -> None:
 @pytest.mark.parametrize(("user", "killed"), [("bob", True), ("default", False), ("nosuch", None)])
 def test_connections_of_a_user_are_closed(redis_port: int, tmp_path: Path, user: str, killed: bool | None) -> None:
     """`CLIENT KILL USER` goes by the user of a connection, and knows who is no user."""
-    redis.Redis(port=redis_port).execute_command("ACL", "SETUSER", "bob", "on", ">pw", "~*", "&*", "+@all")
+    client: Any = redis.Redis(port=redis_port)
+    client.execute_command("ACL", "SETUSER", "bob", "on", ">pw", "~*", "&*", "+@all")
     path = tmp_path / "users.acl"
     path.write_text("user default on nopass ~* &* +@all\nuser bob on >pw ~* &* +@all\n")
     with globalcache.Server(memory="16MiB", threads=1, users_file=path) as server:

@@ -46,7 +46,19 @@ WITHOUT_KEYS = {
         "info",
         "keys",
     ),
-    *("lastsave", "memory", "multi", "object", "ping", "psubscribe", "publish", "pubsub", "punsubscribe", "randomkey", "scan"),
+    *(
+        "lastsave",
+        "memory",
+        "multi",
+        "object",
+        "ping",
+        "psubscribe",
+        "publish",
+        "pubsub",
+        "punsubscribe",
+        "randomkey",
+        "scan",
+    ),
     *("script", "select", "subscribe", "time", "unsubscribe", "unwatch"),
 }
 # Requests with one key or pattern that is not in a fixed place, to be filled in.
@@ -172,7 +184,8 @@ def test_a_command_is_refused_to_who_may_not_run_it(server: globalcache.Server, 
 
 
 @pytest.mark.parametrize(
-    "words", [[b"GET", MINE], [b"SET", MINE, b"v", b"GET"], [b"SET", MINE, b"v", b"IFEQ", b"x"], [b"GETSET", MINE, b"v"]]
+    "words",
+    [[b"GET", MINE], [b"SET", MINE, b"v", b"GET"], [b"SET", MINE, b"v", b"IFEQ", b"x"], [b"GETSET", MINE, b"v"]],
 )
 def test_who_may_only_write_is_told_no_value(server: globalcache.Server, words: list[bytes]) -> None:
     assert answer(server, "writer", words).startswith(b"-NOPERM")

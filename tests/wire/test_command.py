@@ -88,6 +88,12 @@ def test_questions_are_answered_as_by_redis(ports: tuple[int, int], resp: int, w
 
 def test_lists_are_filtered_as_by_redis(ports: tuple[int, int]) -> None:
     known = [set(described(port, "LIST")) for port in ports]
-    for words in (["ACLCAT", "scripting"], ["ACLCAT", "admin"], ["PATTERN", "client|*"], ["PATTERN", "s*"], ["ACLCAT", "x"]):
+    for words in (
+        ["ACLCAT", "scripting"],
+        ["ACLCAT", "admin"],
+        ["PATTERN", "client|*"],
+        ["PATTERN", "s*"],
+        ["ACLCAT", "x"],
+    ):
         ours, theirs = (set(described(port, "LIST", "FILTERBY", *words)) for port in ports)
         assert ours & known[1] == theirs & known[0], words

@@ -296,17 +296,24 @@ struct Game {
     writer: usize,
     worker: usize,
     value: u64,
+    /// The key that every other command uses.
+    hot: &'static str,
     trace: Vec<String>,
 }
 
 impl Game {
+    fn key(&mut self) -> &'static str {
+        if self.random.below(2) == 0 { self.hot } else { self.random.of(&KEYS) }
+    }
+
     fn new(seed: u64) -> Game {
         let mut world = World::with_memory(1 << 20);
         let (writer, worker) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
         world.ask(worker, "CACHE.LOADER l:*");
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (clients, targets, trace) = (Vec::new(), Vec::new(), Vec::new());
-        Game { world, random, clients, targets, writer, worker, value: 0, trace }
+        let hot = KEYS[seed as usize % KEYS.len()];
+        Game { world, random, clients, targets, writer, worker, value: 0, hot, trace }
     }
 
     fn post(&mut self, number: usize, line: &str) {
@@ -339,7 +346,7 @@ impl Game {
 
     /// A client reads a key and, as its mode says, keeps a copy.
     fn read(&mut self, at: usize) {
-        let key = self.random.of(&KEYS);
+        let key = self.key();
         let chosen = self.random.below(2) == 0;
         let options = self.clients[at].options.clone();
         let number = self.clients[at].number;
@@ -381,7 +388,7 @@ impl Game {
     }
 
     fn change(&mut self) -> (String, String) {
-        let (key, other) = (self.random.of(&KEYS).to_owned(), self.random.of(&KEYS).to_owned());
+        let (key, other) = (self.key().to_owned(), self.key().to_owned());
         self.value += 1;
         let value = self.value;
         let line = match self.random.below(12) {
