@@ -775,7 +775,9 @@ impl Session {
         };
         let over = waits.tell(index, outcome);
         if over && let Some(ticket) = self.tickets.remove(&number) {
+            acting(self.client.id);
             self.run_again(engine, now, scratch, ticket, out);
+            acting(0);
         }
     }
 

@@ -85,6 +85,22 @@ fn tracking_that_is_set_again_keeps_what_was_read() {
     assert_eq!(world.heard(client), invalidation("plain"));
 }
 
+/// A client with NOLOOP changes a key by a request that waited for a load beside others: it is its own change.
+#[test]
+fn a_change_by_a_ticket_is_the_clients_own() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER u:*");
+    let (own, other) = (tracking(&mut world, "BCAST NOLOOP"), tracking(&mut world, "BCAST PREFIX u:"));
+    world.ask(own, "CACHE.SESSION one 1 TICKETS");
+    world.send(own, "APPEND u:1 x");
+    let token = token_of(&world.heard(worker), "load");
+    world.post(worker, &format!("CACHE.FILL u:1 {token} v"));
+    world.exchange();
+    assert_eq!(world.heard(other).matches("invalidate").count(), 2, "by the fill and by the append");
+    assert_eq!(world.heard(own).matches("invalidate").count(), 1, "by the fill");
+}
+
 /// A batch of broadcast is open in the mailbox; a load ends and v1 is posted behind it; a write to the same key joins the
 /// batch. The batch must be sent last, or the client drops the key and then keeps v1.
 #[test]
