@@ -118,6 +118,7 @@ impl Tracked {
         for party in &parties {
             self.forget_key(party.id, hash);
         }
+        self.shrink();
         Some((key, parties))
     }
 
@@ -126,6 +127,8 @@ impl Tracked {
             known.remove(&hash);
             if known.is_empty() {
                 self.clients.remove(&id);
+            } else if is_sparse(known.len(), known.capacity()) {
+                known.shrink_to(known.len() * 2);
             }
         }
     }
@@ -155,12 +158,12 @@ impl Tracked {
 
     /// Gives memory back once most of it is unused.
     fn shrink(&mut self) {
-        if self.keys.len() < self.keys.capacity() / 4 {
+        if is_sparse(self.keys.len(), self.keys.capacity()) {
             let wanted = self.keys.len() * 2;
             self.keys.shrink_to(wanted);
             self.places.shrink_to(wanted);
         }
-        if self.clients.len() < self.clients.capacity() / 4 {
+        if is_sparse(self.clients.len(), self.clients.capacity()) {
             self.clients.shrink_to(self.clients.len() * 2);
         }
     }
@@ -184,6 +187,11 @@ impl Tracked {
     pub(super) fn bytes(&self) -> usize {
         self.keys.len() * KEY_BYTES + self.key_bytes + self.pairs * PAIR_BYTES + self.clients.len() * CLIENT_BYTES
     }
+}
+
+/// Whether a table is so empty that it is worth a copy to a smaller one.
+fn is_sparse(len: usize, capacity: usize) -> bool {
+    capacity > 64 && len < capacity / 4
 }
 
 #[cfg(test)]
@@ -238,6 +246,21 @@ mod tests {
             assert_eq!((tracked.bytes(), tracked.pairs()), before);
         }
         assert_eq!(tracked.changed(7, b"kept"), [(b"kept"[..].into(), vec![party(0)])]);
+    }
+
+    /// A client reads many keys and all but one of them change: the memory that they took is given back.
+    #[test]
+    fn keys_that_changed_leave_no_memory() {
+        let mut tracked = Tracked::new(64 << 20);
+        for hash in 0..100_000u64 {
+            tracked.read(hash, b"k", party(1));
+        }
+        for hash in 1..100_000u64 {
+            tracked.changed(hash, b"k");
+        }
+        check(&tracked);
+        let capacities = [tracked.keys.capacity(), tracked.places.capacity(), tracked.clients[&1].capacity()];
+        assert!(capacities.iter().all(|capacity| *capacity < 128), "{capacities:?}");
     }
 
     #[test]
