@@ -396,7 +396,7 @@ impl Game {
     fn read_many(&mut self) {
         let at = self.random.below(self.clients.len() as u64) as usize;
         let number = self.clients[at].number;
-        for _ in 0..4 {
+        for _ in 0..10 {
             let keys: String = (0..100).map(|_| format!(" m:{}", self.random.below(2000))).collect();
             self.clients[at].sent.push(Sent::Other);
             self.post(number, &format!("MGET{keys}"));
@@ -440,7 +440,7 @@ impl Game {
                 self.trace.push(format!("{target} closes"));
                 self.world.close(target);
             }
-            8 if count > 0 && self.random.below(4) == 0 => self.read_many(),
+            8 if count > 0 && self.random.below(2) == 0 => self.read_many(),
             8..=16 if count > 0 => {
                 let at = self.random.below(count) as usize;
                 self.read(at);
