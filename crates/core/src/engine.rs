@@ -33,6 +33,9 @@ pub struct Limits {
     pub max_value: usize,
     /// Bytes of one request: room for many values at once, yet far from what would hurt the machine.
     pub max_request: usize,
+    /// Longest argument that is read and dropped although it is longer than a value may be, so that the client gets an
+    /// error and goes on; a longer one closes the connection.
+    pub max_skipped: usize,
     /// Bytes of replies not yet taken by the client, after which its requests are left unread.
     pub pause_output: usize,
     /// How long a read waits for a load, and a load may renew its lease, in milliseconds.
@@ -50,6 +53,7 @@ impl Limits {
             max_args: 10,
             max_value: self.max_value.min(16 << 10),
             max_request: 64 << 10,
+            max_skipped: 0,
             pause_output: self.pause_output.min(64 << 10),
             ..self.clone()
         }
@@ -62,6 +66,7 @@ impl Default for Limits {
             max_args: 1024 * 1024,
             max_value: 16 << 20,
             max_request: 256 << 20,
+            max_skipped: 256 << 20,
             pause_output: 1 << 20,
             load_limit: 30_000,
             shutdown: false,
@@ -176,9 +181,9 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Empties a database after so many milliseconds; of several such wishes the last holds, as in memcached.
-    pub fn flush_in(&self, db: u8, now: Now, millis: u64) {
-        self.flush.store(now.mono.saturating_add(millis) << 4 | u64::from(db), Relaxed);
+    /// Empties a database when the monotonic clock reads `at`; of several such wishes the last holds, as in memcached.
+    pub fn flush_at(&self, db: u8, at: u64) {
+        self.flush.store(at.min(u64::MAX >> 4) << 4 | u64::from(db), Relaxed);
     }
 
     /// Lets the clock run ahead by so many milliseconds more.

@@ -6,9 +6,12 @@
 //! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
 //! transaction.
 
+use std::sync::Arc;
+
 use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
 use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row, needed};
 use crate::gate;
+use crate::key_list::Keyed;
 use crate::store::{Key, Outcome};
 use crate::waiting::{Waits, load_first};
 
@@ -28,8 +31,18 @@ pub struct Queue {
 #[derive(Clone, Debug)]
 pub struct Watched {
     db: u8,
-    key: Box<[u8]>,
+    key: Arc<[u8]>,
     state: Option<(u64, Option<u64>)>,
+}
+
+impl Keyed for Watched {
+    fn db(&self) -> u8 {
+        self.db
+    }
+
+    fn key(&self) -> &Arc<[u8]> {
+        &self.key
+    }
 }
 
 impl std::fmt::Debug for Row {
@@ -80,6 +93,12 @@ impl Queue {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
+    }
+
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        let requests = self.requests.capacity() * size_of::<(&'static Row, usize)>();
+        self.bytes.capacity() + self.spans.capacity() * size_of::<Span>() + requests
     }
 
     fn requests(&self) -> impl Iterator<Item = (&'static Row, Args<'_>)> + Clone {
@@ -141,13 +160,14 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
     }
     let db = client.db;
     for bytes in keys.iter() {
-        if client.watched.iter().any(|known| known.db == db && *known.key == *bytes) {
+        let key = Key { db, bytes };
+        if client.watched.position(key).is_some() {
             continue;
         }
         if client.watched.len() == MAX_WATCHED {
             return Err(Error::new(Kind::TooLarge, "ERR too many keys are watched"));
         }
-        let state = cx.with(Key { db, bytes }, |entry, _| entry.peek().map(|item| (item.version, item.expires_at)));
+        let state = cx.with(key, |entry, _| entry.peek().map(|item| (item.version, item.expires_at)));
         client.watched.push(Watched { db, key: bytes.into(), state });
     }
     Ok(Reply::Ok)
@@ -155,10 +175,12 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
 
 /// A client has read keys that were loaded for it: those it watches while they were absent count as they were loaded.
 pub(crate) fn rebase(client: &mut Client, waits: &Waits) {
-    for known in client.watched.iter_mut().filter(|known| known.state.is_none()) {
-        let key = Key { db: known.db, bytes: &known.key };
-        if let Some(Outcome::Loaded(loaded)) = waits.outcome(key)
+    for read in &waits.keys {
+        let place = client.watched.position(Key { db: read.db, bytes: &read.key });
+        if let Some(Outcome::Loaded(loaded)) = &read.outcome
             && !loaded.absent
+            && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
+            && known.state.is_none()
         {
             known.state = Some((loaded.version, loaded.expires_at));
         }

@@ -335,7 +335,8 @@ impl Connection {
 
     /// Keeps the count of what connections hold; false if that is too much and this one is a reason for it.
     fn count(&mut self, shared: &Shared) -> bool {
-        let held = self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory();
+        let held =
+            self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory() + self.session.memory();
         if held == self.counted {
             return true;
         }

@@ -15,6 +15,7 @@ mod text;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
 use crate::pubsub::BusCommand;
@@ -40,6 +41,8 @@ pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
 use server::{describe, document, info, keys_of, memory_stats, name_of};
 pub(crate) use strings::OVERFLOW;
+#[cfg(test)]
+pub(crate) use strings::get_served;
 use strings::{get, increment, mget, mset, set};
 pub use text::TextCommand;
 pub(crate) use text::{
@@ -215,7 +218,10 @@ pub(crate) fn execute_row(
 ) -> Reply {
     if cx.engine.loaders.any() {
         // Reads of values look for themselves: a hit must not look twice.
-        let reads = matches!(command, Command::Get(_) | Command::MGet(_));
+        let reads = matches!(
+            command,
+            Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
+        );
         let db = client.db;
         match load_first(cx, client, needed(row, args, command).filter(|_| !reads).map(|bytes| Key { db, bytes })) {
             Ok(false) => {}
@@ -336,12 +342,11 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Item(item) => return items::run(cx, client, &item),
         Command::Cache(command) => return cache::run(cx, client, &command),
         Command::Stats(section) => return stats::stats(cx, section),
-        Command::FlushIn(0) => {
-            cx.clear(Some(db));
-            Reply::Ok
-        }
-        Command::FlushIn(millis) => {
-            cx.engine.pending.flush_in(db, cx.now, millis);
+        Command::FlushAt(when) => {
+            match expires_at(cx.now, cx.now.mono, when, None).filter(|at| *at > cx.now.mono) {
+                Some(at) => cx.engine.pending.flush_at(db, at),
+                None => cx.clear(Some(db)),
+            }
             Reply::Ok
         }
         Command::Advance(millis) => {

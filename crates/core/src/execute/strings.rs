@@ -6,7 +6,7 @@ use crate::command::Blob;
 use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer};
 use crate::json_value;
 use crate::store::{Item, Key, Meta, Refused};
-use crate::waiting::{self, Standing, stand};
+use crate::waiting::{self, Standing, stand_to_read};
 
 pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
 
@@ -31,16 +31,16 @@ pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply 
 
 /// A value that is not there, or stale, where workers load.
 #[cold]
-pub(super) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
+pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
     if !matches!(reply, Reply::Null) {
         waiting::refresh(cx, client, key);
         return reply;
     }
-    match stand(cx, client, key) {
+    match stand_to_read(cx, client, key) {
         Standing::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
         Standing::Failed(error) => Reply::Error(error),
         Standing::Waits => Reply::Parked,
-        // It came in between, or there is no such row.
+        // There is no such row, nobody loads it, or a transaction found it.
         Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
             entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)))
         }),
