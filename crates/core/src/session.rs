@@ -553,7 +553,8 @@ impl Session {
             end_lease(run.engine, run.now, &mut self.client, key, token as u64, &error);
         }
         let name = args.get(0).unwrap_or_default();
-        let reply = Reply::Error(transaction::refused(&mut self.client, name, error));
+        let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, name, error);
+        let reply = Reply::Error(reply);
         self.skip_one_reply();
         self.send_reply(run, &reply, out);
         true
@@ -678,7 +679,7 @@ impl Session {
                 }
                 Err(error) => Reply::Error(error.clone()),
             },
-            Err(error) => Reply::Error(transaction::refused(&mut self.client, name, error)),
+            Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
         };
         if !waits.keys.is_empty() && !self.client.watched.is_empty() {
             transaction::rebase(&mut self.client, &waits);
@@ -934,6 +935,7 @@ impl Session {
         let now = engine.time(now);
         let party = self.client.party;
         self.client.leave(engine);
+        transaction::unwatch(engine, now.mono, &mut self.client);
         engine.clients.leave(party.id);
         for (db, key, _) in std::mem::take(&mut self.client.holds) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));

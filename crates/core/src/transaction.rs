@@ -1,7 +1,8 @@
 //! Transactions: MULTI queues requests as they came, EXEC locks the shards of all their keys, in order, and runs them as
 //! one step; WATCH makes it depend on what a client saw.
 //!
-//! What is watched is a state: a version and an expiry, or that there is nothing. It is compared under the locks, so
+//! What is watched is a state: a version and an expiry, or that there is nothing and how often the key was written or
+//! removed, since it may be absent again after a change. It is compared under the locks, so
 //! expiry, eviction, an invalidated tag and an emptied database count without anybody having to tell. A key that was not
 //! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
 //! transaction.
@@ -9,9 +10,10 @@
 use std::sync::Arc;
 
 use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
+use crate::engine::Engine;
 use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row, needed};
 use crate::gate;
-use crate::key_list::Keyed;
+use crate::key_list::{KeyList, Keyed};
 use crate::store::{Key, Outcome};
 use crate::waiting::{Waits, load_first};
 
@@ -33,6 +35,8 @@ pub struct Watched {
     db: u8,
     key: Arc<[u8]>,
     state: Option<(u64, Option<u64>)>,
+    /// How often it had been written or removed, if it was absent: it may be so again after a change.
+    changes: Option<u32>,
 }
 
 impl Keyed for Watched {
@@ -122,10 +126,10 @@ impl Queue {
 }
 
 /// A request was refused before it could be queued; what it answers.
-pub(crate) fn refused(client: &mut Client, name: &[u8], error: Error) -> Error {
+pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8], error: Error) -> Error {
     if name.eq_ignore_ascii_case(b"EXEC") {
         client.queue = None;
-        client.watched.clear();
+        unwatch(engine, now, client);
         let why = error.text.strip_prefix("ERR ").unwrap_or(&error.text);
         return Error::with(error.kind, format!("EXECABORT Transaction discarded because of: {why}"));
     }
@@ -144,12 +148,23 @@ pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
     Ok(Reply::Ok)
 }
 
+/// UNWATCH, and whatever else ends a transaction.
+pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
+    release(engine, now, &std::mem::take(&mut client.watched));
+}
+
+fn release(engine: &Engine, now: u64, watched: &KeyList<Watched>) {
+    for known in watched.iter().filter(|known| known.changes.is_some()) {
+        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch());
+    }
+}
+
 /// DISCARD.
-pub(crate) fn discard(client: &mut Client) -> Result<Reply, Error> {
+pub(crate) fn discard(cx: &Context<'_>, client: &mut Client) -> Result<Reply, Error> {
     if client.queue.take().is_none() {
         return Err(Error::new(Kind::Malformed, "ERR DISCARD without MULTI"));
     }
-    client.watched.clear();
+    unwatch(cx.engine, cx.now.mono, client);
     Ok(Reply::Ok)
 }
 
@@ -167,8 +182,14 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         if client.watched.len() == MAX_WATCHED {
             return Err(Error::new(Kind::TooLarge, "ERR too many keys are watched"));
         }
-        let state = cx.with(key, |entry, _| entry.peek().map(|item| (item.version, item.expires_at)));
-        client.watched.push(Watched { db, key: bytes.into(), state });
+        let (state, changes) = cx.with(key, |entry, _| {
+            let state = entry.peek().map(|item| (item.version, item.expires_at));
+            (state, if state.is_none() { entry.watch() } else { None })
+        });
+        if state.is_none() && changes.is_none() {
+            return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
+        }
+        client.watched.push(Watched { db, key: bytes.into(), state, changes });
     }
     Ok(Reply::Ok)
 }
@@ -193,7 +214,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
         return Err(Error::new(Kind::Malformed, "ERR EXEC without MULTI"));
     };
     if queue.spoiled {
-        client.watched.clear();
+        unwatch(cx.engine, cx.now.mono, client);
         return Err(Error::new(Kind::Malformed, "EXECABORT Transaction discarded because of previous errors."));
     }
     if cx.engine.loaders.any() {
@@ -222,11 +243,13 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
         let mut cx = Context { engine, now, scratch, held: Some(held), waits };
         Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args)).collect())
     };
-    Ok(if wide {
+    let reply = if wide {
         engine.store.with_everything(now.mono, |all| run(all))
     } else {
         engine.store.with_all(keys, now.mono, |all| run(all))
-    })
+    };
+    release(engine, now.mono, &watched);
+    Ok(reply)
 }
 
 fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<'_>) -> Reply {
@@ -246,7 +269,8 @@ fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<C
 
 impl Watched {
     fn holds(&self, held: &mut dyn Held) -> bool {
-        let key = Key { db: self.db, bytes: &self.key };
-        held.entry(key).peek().map(|item| (item.version, item.expires_at)) == self.state
+        let entry = held.entry(Key { db: self.db, bytes: &self.key });
+        let unchanged = self.state.is_some() || entry.changes() == self.changes;
+        unchanged && entry.peek().map(|item| (item.version, item.expires_at)) == self.state
     }
 }

@@ -8,7 +8,7 @@ use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::protocol::resp;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Party, Value};
+use globalcache_core::store::{Key, Options, Party, Value};
 use proptest::prelude::*;
 
 #[allow(dead_code, reason = "other tests use more of it")]
@@ -498,6 +498,47 @@ fn a_load_for_oneself_under_a_ticket_does_not_end_a_transaction() {
     world.ask(client, "MULTI");
     world.ask(client, "GET w:1");
     assert_eq!(world.ask(client, "EXEC"), "*1 $3 row");
+}
+
+/// A watches a key that is absent; B writes and removes it; A's transaction is not run, although the key is absent again.
+/// It is run where nothing happened, and nothing is left of the watch when it has ended, however that was.
+#[test]
+fn a_watched_key_that_came_and_went_ends_a_transaction() {
+    for (between, ran) in [
+        ("PING", true),
+        ("SET other 1", true),
+        ("SET k 1\r\nDEL k", false),
+        ("SET k 1 PX 1\r\nGETDEL k", false),
+        ("SET k 1\r\nFLUSHALL", false),
+        ("SET k 1\r\nRENAME k other", false),
+        ("SET k 1", false),
+        // Whoever removes what is absent says that its source has changed.
+        ("DEL k", false),
+    ] {
+        let mut world = World::new();
+        let (client, other) = (world.connect("PING"), world.connect("PING"));
+        world.ask(client, "WATCH k");
+        world.ask(other, between);
+        world.ask(client, "MULTI\r\nPING");
+        assert_eq!(world.ask(client, "EXEC"), if ran { "*1 +PONG" } else { "*-1" }, "{between}");
+    }
+    for end in
+        ["MULTI\r\nEXEC", "UNWATCH", "MULTI\r\nDISCARD", "RESET", "MULTI\r\nnonsense\r\nEXEC", "MULTI\r\nEXEC x", ""]
+    {
+        let mut world = World::new();
+        let empty = world.engine.store.stats().used;
+        let client = world.connect("PING");
+        world.ask(client, "WATCH k k2 k3");
+        assert!(world.engine.store.stats().used > empty);
+        world.ask(client, end);
+        if end.is_empty() {
+            world.close(client);
+        }
+        for key in ["k", "k2", "k3"] {
+            let key = Key { db: 0, bytes: key.as_bytes() };
+            assert_eq!(world.engine.store.with(key, world.now.mono, |entry| entry.changes()), None, "{end}");
+        }
+    }
 }
 
 /// What Redis 7.0 answers, request by request.

@@ -135,7 +135,6 @@ impl Client {
         (self.db, self.resp) = (0, 2);
         self.name.clear();
         self.queue = None;
-        self.watched.clear();
         self.tickets = false;
         self.replies = Replies::All;
     }

@@ -327,14 +327,15 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Help(lines) => Reply::Array(lines.iter().map(|line| Reply::Word(line)).collect()),
         Command::Multi => return transaction::begin(client),
         Command::Exec => return transaction::exec(cx, client),
-        Command::Discard => return transaction::discard(client),
+        Command::Discard => return transaction::discard(cx, client),
         Command::Watch(keys) => return transaction::watch(cx, client, keys),
         Command::Unwatch => {
-            client.watched.clear();
+            transaction::unwatch(cx.engine, cx.now.mono, client);
             Reply::Ok
         }
         Command::Reset => {
             client.leave(cx.engine);
+            transaction::unwatch(cx.engine, cx.now.mono, client);
             client.reset();
             client.access = cx.engine.users.at_first();
             Reply::Word("RESET")
