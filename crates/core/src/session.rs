@@ -936,6 +936,7 @@ impl Session {
         let party = self.client.party;
         self.client.leave(engine);
         transaction::unwatch(engine, now.mono, &mut self.client);
+        self.client.queue = None;
         engine.clients.leave(party.id);
         for (db, key, _) in std::mem::take(&mut self.client.holds) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
@@ -949,6 +950,7 @@ impl Session {
         if self.client.worker {
             engine.loaders.leave(party);
         }
+        (self.ticket_bytes, self.long_line) = (0, None);
         if let Some(joined) = self.client.joined.take() {
             engine.fences.leave(&joined);
         }
