@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is, lookup};
-use crate::execute::{Client, Context, TOO_MUCH, take};
+use crate::execute::{Client, Context, TOO_MUCH, take, why_refused};
 use crate::loaders::Serving;
 use crate::store::{HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
 use crate::users::Access;
@@ -450,6 +450,7 @@ fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Co
 }
 
 fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
+    let most = cx.engine.limits.max_value;
     with_meta(cx, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
@@ -458,7 +459,11 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
                 If::Absent => version.is_none(),
                 If::Version(wanted) => version == Some(wanted),
             };
-            Ok(Reply::Int(if met { entry.set(value, meta)? as i64 } else { 0 }))
+            if !met {
+                return Ok(Reply::Int(0));
+            }
+            let written = entry.set(value, meta).map_err(|refused| why_refused(refused, value, most))?;
+            Ok(Reply::Int(written as i64))
         })
     })
 }

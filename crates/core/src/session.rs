@@ -18,7 +18,7 @@ use crate::command::{
     too_long,
 };
 use crate::engine::{Engine, Limits, Now};
-use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at};
+use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at, why_refused};
 use crate::gate;
 use crate::items;
 use crate::mailbox::Event;
@@ -144,8 +144,8 @@ impl Plain {
 enum Name {
     Redis(Option<&'static Row>),
     Memcached(memcached::Call),
-    /// As `Redis`, of a request that ends before an argument of so many bytes, which is too long.
-    TooLong(Option<&'static Row>, usize),
+    /// As `Redis`, of a request that ends before an argument that is too long: the last that was read.
+    TooLong,
 }
 
 /// One client's side of the server.
@@ -342,7 +342,7 @@ impl Session {
                     let done = match frame.name {
                         Name::Redis(row) => self.run_resp(run, input, frame, row, out),
                         Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
-                        Name::TooLong(row, length) => self.refuse_too_long(run, input, frame, row, length, out),
+                        Name::TooLong => self.refuse_too_long(run, input, frame, out),
                     };
                     if !done {
                         self.read_again();
@@ -411,7 +411,8 @@ impl Session {
                         Ok(_) => out.bytes().extend_from_slice(b"+OK\r\n"),
                         Err(refused) => {
                             errors += 1;
-                            resp::encode(&Reply::Error(refused.into()), resp3, &[], out);
+                            let error = why_refused(refused, value, run.engine.limits.max_value);
+                            resp::encode(&Reply::Error(error), resp3, &[], out);
                         }
                     }
                 }
@@ -505,7 +506,9 @@ impl Session {
                     at += length;
                     // What is skipped must not be read again, so nothing is read ahead behind it.
                     if if memcached { self.lines.is_skipping() } else { self.reader.is_skipping() } {
-                        self.note_too_long(frames, memcached);
+                        if let (Some(_), Some(frame)) = (self.reader.too_long(), frames.last_mut()) {
+                            (frame.name, frame.plain) = (Name::TooLong, None);
+                        }
                         return (at, None);
                     }
                 }
@@ -520,29 +523,14 @@ impl Session {
         (at, None)
     }
 
-    /// The last request that was read ends before an argument that is too long.
-    #[cold]
-    fn note_too_long(&self, frames: &mut [Frame], memcached: bool) {
-        if let (false, Some(length), Some(frame)) = (memcached, self.reader.too_long(), frames.last_mut())
-            && let Name::Redis(row) = frame.name
-        {
-            (frame.name, frame.plain) = (Name::TooLong(row, length), None);
-        }
-    }
-
     /// Answers a request of which an argument is too long. A lease that it would have filled ends: nobody else knows that
     /// this load is over.
     #[cold]
-    fn refuse_too_long(
-        &mut self,
-        run: &mut Run<'_>,
-        input: &[u8],
-        frame: &Frame,
-        row: Option<&'static Row>,
-        length: usize,
-        out: &mut Output,
-    ) -> bool {
+    fn refuse_too_long(&mut self, run: &mut Run<'_>, input: &[u8], frame: &Frame, out: &mut Output) -> bool {
         let args = Args::new(&input[frame.start..], &run.scratch.spans[frame.spans.0..frame.spans.1]);
+        let name = args.get(0).unwrap_or_default();
+        let row = lookup(name);
+        let length = self.reader.too_long().unwrap_or_default();
         let mut error = too_long(length, run.engine.limits.max_value);
         if let Some(Err(refused)) = row.map(|row| gate::permit(&self.client, row, args)) {
             error = refused;
@@ -552,7 +540,6 @@ impl Session {
         {
             end_lease(run.engine, run.now, &mut self.client, key, token as u64, &error);
         }
-        let name = args.get(0).unwrap_or_default();
         let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, name, error);
         let reply = Reply::Error(reply);
         self.skip_one_reply();
@@ -1228,7 +1215,7 @@ impl Run<'_> {
             let key = match frame.name {
                 Name::Redis(row) => row.and_then(|row| row.keys(args).next()),
                 Name::Memcached(call) => call.first_key(args),
-                Name::TooLong(..) => None,
+                Name::TooLong => None,
             };
             key.map(|bytes| Key { db: client.db, bytes })
         }));

@@ -282,6 +282,12 @@ fn a_value_that_is_too_long_is_an_error_and_nothing_else() {
         let (answers, closed) = talk(&engine(short_values()), &input, &[piece]);
         assert_eq!((String::from_utf8(answers).unwrap(), closed), (wanted.clone(), false), "{piece}");
     }
+    // On a line.
+    for line in ["SET k {}", "SET k {} EX 10", "SET k {} NX", "MSET k {}", "CACHE.SET k {}"] {
+        let (answers, closed) =
+            talk(&engine(short_values()), (line.replace("{}", &"v".repeat(1001)) + "\r\n").as_bytes(), &[9]);
+        assert_eq!((String::from_utf8(answers).unwrap(), closed), (error.clone(), false), "{line}");
+    }
     // Longer than a request may be: the connection closes after the error.
     let limits = Limits { max_request: 2000, max_skipped: 2000, ..short_values() };
     let (answers, closed) = talk(&engine(limits), b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2001\r\nvvv", &[100]);

@@ -40,9 +40,9 @@ pub(crate) use keyspace::{
 pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
 use server::{describe, document, info, keys_of, memory_stats, name_of};
-pub(crate) use strings::OVERFLOW;
 #[cfg(test)]
 pub(crate) use strings::get_served;
+pub(crate) use strings::{OVERFLOW, why_refused};
 use strings::{get, increment, mget, mset, set};
 pub use text::TextCommand;
 pub(crate) use text::{

@@ -116,6 +116,16 @@ impl Reader {
     /// since. Spans of its arguments are appended to `spans`.
     #[inline]
     pub fn next(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
+        // Between two requests there is no state to be reset.
+        if self.left.is_none()
+            && let Some(length) = whole(input, spans, limits)
+        {
+            return Next::Request(length);
+        }
+        self.next_part(input, spans, limits)
+    }
+
+    fn next_part(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
         if self.skipping {
             return self.skip(input, limits);
         }
@@ -218,9 +228,6 @@ impl Reader {
 
     fn advance(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option<usize>, Next> {
         if self.left.is_none() {
-            if let Some(length) = whole(input, spans, limits) {
-                return Ok(Some(length));
-            }
             match input.first() {
                 None => return Ok(None),
                 Some(b'*') => {}

@@ -69,16 +69,16 @@ const WRITER: usize = 6;
 impl Exchange {
     /// Runs the exchange that the bytes stand for, and checks all that it is to have led to.
     pub fn run(bytes: &[u8]) {
-        let mut exchange = Exchange::new();
         let mut draw = Draw::new(bytes);
+        let mut exchange = Exchange::new([3000, 300, 10][draw.below(3)]);
         while !draw.is_over() {
             exchange.step(&mut draw);
         }
         exchange.end();
     }
 
-    fn new() -> Exchange {
-        let limits = Limits { max_value: MAX_VALUE, pause_output: 3000, ..Limits::default() };
+    fn new(pause_output: usize) -> Exchange {
+        let limits = Limits { max_value: MAX_VALUE, pause_output, ..Limits::default() };
         let options = Options {
             memory: 16 << 20,
             shards: 4,
@@ -230,17 +230,20 @@ impl Exchange {
     }
 
     fn end(mut self) {
-        let mut idle = 0;
-        while idle < 3 {
-            let before: usize = self.clients.iter().map(|client| client.said.len()).sum();
+        // Requests wait one after the other, so there are as many rounds as requests at most; some more for tickets.
+        let waits = |client: &Client| !client.input.is_empty() || client.session.is_parked();
+        let mut more = 3;
+        for _ in 0..4000 {
             for slot in 0..4 {
                 self.arrive(slot, usize::MAX);
             }
             self.deliver();
             self.work(usize::MAX);
             self.deliver();
-            let after: usize = self.clients.iter().map(|client| client.said.len()).sum();
-            idle = if before == after { idle + 1 } else { 0 };
+            more = if self.clients[..4].iter().any(waits) { 3 } else { more - 1 };
+            if more == 0 {
+                break;
+            }
         }
         for client in &self.clients[..4] {
             assert!(client.input.is_empty() && !client.session.is_parked(), "{:?} waits", client.model.kind);
