@@ -327,11 +327,12 @@ impl Session {
             }
             let mut index = 0;
             while let Some(frame) = frames.get(index) {
-                if self.client.tracking.is_some() && self.take_messages(run, out) == Flow::Close {
-                    return (input.len(), Flow::Close);
-                }
                 // Looked at each time: the request before may have begun a transaction, say.
                 let plain = self.is_plain(run.engine);
+                if !plain && self.client.tracking.is_some() && self.take_messages(run, out) == Flow::Close {
+                    return (input.len(), Flow::Close);
+                }
+                let mut joins = false;
                 let is_step = |frame: &&Frame| plain && frame.plain.is_some();
                 let count = frames[index..].iter().take_while(is_step).count();
                 if count > 0 {
@@ -349,12 +350,12 @@ impl Session {
                         return (frame.start, Flow::Park);
                     }
                     index += 1;
+                    // What follows the greeting of a session is run behind its fence, and not at all if a newer one is there.
+                    joins = self.client.joined.is_some() != had_session && (index < frames.len() || end < input.len());
                 }
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
-                // What follows the greeting of a session is run behind its fence, and not at all if a newer one is there.
-                let joins = self.client.joined.is_some() != had_session && (index < frames.len() || end < input.len());
                 if out.len() > self.limits(run.engine).pause_output || joins {
                     let next = frames.get(index).map_or(end, |next| next.start);
                     // What was read ahead is read again when the output was taken.

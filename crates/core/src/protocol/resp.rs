@@ -125,6 +125,7 @@ impl Reader {
         self.next_part(input, spans, limits)
     }
 
+    #[inline(never)]
     fn next_part(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
         if self.skipping {
             return self.skip(input, limits);
