@@ -1,7 +1,8 @@
 //! The store against a model of a page: long sequences of operations, with and without a shortage of memory.
 //!
 //! With enough memory it does exactly what the model does. When memory is short it may forget, but never invents,
-//! resurrects or mixes up, and it never takes more than its budget.
+//! resurrects or mixes up, and it never takes more than its budget. Stores of small segments reach every border of a
+//! segment within a few steps; after each step the store is checked as a whole.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -58,6 +59,27 @@ enum Op {
         ttl: Option<u64>,
         tags: Vec<u8>,
     },
+    /// Sets keys one after another: they lie side by side.
+    SetRun {
+        first: u16,
+        count: u16,
+        size: usize,
+        ttl: Option<u64>,
+        tags: Vec<u8>,
+    },
+    /// Removes keys that were set one after another: whole segments become empty.
+    RemoveRun {
+        first: u16,
+        count: u16,
+    },
+    Copy {
+        from: (u8, u16),
+        to: (u8, u16),
+    },
+    Rename {
+        from: (u8, u16),
+        to: (u8, u16),
+    },
     Invalidate {
         tag: u8,
     },
@@ -68,6 +90,11 @@ enum Op {
         millis: u64,
     },
     Tick,
+    /// Some steps of the sweep, each over so many items.
+    Sweep {
+        steps: usize,
+        items: usize,
+    },
 }
 
 fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
@@ -98,6 +125,24 @@ fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = 
     ]
 }
 
+/// Operations that fill and empty whole segments, between any two steps of the sweep.
+fn border_operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
+    let ttl = || prop::option::weighted(0.4, prop_oneof![1u64..50, 100u64..1000]);
+    let size = prop_oneof![6 => 0..40usize, 2 => sizes];
+    let target = || (prop_oneof![4 => Just(0u8), 1 => Just(3u8)], 0..keys);
+    let run = || (0..keys, 1..40u16);
+    prop_oneof![
+        4 => (run(), size, ttl(), prop::collection::vec(0u8..4, 0..3)).prop_map(|((first, count), size, ttl, tags)| {
+            Op::SetRun { first, count, size, ttl, tags }
+        }),
+        4 => run().prop_map(|(first, count)| Op::RemoveRun { first, count }),
+        1 => (target(), target()).prop_map(|(from, to)| Op::Copy { from, to }),
+        2 => (target(), target()).prop_map(|(from, to)| Op::Rename { from, to }),
+        4 => (1..4usize, 1..30usize).prop_map(|(steps, items)| Op::Sweep { steps, items }),
+        10 => operation(keys, 0..40),
+    ]
+}
+
 #[derive(Clone, Debug, PartialEq)]
 struct Known {
     value: Vec<u8>,
@@ -123,11 +168,18 @@ struct Token {
 const LEASE: u64 = 100;
 
 fn key_of(key: u16) -> Vec<u8> {
-    // Some keys are long.
+    // Some keys are long, and one is as long as a key may be.
+    let more = match key {
+        LONGEST_KEY => 65_535 - b"key:NNN".len(),
+        key if key % 10 == 3 => 300,
+        _ => 0,
+    };
     let mut name = format!("key:{key}").into_bytes();
-    name.resize(name.len() + if key % 10 == 3 { 300 } else { 0 }, b'k');
+    name.resize(name.len() + more, b'k');
     name
 }
+
+const LONGEST_KEY: u16 = 199;
 
 struct Test {
     store: Store,
@@ -137,15 +189,36 @@ struct Test {
     /// Whether the store may have forgotten something.
     forgetful: bool,
     memory: u64,
+    /// Bytes above its budget that a shard may use; None: it is not checked as a whole.
+    slack: Option<usize>,
+}
+
+const MAX_VALUE: usize = 300_000;
+
+fn options(memory: u64, shards: usize, evict: bool) -> Options {
+    let seed = [7, 8, 9, 10];
+    Options { memory, shards, evict, max_value: MAX_VALUE, seed, epoch: 1000, load_limit: 30_000 }
 }
 
 impl Test {
     fn new(memory: u64, evict: bool, forgetful: bool) -> Test {
-        let max_value = 300_000;
-        let shards = shards_for(memory, max_value, 4);
-        let options =
-            Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000, load_limit: 30_000 };
-        Test { store: Store::new(options), model: HashMap::new(), tokens: HashMap::new(), now: 50, forgetful, memory }
+        let shards = shards_for(memory, MAX_VALUE, 4);
+        Test::of(Store::new(options(memory, shards, evict)), forgetful, None)
+    }
+
+    /// A store whose segments have 500 bytes, checked as a whole after every step.
+    fn with_small_segments(memory: u64, shards: usize, evict: bool) -> Test {
+        Test::of(Store::with_small_segments(options(memory, shards, evict), 500), evict, Some(0))
+    }
+
+    fn of(store: Store, forgetful: bool, slack: Option<usize>) -> Test {
+        let memory = store.options().memory;
+        Test { store, model: HashMap::new(), tokens: HashMap::new(), now: 50, forgetful, memory, slack }
+    }
+
+    /// Whether a write may be refused for want of memory.
+    fn may_refuse(&self, refused: Refused) -> bool {
+        self.forgetful || refused == Refused::TooLarge || !self.store.options().evict
     }
 
     fn with<R>(&self, db: u8, key: u16, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
@@ -204,23 +277,71 @@ impl Test {
                 }
             }
             Err(refused) => {
-                assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}");
+                assert!(self.may_refuse(refused), "{refused:?}");
                 self.void(db, key);
             }
         }
     }
 
+    fn copy(&mut self, from: (u8, u16), to: (u8, u16)) {
+        let Some(copy) = self.with(from.0, from.1, |entry| entry.copied()) else { return };
+        match self.with(to.0, to.1, |entry| entry.put_copied(&copy)) {
+            Ok(_) => self.moved(from, to),
+            Err(refused) => assert!(self.may_refuse(refused), "{refused:?}"),
+        }
+    }
+
+    /// A value never needs more memory under another key that is no longer.
+    fn rename(&mut self, from: (u8, u16), to: (u8, u16)) {
+        let names = [from, to].map(|(_, key)| key_of(key));
+        let [source, target] = [0, 1].map(|at| Key { db: [from, to][at].0, bytes: &names[at] });
+        if source == target {
+            return;
+        }
+        let renamed = self.store.with_all([source, target].into_iter(), self.now, |all| all.rename(source, target));
+        match renamed {
+            Ok(true) => {
+                self.moved(from, to);
+                self.model.remove(&from);
+                self.void(from.0, from.1);
+            }
+            Ok(false) => assert!(self.forgetful || self.known(from.0, from.1).is_none()),
+            Err(refused) => assert!(names[1].len() > names[0].len(), "{refused:?}"),
+        }
+    }
+
+    /// A value stands under another key.
+    fn moved(&mut self, from: (u8, u16), to: (u8, u16)) {
+        let mut known = self.model[&from].clone();
+        let version = self.with(to.0, to.1, |entry| entry.peek().map(|item| item.version));
+        known.version = version.expect("what was written is there");
+        self.model.insert(to, known);
+        self.void(to.0, to.1);
+    }
+
+    /// What a reader can know: of an item that is stale, not since when, for a copied one keeps only that it is.
+    fn seen_now(&self, known: &Known) -> Known {
+        let fresh_until = known.fresh_until.map(|at| if at <= self.now { 0 } else { at });
+        Known { tags: vec![], fresh_until, ..known.clone() }
+    }
+
     fn agree(&self, db: u8, key: u16, found: Option<Known>) {
         match (found, self.known(db, key)) {
             (None, Some(_)) if self.forgetful => {}
-            (found, known) => assert_eq!(
-                found.map(|found| Known { tags: vec![], ..found }),
-                known.map(|known| Known { tags: vec![], ..known.clone() })
-            ),
+            (found, known) => {
+                assert_eq!(found.map(|found| self.seen_now(&found)), known.map(|known| self.seen_now(known)))
+            }
         }
     }
 
     fn run(&mut self, op: Op) {
+        self.run_one(op);
+        if let Some(slack) = self.slack {
+            self.store.check(slack);
+        }
+    }
+
+    fn run_one(&mut self, op: Op) {
         match op {
             Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent } => {
                 let value = vec![fill; size];
@@ -234,9 +355,20 @@ impl Test {
                         self.model.insert((db, key), known);
                         self.void(db, key);
                     }
-                    Err(refused) => assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}"),
+                    Err(refused) => assert!(self.may_refuse(refused), "{refused:?}"),
                 }
             }
+            Op::SetRun { first, count, size, ttl, tags } => {
+                for key in first..first + count {
+                    let (fill, tags) = (key as u8, tags.clone());
+                    self.run_one(Op::Set { db: 0, key, size, fill, ttl, fresh: None, flags: 0, tags, absent: false });
+                }
+            }
+            Op::RemoveRun { first, count } => {
+                (first..first + count).for_each(|key| self.run_one(Op::Remove { db: 0, key }));
+            }
+            Op::Copy { from, to } => self.copy(from, to),
+            Op::Rename { from, to } => self.rename(from, to),
             Op::Lease { db, key } => self.lease(db, key),
             Op::Fill { db, key, which, size, fill, ttl, tags } => {
                 self.fill(db, key, which, vec![fill; size], ttl, tags);
@@ -291,6 +423,7 @@ impl Test {
                 gone.flat_map(|(_, tokens)| tokens).for_each(|token| token.good = false);
             }
             Op::Wait { millis } => self.now += millis,
+            Op::Sweep { steps, items } => self.store.sweep(steps, items, self.now),
             Op::Tick => {
                 self.store.tick(self.now);
                 self.store.tick_leases(self.now);
@@ -331,7 +464,6 @@ fn seen(item: &Item<'_>) -> Known {
         version: item.version,
         flags: item.flags,
         expires_at: item.expires_at,
-        // A stale item that was copied to a new segment keeps only that it is stale.
         fresh_until: item.fresh_until,
         tags: vec![],
         absent: item.absent,
@@ -353,14 +485,18 @@ proptest! {
         ops in prop::collection::vec(operation(2000, 1000..100_000), 1..1500),
     ) {
         let mut test = Test::new(2 << 20, true, true);
-        for op in ops {
-            // Stale times are kept only as far as they tell that an item is stale.
-            test.run(if let Op::Set { db, key, size, fill, ttl, flags, tags, absent, .. } = op {
-                Op::Set { db, key, size, fill, ttl, fresh: None, flags, tags, absent }
-            } else {
-                op
-            });
-        }
+        ops.into_iter().for_each(|op| test.run(op));
+        test.finish();
+    }
+
+    #[test]
+    fn small_segments_end_and_begin_at_any_step(
+        ops in prop::collection::vec(border_operation(200, 40..3000), 1..300),
+        (memory, shards) in prop_oneof![Just((32 << 10, 1)), Just((64 << 10, 2)), Just((200 << 10, 1))],
+        evict in any::<bool>(),
+    ) {
+        let mut test = Test::with_small_segments(memory, shards, evict);
+        ops.into_iter().filter(|op| !matches!(op, Op::Lease { .. } | Op::Fill { .. })).for_each(|op| test.run(op));
         test.finish();
     }
 

@@ -96,6 +96,17 @@ fn encode(tag: u64, place: Place, freq: u8) -> u64 {
 }
 
 impl Table {
+    /// Whether it grows before the next slot is used: at most seven of eight are; with few buckets that would fill one
+    /// bucket and spill at once.
+    fn is_full(&self) -> bool {
+        (self.used as usize + 1) * 8 > self.buckets.len() * SLOTS * 7
+    }
+
+    /// Buckets that it grows by.
+    fn more(&self) -> usize {
+        self.buckets.len() / 8 + 1
+    }
+
     fn home(&self, tag: u64) -> usize {
         ((tag * self.buckets.len() as u64) >> TAG_BITS) as usize
     }
@@ -171,17 +182,21 @@ impl Index {
         }
     }
 
+    /// Bytes that the index grows by when a place is added under a hash.
+    #[inline]
+    pub(super) fn growth(&self, hash: u64) -> usize {
+        let table = &self.tables[self.table_of(hash)];
+        if table.is_full() { table.more() * size_of::<Bucket>() } else { 0 }
+    }
+
     /// Adds a place under a hash. There must be none yet that `find` would take for it.
     pub(super) fn insert(&mut self, hash: u64, place: Place, freq: u8) {
         let number = self.table_of(hash);
         let table = &mut self.tables[number];
-        let room = table.buckets.len() * SLOTS;
-        // At most seven of eight slots are used; with few buckets that would fill one bucket and spill at once.
-        if (table.used as usize + 1) * 8 > room * 7 {
-            let buckets = table.buckets.len();
-            let more = buckets / 8 + 1;
+        if table.is_full() {
+            let more = table.more();
             self.buckets += more;
-            table.resize(buckets + more);
+            table.resize(table.buckets.len() + more);
         }
         table.used += 1;
         table.place(encode(tag_of(hash), place, freq));
@@ -202,6 +217,20 @@ impl Index {
     pub(super) fn remove(&mut self, found: &Found) {
         *self.slot(found) &= SPILLED;
         self.tables[found.table].used -= 1;
+    }
+
+    /// Places in it.
+    pub(super) fn len(&self) -> u64 {
+        self.tables.iter().map(|table| u64::from(table.used)).sum()
+    }
+
+    /// Panics unless its counts are right; for tests.
+    pub(super) fn check(&self) {
+        assert_eq!(self.buckets, self.tables.iter().map(|table| table.buckets.len()).sum::<usize>(), "buckets");
+        for table in &self.tables {
+            let used = table.buckets.iter().flat_map(|bucket| bucket.0).filter(|slot| slot & USED != 0).count();
+            assert_eq!(table.used as usize, used, "used slots of a table");
+        }
     }
 
     /// Gives back the memory of a table that is less than half full; of the table after `cursor`, which goes round.
