@@ -172,6 +172,8 @@ fn key_of(key: u16) -> Vec<u8> {
     let more = match key {
         LONGEST_KEY => 65_535 - b"key:NNN".len(),
         key if key % 10 == 3 => 300,
+        // Of these two fill two thirds of a segment of 1,500 bytes, and no third fits.
+        key if key % 10 == 7 => 500,
         _ => 0,
     };
     let mut name = format!("key:{key}").into_bytes();
@@ -206,9 +208,9 @@ impl Test {
         Test::of(Store::new(options(memory, shards, evict)), forgetful, None)
     }
 
-    /// A store whose segments have 500 bytes, checked as a whole after every step.
-    fn with_small_segments(memory: u64, shards: usize, evict: bool) -> Test {
-        Test::of(Store::with_small_segments(options(memory, shards, evict), 500), evict, Some(0))
+    /// A store of small segments, checked as a whole after every step.
+    fn with_small_segments(memory: u64, shards: usize, evict: bool, segment: usize) -> Test {
+        Test::of(Store::with_small_segments(options(memory, shards, evict), segment), evict, Some(0))
     }
 
     fn of(store: Store, forgetful: bool, slack: Option<usize>) -> Test {
@@ -493,9 +495,9 @@ proptest! {
     fn small_segments_end_and_begin_at_any_step(
         ops in prop::collection::vec(border_operation(200, 40..3000), 1..300),
         (memory, shards) in prop_oneof![Just((32 << 10, 1)), Just((64 << 10, 2)), Just((200 << 10, 1))],
-        evict in any::<bool>(),
+        (evict, segment) in (any::<bool>(), prop_oneof![Just(500), Just(1500)]),
     ) {
-        let mut test = Test::with_small_segments(memory, shards, evict);
+        let mut test = Test::with_small_segments(memory, shards, evict, segment);
         ops.into_iter().filter(|op| !matches!(op, Op::Lease { .. } | Op::Fill { .. })).for_each(|op| test.run(op));
         test.finish();
     }

@@ -546,13 +546,14 @@ impl Shard {
     /// A new segment of so many bytes for a queue, neither open nor queued yet; None if there is no memory for it.
     fn new_segment(&mut self, queue: Queue, length: usize, tags: &Tags) -> Option<usize> {
         let is_spare = length == self.segment_size && !self.spare.is_empty();
-        if !is_spare && self.headroom() < length + HEAP + self.segment_growth() {
+        let added = if is_spare { 0 } else { length + HEAP };
+        if self.headroom() < added + self.segment_growth() {
             return None;
         }
         let number = self.segment_place()?;
         let spare = if is_spare { self.spare.pop() } else { None };
         let data = spare.unwrap_or_else(|| {
-            self.log_bytes += length + HEAP;
+            self.log_bytes += added;
             vec![0; length].into()
         });
         let bases = Bases::new(self.version, self.now, tags.clock());
@@ -699,7 +700,8 @@ impl Shard {
     /// Bytes that only items that move may take: without eviction an item that is renamed, or whose expiry changes, is
     /// written anew before the old one goes, and must find room for that also when nothing else does.
     fn kept(&self) -> usize {
-        if self.evict { 0 } else { (2 * self.segment_size).max(self.budget / KEPT_PART) }
+        let kept = (2 * self.segment_size).max(self.budget / KEPT_PART) + PLACES * SEGMENT_PLACE;
+        if self.evict { 0 } else { kept }
     }
 
     /// Takes one victim apart to its end; false if there is none, or if nothing can go.
