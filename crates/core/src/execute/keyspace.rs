@@ -275,12 +275,12 @@ fn copy(
         return Err(Error::new(Kind::Malformed, "ERR source and destination objects are the same"));
     }
     cx.with_all([from, to].into_iter(), |all, _| {
-        let Some(kept) = all.entry(from).copied() else {
+        if all.entry(from).peek().is_none() {
             return match rename {
                 Some(Rename::Always | Rename::IfNew) => Err(Error::new(Kind::NotFound, "ERR no such key")),
                 _ => Ok(Reply::Int(0)),
             };
-        };
+        }
         let done = match rename {
             Some(Rename::Always) => Reply::Ok,
             _ => Reply::Int(1),
@@ -291,9 +291,10 @@ fn copy(
         if !replace && all.entry(to).peek().is_some() {
             return Ok(Reply::Int(0));
         }
-        all.entry(to).put_copied(&kept)?;
         if rename.is_some() {
-            all.entry(from).remove();
+            all.rename(from, to)?;
+        } else if let Some(kept) = all.entry(from).copied() {
+            all.entry(to).put_copied(&kept)?;
         }
         Ok(done)
     })

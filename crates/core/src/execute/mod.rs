@@ -7,6 +7,7 @@ mod config;
 mod connection;
 mod keys;
 mod keyspace;
+mod room;
 mod scripts;
 mod server;
 mod strings;
@@ -36,6 +37,7 @@ pub(crate) use keyspace::{
     read_copy, read_expiretime, read_keys, read_memory, read_move, read_object, read_pexpiretime, read_randomkey,
     read_rename, read_renamenx, read_scan, read_type,
 };
+pub(crate) use room::Writes;
 pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
 use server::{describe, document, info, keys_of, memory_stats, name_of};
@@ -68,8 +70,10 @@ type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
 pub trait Held {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
-    /// As [`Locked::fits`], of keys and values in turn.
-    fn fits(&self, db: u8, pairs: Args<'_>) -> bool;
+    /// As [`Locked::fits`].
+    fn fits(&self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
+    /// As [`Locked::rename`].
+    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
     /// Removes everything, or everything in one database; all shards are locked.
@@ -87,9 +91,12 @@ impl Held for Locked<'_> {
         Locked::entry(self, key)
     }
 
-    fn fits(&self, db: u8, pairs: Args<'_>) -> bool {
-        let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
-        Locked::fits(self, keys.zip(pairs.iter().skip(1).step_by(2).map(<[u8]>::len)))
+    fn fits(&self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
+        Locked::fits(self, values)
+    }
+
+    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused> {
+        Locked::rename(self, from, to)
     }
 
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>) {

@@ -586,6 +586,9 @@ fn scan(
     0
 }
 
+/// Bytes that are kept beside a value at most.
+const MOST_BESIDE: usize = 64 + 8 * MAX_TAGS;
+
 /// Several shards, locked.
 pub struct Locked<'s> {
     store: &'s Store,
@@ -691,14 +694,21 @@ impl Locked<'_> {
         self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked")
     }
 
-    /// Whether all these values can be written for sure, under keys whose shards are locked; it may say no too early, when
-    /// nothing may be evicted and memory is nearly full.
-    pub fn fits<'k>(&self, values: impl Iterator<Item = (Key<'k>, usize)> + Clone) -> bool {
-        self.guards.iter().enumerate().all(|(number, shard)| {
-            let here = values.clone().filter(|(key, _)| self.store.shard_of(self.store.hash(*key)) == number);
-            let keys = here.clone().map(|(key, _)| key.bytes.len()).sum();
-            shard.as_ref().is_none_or(|shard| shard.fits(keys, here.map(|(_, length)| length)))
-        })
+    /// Whether all these values, given with their lengths, can be written for sure, under keys whose shards are locked. It may
+    /// say no too early, when nothing may be evicted and memory is nearly full.
+    pub fn fits<'k>(&self, values: impl Iterator<Item = (Key<'k>, usize)>) -> bool {
+        if self.store.options.evict {
+            return true;
+        }
+        let mut wanted = [0; MAX_SHARDS];
+        // What is longer is refused anyway.
+        let longest = self.store.options.max_value + MOST_BESIDE;
+        for (key, length) in values {
+            let (hash, length) = (self.store.hash(key), length.min(longest));
+            wanted[self.store.shard_of(hash)] += self.shard(hash).wanted(key, length);
+        }
+        let mut shards = self.guards.iter().zip(wanted).filter(|(_, wanted)| *wanted > 0);
+        shards.all(|(shard, wanted)| shard.as_ref().is_some_and(|shard| shard.has_room_for(wanted)))
     }
 
     /// As [`Store::prefetch`], of keys whose shards are locked.

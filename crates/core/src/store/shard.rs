@@ -633,10 +633,12 @@ impl Shard {
             }
         }
         // The reserve is used up: what is left of the oldest goes without a look at who was asked for.
-        let mut idle = 0;
+        let (mut idle, mut victims) = (0, 0);
         while self.lacks(longest, beside + kept) {
             room = Room::Made;
             let before = self.available();
+            victims += 1;
+            debug_assert!(victims <= (IDLE_VICTIMS + 1) * (self.segments.len() + 1), "segments are copied without end");
             if !self.evict_whole(tags, now) {
                 return Room::Lacks;
             }
@@ -668,21 +670,17 @@ impl Shard {
         self.available() < (wanted + beside) as isize
     }
 
-    /// Whether values of these lengths can all be written for sure, under keys of so many bytes together; where nothing may
-    /// be evicted it says no while some of the last segments are left, since it does not look how they would lie.
-    pub(super) fn fits(&self, keys: usize, values: impl Iterator<Item = usize>) -> bool {
-        let (mut bytes, mut beside) = (keys, 0);
-        for length in values {
-            bytes += MOST_PLAIN;
-            if length <= self.segment_size / LARGE_PART {
-                bytes += length;
-            } else {
-                beside += large_cost(length);
-            }
-        }
-        // Twice for what segments waste at their ends and the index grows by; the open ones, and one begun for the rest.
-        let wanted = 2 * bytes + 3 * self.segment_size + beside + self.kept();
-        self.evict || self.available() >= wanted as isize
+    /// Bytes that writing a value of so many bytes takes at most, beside others that are written in the same step: twice what
+    /// lies in segments, for what those waste at their ends and the index grows by.
+    pub(super) fn wanted(&self, key: Key<'_>, length: usize) -> usize {
+        let around = 2 * (MOST_PLAIN + key.bytes.len());
+        around + if length <= self.segment_size / LARGE_PART { 2 * length } else { large_cost(length) }
+    }
+
+    /// Whether so many bytes can be written for sure without eviction. It says no while some of the last segments are left,
+    /// since it does not look how items would lie: the open ones may lack room, and one is begun for the rest.
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
+        self.available() >= (bytes + 3 * self.segment_size + self.kept()) as isize
     }
 
     /// Bytes that come free at once when an item goes: its value beside the log, and a segment of its own.
