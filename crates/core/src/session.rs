@@ -71,6 +71,18 @@ enum Kept {
     Json(Box<[u8]>),
 }
 
+impl Kept {
+    fn of(args: Args<'_>) -> Kept {
+        let (mut bytes, mut spans) = (Vec::new(), Vec::with_capacity(args.len()));
+        for arg in args.iter() {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(arg);
+            spans.push(Span { start, end: bytes.len() as u32 });
+        }
+        Kept::Resp(bytes.into(), spans.into())
+    }
+}
+
 /// Buffers that sessions of a thread share, kept for their capacity.
 #[derive(Default)]
 pub struct Scratch {
@@ -145,6 +157,8 @@ pub struct Session {
     number: u64,
     /// What the request at the front of the input waits for, or was told.
     parked: Option<Waits>,
+    /// A request that runs in turns: what follows is run when it is done.
+    under_way: Option<Ticket>,
     /// Requests that wait beside it, by number.
     tickets: HashMap<u64, Ticket>,
 }
@@ -163,6 +177,7 @@ impl Session {
             messages: 0,
             number: 0,
             parked: None,
+            under_way: None,
             tickets: HashMap::new(),
         }
     }
@@ -267,6 +282,11 @@ impl Session {
         out: &mut Output,
         memcached: bool,
     ) -> (usize, Flow) {
+        if let Some(request) = self.under_way.take()
+            && !self.go_on(run, request, out)
+        {
+            return (0, Flow::Park);
+        }
         let mut start = 0;
         while start < input.len() {
             frames.clear();
@@ -293,7 +313,8 @@ impl Session {
                     };
                     if !done {
                         self.read_again();
-                        return (frame.start, Flow::Park);
+                        let next = frames.get(index + 1).map_or(end, |next| next.start);
+                        return (if self.under_way.is_some() { next } else { frame.start }, Flow::Park);
                     }
                     index += 1;
                 }
@@ -556,6 +577,7 @@ impl Session {
         values.clear();
         let replies = self.client.replies;
         let mut waits = self.parked.take().unwrap_or_default();
+        waits.in_turns = true;
         self.number = number_waits(&mut waits, self.number);
         let reply = match admit(row, name, args, &self.client) {
             Ok(row) if self.client.only_listens() && !row.is_for_listeners() => {
@@ -615,6 +637,10 @@ impl Session {
     /// Keeps a request that waits, or leaves it where it is; whether what follows is run.
     #[cold]
     fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits, out: &mut Output) -> bool {
+        if waits.progress.is_some() {
+            self.under_way = Some(Ticket { waits, request: Kept::of(args) });
+            return false;
+        }
         let once = std::mem::take(&mut self.client.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
         if !(once || self.client.tickets) || self.client.queue.is_some() {
@@ -626,17 +652,39 @@ impl Session {
             waits.leave(engine, &self.client, now.mono);
             Reply::Error(TOO_MANY_WAIT)
         } else {
-            let (mut bytes, mut spans) = (Vec::new(), Vec::new());
-            for arg in args.iter() {
-                let start = bytes.len() as u32;
-                bytes.extend_from_slice(arg);
-                spans.push(Span { start, end: bytes.len() as u32 });
-            }
-            let request = Kept::Resp(bytes.into(), spans.into());
-            self.tickets.insert(number, Ticket { waits, request });
+            self.tickets.insert(number, Ticket { waits, request: Kept::of(args) });
             ticket_reply(args.get(0).unwrap_or_default(), number)
         };
         resp::encode(&reply, self.client.resp == 3, &[], out);
+        true
+    }
+
+    /// Takes another turn of a request that runs in turns; whether it is done.
+    #[cold]
+    fn go_on(&mut self, run: &mut Run<'_>, Ticket { mut waits, request }: Ticket, out: &mut Output) -> bool {
+        let Kept::Resp(bytes, spans) = &request else { return true };
+        let args = Args::new(bytes, spans);
+        run.scratch.values.clear();
+        let Some(row) = args.get(0).and_then(lookup) else { return true };
+        let reply = match (row.read)(row, args.from(1)) {
+            Ok(command) => {
+                let scratch = &mut run.scratch.values;
+                let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
+                execute_row(&mut cx, &mut self.client, row, args, &command)
+            }
+            Err(error) => Reply::Error(error),
+        };
+        if matches!(reply, Reply::Parked) {
+            self.under_way = Some(Ticket { waits, request });
+            return false;
+        }
+        run.commands += 1;
+        run.errors += u64::from(matches!(reply, Reply::Error(_)));
+        match self.client.replies {
+            Replies::All => resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out),
+            Replies::SkipNext => self.client.replies = Replies::All,
+            Replies::None => {}
+        }
         true
     }
 
@@ -651,12 +699,12 @@ impl Session {
 
     /// Whether a request waits at the front of the input.
     pub fn is_parked(&self) -> bool {
-        self.parked.is_some()
+        self.parked.is_some() || self.under_way.is_some()
     }
 
     /// Whether that request can go on.
     pub fn is_ready(&self) -> bool {
-        self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+        self.under_way.is_some() || self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
     }
 
     /// Takes a message that was left for the connection; what is to be sent is appended to `out`.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::command::{Error, Kind};
+use crate::command::{Error, Kind, Reply};
 use crate::engine::Engine;
 use crate::execute::{Client, Context};
 use crate::loaders::Serving;
@@ -43,6 +43,23 @@ pub struct Waits {
     pub number: u64,
     /// Its keys.
     pub keys: Vec<Awaited>,
+    /// Whether the command may stop after a turn of bounded length and be run again, beginning where it stopped.
+    pub in_turns: bool,
+    /// Where it stopped.
+    pub progress: Option<Box<Progress>>,
+}
+
+/// How far a command has come that runs in turns.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Arguments it is done with, or a cursor.
+    pub at: u64,
+    /// What it has counted.
+    pub count: i64,
+    /// What it has found.
+    pub found: Vec<Reply>,
+    /// Bytes of what it has found.
+    pub bytes: usize,
 }
 
 impl Waits {

@@ -184,3 +184,23 @@ fn long_values_push_each_other_out_and_are_refused_where_nothing_may_go() {
         assert_eq!(there == held.len(), !evict);
     }
 }
+
+/// The longest item that fits a segment depended on the memory, and with it the longest key.
+#[test]
+fn keys_of_every_length_are_stored_in_a_memory_of_any_size() {
+    for (memory, evict) in [(1 << 20, true), (1 << 20, false), (16 << 20, true), (256 << 20, false)] {
+        let seed = [9, 8, 7, 6];
+        let options = Options { memory, shards: 1, evict, max_value: 1 << 18, seed, epoch: 1, load_limit: 30_000 };
+        let store = Store::new(options);
+        for length in [1, 8_000, 16_300, 16_400, 32_652, 40_000, 65_420, 65_500, 65_535] {
+            let (name, value) = (vec![b'k'; length], vec![b'v'; length % 9 * 1000]);
+            let key = Key { db: 0, bytes: &name };
+            let written = store.with(key, 1, |entry| entry.set(&value, &Meta::default()));
+            written.unwrap_or_else(|refused| panic!("a key of {length} bytes in {memory}: {refused:?}"));
+            store.with(key, 1, |entry| assert_eq!(entry.get().expect("it is there").value.bytes(), value));
+            assert!(store.with(key, 1, |entry| entry.expire(Some(100)) && entry.replace(b"w").is_ok()));
+            store.with(key, 1, |entry| assert_eq!(entry.get().expect("it is there").value.bytes(), b"w"));
+        }
+        store.check(0);
+    }
+}

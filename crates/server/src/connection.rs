@@ -255,7 +255,8 @@ impl Connection {
         }
         let waiting = !flushed || !self.input.is_empty() && !parked;
         self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
-        if flushed && !parked && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
+        let again = self.session.is_ready() || !parked && (self.readable || self.paused);
+        if flushed && again { Turn::Again } else { Turn::Wait }
     }
 
     /// Feeds the session with what was left over and `count` new bytes of a lane, and sends the replies.

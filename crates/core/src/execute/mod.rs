@@ -31,7 +31,7 @@ pub use config::ConfigCommand;
 pub(crate) use config::read_config;
 pub use connection::Client;
 use connection::hello;
-use keys::{count, expire, persist, ttl};
+use keys::{count, expire, persist, remove, ttl};
 pub use keyspace::KeyCommand;
 pub(crate) use keyspace::{
     read_copy, read_expiretime, read_keys, read_memory, read_move, read_object, read_pexpiretime, read_randomkey,
@@ -121,6 +121,9 @@ impl Held for Locked<'_> {
     }
 }
 
+/// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
+pub(crate) const TURN: usize = 8192;
+
 impl Context<'_> {
     /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
     #[inline]
@@ -164,6 +167,12 @@ impl Context<'_> {
             }
             Some(held) => held.read_all(db, keys, scratch, &mut visit),
         }
+    }
+
+    /// Whether a command that has used up its turn may stop, to be run again: what need not be one step, unless it belongs to
+    /// a transaction.
+    pub fn may_stop(&self) -> bool {
+        self.waits.in_turns && self.held.is_none()
     }
 
     /// Removes everything, or everything in one database.
@@ -268,7 +277,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::MGet(keys) => return mget(cx, client, keys),
         Command::MSet(pairs) => return mset(cx, db, pairs),
-        Command::Delete(keys) => count(cx, db, keys, |entry| entry.remove()),
+        Command::Delete(keys) => return Ok(remove(cx, db, keys)),
         Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
         Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),

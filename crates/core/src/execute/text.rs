@@ -233,7 +233,9 @@ fn take_and(cx: &mut Context<'_>, client: &Client, key: Key<'_>, after: After<'_
             entry.remove();
         } else {
             let at = expires_at(now, entry.now(), expiry, None);
-            entry.expire(at);
+            if !entry.expire(at) && entry.peek().is_some() {
+                return Err(Refused::Full.into());
+            }
         }
         Ok(reply)
     })?;

@@ -111,6 +111,24 @@ impl Table {
         ((tag * self.buckets.len() as u64) >> TAG_BITS) as usize
     }
 
+    /// The lowest tag whose home is a bucket, or one behind it.
+    fn first_tag(&self, bucket: usize) -> u64 {
+        ((bucket as u64) << TAG_BITS).div_ceil(self.buckets.len() as u64)
+    }
+
+    /// Visits the slots whose home is a bucket, those of lower tags than `from` excepted.
+    fn visit_home(&self, home: usize, from: u64, visit: &mut dyn FnMut(u64)) {
+        for step in 0..self.buckets.len() {
+            let bucket = &self.buckets[(home + step) % self.buckets.len()].0;
+            let used = bucket.iter().filter(|slot| **slot & USED != 0);
+            let mine = used.filter(|slot| **slot >> TAG_SHIFT >= from && self.home(**slot >> TAG_SHIFT) == home);
+            mine.for_each(|slot| visit(*slot));
+            if bucket[0] & SPILLED == 0 {
+                return;
+            }
+        }
+    }
+
     /// Puts a slot into the first bucket from its home on that has room.
     fn place(&mut self, slot: u64) {
         let mut at = self.home(slot >> TAG_SHIFT);
@@ -245,22 +263,21 @@ impl Index {
     }
 
     /// Visits slots in an order that growing and shrinking keep: by table, then by tag. Visits about `count` from
-    /// `cursor` on, all of equal tag together, and returns the cursor to go on with; None when all were visited.
+    /// `cursor` on, all of one home bucket together, and returns the cursor to go on with; None when all were visited.
     pub(super) fn scan(&self, cursor: u64, count: usize, visit: &mut dyn FnMut(Place)) -> Option<u64> {
         let mut number = (cursor >> TAG_BITS) as usize;
         let mut from = tag_of(cursor);
         let mut left = count.max(1);
         while let Some(table) = self.tables.get(number) {
-            let slots = table.buckets.iter().flat_map(|bucket| bucket.0);
-            let mut slots: Vec<u64> = slots.filter(|slot| slot & USED != 0 && slot >> TAG_SHIFT >= from).collect();
-            slots.sort_unstable();
-            for (index, slot) in slots.iter().enumerate() {
-                let tag = slot >> TAG_SHIFT;
-                if left == 0 && slots[index - 1] >> TAG_SHIFT != tag {
-                    return Some((number as u64) << TAG_BITS | tag);
+            let first = if table.used == 0 { table.buckets.len() } else { table.home(from) };
+            for bucket in first..table.buckets.len() {
+                if left == 0 {
+                    return Some((number as u64) << TAG_BITS | table.first_tag(bucket));
                 }
-                left = left.saturating_sub(1);
-                visit(place_of(*slot));
+                table.visit_home(bucket, from, &mut |slot| {
+                    left = left.saturating_sub(1);
+                    visit(place_of(slot));
+                });
             }
             (number, from) = (number + 1, 0);
             if left == 0 {

@@ -562,6 +562,9 @@ fn scan_cursor(shard: usize, from: u64) -> u64 {
     (shard as u64) << SHARD_SHIFT | from
 }
 
+/// Items that a scan passes at most in one call, whatever it is asked for: a few milliseconds.
+const MOST_LOOKED_AT: usize = 16_384;
+
 /// Goes through shards: `step` scans one from a place on and returns the next place in it, or None when there is no such
 /// shard. Items of other databases are passed over, within bounds.
 fn scan(
@@ -579,7 +582,7 @@ fn scan(
     }) {
         looked_at += count;
         (number, from) = next.map_or((number + 1, 0), |next| (number, next));
-        if seen >= count || looked_at >= 16 * count {
+        if seen >= count || looked_at >= (16 * count).min(MOST_LOOKED_AT) {
             return scan_cursor(number, from);
         }
     }
