@@ -105,7 +105,7 @@ impl Held for Locked<'_> {
     }
 
     fn clear(&mut self, db: Option<u8>) {
-        drop(Locked::clear(self, db));
+        Locked::clear(self, db);
     }
 
     fn len(&self, db: u8) -> u64 {

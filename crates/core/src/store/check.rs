@@ -43,6 +43,8 @@ impl Shard {
         assert_eq!(self.queue_bytes, walk.queue_bytes, "bytes by queue");
         let spare: usize = self.spare.iter().map(|data| data.len() + super::shard::HEAP).sum();
         assert_eq!(self.log_bytes, walk.log_bytes + spare, "bytes of segments");
+        let rests = self.rests.iter().map(|old| old.rest() + old.aside()).sum::<usize>();
+        assert_eq!(self.rest_bytes, rests, "bytes of what was flushed");
         assert!(self.used() <= self.budget + slack, "{} bytes are used of {}", self.used(), self.budget);
         assert!(self.sweep_at <= self.segments.len(), "the sweep is in a segment, or at the end");
     }

@@ -168,6 +168,23 @@ impl Index {
         self.buckets * size_of::<Bucket>() + self.tables.len() * size_of::<Table>()
     }
 
+    /// Bytes of its tables.
+    pub(super) fn held(&self) -> usize {
+        self.buckets * size_of::<Bucket>()
+    }
+
+    /// Gives back the memory of the next table behind `cursor` that has any, with what it holds.
+    pub(super) fn shed_table(&mut self, cursor: &mut usize) {
+        for _ in 0..self.tables.len() {
+            *cursor = (*cursor + 1) % self.tables.len();
+            let table = std::mem::take(&mut self.tables[*cursor]);
+            self.buckets -= table.buckets.len();
+            if !table.buckets.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// The slot of a hash whose place `is` the one that is looked for.
     #[inline]
     pub(super) fn find(&self, hash: u64, mut is: impl FnMut(Place) -> bool) -> Option<Found> {

@@ -249,6 +249,8 @@ struct Sweep {
 
 /// Steps of the sweep in one tick; the lock of a shard is released between them.
 const SWEEPS: usize = 128;
+/// Bytes of what was flushed that are given back in one tick: a few milliseconds.
+const SHED: usize = 16 << 20;
 /// Items that one step of the sweep looks at: requests of other threads wait for it.
 const SWEEP: usize = 128;
 
@@ -437,7 +439,25 @@ impl Store {
 
     /// A bounded step of upkeep, to be called some twenty times in a second: what has expired or was invalidated goes.
     pub fn tick(&self, now: u64) {
+        self.shed(SHED);
         self.sweep(SWEEPS, SWEEP, now);
+    }
+
+    /// Gives back so many bytes of what was flushed, or somewhat more, in pieces of a segment.
+    pub fn shed(&self, most: usize) {
+        let mut left = most;
+        while left > 0 {
+            let before = left;
+            for shard in &self.shards {
+                left = left.saturating_sub(shard.lock().shed());
+                if left == 0 {
+                    return;
+                }
+            }
+            if left == before {
+                return;
+            }
+        }
     }
 
     /// So many steps of the sweep, each of which looks at so many items of one shard.
@@ -489,8 +509,7 @@ impl Store {
 
     /// Removes everything, or everything in one database.
     pub fn clear(&self, db: Option<u8>, now: u64) {
-        // What is removed is dropped when the locks are released.
-        drop(self.with_everything(now, |all| all.clear(db)));
+        self.with_everything(now, |all| all.clear(db));
     }
 
     /// Items of a database: those that expired count until they are swept or asked for.
@@ -747,12 +766,11 @@ impl Locked<'_> {
         })
     }
 
-    /// Removes everything, or everything in one database, from the locked shards. What is returned is to be dropped
-    /// when the locks are released.
-    #[must_use]
-    pub fn clear(&mut self, db: Option<u8>) -> impl Sized + use<> {
+    /// Removes everything, or everything in one database, from the locked shards. Memory comes free in the ticks that follow,
+    /// or as it is needed.
+    pub fn clear(&mut self, db: Option<u8>) {
         let (options, least) = (&self.store.shard_options, self.store.least_segment);
         self.store.sink.send(Note::Cleared);
-        self.guards.iter_mut().flatten().filter_map(|shard| shard.clear(db, options, least)).collect::<Vec<_>>()
+        self.guards.iter_mut().flatten().for_each(|shard| shard.clear(db, options, least));
     }
 }

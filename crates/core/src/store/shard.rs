@@ -59,6 +59,8 @@ const KEPT_PART: usize = 32;
 /// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
 const LEASE_PART: usize = 16;
 const LEAST_LEASES: usize = 64 << 10;
+/// What was flushed and is no larger is given back at once.
+const LEAST_REST: usize = 64 << 10;
 /// Fewest keys that ghosts remember.
 const MIN_GHOSTS: usize = 1024;
 
@@ -126,6 +128,9 @@ pub(super) struct Shard {
     /// Something had to go: no new item finds room without that any more.
     full: bool,
     pub(super) leases: Leases,
+    /// What was here before it was flushed, and its bytes: given back piece by piece, since all at once takes too long.
+    pub(super) rests: Vec<Box<Shard>>,
+    pub(super) rest_bytes: usize,
     /// Keys that clients keep copies of, if any do.
     tracked: Option<Box<Tracked>>,
     pub(super) hasher: RandomState,
@@ -215,6 +220,8 @@ impl Shard {
             appended: 0,
             full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
+            rests: Vec::new(),
+            rest_bytes: 0,
             tracked: None,
             hasher: hasher.clone(),
             budget,
@@ -281,6 +288,7 @@ impl Shard {
             + self.ghosts.bytes()
             + self.experts.bytes()
             + self.leases.bytes()
+            + self.rest_bytes
     }
 
     /// Counts a read that found an item.
@@ -621,7 +629,18 @@ impl Shard {
 
     /// Sees to it that an item of at most `longest` bytes can be appended, and `beside` bytes can be taken for values beside
     /// the log and for the index; `kept` bytes are left free.
+    #[inline(always)]
     fn make_room(&mut self, longest: usize, beside: usize, kept: usize, tags: &Tags, now: u64) -> Room {
+        let low = RESERVE * self.segment_size + beside + kept;
+        let enough = low + self.own_memory(longest) + PLACES * SEGMENT_PLACE;
+        if self.spare.is_empty() && self.available() >= enough as isize {
+            return Room::There;
+        }
+        while self.available() < enough as isize && self.shed() > 0 {}
+        self.reclaim_room(longest, beside, kept, tags, now)
+    }
+
+    fn reclaim_room(&mut self, longest: usize, beside: usize, kept: usize, tags: &Tags, now: u64) -> Room {
         let low = RESERVE * self.segment_size + beside + kept;
         let mut room = Room::There;
         if self.available() < low as isize {
@@ -902,8 +921,8 @@ impl Shard {
         }
     }
 
-    /// Removes everything, or one database. What is returned is to be dropped when the lock is released.
-    pub(super) fn clear(&mut self, db: Option<u8>, options: &Options, least: usize) -> Option<Box<Shard>> {
+    /// Removes everything, or one database. The memory comes free step by step.
+    pub(super) fn clear(&mut self, db: Option<u8>, options: &Options, least: usize) {
         self.leases.void_all(db);
         if let Some(tracked) = &mut self.tracked {
             tracked.forget();
@@ -913,7 +932,7 @@ impl Shard {
             self.counts[usize::from(db)] = 0;
             self.expires[usize::from(db)] = 0;
             self.flushed = true;
-            return None;
+            return;
         }
         let fresh = Shard {
             now: self.now,
@@ -924,7 +943,51 @@ impl Shard {
         let mut old = Box::new(std::mem::replace(self, fresh));
         std::mem::swap(&mut self.leases, &mut old.leases);
         std::mem::swap(&mut self.tracked, &mut old.tracked);
-        Some(old)
+        (self.rests, self.rest_bytes) = (std::mem::take(&mut old.rests), std::mem::take(&mut old.rest_bytes));
+        let rest = old.rest();
+        if rest > LEAST_REST {
+            self.rest_bytes += rest + old.aside();
+            self.rests.push(old);
+        }
+        // Its budget may have been larger, by what other shards had passed to it.
+        while self.used() > self.budget && self.shed() > 0 {}
+    }
+
+    /// Bytes that can be given back in pieces.
+    pub(super) fn rest(&self) -> usize {
+        self.log_bytes + self.large_bytes + self.index.held()
+    }
+
+    /// Bytes that are given back with the last piece.
+    pub(super) fn aside(&self) -> usize {
+        self.ghosts.bytes() + self.experts.bytes()
+    }
+
+    /// Gives back a piece of what was flushed; how many bytes, 0 when nothing is left.
+    pub(super) fn shed(&mut self) -> usize {
+        let Some(old) = self.rests.last_mut() else { return 0 };
+        let before = old.rest();
+        old.shed_piece();
+        let after = old.rest();
+        self.rest_bytes -= before - after;
+        if after == 0 {
+            self.rest_bytes -= old.aside();
+            self.rests.pop();
+        }
+        before - after
+    }
+
+    /// Gives back a segment, or a value beside the log, or else a table of the index.
+    fn shed_piece(&mut self) {
+        if let Some(data) = self.spare.pop() {
+            self.log_bytes -= data.len() + HEAP;
+        } else if let Some(segment) = pop_some(&mut self.segments) {
+            self.log_bytes -= segment.data.len() + HEAP;
+        } else if let Some(value) = pop_some(&mut self.large) {
+            self.large_bytes -= large_cost(value.len());
+        } else {
+            self.index.shed_table(&mut self.shrink_at);
+        }
     }
 
     /// Tells those who wait for keys that were changed in this step what is there now, or who is to load.
@@ -1170,6 +1233,16 @@ impl Shard {
         self.version += 1;
         self.version
     }
+}
+
+/// The last element that is there; those behind it go.
+fn pop_some<T>(places: &mut Vec<Option<T>>) -> Option<T> {
+    while let Some(place) = places.pop() {
+        if place.is_some() {
+            return place;
+        }
+    }
+    None
 }
 
 /// Tags as bytes, on the stack.
