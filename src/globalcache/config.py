@@ -94,7 +94,8 @@ class ServerSettings(BaseSettings):
     )
     shutdown: bool = Field(default=False, description="Let memcached clients stop the server by `shutdown`.")
     debug_time: bool = Field(
-        default=False, description="Let memcached clients move the clock by `debugtime`: for tests only."
+        default=False,
+        description="Let memcached clients move the clock by `debugtime` and break a thread by `debugpanic`: for tests only.",
     )
 
     def passwords(self) -> list[str]:

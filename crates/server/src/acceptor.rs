@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use globalcache_core::engine::Now;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::listen::{Listener, Speaks};
+use crate::meter::Meter;
 use crate::stream::Stream;
 use crate::worker::Inbox;
 use crate::{Shared, read_clocks};
@@ -17,14 +19,33 @@ use crate::{Shared, read_clocks};
 const TICK: Duration = Duration::from_millis(50);
 /// The same while somebody waits for a load, whose time may be over.
 const SHORT_TICK: Duration = Duration::from_millis(5);
+/// Connections of one listener that are accepted in a turn, about a millisecond of processor time: a storm of connects
+/// does not delay leases and waits that have timed out.
+const ACCEPTS: usize = 64;
+
+/// What is left of a listener's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backlog {
+    /// Nothing: the system tells when somebody comes.
+    Empty,
+    /// There may be more.
+    More,
+    /// The system refuses, as without file descriptors: to be tried again after a while.
+    Refused,
+}
 
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
     poll: Poll,
     listeners: Vec<Listener>,
+    /// Readiness is told once, so it is kept until a queue was seen to be empty.
+    backlogs: Vec<Backlog>,
     inboxes: Vec<Arc<Inbox>>,
     /// The I/O thread whose turn it is.
     next: usize,
+    /// When the store's next step of upkeep is due.
+    next_upkeep: u64,
+    meter: Meter,
 }
 
 impl Acceptor {
@@ -37,52 +58,69 @@ impl Acceptor {
         for (index, listener) in listeners.iter_mut().enumerate() {
             poll.registry().register(listener.source(), Token(index), Interest::READABLE)?;
         }
-        Ok(Acceptor { shared, poll, listeners, inboxes, next: 0 })
+        let backlogs = vec![Backlog::More; listeners.len()];
+        Ok(Acceptor { shared, poll, listeners, backlogs, inboxes, next: 0, next_upkeep: 0, meter: Meter::default() })
     }
 
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
-        // Readiness is told once: a listener stays on the list until nobody waits any more.
-        let mut waiting = vec![true; self.listeners.len()];
-        let mut next_upkeep = 0;
         while !self.shared.stopping.load(Ordering::SeqCst) {
-            for (index, waits) in waiting.iter_mut().enumerate() {
-                *waits = *waits && !self.accept_all(index);
-            }
-            let now = read_clocks();
-            if now.mono >= next_upkeep {
-                self.shared.engine.store.tick(now.mono);
-                next_upkeep = now.mono + TICK.as_millis() as u64;
-            }
-            let tick = if self.shared.engine.tick_leases(now) { SHORT_TICK } else { TICK };
-            self.shared.wake_stirred();
-            if self.shared.engine.pending.stop.load(Ordering::Relaxed) {
-                self.shared.begin_to_stop();
-            }
-            if let Err(error) = self.poll.poll(&mut events, Some(tick)) {
+            self.meter.begin();
+            let pause = self.turn(read_clocks());
+            if let Err(error) = self.poll.poll(&mut events, Some(pause)) {
                 assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
             }
             for event in &events {
-                if let Some(waits) = waiting.get_mut(event.token().0) {
-                    *waits = true;
+                if let Some(backlog) = self.backlogs.get_mut(event.token().0) {
+                    *backlog = Backlog::More;
                 }
             }
         }
     }
 
-    /// Accepts until nobody waits (true) or the system refuses (false: to be tried again).
-    fn accept_all(&mut self, index: usize) -> bool {
-        loop {
+    /// Accepts some of those who wait, and does what is due; how long it may wait before the next turn. Each part has a
+    /// bound, and none waits for another to have nothing left to do.
+    fn turn(&mut self, now: Now) -> Duration {
+        for index in 0..self.listeners.len() {
+            if self.backlogs[index] != Backlog::Empty {
+                self.backlogs[index] = self.accept_some(index);
+                self.meter.lap(&self.shared);
+            }
+        }
+        if now.mono >= self.next_upkeep {
+            self.shared.engine.store.tick(now.mono);
+            self.next_upkeep = now.mono + TICK.as_millis() as u64;
+            self.meter.lap(&self.shared);
+        }
+        let waits = self.shared.engine.tick_leases(now);
+        self.meter.lap(&self.shared);
+        self.shared.wake_stirred();
+        let pending = &self.shared.engine.pending;
+        if pending.stop.load(Ordering::Relaxed) {
+            self.shared.begin_to_stop();
+        }
+        assert!(!pending.panic.load(Ordering::Relaxed), "debugpanic was asked for");
+        match self.backlogs.contains(&Backlog::More) {
+            true => Duration::ZERO,
+            false if waits => SHORT_TICK,
+            false => TICK,
+        }
+    }
+
+    /// Accepts up to [`ACCEPTS`] connections of a listener.
+    fn accept_some(&mut self, index: usize) -> Backlog {
+        for _ in 0..ACCEPTS {
             match self.listeners[index].accept(&self.shared.tls) {
                 Ok(stream) => self.welcome(stream, self.listeners[index].speaks()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Backlog::Empty,
                 // The client left before it was accepted: the next one may be there still.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
                 }
                 // Out of descriptors or memory: those who are served go on, and accepting is tried again.
-                Err(_) => return false,
+                Err(_) => return Backlog::Refused,
             }
         }
+        Backlog::More
     }
 
     fn welcome(&mut self, mut stream: Stream, speaks: Speaks) {

@@ -127,6 +127,16 @@ impl Stream {
         if self.reads_short() { TLS_MEMORY } else { 0 }
     }
 
+    /// What is written next is kept back until [`end`](Stream::end), where the system can do that, for 200 ms at most.
+    #[cold]
+    pub(crate) fn hold_for_end(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(socket) = self.tcp() {
+            // A socket that refuses sends the end in a packet of its own.
+            let _ = SockRef::from(socket).set_tcp_cork(true);
+        }
+    }
+
     /// Nothing more is sent. It fails when the peer is gone, which is what it is for.
     pub(crate) fn end(&mut self) {
         let _ = match self {
