@@ -114,7 +114,7 @@ impl Buffers {
     }
 
     /// Buffers that take so many bytes with one read.
-    fn with_input(size: usize) -> Buffers {
+    pub(crate) fn with_input(size: usize) -> Buffers {
         let inputs = std::array::from_fn(|_| vec![0; size].into());
         Buffers { inputs, output: Output::default(), scratch: Scratch::default(), spare: Vec::new() }
     }

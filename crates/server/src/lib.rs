@@ -8,6 +8,8 @@ mod connection;
 mod listen;
 mod meter;
 pub mod pages;
+#[cfg(test)]
+mod scripted;
 mod stream;
 mod tls;
 mod worker;
