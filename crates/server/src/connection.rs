@@ -163,6 +163,8 @@ pub(crate) struct Connection {
     ended: bool,
     /// Nothing can be sent to the peer any more.
     gone: bool,
+    /// Its session was closed.
+    left: bool,
     /// When it was opened.
     opened: u64,
     /// When something last arrived.
@@ -188,6 +190,7 @@ impl Connection {
             finished: false,
             ended: false,
             gone: false,
+            left: false,
             opened: now.mono,
             last_input: now.mono,
             stuck_since: None,
@@ -398,6 +401,7 @@ impl Connection {
             self.stream.hold_for_end();
             self.closing = Some(now.mono);
             self.input = Vec::new();
+            self.leave(shared, now);
         }
         self.take_output(buffers);
         self.send_all(shared, buffers)
@@ -418,9 +422,12 @@ impl Connection {
         sent
     }
 
-    /// The connection is gone.
-    pub(crate) fn end(&mut self, shared: &Shared, now: Now) {
-        self.session.close(&shared.engine, now);
+    /// The connection runs nothing any more: its leases pass on, and it is sent no loads. Not only when the peer has
+    /// taken the last replies and closed, which may take long.
+    pub(crate) fn leave(&mut self, shared: &Shared, now: Now) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.session.close(&shared.engine, now);
+        }
     }
 
     fn send(&mut self, shared: &Shared) -> io::Result<()> {

@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 
+use globalcache_core::command::Reply;
 use globalcache_core::engine::Now;
+use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
-use globalcache_core::session::{Scratch, Session, TurnEnd};
+use globalcache_core::session::{Flow, Scratch, Session, TurnEnd};
 use globalcache_core::store::Party;
 use parking_lot::Mutex;
 
@@ -161,12 +163,22 @@ impl World {
         World { shared: Shared::new(options, engine, None), buffers, now, party: Party::default() }
     }
 
-    /// Asks something as another client.
+    /// Asks something as a client that leaves then.
     fn ask(&self, request: &str) {
-        let mut session = Session::new(Party { mailbox: u16::MAX, ..Party::default() });
+        self.client(1 << 30, request).close(&self.shared.engine, self.now);
+    }
+
+    /// Another client of the same thread, after what it asks.
+    fn client(&self, id: u64, request: &str) -> Session {
+        let mut session = Session::new(Party { slot: id as u32, id, ..Party::default() });
         let (mut scratch, mut out) = (Scratch::default(), Output::default());
-        session.feed(&self.shared.engine, self.now, &mut scratch, request.as_bytes(), &mut out);
-        session.close(&self.shared.engine, self.now);
+        let (mut rest, mut flow) = (request.as_bytes(), Flow::Pause);
+        while flow == Flow::Pause {
+            let (taken, then) = session.feed(&self.shared.engine, self.now, &mut scratch, rest, &mut out);
+            out.take_bytes();
+            (rest, flow) = (&rest[taken..], then);
+        }
+        session
     }
 
     fn open(&mut self, room: usize) -> Open<'_> {
@@ -198,7 +210,7 @@ impl Open<'_> {
         if turn == Turn::Over
             && let Some(mut connection) = self.connection.take()
         {
-            connection.end(&self.world.shared, self.world.now);
+            connection.leave(&self.world.shared, self.world.now);
         }
     }
 
@@ -222,7 +234,8 @@ impl Open<'_> {
             self.turn();
         }
         let World { shared, buffers, now, party, .. } = &mut *self.world;
-        let mail: Vec<_> = shared.engine.mail.take(0).into_iter().filter(|(to, _)| to == party).collect();
+        let (mail, others): (Vec<_>, Vec<_>) = shared.engine.mail.take(0).into_iter().partition(|(to, _)| to == party);
+        others.into_iter().for_each(|(to, event)| shared.engine.mail.post(to, event));
         let mailed = !mail.is_empty();
         if mailed && let Some(connection) = &mut self.connection {
             let turn = connection.deliver(shared, *now, buffers, *party, mail.into_iter().map(|(_, event)| event));
@@ -338,8 +351,8 @@ fn no_order_of_steps_leaves_a_connection_alone() {
     for (room, short_turns) in SURROUNDINGS {
         let mut world = World::new(short_turns);
         for dialogue in 0..DIALOGUES.len() {
-            for end in [&[][..], &[Finish], &[Reset]] {
-                let mut steps = [&[Send, Send, Send, Load, Take], end].concat();
+            for end in [&[Load][..], &[Load, Finish], &[Load, Reset], &[Finish], &[Reset]] {
+                let mut steps = [&[Send, Send, Send, Take], end].concat();
                 orders(&mut steps, 0, &mut |steps| {
                     let end = steps.iter().position(|step| matches!(step, Finish | Reset)).unwrap_or(steps.len());
                     // Nobody sends after the end.
@@ -353,4 +366,69 @@ fn no_order_of_steps_leaves_a_connection_alone() {
             }
         }
     }
+}
+
+/// A client sends a thousand requests at once. When the time of its turn has passed, the rest waits for the next turn, so
+/// that other connections have theirs in between; each turn runs one request at least.
+#[test]
+fn a_long_pipeline_is_run_in_several_turns() {
+    for part in ["PING\r\n", "mn\r\n", DIALOGUES[JSON].parts[1]] {
+        let mut world = World::new(true);
+        world.buffers = Buffers::with_input(64 << 10);
+        world.buffers.scratch.turn_end = TurnEnd::new(|| 1, 0);
+        let mut open = world.open(1 << 20);
+        open.step(Step::Send, &part.repeat(100));
+        for turns in 1..=100 {
+            assert!(open.round());
+            open.step(Step::Take, "");
+            let answered = String::from_utf8_lossy(&open.got).lines().count();
+            assert!(answered >= turns && answered <= 2 * turns, "{answered} answers after {turns} turns");
+            if answered == 100 {
+                break;
+            }
+        }
+    }
+}
+
+/// A loader worker is sent a load and then closed by CLIENT KILL, both in one mailbox; or the load comes when the worker has
+/// said QUIT. It never learns of the load, which goes to another worker at once, not when the lease has timed out.
+#[test]
+fn a_load_beside_the_end_of_its_worker_goes_to_another() {
+    for quits in [false, true] {
+        let mut world = World::new(false);
+        let mut open = world.open(1 << 20);
+        open.step(Step::Send, "HELLO 3\r\nCACHE.LOADER u:* INFLIGHT 1\r\n");
+        open.rounds();
+        let (first, now) = (open.world.party, open.world.now);
+        let mut reader = open.world.client(100, "GET u:1\r\n");
+        open.world.shared.engine.pump(now);
+        let mut second = open.world.client(101, "HELLO 3\r\nCACHE.LOADER u:* INFLIGHT 1\r\n");
+        if quits {
+            open.step(Step::Send, "QUIT\r\n");
+        } else {
+            open.world.shared.engine.mail.post(first, Event::Close);
+        }
+        open.round();
+        assert_eq!(open.connection.is_some(), quits);
+        let engine = &open.world.shared.engine;
+        engine.pump(now);
+        let to_second: Vec<_> = engine.mail.take(0).into_iter().filter(|(to, _)| to.id == 101).collect();
+        assert!(matches!(&to_second[..], [(_, Event::Load(0, key, _))] if **key == *b"u:1"), "{to_second:?}");
+        reader.close(engine, now);
+        second.close(engine, now);
+    }
+}
+
+/// A message is delivered together with CLIENT KILL. What was written for that client is not sent to the next one that has
+/// its turn in the same thread.
+#[test]
+fn what_a_killed_client_was_to_get_goes_to_nobody_else() {
+    let mut world = World::new(false);
+    let open = world.open(1 << 20);
+    let mail = &open.world.shared.engine.mail;
+    mail.post(open.world.party, Event::Push(Arc::new(Reply::word("secret"))));
+    mail.post(open.world.party, Event::Close);
+    let mut open = open;
+    open.round();
+    assert!(open.connection.is_none() && open.world.buffers.output.is_empty());
 }

@@ -310,7 +310,7 @@ impl Worker {
 
     fn remove(&mut self, slot: usize) {
         let mut connection = self.connections.remove(slot);
-        connection.end(&self.shared, read_clocks());
+        connection.leave(&self.shared, read_clocks());
         let counters = &self.shared.engine.counters;
         counters.connected.fetch_sub(1, Ordering::Relaxed);
         counters.client_bytes.fetch_sub(connection.counted(), Ordering::Relaxed);
