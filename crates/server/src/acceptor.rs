@@ -143,3 +143,59 @@ impl Acceptor {
         self.inboxes[self.next].send(stream, speaks);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use globalcache_core::output::Output;
+    use globalcache_core::session::{Scratch, Session};
+    use globalcache_core::store::Party;
+
+    use super::*;
+    use crate::scripted::options;
+    use crate::{Options, engine};
+
+    /// The thread that accepts, without the thread; and what it left for the only I/O thread.
+    fn acceptor() -> (Acceptor, Arc<Inbox>, Poll) {
+        let options = options();
+        let listener = Listener::bind("127.0.0.1:0", |_| true).unwrap();
+        let engine = engine(&options, &[]);
+        let (poll, other) = (Poll::new().unwrap(), Poll::new().unwrap());
+        let inbox = Arc::new(Inbox::new(&other).unwrap());
+        let shared = Arc::new(Shared::new(Options { max_clients: 1000, ..options }, engine, None));
+        (Acceptor::new(shared, poll, vec![listener], vec![Arc::clone(&inbox)]).unwrap(), inbox, other)
+    }
+
+    fn ask(acceptor: &Acceptor, id: u64, now: Now, request: &[u8]) -> Session {
+        let mut session = Session::new(Party { id, ..Party::default() });
+        let (mut scratch, mut out) = (Scratch::default(), Output::default());
+        session.feed(&acceptor.shared.engine, now, &mut scratch, request, &mut out);
+        session
+    }
+
+    /// More clients connect than one turn accepts, while a lease whose holder does not answer times out. The turn accepts
+    /// some, passes the lease on to the client that waits, and asks for another turn at once.
+    #[test]
+    fn a_storm_of_connects_does_not_delay_a_lease() {
+        let (mut acceptor, inbox, _other) = acceptor();
+        let address = acceptor.listeners[0].address();
+        let storm: Vec<TcpStream> = (0..3 * ACCEPTS).map(|_| TcpStream::connect(&address).unwrap()).collect();
+        let now = read_clocks();
+        let _holder = ask(&acceptor, 1, now, b"CACHE.FETCH k LEASE 100\r\n");
+        let _waiter = ask(&acceptor, 2, now, b"CACHE.FETCH k WAIT 60000 LEASE 100\r\n");
+        assert_eq!(acceptor.turn(now), Duration::ZERO);
+        assert!(acceptor.shared.engine.mail.take(0).is_empty());
+        let later = Now { mono: now.mono + 101, wall: now.wall + 101 };
+        assert_eq!(acceptor.turn(later), Duration::ZERO);
+        let mail = acceptor.shared.engine.mail.take(0);
+        assert!(matches!(&mail[..], [(to, _)] if to.id == 2), "{mail:?}");
+        assert_eq!(acceptor.shared.engine.counters.accepted.load(Ordering::Relaxed), 2 * ACCEPTS as u64);
+        // The rest comes with the next turns, and then it waits for the system.
+        acceptor.turn(later);
+        assert_eq!(acceptor.turn(later), SHORT_TICK);
+        assert_eq!(acceptor.shared.engine.counters.accepted.load(Ordering::Relaxed), storm.len() as u64);
+        // The I/O thread takes newcomers in parts, too.
+        assert_eq!([inbox.take().len(), inbox.take().len(), inbox.take().len()], [ACCEPTS; 3]);
+    }
+}

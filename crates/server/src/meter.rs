@@ -75,3 +75,29 @@ impl Meter {
         shared.engine.counters.longest_turn.fetch_max(turn, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine;
+    use crate::scripted::options;
+
+    /// A turn that takes three milliseconds of the processor is told, whatever came before it; one that takes nothing
+    /// is not.
+    #[test]
+    fn a_long_turn_is_told_by_its_processor_time() {
+        let options = options();
+        let shared = Shared::new(options.clone(), engine(&options, &[]), None);
+        let longest = || shared.engine.counters.longest_turn.load(Relaxed);
+        let mut meter = Meter::default();
+        meter.begin();
+        for _ in 0..1000 {
+            meter.lap(&shared);
+        }
+        assert!(longest() < 2_000, "{}", longest());
+        let (begun, wanted) = (thread_time(), Duration::from_millis(3));
+        while thread_time() - begun < wanted {}
+        meter.lap(&shared);
+        assert!((3_000..6_000).contains(&longest()), "{}", longest());
+    }
+}

@@ -60,7 +60,7 @@ impl Inbox {
     }
 
     /// Takes the oldest of them, and has the thread come again if there are more.
-    fn take(&self) -> Vec<(Stream, Speaks)> {
+    pub(crate) fn take(&self) -> Vec<(Stream, Speaks)> {
         let mut streams = self.streams.lock();
         let count = streams.len().min(NEWCOMERS);
         if count < streams.len() {
