@@ -28,8 +28,12 @@ const LOOK_OVER: Duration = Duration::from_secs(1);
 /// When the server stops: how long clients have to take their replies, and how long they have to close.
 const DRAIN: Duration = Duration::from_secs(3);
 const FAREWELL: Duration = Duration::from_millis(250);
-/// When the server stops: how long what has arrived is answered, so that one that never ends sending does not hold it up.
+/// When the server stops: for how long it answers what has arrived, so that a client that never stops sending does not
+/// hold it up; how long no client may send anything until that is all; and how often it waits for more, so that clients
+/// which ask again when they have their replies do not hold it up either.
 const LAST_TURNS: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(10);
+const LAST_WAITS: usize = 64;
 
 /// Each of these bounds what a thread does before the others have their turns again. Messages for one connection:
 const MESSAGES: usize = 512;
@@ -333,13 +337,8 @@ impl Worker {
     /// reset the connection and take replies with it. When a thread panicked, nothing is run and nothing is sent any more.
     fn finish(&mut self, events: &mut Events) {
         let now = read_clocks();
-        let begun = Instant::now();
         self.all_turns(now);
-        while !self.again.is_empty() && begun.elapsed() < LAST_TURNS && !self.shared.has_failed() {
-            for slot in std::mem::take(&mut self.again) {
-                self.turn(slot, now);
-            }
-        }
+        self.last_turns(events, now);
         let begun = Instant::now();
         while begun.elapsed() < DRAIN && self.connections.iter().any(|(_, connection)| !connection.is_flushed()) {
             self.wait(events, Duration::from_millis(50));
@@ -355,6 +354,25 @@ impl Worker {
         }
         while let Some((slot, _)) = self.connections.iter().next() {
             self.remove(slot);
+        }
+    }
+
+    /// Answers what has arrived. That includes what the system of a client still holds, which comes when a read has made
+    /// room for it: so the thread waits for more, as long as there is some.
+    fn last_turns(&mut self, events: &mut Events, now: Now) {
+        let begun = Instant::now();
+        let mut waits = 0;
+        while waits < LAST_WAITS && begun.elapsed() < LAST_TURNS && !self.shared.has_failed() {
+            let again = std::mem::take(&mut self.again);
+            self.wait(events, if again.is_empty() { QUIET } else { Duration::ZERO });
+            if again.is_empty() && events.is_empty() {
+                return;
+            }
+            waits += usize::from(again.is_empty());
+            self.take_events(events, now);
+            for slot in again {
+                self.turn(slot, now);
+            }
         }
     }
 
