@@ -99,8 +99,9 @@ struct Shared {
     stopping: AtomicBool,
     /// Which thread panicked, and why.
     failure: OnceLock<String>,
-    /// Who is to know of that.
+    /// What is called with that, and whether it was.
     on_failure: OnceLock<fn(&str)>,
+    reported: AtomicBool,
     wakers: OnceLock<Vec<Arc<Waker>>>,
     next_id: AtomicU64,
 }
@@ -114,6 +115,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             failure: OnceLock::new(),
             on_failure: OnceLock::new(),
+            reported: AtomicBool::new(false),
             wakers: OnceLock::new(),
             next_id: AtomicU64::new(1),
         }
@@ -125,10 +127,17 @@ impl Shared {
     fn fail(&self, thread: &str, panic: &(dyn Any + Send)) {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given");
-        let failure = self.failure.get_or_init(|| format!("the thread {thread} panicked: {text}"));
+        self.failure.get_or_init(|| format!("the thread {thread} panicked: {text}"));
         self.begin_to_stop();
-        if let Some(tell) = self.on_failure.get() {
-            tell(failure);
+        self.report_failure();
+    }
+
+    /// Reports a failure once, as soon as there are one and a function that takes it.
+    fn report_failure(&self) {
+        if let (Some(failure), Some(report)) = (self.failure.get(), self.on_failure.get())
+            && !self.reported.swap(true, Ordering::SeqCst)
+        {
+            report(failure);
         }
     }
 
@@ -231,9 +240,11 @@ impl Server {
         self.shared.failure.get().map(String::as_str)
     }
 
-    /// Has a function called with the cause when a thread panics, by that thread; only the first function counts.
-    pub fn on_failure(&self, tell: fn(&str)) {
-        let _ = self.shared.on_failure.set(tell);
+    /// Has a function called once with the cause when a thread panics, by that thread, or now if one has. Only the first
+    /// function counts.
+    pub fn on_failure(&self, report: fn(&str)) {
+        let _ = self.shared.on_failure.set(report);
+        self.shared.report_failure();
     }
 
     /// The addresses it listens on, as they would be given in the options, with the ports that were taken.

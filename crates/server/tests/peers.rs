@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use globalcache_server::{Options, Server};
@@ -255,6 +256,45 @@ fn the_longest_turn_is_told() {
     let script = b"MULTI\r\n".iter().copied().chain(b"APPEND k x\r\n".repeat(100)).chain(*b"EXEC\r\n");
     client.write_all(&script.collect::<Vec<u8>>()).unwrap();
     eventually("the long turn was seen", || stat(&server, "longest_turn_usec") > resting.max(2_000));
+}
+
+/// A client has sent more than the server's socket takes at once when the server stops. All of it is answered, though the
+/// rest arrives only when the server has read: a socket that is empty for a moment is no end.
+#[test]
+fn it_answers_what_the_system_of_a_client_holds_when_it_stops() {
+    const REQUESTS: usize = 20_000;
+    for _ in 0..5 {
+        let server = Server::start(options()).unwrap();
+        let mut client = connect(&server);
+        ask(&mut client, b"PING\r\n", b"+PONG\r\n");
+        client.write_all(&b"*1\r\n$4\r\nPING\r\n".repeat(REQUESTS)).unwrap();
+        let reading = std::thread::spawn(move || rest(&mut client));
+        server.stop();
+        assert_eq!(reading.join().unwrap().len(), r"+PONG\r\n".len() * REQUESTS);
+    }
+}
+
+/// The first call after a panic may come before or after somebody asks to be called: either way the cause is reported, and
+/// once.
+#[test]
+fn a_failure_is_reported_once() {
+    static REPORTS: AtomicUsize = AtomicUsize::new(0);
+    for early in [true, false] {
+        REPORTS.store(0, Ordering::SeqCst);
+        let server = Server::start(options()).unwrap();
+        let report = |cause: &str| {
+            assert!(cause.contains("debugpanic"));
+            REPORTS.fetch_add(1, Ordering::SeqCst);
+        };
+        if early {
+            server.on_failure(report);
+        }
+        connect(&server).write_all(b"debugpanic accept\r\n").unwrap();
+        eventually("it has failed", || server.failure().is_some());
+        server.on_failure(report);
+        server.stop();
+        assert_eq!(REPORTS.load(Ordering::SeqCst), 1);
+    }
 }
 
 /// A server that stops while a request waits, a peer has half-closed and another one never stops sending ends in time.
