@@ -95,7 +95,7 @@ class ServerSettings(BaseSettings):
     shutdown: bool = Field(default=False, description="Let memcached clients stop the server by `shutdown`.")
     debug_time: bool = Field(
         default=False,
-        description="Let memcached clients move the clock by `debugtime` and break a thread by `debugpanic`: for tests only.",
+        description="Let memcached clients move the clock by `debugtime` and end a thread by `debugpanic`: for tests.",
     )
 
     def passwords(self) -> list[str]:
