@@ -12,6 +12,8 @@
 //! | `ended`    | a read gives 0                                 | never                                               |
 //! | `gone`     | an edge that says that nothing can be sent     | never                                               |
 //! | output     | replies that the socket does not take          | an edge, at which they are sent                     |
+//! | `sending`  | a part of a long output was sent, and the      | the next turn, which sends the next part            |
+//! |            | socket may take more                           |                                                     |
 //! | `paused`   | the session leaves requests in the input       | they are run, as soon as the output is sent         |
 //! | parked     | a request waits for a load in its place        | its outcome, or the end of its wait, is delivered   |
 //! | `closing`  | the session ends the connection, or the server | the peer ends too, or the time for that has passed  |
@@ -21,6 +23,7 @@
 //! there is always something that leads to the next one:
 //!
 //! - Output waits: an edge when the socket takes more, and the time limit for replies that are not taken.
+//! - Sending: another turn at once.
 //! - Paused, or readable and not parked: another turn at once.
 //! - Parked: the outcome. A peer that is gone meanwhile is closed at once. One that has only finished may still read (a
 //!   script that sends its commands and its end, then reads): its reply is sent, its input read to the end, and the
@@ -29,7 +32,7 @@
 //! - Closing: the end of the peer, and a time limit.
 //! - Otherwise the next edge is to come, since everything was read.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -87,6 +90,9 @@ const SLOWEST: u64 = 16;
 const INTRODUCTION_MS: u64 = 10_000;
 /// How long a connection that was closed by us is listened to, so that the last reply is not lost to a reset.
 const LINGER_MS: u64 = 1_000;
+/// Bytes that are sent at once, about a millisecond of processor time: a client that takes a long reply as fast as it comes
+/// does not hold up the others of its thread.
+const SEND_AT_ONCE: usize = 1 << 20;
 /// Capacity of the output buffer that a thread keeps.
 const KEEP_OUTPUT: usize = 1 << 20;
 /// A connection that holds less than this is not closed for want of memory.
@@ -140,6 +146,25 @@ fn push_loads(session: &mut Session, loads: &mut Vec<(u8, Arc<[u8]>, u64)>, out:
     }
 }
 
+/// Sends [`SEND_AT_ONCE`] bytes of an output that is longer, or what the socket takes of them.
+#[cold]
+fn send_part(stream: &mut Stream, output: &mut Output) -> io::Result<()> {
+    stream.flush()?;
+    let mut left = SEND_AT_ONCE;
+    output.drain(|slices| {
+        let mut part = Vec::with_capacity(slices.len());
+        for slice in slices {
+            let length = slice.len().min(left);
+            part.push(IoSlice::new(&slice[..length]));
+            left -= length;
+        }
+        let offered: usize = part.iter().map(|slice| slice.len()).sum();
+        let taken = if offered > 0 { stream.write_slices(&part)? } else { 0 };
+        left += offered - taken;
+        Ok(taken)
+    })
+}
+
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
     session: Session,
@@ -153,6 +178,8 @@ pub(crate) struct Connection {
     terse: bool,
     /// The socket may have more to read.
     readable: bool,
+    /// There is more to send, and the socket may take it.
+    sending: bool,
     /// Nothing is read until the output is taken.
     paused: bool,
     /// When it was decided to close.
@@ -185,6 +212,7 @@ impl Connection {
             output: Output::default(),
             terse: false,
             readable: true,
+            sending: false,
             paused: false,
             closing: None,
             finished: false,
@@ -345,6 +373,9 @@ impl Connection {
         let parked = self.session.is_parked();
         let waiting = !flushed || !self.input.is_empty() && !parked;
         self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
+        if self.sending {
+            return Turn::Again;
+        }
         if (self.finished || self.ended || self.gone)
             && let Some(turn) = self.verdict_without_peer(shared, now)
         {
@@ -433,8 +464,13 @@ impl Connection {
     fn send(&mut self, shared: &Shared) -> io::Result<()> {
         let stream = &mut self.stream;
         let before = self.output.len();
-        let sent = stream.flush().and_then(|()| self.output.drain(|slices| stream.write_slices(slices)));
+        let sent = if before > SEND_AT_ONCE {
+            send_part(stream, &mut self.output)
+        } else {
+            stream.flush().and_then(|()| self.output.drain(|slices| stream.write_slices(slices)))
+        };
         let count = before - self.output.len();
+        self.sending = count >= SEND_AT_ONCE && !self.output.is_empty() && sent.is_ok();
         if count > 0 {
             self.stuck_since = None;
             shared.engine.counters.bytes_out.fetch_add(count as u64, Relaxed);

@@ -393,6 +393,35 @@ fn a_long_pipeline_is_run_in_several_turns() {
     }
 }
 
+/// A client reads a reply of six MiB as fast as it is sent, so no write is ever cut short and the system has nothing to tell.
+/// The reply is sent in parts, with turns of other connections in between, and wholly; also to a client that has half-closed,
+/// and while its next request waits for a load.
+#[test]
+fn a_long_reply_is_sent_in_several_turns() {
+    for (ends, then) in [(false, ""), (true, ""), (false, "GET u:1\r\n"), (true, "GET u:1\r\n")] {
+        let mut world = World::new(false);
+        world.shared.options.client_memory = 1 << 30;
+        let value = "x".repeat(1 << 20);
+        world.ask(&format!("*3\r\n$3\r\nSET\r\n$1\r\nx\r\n${}\r\n{value}\r\n", value.len()));
+        world.buffers = Buffers::with_input(64 << 10);
+        let mut open = world.open(1 << 30);
+        open.step(Step::Send, &format!("MGET x x x x x x\r\n{then}"));
+        if ends {
+            open.step(Step::Finish, "");
+        }
+        let mut turns = 0;
+        while open.round() {
+            turns += 1;
+            let sent = open.got.len();
+            open.step(Step::Take, "");
+            assert!(open.got.len() - sent <= 2 << 20, "{} bytes in a turn", open.got.len() - sent);
+        }
+        assert!(turns >= 6, "{turns}");
+        assert_eq!(open.got.len(), b"*6\r\n".len() + 6 * (b"$1048576\r\n\r\n".len() + value.len()));
+        assert_eq!(open.connection.is_none(), ends && then.is_empty());
+    }
+}
+
 /// A loader worker is sent a load and then closed by CLIENT KILL, both in one mailbox; or the load comes when the worker has
 /// said QUIT. It never learns of the load, which goes to another worker at once, not when the lease has timed out.
 #[test]

@@ -341,7 +341,7 @@ impl Worker {
         self.last_turns(events, now);
         let begun = Instant::now();
         while begun.elapsed() < DRAIN && self.connections.iter().any(|(_, connection)| !connection.is_flushed()) {
-            self.wait(events, Duration::from_millis(50));
+            self.wait(events, if self.again.is_empty() { Duration::from_millis(50) } else { Duration::ZERO });
             self.all_turns(now);
         }
         for (_, connection) in &mut self.connections {
