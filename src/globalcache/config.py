@@ -96,7 +96,8 @@ class ServerSettings(BaseSettings):
     )
     shutdown: bool = Field(default=False, description="Let memcached clients stop the server by `shutdown`.")
     debug_time: bool = Field(
-        default=False, description="Let memcached clients move the clock by `debugtime`: for tests only."
+        default=False,
+        description="Let memcached clients move the clock by `debugtime` and end a thread by `debugpanic`: for tests.",
     )
 
     @model_validator(mode="after")

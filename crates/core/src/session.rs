@@ -37,7 +37,8 @@ use crate::waiting::{Waits, load_first, wait_parts};
 pub enum Flow {
     /// Read on.
     Continue,
-    /// Read nothing until the output is taken, then feed the rest of the input again.
+    /// Too many replies wait, or the turn has ended: read nothing until the output is taken, then feed the rest of the
+    /// input again.
     Pause,
     /// A request waits for a load: read nothing, and feed the rest of the input again when the session says that it is
     /// [`ready`](Session::is_ready).
@@ -83,9 +84,30 @@ impl Kept {
     }
 }
 
+/// When a turn of a connection is to end, by a clock of the caller: requests behind that moment are left for the next turn,
+/// so that one connection's pipeline does not delay all others of its thread. The default has no end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnEnd {
+    clock: Option<fn() -> u64>,
+    at: u64,
+}
+
+impl TurnEnd {
+    /// The turn ends when `clock` reads `at` or more.
+    pub fn new(clock: fn() -> u64, at: u64) -> TurnEnd {
+        TurnEnd { clock: Some(clock), at }
+    }
+
+    fn is_past(&self) -> bool {
+        self.clock.is_some_and(|clock| clock() >= self.at)
+    }
+}
+
 /// Buffers that sessions of a thread share, kept for their capacity.
 #[derive(Default)]
 pub struct Scratch {
+    /// When the turn that is being taken ends.
+    pub turn_end: TurnEnd,
     values: Vec<u8>,
     spans: Vec<Span>,
     frames: Vec<Frame>,
@@ -161,6 +183,8 @@ pub struct Session {
     under_way: Option<Ticket>,
     /// Requests that wait beside it, by number.
     tickets: HashMap<u64, Ticket>,
+    /// The peer sends nothing any more, so it cannot answer a lease.
+    peer_ended: bool,
 }
 
 impl Session {
@@ -179,6 +203,7 @@ impl Session {
             parked: None,
             under_way: None,
             tickets: HashMap::new(),
+            peer_ended: false,
         }
     }
 
@@ -321,7 +346,8 @@ impl Session {
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
-                if out.len() > self.limits(run.engine).pause_output {
+                let more = index < frames.len() || stop.is_none() && end < input.len();
+                if out.len() > self.limits(run.engine).pause_output || more && run.scratch.turn_end.is_past() {
                     let next = frames.get(index).map_or(end, |next| next.start);
                     // What was read ahead is read again when the output was taken.
                     if index < frames.len() {
@@ -707,6 +733,28 @@ impl Session {
         self.under_way.is_some() || self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
     }
 
+    /// Whether the client is to get a reply to a request that waits for a load: in its place, or of a JSON client. What
+    /// follows a ticket of RESP3 is a push, and libraries that use tickets read until they close.
+    pub fn awaits_reply(&self) -> bool {
+        self.is_parked() || self.protocol == Some(Protocol::Json) && !self.tickets.is_empty()
+    }
+
+    /// The peer sends nothing any more, but may still read: its leases pass on, and it is granted none from now on.
+    #[cold]
+    pub fn end_input(&mut self, engine: &Engine, now: Now) {
+        if !std::mem::replace(&mut self.peer_ended, true) {
+            self.pass_leases(engine, engine.time(now));
+        }
+    }
+
+    /// Gives up the leases of this connection; what is loaded under them may still be stored.
+    fn pass_leases(&mut self, engine: &Engine, now: Now) {
+        let party = self.client.party;
+        for (db, key, _) in std::mem::take(&mut self.client.holds) {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
+        }
+    }
+
     /// Takes a message that was left for the connection; what is to be sent is appended to `out`.
     pub fn deliver(
         &mut self,
@@ -761,6 +809,7 @@ impl Session {
         outcome: Outcome,
         out: &mut Output,
     ) {
+        let outcome = if self.peer_ended { decline(engine, now, outcome) } else { outcome };
         if let Outcome::Lease(granted) = &outcome {
             self.client.remember(&granted.key, granted.token);
         }
@@ -825,9 +874,7 @@ impl Session {
         let party = self.client.party;
         self.client.leave(engine);
         engine.clients.leave(party.id);
-        for (db, key, _) in std::mem::take(&mut self.client.holds) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
-        }
+        self.pass_leases(engine, now);
         for waits in self.parked.take().into_iter().chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
             for known in &waits.keys {
                 let key = Key { db: known.db, bytes: &known.key };
@@ -864,7 +911,8 @@ impl Session {
                 let waits = Waits::default();
                 self.run_json(run, line, waits, out);
             }
-            if out.len() > run.engine.limits.pause_output {
+            let full = out.len() > run.engine.limits.pause_output;
+            if full || start < input.len() && run.scratch.turn_end.is_past() {
                 return (start, Flow::Pause);
             }
         }
@@ -904,6 +952,13 @@ impl Session {
         message.answer(reply, self.messages, &run.scratch.values, out.bytes());
         self.messages += 1;
     }
+}
+
+/// Hands a lease on that came to a client which cannot fill it any more; to that client its wait has timed out.
+fn decline(engine: &Engine, now: Now, outcome: Outcome) -> Outcome {
+    let Outcome::Lease(Granted { db, key, token }) = outcome else { return outcome };
+    engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+    Outcome::Timeout
 }
 
 /// Gives a request its number under which it could wait, unless it has waited; the last number that was given.

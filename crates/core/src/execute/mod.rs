@@ -364,6 +364,11 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             cx.engine.pending.advance(millis);
             Reply::Ok
         }
+        Command::Panic(false) => panic!("debugpanic was asked for"),
+        Command::Panic(true) => {
+            cx.engine.pending.panic.store(true, Relaxed);
+            Reply::Ok
+        }
         Command::Shutdown => {
             client.quitting = true;
             cx.engine.pending.stop.store(true, Relaxed);
