@@ -129,7 +129,7 @@ pub(super) struct Shard {
     full: bool,
     pub(super) leases: Leases,
     /// What was here before it was flushed, and its bytes: given back piece by piece, since all at once takes too long.
-    pub(super) rests: Vec<Box<Shard>>,
+    pub(super) rests: Vec<Shard>,
     pub(super) rest_bytes: usize,
     /// Keys that clients keep copies of, if any do.
     tracked: Option<Box<Tracked>>,
@@ -940,7 +940,7 @@ impl Shard {
             stats: self.stats,
             ..Shard::new(options, least, &self.hasher)
         };
-        let mut old = Box::new(std::mem::replace(self, fresh));
+        let mut old = std::mem::replace(self, fresh);
         std::mem::swap(&mut self.leases, &mut old.leases);
         std::mem::swap(&mut self.tracked, &mut old.tracked);
         (self.rests, self.rest_bytes) = (std::mem::take(&mut old.rests), std::mem::take(&mut old.rest_bytes));
