@@ -115,6 +115,8 @@ pub struct Counters {
     pub client_bytes: AtomicU64,
     /// Keys that were drawn at random.
     pub drawn: AtomicU64,
+    /// The longest turn of a thread of the server, in microseconds of its processor time.
+    pub longest_turn: AtomicU64,
 }
 
 /// Everything that sessions share.
@@ -176,6 +178,8 @@ pub struct Pending {
     ahead: AtomicU64,
     /// A client asked the server to stop.
     pub stop: AtomicBool,
+    /// A client asked the thread that accepts connections to panic: a test of what the server does then.
+    pub panic: AtomicBool,
     /// Counts as of the last reset of memcached's statistics.
     pub baseline: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -327,6 +331,7 @@ impl Engine {
     pub fn reset_counts(&self, store: Stats) {
         // Names of memcached's counts are others: both resets keep to their own.
         self.pending.baseline.lock().extend(self.counted(&store));
+        self.counters.longest_turn.store(0, Relaxed);
     }
 
     fn sections(&self, now: Now, store: &Stats, lens: &[u64; DATABASES]) -> Vec<Section> {
@@ -345,6 +350,7 @@ impl Engine {
             ("pubsub_channels", channels.to_string()),
             ("pubsub_patterns", patterns.to_string()),
             ("tracking_total_keys", store.tracked.to_string()),
+            ("longest_turn_usec", count(&counters.longest_turn)),
         ];
         let word = |text: &str| text.to_owned();
         vec![

@@ -39,7 +39,8 @@ use crate::waiting::{Waits, load_first, wait_parts};
 pub enum Flow {
     /// Read on.
     Continue,
-    /// Read nothing until the output is taken, then feed the rest of the input again.
+    /// Too many replies wait, or the turn has ended: read nothing until the output is taken, then feed the rest of the
+    /// input again.
     Pause,
     /// A request waits for a load: read nothing, and feed the rest of the input again when the session says that it is
     /// [`ready`](Session::is_ready).
@@ -88,11 +89,42 @@ impl Kept {
             Kept::Json(line) => line.len(),
         }
     }
+
+    fn of(args: Args<'_>) -> Kept {
+        let (mut bytes, mut spans) = (Vec::new(), Vec::with_capacity(args.len()));
+        for arg in args.iter() {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(arg);
+            spans.push(Span { start, end: bytes.len() as u32 });
+        }
+        Kept::Resp(bytes.into(), spans.into())
+    }
+}
+
+/// When a turn of a connection is to end, by a clock of the caller: requests behind that moment are left for the next turn,
+/// so that one connection's pipeline does not delay all others of its thread. The default has no end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnEnd {
+    clock: Option<fn() -> u64>,
+    at: u64,
+}
+
+impl TurnEnd {
+    /// The turn ends when `clock` reads `at` or more.
+    pub fn new(clock: fn() -> u64, at: u64) -> TurnEnd {
+        TurnEnd { clock: Some(clock), at }
+    }
+
+    fn is_past(&self) -> bool {
+        self.clock.is_some_and(|clock| clock() >= self.at)
+    }
 }
 
 /// Buffers that sessions of a thread share, kept for their capacity.
 #[derive(Default)]
 pub struct Scratch {
+    /// When the turn that is being taken ends.
+    pub turn_end: TurnEnd,
     values: Vec<u8>,
     spans: Vec<Span>,
     frames: Vec<Frame>,
@@ -166,6 +198,8 @@ pub struct Session {
     number: u64,
     /// What the request at the front of the input waits for, or was told.
     parked: Option<Waits>,
+    /// A request that runs in turns: what follows is run when it is done.
+    under_way: Option<Ticket>,
     /// Requests that wait beside it, by number.
     tickets: HashMap<u64, Ticket>,
     /// Bytes that these hold.
@@ -176,6 +210,8 @@ pub struct Session {
     searched: usize,
     /// Requests are being run.
     in_batch: bool,
+    /// The peer sends nothing any more, so it cannot answer a lease.
+    peer_ended: bool,
 }
 
 impl Session {
@@ -192,11 +228,13 @@ impl Session {
             messages: 0,
             number: 0,
             parked: None,
+            under_way: None,
             tickets: HashMap::new(),
             ticket_bytes: 0,
             long_line: None,
             searched: 0,
             in_batch: false,
+            peer_ended: false,
         }
     }
 
@@ -315,6 +353,11 @@ impl Session {
         out: &mut Output,
         memcached: bool,
     ) -> (usize, Flow) {
+        if let Some(request) = self.under_way.take()
+            && !self.go_on(run, request, out)
+        {
+            return (0, Flow::Park);
+        }
         let mut start = 0;
         let had_session = self.client.joined.is_some();
         while start < input.len() {
@@ -347,7 +390,8 @@ impl Session {
                     };
                     if !done {
                         self.read_again();
-                        return (frame.start, Flow::Park);
+                        let next = frames.get(index + 1).map_or(end, |next| next.start);
+                        return (if self.under_way.is_some() { next } else { frame.start }, Flow::Park);
                     }
                     index += 1;
                     // What follows the greeting of a session is run behind its fence, and not at all if a newer one is there.
@@ -356,7 +400,9 @@ impl Session {
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
-                if out.len() > self.limits(run.engine).pause_output || joins {
+                let more = index < frames.len() || stop.is_none() && end < input.len();
+                let late = more && run.scratch.turn_end.is_past();
+                if out.len() > self.limits(run.engine).pause_output || joins || late {
                     let next = frames.get(index).map_or(end, |next| next.start);
                     // What was read ahead is read again when the output was taken.
                     if index < frames.len() {
@@ -641,6 +687,7 @@ impl Session {
         values.clear();
         self.skip_one_reply();
         let mut waits = self.parked.take().unwrap_or_default();
+        waits.in_turns = true;
         self.number = number_waits(&mut waits, self.number);
         let reply = match admit(row, name, args, &self.client) {
             Ok(row) if self.client.only_listens() && !row.is_for_listeners() => {
@@ -715,6 +762,10 @@ impl Session {
     /// Keeps a request that waits, or leaves it where it is; what is answered at once if what follows is run.
     #[cold]
     fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits) -> Option<Reply> {
+        if waits.progress.is_some() {
+            self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
+            return None;
+        }
         let once = std::mem::take(&mut self.client.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
         if !(once || self.client.tickets) || self.client.queue.is_some() {
@@ -729,13 +780,7 @@ impl Session {
             waits.leave(engine, &self.client, now.mono);
             return Some(Reply::Error(TOO_MANY_WAIT));
         }
-        let (mut bytes, mut spans) = (Vec::new(), Vec::new());
-        for arg in args.iter() {
-            let start = bytes.len() as u32;
-            bytes.extend_from_slice(arg);
-            spans.push(Span { start, end: bytes.len() as u32 });
-        }
-        self.keep(waits, Kept::Resp(bytes.into(), spans.into()), self.client.db);
+        self.keep(waits, Kept::of(args), self.client.db);
         Some(ticket_reply(args.get(0).unwrap_or_default(), number))
     }
 
@@ -769,7 +814,31 @@ impl Session {
         let waits = self.parked.as_ref().map_or(0, Waits::memory);
         let partial = self.partial.capacity() * size_of::<Span>();
         let line = self.long_line.as_ref().map_or(0, |line| line.memory());
-        (self.client.memory() + self.ticket_bytes + waits + partial + line) as u64
+        let under_way = self.under_way.as_ref().map_or(0, Ticket::memory);
+        (self.client.memory() + self.ticket_bytes + under_way + waits + partial + line) as u64
+    }
+
+    /// Takes another turn of a request that runs in turns; whether it is done.
+    #[cold]
+    fn go_on(&mut self, run: &mut Run<'_>, Ticket { mut waits, request, db }: Ticket, out: &mut Output) -> bool {
+        let Kept::Resp(bytes, spans) = &request else { return true };
+        let args = Args::new(bytes, spans);
+        run.scratch.values.clear();
+        let Some(row) = args.get(0).and_then(lookup) else { return true };
+        let reply = match (row.read)(row, args.from(1)) {
+            Ok(command) => {
+                let scratch = &mut run.scratch.values;
+                let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
+                execute_row(&mut cx, &mut self.client, row, args, &command)
+            }
+            Err(error) => Reply::Error(error),
+        };
+        if matches!(reply, Reply::Parked) {
+            self.under_way = Some(Ticket { waits, request, db });
+            return false;
+        }
+        self.send_reply(run, &reply, out);
+        true
     }
 
     /// Leaves the queues that a ticket stands for; whether it stood for any.
@@ -783,12 +852,34 @@ impl Session {
 
     /// Whether a request waits at the front of the input.
     pub fn is_parked(&self) -> bool {
-        self.parked.is_some()
+        self.parked.is_some() || self.under_way.is_some()
     }
 
     /// Whether that request can go on.
     pub fn is_ready(&self) -> bool {
-        self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+        self.under_way.is_some() || self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+    }
+
+    /// Whether the client is to get a reply to a request that waits for a load: in its place, or of a JSON client. What
+    /// follows a ticket of RESP3 is a push, and libraries that use tickets read until they close.
+    pub fn awaits_reply(&self) -> bool {
+        self.is_parked() || self.protocol == Some(Protocol::Json) && !self.tickets.is_empty()
+    }
+
+    /// The peer sends nothing any more, but may still read: its leases pass on, and it is granted none from now on.
+    #[cold]
+    pub fn end_input(&mut self, engine: &Engine, now: Now) {
+        if !std::mem::replace(&mut self.peer_ended, true) {
+            self.pass_leases(engine, engine.time(now));
+        }
+    }
+
+    /// Gives up the leases of this connection; what is loaded under them may still be stored.
+    fn pass_leases(&mut self, engine: &Engine, now: Now) {
+        let party = self.client.party;
+        for (db, key, _) in std::mem::take(&mut self.client.holds) {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
+        }
     }
 
     /// Takes a message that was left for the connection; what is to be sent is appended to `out`.
@@ -845,6 +936,7 @@ impl Session {
         outcome: Outcome,
         out: &mut Output,
     ) {
+        let outcome = if self.peer_ended { decline(engine, now, outcome) } else { outcome };
         if let Outcome::Lease(granted) = &outcome {
             self.client.remember(&granted.key, granted.token);
         }
@@ -926,9 +1018,7 @@ impl Session {
         transaction::unwatch(engine, now.mono, &mut self.client);
         self.client.queue = None;
         engine.clients.leave(party.id);
-        for (db, key, _) in std::mem::take(&mut self.client.holds) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
-        }
+        self.pass_leases(engine, now);
         for waits in self.parked.take().into_iter().chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
             for known in &waits.keys {
                 let key = Key { db: known.db, bytes: &known.key };
@@ -975,7 +1065,8 @@ impl Session {
                     self.run_json(run, line, Waits::default(), out);
                 }
             }
-            if out.len() > run.engine.limits.pause_output {
+            let full = out.len() > run.engine.limits.pause_output;
+            if full || start < input.len() && run.scratch.turn_end.is_past() {
                 return (start, Flow::Pause);
             }
         }
@@ -1067,6 +1158,13 @@ fn end_lease(engine: &Engine, now: Now, client: &mut Client, key: &[u8], token: 
     let (scratch, waits) = (&mut Vec::new(), &mut Waits::default());
     let mut cx = Context { engine, now, scratch, held: None, waits };
     execute(&mut cx, client, &Command::Cache(fail));
+}
+
+/// Hands a lease on that came to a client which cannot fill it any more; to that client its wait has timed out.
+fn decline(engine: &Engine, now: Now, outcome: Outcome) -> Outcome {
+    let Outcome::Lease(Granted { db, key, token }) = outcome else { return outcome };
+    engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+    Outcome::Timeout
 }
 
 /// Gives a request its number under which it could wait, unless it has waited; the last number that was given.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
 use crate::engine::Engine;
-use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row, needed};
+use crate::execute::{Client, Context, Held, TOO_MUCH, Writes, execute_row, needed};
 use crate::gate;
 use crate::key_list::{KeyList, Keyed};
-use crate::store::{Key, Outcome};
+use crate::store::{Key, Outcome, Refused};
 use crate::waiting::{Waits, load_first};
 
 /// Keys that one client may watch.
@@ -114,6 +114,15 @@ impl Queue {
         })
     }
 
+    /// Whether all that it writes fits for sure, where nothing may be evicted.
+    fn fits(&self, client: &Client, held: &mut dyn Held) -> bool {
+        let mut writes = Writes::new(held, client.db);
+        // One that cannot be read, or is forbidden, answers so in its place.
+        let commands = self.requests().filter_map(|(row, args)| permitted(client, row, args).ok());
+        commands.for_each(|command| writes.add(&command));
+        writes.fit()
+    }
+
     fn keys(&self, db: u8) -> impl Iterator<Item = Key<'_>> + Clone {
         self.requests().flat_map(move |(row, args)| row.keys(args).map(move |bytes| Key { db, bytes }))
     }
@@ -130,13 +139,18 @@ pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8
     if name.eq_ignore_ascii_case(b"EXEC") {
         client.queue = None;
         unwatch(engine, now, client);
-        let why = error.text.strip_prefix("ERR ").unwrap_or(&error.text);
-        return Error::with(error.kind, format!("EXECABORT Transaction discarded because of: {why}"));
+        return discarded(&error);
     }
     if let Some(queue) = &mut client.queue {
         queue.spoiled = true;
     }
     error
+}
+
+/// EXEC ran nothing of a transaction.
+fn discarded(why: &Error) -> Error {
+    let text = why.text.strip_prefix("ERR ").unwrap_or(&why.text);
+    Error::with(why.kind, format!("EXECABORT Transaction discarded because of: {text}"))
 }
 
 /// MULTI.
@@ -239,6 +253,9 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
     let mut run = |held: &mut dyn Held| {
         if watched.iter().any(|known| !known.holds(held)) {
             return Reply::NoArray;
+        }
+        if !engine.store.options().evict && !queue.fits(client, held) {
+            return Reply::Error(discarded(&Refused::Full.into()));
         }
         let mut cx = Context { engine, now, scratch, held: Some(held), waits };
         Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args)).collect())

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::command::{Error, Kind};
+use crate::command::{Error, Kind, Reply};
 use crate::engine::Engine;
 use crate::execute::{Client, Context};
 use crate::key_list::{KeyList, Keyed};
@@ -61,6 +61,29 @@ pub struct Waits {
     missing: usize,
     /// Bytes of the values that were told.
     value_bytes: usize,
+    /// Whether the command may stop after a turn of bounded length and be run again, beginning where it stopped.
+    pub in_turns: bool,
+    /// Where it stopped.
+    pub progress: Option<Box<Progress>>,
+}
+
+/// How far a command has come that runs in turns.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Arguments it is done with, or a cursor.
+    pub at: u64,
+    /// What it has counted.
+    pub count: i64,
+    /// What it has found.
+    pub found: Vec<Reply>,
+    /// Bytes of what it has found.
+    pub bytes: usize,
+}
+
+impl Progress {
+    fn memory(&self) -> usize {
+        size_of::<Progress>() + self.found.capacity() * size_of::<Reply>() + self.bytes
+    }
 }
 
 impl Waits {
@@ -101,7 +124,8 @@ impl Waits {
 
     /// Bytes that it holds.
     pub fn memory(&self) -> usize {
-        self.keys.memory() + self.value_bytes
+        let found = self.progress.as_ref().map_or(0, |progress| progress.memory());
+        self.keys.memory() + self.value_bytes + found
     }
 
     /// Leaves all queues.

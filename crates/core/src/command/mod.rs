@@ -261,6 +261,8 @@ pub enum Command<'a> {
     FlushAt(Expiry),
     /// Lets the clock of the server run ahead by so many milliseconds more, where that is allowed.
     Advance(u64),
+    /// Panics, in the thread that accepts connections (true) or in the one that runs it, where that is allowed: for tests.
+    Panic(bool),
     /// Stops the server, where that is allowed.
     Shutdown,
     /// A last OK, then the end of the connection.

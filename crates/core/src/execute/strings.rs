@@ -1,7 +1,7 @@
 //! Strings: reading, writing and counting values.
 
 use super::Client;
-use super::{Context, TOO_MUCH, expires_at, take};
+use super::{Context, Held, TOO_MUCH, expires_at, take};
 use crate::command::Blob;
 use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer, too_long};
 use crate::json_value;
@@ -76,16 +76,25 @@ pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Repl
     if let Some(long) = values.clone().find(|value| value.len() > most) {
         return Err(too_long(long.len(), most));
     }
-    let evict = cx.engine.store.options().evict;
     cx.with_all(keys.clone(), |all, _| {
-        if !evict && !all.fits(db, pairs) {
-            return Err(Refused::Full.into());
-        }
-        for (key, value) in keys.zip(values) {
-            all.entry(key).set(value, &Meta::default())?;
-        }
+        write_all(all, keys, values)?;
         Ok(Reply::Ok)
     })
+}
+
+/// Writes several values, all or none.
+pub(super) fn write_all<'a>(
+    all: &mut dyn Held,
+    keys: impl Iterator<Item = Key<'a>> + Clone,
+    values: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<(), Refused> {
+    if !all.fits(&mut keys.clone().zip(values.clone().map(<[u8]>::len))) {
+        return Err(Refused::Full);
+    }
+    for (key, value) in keys.zip(values) {
+        all.entry(key).set(value, &Meta::default())?;
+    }
+    Ok(())
 }
 
 pub(super) fn set(

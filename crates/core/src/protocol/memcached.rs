@@ -87,6 +87,8 @@ pub enum Verb {
     Version,
     /// verbosity.
     Verbosity,
+    /// debugpanic.
+    DebugPanic,
     /// debugtime.
     DebugTime,
     /// shutdown.
@@ -123,6 +125,7 @@ pub fn verb(word: &[u8]) -> Verb {
         b"stats" => Verb::Stats,
         b"version" => Verb::Version,
         b"verbosity" => Verb::Verbosity,
+        b"debugpanic" => Verb::DebugPanic,
         b"debugtime" => Verb::DebugTime,
         b"shutdown" => Verb::Shutdown,
         b"quit" => Verb::Quit,
@@ -567,6 +570,7 @@ fn manage<'a>(verb: Verb, words: Args<'a>, limits: &Limits) -> Result<(Command<'
         Verb::Quit => Ok((Command::Quit, Form { shape: Shape::Nothing, quiet: true })),
         Verb::Shutdown if limits.shutdown => Ok((Command::Shutdown, Form { shape: Shape::Nothing, quiet: true })),
         Verb::Shutdown => Err("ERROR: shutdown not enabled"),
+        Verb::DebugPanic if limits.debug_time => done(Command::Panic(words.get(1) == Some(b"accept")), "OK"),
         Verb::DebugTime if limits.debug_time => {
             let seconds = words.get(1).and_then(unsigned).ok_or(BAD_FORMAT)?;
             done(Command::Advance(seconds.saturating_mul(1000)), "OK")
@@ -1119,6 +1123,7 @@ mod tests {
             ("ms k 1 MX\r\nx\r\n", "CLIENT_ERROR invalid mode for ms M token"),
             ("shutdown\r\n", "ERROR: shutdown not enabled"),
             ("debugtime 5\r\n", ERROR),
+            ("debugpanic io\r\n", ERROR),
             (&format!("get {long}\r\n"), BAD_FORMAT),
         ] {
             assert_eq!(run(input.as_bytes()), format!("{wanted}\r\n"), "{input:?}");
