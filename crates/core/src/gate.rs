@@ -160,7 +160,7 @@ fn limited_like(user: &User, command: &Command<'_>) -> Result<(), Error> {
     let spec = specs.first();
     let mut need = Need { read: spec.is_some_and(|spec| spec.reads), write: spec.is_none_or(|spec| spec.writes) };
     need.read &= name != "SET";
-    let empties = matches!(command, Command::Flush { .. } | Command::FlushIn(_));
+    let empties = matches!(command, Command::Flush { .. } | Command::FlushAt(_));
     any_of(user, |rights| {
         let mut keys = first.into_iter().chain(rest.into_iter().flat_map(|keys| keys.iter()));
         if !rights.may_run(place) {
@@ -212,7 +212,7 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
         },
         Command::Ping(_) | Command::Quit => ("PING", None, None),
         Command::Auth(..) => ("AUTH", None, None),
-        Command::Flush { .. } | Command::FlushIn(_) => ("FLUSHDB", None, None),
+        Command::Flush { .. } | Command::FlushAt(_) => ("FLUSHDB", None, None),
         Command::Stats(_) => ("INFO", None, None),
         // What no other protocol asks, and what steers the server.
         _ => ("CONFIG|SET", None, None),

@@ -91,6 +91,31 @@ impl Mailboxes {
         events
     }
 
+    /// Takes what was left for one connection, oldest first.
+    pub fn take_of(&self, party: Party) -> Vec<Event> {
+        let Some(mailbox) = self.boxes.get(usize::from(party.mailbox)) else { return Vec::new() };
+        let mut letters = mailbox.letters.lock();
+        if !letters.events.iter().chain(&letters.batches).any(|(to, _)| *to == party) {
+            return Vec::new();
+        }
+        let Letters { events, batches } = std::mem::take(&mut *letters);
+        let mut own = Vec::new();
+        let mut sort = |all: Vec<(Party, Event)>| -> Vec<(Party, Event)> {
+            let (mine, others) = all.into_iter().partition(|(to, _)| *to == party);
+            own.extend::<Vec<_>>(mine);
+            others
+        };
+        *letters = Letters { events: sort(events), batches: sort(batches) };
+        for (_, event) in &own {
+            // A key that is added later goes to a new batch, of which this connection has a message again.
+            if let Event::Keys(batch, _) = event {
+                batch.close();
+            }
+        }
+        let own = own.into_iter().map(|(_, event)| event).collect();
+        own
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.boxes.len()

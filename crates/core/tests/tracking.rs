@@ -6,6 +6,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use globalcache_core::engine::Limits;
 use globalcache_core::store::Key;
 use world::{World, token_of};
 
@@ -189,7 +190,7 @@ fn a_closed_connection_has_no_registrations() {
 /// When the table is full a key is dropped, and its clients are sent an invalidation: they lose copies, not news.
 #[test]
 fn a_key_that_leaves_the_full_table_is_invalidated() {
-    let mut world = World::with_memory(4 << 20);
+    let mut world = World::with_memory(Limits::default(), 4 << 20);
     let client = tracking(&mut world, "");
     let mut invalidated = 0;
     for number in 0..20_000 {
@@ -323,7 +324,7 @@ impl Game {
     }
 
     fn new(seed: u64) -> Game {
-        let mut world = World::with_memory(1 << 20);
+        let mut world = World::with_memory(Limits::default(), 1 << 20);
         let (writer, worker) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
         world.ask(worker, "CACHE.LOADER l:*");
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);

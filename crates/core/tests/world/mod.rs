@@ -22,11 +22,14 @@ pub struct Connection {
 
 impl World {
     pub fn new() -> World {
-        World::with_memory(16 << 20)
+        World::with(Limits::default())
     }
 
-    pub fn with_memory(memory: u64) -> World {
-        let limits = Limits::default();
+    pub fn with(limits: Limits) -> World {
+        World::with_memory(limits, 16 << 20)
+    }
+
+    pub fn with_memory(limits: Limits, memory: u64) -> World {
         let options = Options {
             memory,
             shards: 4,
@@ -42,6 +45,11 @@ impl World {
             scratch: Scratch::default(),
             connections: Vec::new(),
         }
+    }
+
+    /// Bytes that the server holds for a connection.
+    pub fn memory(&self, number: usize) -> u64 {
+        self.connections[number].as_ref().unwrap().session.memory()
     }
 
     /// A new connection; `hello` is sent first and its answer dropped.
