@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use crate::command::{
-    Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, Values, integer, is, lookup,
-};
+use crate::command::{Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, Values, integer, is};
 use crate::engine::{Engine, VERSION};
-use crate::execute::{Client, Context, TOO_MUCH, take};
+use crate::execute::{Client, Context, TOO_MUCH, take, why_refused};
 use crate::loaders::Serving;
 use crate::store::{Hold, HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
-use crate::users::Access;
-use crate::waiting::{Awaited, Standing, load_failed, refresh, stand, wait_number};
+use crate::users::{Access, Need};
+use crate::waiting::{Standing, load_failed, refresh, stand_to_read, wait_number};
 
 pub use crate::store::MAX_TAGS;
 
@@ -498,6 +496,7 @@ fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Co
 }
 
 fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
+    let most = cx.engine.limits.max_value;
     with_meta(cx, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
@@ -506,7 +505,11 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
                 If::Absent => version.is_none(),
                 If::Version(wanted) => version == Some(wanted),
             };
-            Ok(Reply::Int(if met { entry.set(value, meta)? as i64 } else { 0 }))
+            if !met {
+                return Ok(Reply::Int(0));
+            }
+            let written = entry.set(value, meta).map_err(|refused| why_refused(refused, value, most))?;
+            Ok(Reply::Int(written as i64))
         })
     })
 }
@@ -536,6 +539,10 @@ fn lean(blob: Blob, flags: u32) -> Reply {
 }
 
 fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
+    if !cx.waits.keys.is_empty() && cx.held.is_none() {
+        // What it waited for is its answer: a second look would count a hit that was none.
+        return get_served(cx, client, key);
+    }
     let seen = cx.with(key, |entry, scratch| {
         let now = entry.now();
         entry.get().map(|item| {
@@ -544,7 +551,7 @@ fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
         })
     });
     let served = cx.engine.loaders.any();
-    let reply = match seen {
+    match seen {
         Some((reply, stale)) => {
             if stale && served {
                 refresh(cx, client, key);
@@ -553,16 +560,19 @@ fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
         }
         None if served => get_served(cx, client, key),
         None => Reply::Null,
-    };
-    if cx.waits.is_waiting() { Reply::Parked } else { reply }
+    }
 }
 
 /// A value that is not there, where workers load.
-fn get_served(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
-    match stand(cx, client, key) {
+pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
+    match stand_to_read(cx, client, key) {
         Standing::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
         Standing::Failed(error) => Reply::Error(error),
-        _ => Reply::Null,
+        Standing::Waits => Reply::Parked,
+        // There is no such row, nobody loads it, or a transaction found it.
+        Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
+            entry.get().map_or(Reply::Null, |item| lean(take(scratch, item.value), item.flags))
+        }),
     }
 }
 
@@ -689,7 +699,7 @@ fn fetch(
         }
         Seen::Failed(cause) => Err(load_failed(bytes, &cause)),
         Seen::Waits => {
-            cx.waits.keys.push(Awaited { db: key.db, key: Arc::from(bytes), outcome: None });
+            cx.waits.wait_for(key);
             client.ticket_once = ticket && client.resp == 3;
             Ok(Reply::Parked)
         }
@@ -700,7 +710,8 @@ fn fetch(
 pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
     match &client.access {
         Access::Limited(user) => {
-            client.access.may_write(key) && lookup(b"CACHE.FILL").is_some_and(|row| user.may_run(row))
+            let need = Need { read: false, write: true };
+            user.rights().any(|rights| rights.may_run_named("cache.fill") && rights.may_use(key, need))
         }
         _ => true,
     }

@@ -2,6 +2,7 @@
 //!
 //! Each test is one of the interleavings that a naive cache gets wrong.
 
+#[allow(dead_code, reason = "other tests use more of it")]
 mod world;
 
 use world::{World, token_of};
@@ -599,7 +600,7 @@ fn leases_that_another_connection_filled_are_forgotten() {
 /// A connection that holds as many leases as it may is granted no more, until some of them have ended.
 #[test]
 fn a_connection_holds_a_bounded_number_of_leases() {
-    let mut world = World::with_memory(256 << 20);
+    let mut world = World::with_memory(Limits::default(), 256 << 20);
     let (greedy, other) = (world.connect(""), world.connect(""));
     let mut tokens = Vec::new();
     for number in 0..1 << 14 {

@@ -8,6 +8,7 @@ use crate::command::{Error, Kind, Reply};
 use crate::engine::Engine;
 use crate::engine::{REDIS_VERSION, VERSION};
 use crate::fence::Joined;
+use crate::key_list::KeyList;
 use crate::pubsub::Subscriptions;
 use crate::store::{Holds, Party};
 use crate::tracking::Options;
@@ -48,7 +49,7 @@ pub struct Client {
     /// The transaction that it has begun.
     pub queue: Option<Box<Queue>>,
     /// What the next transaction depends on.
-    pub watched: Vec<Watched>,
+    pub watched: KeyList<Watched>,
     /// Which replies it wants.
     pub replies: Replies,
     /// What it listens to.
@@ -80,7 +81,7 @@ impl Client {
             holds: Holds::default(),
             joined: None,
             queue: None,
-            watched: Vec::new(),
+            watched: KeyList::default(),
             replies: Replies::All,
             subscriptions: None,
             tracking: None,
@@ -131,9 +132,28 @@ impl Client {
         (self.db, self.resp) = (0, 2);
         self.name.clear();
         self.queue = None;
-        self.watched.clear();
         self.tickets = false;
         self.replies = Replies::All;
+    }
+
+    /// CLIENT CACHING counts for the next command, and for all of a transaction; whether that succeeds or not.
+    #[inline]
+    pub fn end_caching(&mut self, command: &[u8]) {
+        if let Some(options) = &mut self.tracking
+            && self.queue.is_none()
+            && !command.eq_ignore_ascii_case(b"CLIENT")
+        {
+            options.caching = false;
+        }
+    }
+
+    /// Bytes that the server holds for the client.
+    pub fn memory(&self) -> usize {
+        let queue = self.queue.as_ref().map_or(0, |queue| queue.memory());
+        let prefixes = self.tracking.as_ref().map_or(0, |options| options.memory());
+        let topics = self.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.memory());
+        let leases = self.holds.bytes();
+        queue + self.watched.memory() + prefixes + topics + leases
     }
 }
 

@@ -29,11 +29,11 @@ pub struct Connection {
 
 impl World {
     pub fn new() -> World {
-        World::with_memory(16 << 20)
+        World::with(Limits::default())
     }
 
-    pub fn with_memory(memory: u64) -> World {
-        World::with(memory, Limits::default().max_value)
+    pub fn with(limits: Limits) -> World {
+        World::with_memory(limits, 16 << 20)
     }
 
     /// The longest value that is stored in a world for loads.
@@ -41,11 +41,15 @@ impl World {
 
     /// One that stores no long values, although they may be sent.
     pub fn for_loads() -> World {
-        World::with(16 << 20, World::LONGEST)
+        World::with_store(Limits::default(), 16 << 20, World::LONGEST)
     }
 
-    fn with(memory: u64, max_value: usize) -> World {
-        let limits = Limits::default();
+    pub fn with_memory(limits: Limits, memory: u64) -> World {
+        let max_value = limits.max_value;
+        World::with_store(limits, memory, max_value)
+    }
+
+    fn with_store(limits: Limits, memory: u64, max_value: usize) -> World {
         let options =
             Options { memory, shards: 4, evict: true, max_value, seed: [1, 2, 3, 4], epoch: 1000, load_limit: 30_000 };
         World {
@@ -55,6 +59,11 @@ impl World {
             connections: Vec::new(),
             on_their_way: VecDeque::new(),
         }
+    }
+
+    /// Bytes that the server holds for a connection.
+    pub fn memory(&self, number: usize) -> u64 {
+        self.connections[number].as_ref().unwrap().session.memory()
     }
 
     /// A new connection; `hello` is sent first and its answer dropped.
