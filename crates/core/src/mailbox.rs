@@ -112,8 +112,7 @@ impl Mailboxes {
                 batch.close();
             }
         }
-        let own = own.into_iter().map(|(_, event)| event).collect();
-        own
+        own.into_iter().map(|(_, event)| event).collect()
     }
 
     /// How many there are.

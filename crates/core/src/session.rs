@@ -363,7 +363,9 @@ impl Session {
         while start < input.len() {
             frames.clear();
             run.scratch.spans.clear();
-            run.scratch.spans.append(&mut self.partial);
+            if !self.partial.is_empty() {
+                run.scratch.spans.append(&mut std::mem::take(&mut self.partial));
+            }
             let (end, stop) = self.read_ahead(run, input, start, frames, memcached);
             if frames.len() > 1 {
                 run.prefetch(&self.client, input, frames, self.is_plain(run.engine));
@@ -610,7 +612,9 @@ impl Session {
         if matches!(read, None | Some(Err(_))) {
             let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
             if let Some(fill) = call.fill(args, &mut buffer) {
-                end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, "its fill could not be read");
+                let too_large = matches!(read, Some(Err(line)) if line == memcached::TOO_LARGE);
+                let why = if too_large { "the value is too large" } else { "its fill could not be read" };
+                end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, why);
             }
         }
         let Some(read) = read else { return true };

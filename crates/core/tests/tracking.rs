@@ -124,7 +124,8 @@ fn a_batch_is_sent_behind_outcomes_that_are_older() {
     assert!(outcome < batch && heard.ends_with("*2 $5 other $3 u:1"), "{heard}");
 }
 
-/// The keys of a batch are sent once each, and without those that a NOLOOP client alone has changed.
+/// The keys of a batch are sent once each, and without those that a NOLOOP client alone has changed. A batch ends where a
+/// client that it is for sends a request.
 #[test]
 fn a_batch_names_each_key_once() {
     let mut world = World::new();
@@ -134,8 +135,13 @@ fn a_batch_names_each_key_once() {
         world.post(client, line);
     }
     world.exchange();
-    assert_eq!(world.heard(all), ">2 $10 invalidate *2 $1 a $4 mine");
-    assert_eq!(world.heard(own), "+OK +OK >2 $10 invalidate *1 $1 a");
+    assert_eq!(world.heard(all), ">2 $10 invalidate *2 $1 a $4 mine >2 $10 invalidate *1 $1 a");
+    assert_eq!(world.heard(own), "+OK >2 $10 invalidate *1 $1 a +OK >2 $10 invalidate *1 $1 a");
+    for line in ["SET b 1", "SET c 1", "SET b 2"] {
+        world.post(writer, line);
+    }
+    world.exchange();
+    assert_eq!(world.heard(all), ">2 $10 invalidate *2 $1 b $1 c");
 }
 
 /// A client joins a prefix while a batch is open for another client of it: the batch was not posted to the new one.

@@ -139,12 +139,7 @@ fn give_back(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 }
 
 /// Sends loads that came together, and forgets them.
-fn push_loads(
-    session: &mut Session,
-    engine: &globalcache_core::engine::Engine,
-    loads: &mut Vec<(u8, Arc<[u8]>, u64)>,
-    out: &mut Output,
-) {
+fn push_loads(session: &mut Session, engine: &Engine, loads: &mut Vec<(u8, Arc<[u8]>, u64)>, out: &mut Output) {
     if !loads.is_empty() {
         session.push_loads(engine, loads, out);
         loads.clear();
