@@ -765,13 +765,13 @@ class Workers:
                 self.run.findings.check("max-value" in str(found), "a fill failed", str(found))
 
     async def load(self, peer: Resp, key: bytes, token: int, stays: bool) -> None:
-        await asyncio.sleep(self.draw.choice([0, 0.001, 0.01, 0.1, 0.3]))
+        await asyncio.sleep(self.draw.choice([0, 0.001, 0.01, 0.1, 0.3]) if b"crowd" not in key else 0)
         self.held.pop(key, None)
         if not stays and not self.draw.randrange(50):
             self.failed.append(time.monotonic())
             peer.send(("CACHE.FAIL", key, token, "the row is locked"))
             return
-        value = key + b"|%d|" % token + b"x" * self.run.length(self.draw, 0.5)
+        value = key + b"|%d|" % token + (b"x" * self.run.length(self.draw, 0.5) if b"crowd" not in key else b"")
         ttl = self.draw.choice([1, 20, 200, 2000])
         peer.send(("CACHE.FILL", key, token, value[: self.run.max_value], "TTL", ttl, "TAGS", 1, "loaded"))
 
@@ -806,6 +806,29 @@ class Workers:
             found = [error]
         for key, value in zip(keys, found, strict=False):
             self.judge(key, value[0] if isinstance(value, list) else value, asked)
+
+    async def crowd(self) -> None:
+        """With others of its kind, on other threads of the server: ask for the same new keys at the same moment."""
+        while not self.run.ended:
+            with contextlib.suppress(Stopped):
+                peer = await Resp(self.run).open()
+                for _ in range(50):
+                    if self.run.ended:
+                        break
+                    await asyncio.sleep(0.02 - time.monotonic() % 0.02)
+                    moment = int(time.monotonic() * 50)
+                    asked = time.monotonic()
+                    keys = [f"load:crowd:{moment}:{n}" for n in range(40)]
+                    name = ["GET", "CACHE.GET", "CACHE.MGET"][moment % 3]
+                    if name == "CACHE.MGET":
+                        found = await peer.ask(name, *keys)
+                        found = found if isinstance(found, list) else [found]
+                    else:
+                        found = await peer.many(*[(name, key) for key in keys])
+                    for key, value in zip(keys, found, strict=False):
+                        self.judge(key, value[0] if isinstance(value, list) else value, asked)
+                    await asyncio.sleep(0.3 * self.draw.random())
+                peer.close()
 
     def judge(self, key: str, value: Any, asked: float) -> None:
         count, now = self.run.findings, time.monotonic()
@@ -1018,7 +1041,7 @@ async def mixed(run: Run, seconds: float) -> Findings:
     lanes: list[Coroutine[Any, Any, None]] = [Writer(run, n).lane() for n in range(3)]
     lanes += [Filler(run).lane()]
     lanes += [Loads(run, n).lane() for n in range(2)]
-    lanes += [workers.reader() for _ in range(4)]
+    lanes += [workers.reader() for _ in range(4)] + [workers.crowd() for _ in range(4)]
     lanes += [Strangers(run).lane(), Strangers(run).lane(), monitor.lane(), run.pace.lane(run)]
     tasks = [asyncio.create_task(lane) for lane in lanes]
     loading = [asyncio.create_task(workers.worker(stays)) for stays in (True, False, False)]
