@@ -4,6 +4,8 @@ CacheError                    whatever goes wrong with the cache; catch this to 
 ├── ConfigError (ValueError)  an option, address or URL is not what it may be: mend it
 ├── KeyFormatError (ValueError)
 │                             a key template does not fit its function, or a key its template: mend it
+├── ValueTooLargeError (ValueError)
+│                             a value is longer than the server takes (--max-value): nothing was sent
 ├── LoadError                 a value could not be loaded, and none may stand in: its text names key and cause
 ├── UnavailableError (ConnectionError)
 │                             no server answers there: retry later, or go on without the cache
@@ -24,6 +26,10 @@ class ConfigError(CacheError, ValueError):
 
 class KeyFormatError(CacheError, ValueError):
     """A key template does not fit its function, or a key its template."""
+
+
+class ValueTooLargeError(CacheError, ValueError):
+    """A value is longer than the server takes; nothing was sent."""
 
 
 class LoadError(CacheError):

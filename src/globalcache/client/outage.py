@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 # Names remembered for a server; beyond them it is flushed. Some megabytes at most for names of the usual length.
 MOST_OWED = 10_000
-# The first pause after a failed connect and the longest, in seconds.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+# The first pause after a failed connect, in seconds; the longest if the server refused at once, which costs nobody
+# anything, and the longest if it kept its caller waiting.
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_SLOW_PAUSE = 0.05, 0.25, 1.0
 # Names in one command, so that none is too long for a server's limits.
 _NAMES_IN_COMMAND = 500
 
 
 class Bill(msgspec.Struct):
-    """What was owed at one moment."""
+    """What was owed at one moment, and the generation of connections that may settle it."""
 
     serial: int
+    generation: int
     keys: list[bytes] = msgspec.field(default_factory=list)
     tags: list[bytes] = msgspec.field(default_factory=list)
     everything: bool = False
@@ -74,7 +76,7 @@ class Owed:
     def bill(self) -> Bill:
         """Return what is owed now."""
         with self._lock:
-            return Bill(self.serial, list(self._keys), list(self._tags), bool(self._everything))
+            return Bill(self.serial, self.generation, list(self._keys), list(self._tags), bool(self._everything))
 
     def settle(self, bill: Bill) -> None:
         """Forget what the server has acknowledged, but nothing that was added since."""
@@ -103,6 +105,7 @@ class Breaker:
         self.failures = 0
         self.away_since: float | None = None
         self._retry_at = 0.0
+        self._longest = _LONGEST_PAUSE
 
     def may_try(self, now: float) -> bool:
         """Tell whether a connection may be attempted; the caller that is told so is the only one for a pause."""
@@ -114,11 +117,15 @@ class Breaker:
 
     @property
     def _pause(self) -> float:
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * (1 << min(self.failures - 1, 10)))
+        return min(self._longest, _FIRST_PAUSE * (1 << min(self.failures - 1, 10)))
 
-    def failed(self, now: float, draw: float) -> bool:
-        """Note a failed attempt; `draw` is random, 0 to 1. Returns whether it is the first one."""
+    def failed(self, now: float, draw: float, *, slow: bool = False) -> bool:
+        """Note a failed attempt; `draw` is random, 0 to 1. Returns whether it is the first one.
+
+        `slow`: the attempt waited for the server until its deadline, so the next one comes later.
+        """
         self.failures += 1
+        self._longest = _LONGEST_SLOW_PAUSE if slow else _LONGEST_PAUSE
         self._retry_at = now + self._pause * (0.5 + draw / 2)
         if self.away_since is not None:
             return False
