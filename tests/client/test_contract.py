@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import threading
 import uuid
 from dataclasses import dataclass
@@ -346,8 +347,10 @@ async def test_waiting_ends(make: Callable[..., Any]) -> None:
     cache = make()
     held = getattr(cache, "cache", cache)._servers[0]  # noqa: SLF001 - a lease that nobody fills
     reply = held.fetch(b"x", 0)
-    reply = await reply if asyncio.iscoroutine(reply) else reply
+    lease = (await reply if inspect.isawaitable(reply) else reply)[2]
+    lease.taken = True
     with pytest.raises(DeadlineError):
         await cache.get_or_load("x", never, wait=0.05)
+    lease.release()
     assert issubclass(DeadlineError, CacheError)
     await cache.aclose()

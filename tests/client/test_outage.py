@@ -32,8 +32,11 @@ def test_too_much_becomes_everything() -> None:
 
 def test_long_bills_are_several_commands() -> None:
     owed = Owed()
-    owed.add([b"%d" % number for number in range(1200)], sent=False)
-    assert [int(command[2]) for command in owed.bill().commands()] == [500, 500, 200]
+    owed.add([b"%d" % number for number in range(2400)], sent=False)
+    assert [int(command[2]) for command in owed.bill().commands()] == [1000, 1000, 400]
+    # Long names make commands of fewer of them.
+    owed.add(tags=[b"%d" % number + b"x" * 60_000 for number in range(6)], sent=False)
+    assert [int(command[2]) for command in owed.bill().commands()] == [1000, 1000, 400, 4, 2]
 
 
 def test_pauses_double_and_one_caller_at_a_time_tries() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator  # noqa: TC003 - msgspec reads annotations
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -105,9 +105,9 @@ class Address(msgspec.Struct, frozen=True):
 
     __repr__ = __str__
 
-    def __rich_repr__(self) -> Iterator[str]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """Show it as text: the form that msgspec would give has the password."""
-        yield str(self)
+        return [("name", str(self))]
 
 
 class _InvalidUrlError(ValueError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client.address import Address
 from globalcache.client.home import Events, Home, Stats
 from globalcache.client.null import BlockingNull, MultiplexedNull
+from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
 from globalcache.client.work import Work
 from globalcache.errors import ConfigError
@@ -16,7 +17,7 @@ from globalcache.policy import Duration, seconds
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from globalcache.client.functions import Loader
     from globalcache.client.memory import MemoryStore
@@ -63,6 +64,7 @@ class Core:
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
         self._local_loads = local_loads
         self.work = Work(local_loads, around_load)
+        self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         self.lock = threading.Lock()
@@ -128,6 +130,16 @@ class Core:
         from globalcache.client.tasking import AsyncWork  # noqa: PLC0415
 
         return AsyncWork(self._local_loads)
+
+    def detach(self, keys: Iterable[bytes] | None) -> None:
+        """Let nobody join a load of these keys that has begun in this process; None: of any key.
+
+        Both faces of the cache are told: whoever asks after a write of this process must not see what was before it.
+        """
+        self.work.detach(keys)
+        if "async_work" in self.__dict__:
+            self.async_work.detach(keys)
+        self.unstored.forget(keys)
 
     def home_of(self, key: bytes) -> int:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""

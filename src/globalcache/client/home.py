@@ -12,11 +12,12 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import msgspec
 
 from globalcache.client.outage import Breaker, Owed
 from globalcache.client.wire import translate
-from globalcache.errors import CacheError, ConfigError, ReplyError, UnavailableError
+from globalcache.errors import AuthError, CacheError, ConfigError, DeadlineError, ReplyError, UnavailableError
 
 if TYPE_CHECKING:
     import ssl
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from globalcache.client.address import Address
 
 _log = logging.getLogger("globalcache")
+# Errors by which a server says that it cannot serve anybody now.
+_NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
+# The first byte of a TLS record with an alert, which a TLS port answers plain text with.
+_TLS_ALERT = r"\x15"
+
+
+class NotSentError(UnavailableError):
+    """No byte of the request left this process, so that it may be sent again."""
+
+
+class OutdatedError(UnavailableError):
+    """The connection was begun before a write was lost; a new one may be used."""
 
 
 class Stats(msgspec.Struct):
@@ -84,7 +97,9 @@ class Home:
         self.owed = Owed()
         self.breaker = Breaker()
         self.session = os.urandom(8).hex().encode()
-        self._last_error = "away"
+        # Bytes of the longest value that the server takes; None while that is not known.
+        self.max_value: int | None = None
+        self._last_error: CacheError = UnavailableError("away")
         self._events = events
         self._tls = tls
         self._list_hash = list_hash
@@ -110,25 +125,46 @@ class Home:
         return [hello, session, *select]
 
     def check_greeting(self, replies: list[Any]) -> None:
-        """Raise what a server answered to a greeting."""
+        """Note what a server answered to a greeting; raises what it refused."""
         for reply in replies:
             if isinstance(reply, ReplyError):
-                text = str(reply)
-                if "unknown command" in text.lower():
-                    raise ConfigError(f"{self.address}: no globalcache server: {text}")
-                if text.startswith("FENCED"):
-                    # Another thread came back first, while this connection was on its way: the next one is as new.
-                    raise UnavailableError(f"{self.address}: {text}")
-                if text.startswith("SERVERS"):
-                    raise ConfigError(f"{self.address}: {text}")
-                raise translate(reply)
+                raise self._refusal(str(reply), reply)
             if isinstance(reply, Exception):
                 raise reply
+        facts = replies[1]
+        if isinstance(facts, dict):
+            self.max_value = facts.get(b"max_value")
+
+    def _refusal(self, text: str, reply: ReplyError) -> CacheError:
+        if text.startswith("FENCED"):
+            # Another thread came back first, while this connection was on its way: the next one is as new.
+            return OutdatedError(f"{self.address}: {text}")
+        if "unknown command" in text.lower():
+            return ConfigError(f"{self.address}: no globalcache server: {text}")
+        if text.startswith("SERVERS"):
+            return ConfigError(f"{self.address}: {text}")
+        if text.startswith(_NOT_NOW):
+            return UnavailableError(f"{self.address}: {text}")
+        return translate(reply)
+
+    def check_settled(self, replies: list[Any]) -> None:
+        """Raise if the server did not take what it is owed.
+
+        A user who may not invalidate leaves it unknown what the server still has: its values are misses until he may.
+        """
+        for reply in replies:
+            if isinstance(reply, Exception):
+                error = translate(reply)
+                if isinstance(error, AuthError):
+                    raise UnavailableError(
+                        f"{self.address}: {error}; lost writes cannot be made good, so nothing is read there"
+                    )
+                raise error
 
     def may_connect(self) -> None:
-        """Raise UnavailableError while it is too soon to try again."""
+        """Raise what the last attempt failed by while it is too soon to try again."""
         if not self.breaker.may_try(time.monotonic()):
-            raise UnavailableError(self._last_error)
+            raise type(self._last_error)(str(self._last_error))
 
     def connected(self) -> None:
         """Note a connection that works."""
@@ -139,12 +175,13 @@ class Home:
             _log.warning("globalcache: %s is back after %.1f s", self.address, away)
             self._events("back", server=str(self.address), away_seconds=away)
 
-    def failed(self, error: BaseException) -> None:
-        """Note an attempt to connect that failed; the first one is logged."""
-        self._last_error = str(unavailable(self, error))
-        if self.breaker.failed(time.monotonic(), random.random()):  # noqa: S311 - spreads attempts
-            _log.warning("globalcache: going on without the cache: %s", self._last_error)
-            self._events("away", server=str(self.address), error=self._last_error)
+    def failed(self, error: CacheError) -> None:
+        """Note an attempt to connect that failed, a refused login among them; the first one is logged."""
+        self._last_error = error
+        slow = isinstance(error, DeadlineError)
+        if self.breaker.failed(time.monotonic(), random.random(), slow=slow):  # noqa: S311 - spreads attempts
+            _log.warning("globalcache: going on without the cache: %s", error)
+            self._events("away", server=str(self.address), error=str(error))
 
     def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
         """Remember a write that the server may not have seen."""
@@ -160,12 +197,22 @@ class Home:
         return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"
 
 
-def unavailable(home: Home, error: BaseException) -> CacheError:
-    """Return what a broken connection is called here."""
+def broken(home: Home, error: BaseException) -> CacheError | None:
+    """Return what an error of a connection is called here; None for what is none, such as a signal handler's own."""
     if isinstance(error, CacheError):
         return error
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UnavailableError(f"{home.address}: {text}")
+    if isinstance(error, hiredis.HiredisError):
+        hint = "; it answered with TLS: write globalcaches://" if _TLS_ALERT in str(error) else ""
+        return UnavailableError(f"{home.address}: what answers is no cache server{hint}: {error}")
+    # A class of its own is nothing that a socket raises.
+    if type(error).__module__ not in {"builtins", "socket", "_socket", "ssl", "_ssl"}:
+        return None
+    if isinstance(error, TimeoutError | BlockingIOError):
+        return DeadlineError(f"{home.address}: no answer in {home.timeout:g} s")
+    if isinstance(error, OSError | UnicodeError):
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return UnavailableError(f"{home.address}: {text}")
+    return None
 
 
 # After fork() the child must neither send nor read on connections of its parent.

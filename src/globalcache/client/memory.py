@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from globalcache.client.leases import ThreadLeases
 from globalcache.errors import ReplyError
 
 if TYPE_CHECKING:
@@ -456,8 +457,11 @@ def memory_store(name: str) -> MemoryStore:
 class BlockingMemory:
     """A MemoryStore for threads, called as a BlockingServer is."""
 
+    max_value = None
+
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
+        self._leases = ThreadLeases(self)
         self.get = store.get
 
     def get_many(self, keys: Sequence[bytes]) -> list[Reply]:
@@ -468,11 +472,11 @@ class BlockingMemory:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
         reply = self._store.fetch(key, lease_ms, None)
         if not wait or type(reply) is not list or reply[0] != b"waiting":
-            return reply
+            return self._leases.own(key, reply)
         event = threading.Event()
         waiter = self._store.fetch(key, lease_ms, event.set)
         if type(waiter) is not Waiter:
-            return waiter
+            return self._leases.own(key, waiter)
         end = time.monotonic() + wait
         try:
             while pause := self._store.poll(waiter, give_up=time.monotonic() >= end):
@@ -480,7 +484,7 @@ class BlockingMemory:
         except BaseException:
             leave(self._store, waiter)
             raise
-        return waiter.reply
+        return self._leases.own(key, waiter.reply)
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Reply]:
         """Fetch several."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from globalcache.client.wire import key_batches
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -24,8 +26,6 @@ MOST_OWED = 10_000
 # The first pause after a failed connect, in seconds; the longest if the server refused at once, which costs nobody
 # anything, and the longest if it kept its caller waiting.
 _FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_SLOW_PAUSE = 0.05, 0.25, 1.0
-# Names in one command, so that none is too long for a server's limits.
-_NAMES_IN_COMMAND = 500
 
 
 class Bill(msgspec.Struct):
@@ -41,12 +41,15 @@ class Bill(msgspec.Struct):
         """Return the commands that settle it."""
         if self.everything:
             return [(b"FLUSHDB",)]
-        commands: list[tuple[bytes, ...]] = []
-        for word, names in ((b"KEYS", self.keys), (b"TAGS", self.tags)):
-            for start in range(0, len(names), _NAMES_IN_COMMAND):
-                part = names[start : start + _NAMES_IN_COMMAND]
-                commands.append((b"CACHE.INVALIDATE", word, b"%d" % len(part), *part))
-        return commands
+        return [
+            (b"CACHE.INVALIDATE", word, b"%d" % len(part), *part)
+            for word, names in ((b"KEYS", self.keys), (b"TAGS", self.tags))
+            for part in key_batches(names)
+        ]
+
+    def deletions(self) -> list[tuple[bytes, ...]]:
+        """Return commands that do the same for a user who may not invalidate; none if there are tags."""
+        return [] if self.everything or self.tags else [(b"DEL", *part) for part in key_batches(self.keys)]
 
 
 class Owed:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import random
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
 from globalcache.client.functions import Functions
+from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import translate
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
 from globalcache.client.work import Failed, loading
 from globalcache.errors import (
     CacheError,
@@ -24,7 +25,9 @@ from globalcache.errors import (
     DeadlineError,
     KeyFormatError,
     LoadError,
+    ReplyError,
     UnavailableError,
+    ValueTooLargeError,
 )
 from globalcache.policy import Duration, Policy, millis, seconds
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from globalcache.client._async.cache import AsyncCache
     from globalcache.client.functions import Loader
+    from globalcache.client.leases import Lease
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -48,6 +52,8 @@ _AWAY = (UnavailableError, DeadlineError)
 _MOST_TAGS = 17
 # Keys that one error names.
 _NAMED = 10
+# A server with keys as they were given and as they are sent.
+_Part: TypeAlias = tuple[Any, list[str], list[bytes]]
 
 
 class _Want(NamedTuple):
@@ -57,25 +63,33 @@ class _Want(NamedTuple):
     policy: Policy
     type: Any
     wait: float
-
-
-class _Lease(NamedTuple):
-    """A load that is this caller's."""
-
-    server: Any
-    name: bytes
-    token: int
-    key: str
+    # Whether a value of another type may be invalidated, to be fetched once more.
+    again: bool = True
 
 
 class _Sorted:
-    """What a batch of fetches gave: values, loads and refreshes that are ours, and what is to be waited for."""
+    """What a batch of fetches gave: values, leases for loads and for refreshes, and keys to be waited for."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
-        self.mine: list[_Lease] = []
-        self.stale: list[_Lease] = []
+        self.mine: list[Lease] = []
+        self.stale: list[Lease] = []
         self.later: list[str] = []
+        self._leases: list[Lease] = []
+
+    def own(self, replies: Iterable[Any]) -> None:
+        """Answer for all leases of these replies."""
+        self._leases += [lease for lease in map(_lease_of, replies) if lease is not None]
+
+    def hand_over(self, leases: list[Lease]) -> None:
+        """Leave these to who loads them."""
+        given = set(map(id, leases))
+        self._leases = [lease for lease in self._leases if id(lease) not in given]
+
+    def release(self) -> None:
+        """Release what was not answered."""
+        for lease in self._leases:
+            lease.release()
 
 
 class Cache(Functions):
@@ -115,6 +129,7 @@ class Cache(Functions):
         self._servers = core.blocking
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.work
+        self._detach = core.detach
         self._values = core.values
         self._decode = core.values.decode
         self._stats = core.stats
@@ -312,8 +327,9 @@ class Cache(Functions):
     def _set(self, key: str, value: Any, policy: Policy, type: Any, condition: tuple[bytes, ...]) -> int:
         name = self._name(key)
         data, flags = self._values.encode(value, type, by_class=True)
+        self._check_length(self._server(name), key, data)
         words = policy.words(flags=flags, tags=self._tags(policy.tags))
-        self._work.detach((name,))
+        self._detach((name,))
         try:
             written = self._server(name).call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
         except _AWAY as error:
@@ -331,27 +347,53 @@ class Cache(Functions):
         tags: str | Iterable[str] = (),
         type: Any = None,
     ) -> int:
-        """Write several values; returns how many were written."""
+        """Write several values; returns how many were written.
+
+        A value that is longer than the server takes is left out, with a warning.
+        """
         policy = self._policy(ttl, None, None, None, tags)
         shared = self._tags(policy.tags)
         written = 0
         encoded = {key: self._values.encode(value, type, by_class=True) for key, value in values.items()}
-        self._work.detach([self._name(key) for key in values])
+        self._detach([self._name(key) for key in values])
         for server, part, names in self._spread(list(values)):
             commands = []
             for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
-                commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
+                if not self._is_too_long(server, "set_many", key, data):
+                    commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
             try:
                 replies = server.call_many(commands, keys=tuple(names))
             except _AWAY as error:
                 self._without(error)
                 continue
             for reply in replies:
-                if isinstance(reply, Exception):
-                    raise translate(reply)
-                written += bool(reply)
+                written += bool(self._stored(reply))
         return written
+
+    def _stored(self, reply: Any) -> Any:
+        """Return what a write of several gave; 0 if its value is too long."""
+        error = translate(reply) if isinstance(reply, Exception) else None
+        if error is None:
+            return reply
+        if not isinstance(error, ValueTooLargeError):
+            raise error
+        self._stats.errors += 1
+        return 0
+
+    @staticmethod
+    def _check_length(server: Any, key: str, data: bytes) -> None:
+        most = server.max_value
+        if most is not None and len(data) > most:
+            raise ValueTooLargeError(too_long(key, len(data), most))
+
+    def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
+        """Tell whether the server would not take a value, and warn if so."""
+        most = server.max_value
+        if most is None or len(data) <= most:
+            return False
+        self._core.unstored.warn(function, key, len(data), most, time.monotonic())
+        return True
 
     def incr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
         """Add to a number, which counts from 0; ttl and tags hold when it is made. Raises UnavailableError."""
@@ -362,7 +404,7 @@ class Cache(Functions):
         own = self._tags((tags,) if isinstance(tags, str) else tuple(tags))
         if own:
             words += b"TAGS", b"%d" % len(own), *own
-        self._work.detach((name,))
+        self._detach((name,))
         return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % delta, *words, keys=(name,)))
 
     def decr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
@@ -391,7 +433,7 @@ class Cache(Functions):
         keys = list(dict.fromkeys(keys))
         removed = 0
         for server, _, names in self._spread(keys):
-            self._work.detach(names)
+            self._detach(names)
             try:
                 removed += server.call(b"DEL", *names, keys=tuple(names))
             except _AWAY as error:
@@ -413,21 +455,26 @@ class Cache(Functions):
         return self._invalidate([], [self._own_tags[-1]])
 
     def _invalidate(self, keys: list[str], marks: list[bytes]) -> int:
-        spread = {id(server): (server, tuple(names)) for server, _, names in self._spread(keys)}
-        servers = self._servers if marks else [server for server, _ in spread.values()]
+        parts = [(server, tuple(names)) for server, _, names in self._spread(keys)]
+        calls = []
+        for server in self._servers if marks else ():
+            # In one step with the first of the keys, which are nearly always all.
+            first = next((part for part in parts if part[0] is server), (server, ()))
+            parts = [part for part in parts if part is not first]
+            calls.append((*first, tuple(marks)))
+        calls += [(*part, ()) for part in parts]
         count = 0
         errors: list[CacheError] = []
-        for server in servers:
-            names = spread.get(id(server), (server, ()))[1]
+        for server, names, tags in calls:
             # Whoever joined a load in this process before this may have its value; nobody after it.
-            self._work.detach(None if marks else names)
+            self._detach(None if tags else names)
             words: list[bytes] = [b"CACHE.INVALIDATE"]
             if names:
                 words += b"KEYS", b"%d" % len(names), *names
-            if marks:
-                words += b"TAGS", b"%d" % len(marks), *marks
+            if tags:
+                words += b"TAGS", b"%d" % len(tags), *tags
             try:
-                count += server.call(*words, keys=names, tags=tuple(marks))
+                count += server.call(*words, keys=names, tags=tags)
             except _AWAY as error:
                 errors.append(error)
         for missed in errors:
@@ -473,34 +520,55 @@ class Cache(Functions):
             self._without(error)
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
             return self._load_here(name, _Want(load, kept, type, limit))
-        if reply.__class__ is list and reply[0] == b"hit":
+        if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
             value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
             if value is not UNREADABLE:
                 self._stats.hits += 1
                 return value
-        kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-        return self._not_hit(server, name, reply, _Want(load, kept, type, limit))
+        lease = _lease_of(reply)
+        try:
+            kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+            return self._not_hit(server, name, reply, _Want(load, kept, type, limit))
+        finally:
+            # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
 
     def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+        """Return what a fetch gave, or load it. The lease of `reply`, if any, is released by the caller."""
+        if reply.__class__ is not list and (kept := self._core.unstored.find(name, time.monotonic())):
+            return self._decode(*kept, want.type)
         value = self._served(reply, want)
-        token = reply[2]
+        lease = reply[2] or None
         if value is not UNREADABLE:
-            if token:
-                self._work.background(self._load, server, name, token, want)
+            if lease is not None:
+                lease.is_handed_over = self._work.refresh((lease,), self._refreshing(want))
             return value
-        if not token and reply[1] is not None:
+        if lease is None and reply[1] is not None and want.again:
             # It was written by other code, as another type: make room for one that can be read.
             self._invalidate([self._key(name)], [])
-            reply = server.fetch(name, want.wait)
-            value = self._served(reply, want)
-            token = reply[2]
-            if value is not UNREADABLE:
-                return value
+            return self._once_more(server, name, want._replace(again=False))
         self._stats.misses += 1
-        if token:
-            return self._load(server, name, token, want)
+        if lease is not None:
+            return self._load(lease, want)
         return self._load_here(name, want)
+
+    def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
+        reply = server.fetch(name, want.wait)
+        lease = _lease_of(reply)
+        try:
+            return self._not_hit(server, name, reply, want)
+        finally:
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
+
+    def _refreshing(self, want: _Want) -> Callable[[Sequence[Lease]], Any]:
+        def refresh(leases: Sequence[Lease]) -> None:
+            for lease in leases:
+                self._load(lease, want)
+
+        return refresh
 
     def _served(self, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
@@ -523,29 +591,52 @@ class Cache(Functions):
             self._stats.hits += 1
         return value
 
-    def _load(self, server: Any, name: bytes, token: int, want: _Want) -> Any:
-        """Load with a lease in hand, and fill in what came."""
+    def _load(self, lease: Lease, want: _Want) -> Any:
+        """Load with a lease in hand, and fill in what came. Whoever gave the lease releases it if that fails."""
         begun = time.monotonic()
         self._stats.loads += 1
         try:
-            value = self._run(((server, name, token),), want.load)
+            value = self._run((lease.name,), want.load)
             data, flags, shown = self._form(value, want.type)
         except Exception as error:  # noqa: BLE001 - whatever a load raises
-            return self._load_failed(server, name, token, error, want)
-        except BaseException:
-            self._work.background(server.call, b"CACHE.RELEASE", name, token)
-            raise
+            return self._load_failed(lease, error, want)
         cost = time.monotonic() - begun
         words = self._filling(want.policy, flags, cost, absent=value is None)
+        self._fill(lease, data, flags, words, want)
+        self._core.events("load", key=_text(lease.name), seconds=cost)
+        return shown
+
+    def _fill(self, lease: Lease, data: bytes, flags: int, words: list[bytes], want: _Want) -> None:
+        """Store a value that was loaded; a server that does not take it is told that the load is over."""
         try:
-            stored = server.call(b"CACHE.FILL", name, token, data, *words)
+            if self._is_too_long(lease.server, _label(want.load), self._key(lease.name), data):
+                self._refused(lease, data, flags, "too large")
+                return
+            self._stats.refused_fills += not self._answer(lease, b"CACHE.FILL", data, *words)
         except CacheError as error:
             self._stats.errors += 1
-            self._core.events("fill_error", key=_text(name), error=str(error))
-        else:
-            self._stats.refused_fills += not stored
-        self._core.events("load", key=_text(name), seconds=cost)
-        return shown
+            self._core.events("fill_error", key=_text(lease.name), error=str(error))
+            if isinstance(error, ReplyError | ValueTooLargeError):
+                self._refused(lease, data, flags, f"it could not be stored: {error}"[:200])
+
+    def _refused(self, lease: Lease, data: bytes, flags: int, cause: str) -> None:
+        """End a lease whose value is not stored, with a pause, for the next would not be either.
+
+        Those who wait for it in this process get the value nevertheless.
+        """
+        self._core.unstored.keep(lease.name, data, flags, time.monotonic())
+        try:
+            self._answer(lease, b"CACHE.FAIL", cause)
+        except CacheError:
+            self._stats.errors += 1
+
+    def _answer(self, lease: Lease, command: bytes, *words: Any) -> Any:
+        """Answer for a lease; 0 if it is not this process's any more, as in a child that was forked since."""
+        if not lease.is_open:
+            return 0
+        reply = lease.server.call(command, lease.name, lease.token, *words)
+        lease.close()
+        return reply
 
     def _form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
         return (b"", 0, None) if value is None else self._values.fill_form(value, type)
@@ -559,23 +650,22 @@ class Cache(Functions):
             tags=self._tags(policy.tags),
         )
 
-    def _run(self, leases: Sequence[tuple[Any, bytes, int]], load: Callable[[], Any]) -> Any:
-        before = loading.set((*loading.get(), *(name for _, name, _ in leases)))
+    def _run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
+        before = loading.set((*loading.get(), *names))
         try:
-            with self._work.renewing(leases):
-                return self._work.call(load)
+            return self._work.call(load)
         finally:
             loading.reset(before)
 
-    def _load_failed(self, server: Any, name: bytes, token: int, error: Exception, want: _Want) -> Any:
+    def _load_failed(self, lease: Lease, error: Exception, want: _Want) -> Any:
         """Tell the server; a stale value may stand in, else the error is raised."""
         self._stats.load_errors += 1
         cause = f"{error.__class__.__name__}: {error}"[:200]
-        self._core.events("load_error", key=_text(name), error=cause)
+        self._core.events("load_error", key=_text(lease.name), error=cause)
         try:
-            server.call(b"CACHE.FAIL", name, token, cause)
+            self._answer(lease, b"CACHE.FAIL", cause)
             if want.policy.stale_if_error and not isinstance(error, TypeError):
-                reply = server.fetch(name, 0, 0)
+                reply = lease.server.fetch(lease.name, 0, 0)
                 if reply.__class__ is list and reply[1] is not None:
                     value = self._decode(reply[1], reply[5], want.type)
                     if value is not UNREADABLE:
@@ -591,7 +681,7 @@ class Cache(Functions):
 
         def run() -> Any:
             self._stats.local_loads += 1
-            return self._form(self._run(((None, name, 0),), want.load), want.type)[2]
+            return self._form(self._run((name,), want.load), want.type)[2]
 
         return self._work.alone(name, run, want.wait)
 
@@ -620,13 +710,13 @@ class Cache(Functions):
         limit = self._core.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
         batch = _Sorted()
-        for server, part, names in self._spread(keys):
-            self._fetch_many(server, part, names, type, batch)
+        try:
+            for server, part, names in self._spread(keys):
+                self._fetch_many(server, part, names, type, batch)
+            self._load_batch(batch, load_many, policy, type)
+        finally:
+            batch.release()
         found = batch.found
-        if batch.mine:
-            found |= self._load_many(batch.mine, load_many, policy, type)
-        if batch.stale:
-            self._work.background(self._load_many, batch.stale, load_many, policy, type)
         if batch.later:
             end = time.monotonic() + limit
 
@@ -640,6 +730,18 @@ class Cache(Functions):
                 _raise_all(failed)
             found |= came
         return {key: found[key] for key in keys}
+
+    def _load_batch(self, batch: _Sorted, load_many: Callable[[list[str]], Any], policy: Policy, type: Any) -> None:
+        """Load what is this caller's, and have what is stale refreshed meanwhile."""
+        if batch.stale:
+
+            def refresh(leases: Sequence[Lease]) -> None:
+                self._load_many(leases, load_many, policy, type)
+
+            if self._work.refresh(batch.stale, refresh):
+                batch.hand_over(batch.stale)
+        if batch.mine:
+            batch.found |= self._load_many(batch.mine, load_many, policy, type)
 
     def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
         chain = loading.get()
@@ -655,20 +757,21 @@ class Cache(Functions):
             self._without(error)
             batch.later.extend(part)
             return
-        for key, name, reply in zip(part, names, replies, strict=True):
+        batch.own(replies)
+        for key, reply in zip(part, replies, strict=True):
             if reply.__class__ is not list or reply[0] == b"waiting":
                 batch.later.append(key)
                 continue
-            state, data, token, _, _, flags = reply
+            state, data, lease, _, _, flags = reply
             value = UNREADABLE if data is None else self._decode(data, flags, type)
             if state == b"absent" or value is not UNREADABLE:
                 batch.found[key] = None if state == b"absent" else value
                 self._stats.hits += 1
-                if token:
-                    batch.stale.append(_Lease(server, name, token, key))
-            elif token:
+                if lease:
+                    batch.stale.append(lease)
+            elif lease:
                 self._stats.misses += 1
-                batch.mine.append(_Lease(server, name, token, key))
+                batch.mine.append(lease)
             else:
                 batch.later.append(key)
 
@@ -679,43 +782,56 @@ class Cache(Functions):
         return load
 
     def _load_many(
-        self, leases: list[_Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any
+        self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any
     ) -> dict[str, Any]:
+        """Load with leases in hand. Whoever gave them releases those that are not answered here."""
         begun = time.monotonic()
         self._stats.loads += 1
+        keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
-        fills: list[tuple[_Lease, tuple[Any, ...]]] = []
+        answers: list[tuple[Lease, tuple[Any, ...]]] = []
         try:
-            held = tuple((lease.server, lease.name, lease.token) for lease in leases)
-            loaded = self._run(held, lambda: load_many([lease.key for lease in leases]))
+            loaded = self._run(tuple(lease.name for lease in leases), lambda: load_many(list(keys)))
             cost = time.monotonic() - begun
-            for lease in leases:
-                value = loaded.get(lease.key)
-                data, flags, shown[lease.key] = self._form(value, type)
+            for key, lease in zip(keys, leases, strict=True):
+                value = loaded.get(key)
+                data, flags, shown[key] = self._form(value, type)
                 words = self._filling(policy, flags, cost, absent=value is None)
-                fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *words)))
+                if self._is_too_long(lease.server, _label(load_many), key, data):
+                    self._core.unstored.keep(lease.name, data, flags, time.monotonic())
+                    answers.append((lease, (b"CACHE.FAIL", "too large")))
+                else:
+                    answers.append((lease, (b"CACHE.FILL", data, *words)))
         except Exception as error:
             self._stats.load_errors += 1
             cause = f"{error.__class__.__name__}: {error}"[:200]
-            self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, cause)) for lease in leases])
+            self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
             raise
-        except BaseException:
-            for lease in leases:
-                self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
-            raise
-        self._stats.refused_fills += (self._tell(fills)).count(0)
+        self._answer_all(answers)
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
-    def _tell(self, commands: list[tuple[_Lease, tuple[Any, ...]]]) -> list[Any]:
-        """Send commands to the servers of their leases; what they answer."""
-        replies: list[Any] = []
-        for server in {id(lease.server): lease.server for lease, _ in commands}.values():
+    def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
+        """Answer for leases, each at its server; what a server does not store is failed there."""
+        failures: list[tuple[Lease, tuple[Any, ...]]] = []
+        answers = [(lease, words) for lease, words in answers if lease.is_open]
+        for server in {id(lease.server): lease.server for lease, _ in answers}.values():
+            part = [(lease, words) for lease, words in answers if lease.server is server]
+            commands = [(words[0], lease.name, lease.token, *words[1:]) for lease, words in part]
             try:
-                replies += server.call_many([words for lease, words in commands if lease.server is server])
+                replies = server.call_many(commands)
             except CacheError:
                 self._stats.errors += 1
-        return replies
+                continue
+            for (lease, words), reply in zip(part, replies, strict=True):
+                if not isinstance(reply, Exception):
+                    self._stats.refused_fills += words[0] == b"CACHE.FILL" and not reply
+                    lease.close()
+                elif words[0] == b"CACHE.FILL":
+                    self._stats.errors += 1
+                    failures.append((lease, (b"CACHE.FAIL", f"it could not be stored: {reply}"[:200])))
+        if failures:
+            self._answer_all(failures)
 
     # The cache itself
 
@@ -820,26 +936,53 @@ class Cache(Functions):
     def _server(self, name: bytes) -> Any:
         return self._only or self._servers[self._core.home_of(name)]
 
-    def _spread(self, keys: list[str]) -> list[tuple[Any, list[str], list[bytes]]]:
-        """Return the servers of these keys, each with its keys as they were given and as they are sent."""
+    def _spread(self, keys: list[str]) -> list[_Part]:
+        """Return the servers of these keys, each with keys as they were given and as they are sent, in batches."""
         if not keys:
             return []
         names = self._names_of(keys)
         if self._only is not None:
-            return [(self._only, keys, names)]
+            return _in_batches(self._only, keys, names)
         parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
         for key, name in zip(keys, names, strict=True):
             place = self._core.home_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
             part[1].append(key)
             part[2].append(name)
-        return list(parts.values())
+        return [batch for part in parts.values() for batch in _in_batches(*part)]
 
     def _without(self, error: CacheError) -> None:
         """Go on without the server, or raise, as the cache was told."""
         self._stats.errors += 1
         if self._core.raises:
             raise error
+
+
+def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
+    """Return keys in parts of which each may be asked for in one request."""
+    if len(names) <= MOST_KEYS and sum(map(len, names)) <= MOST_BYTES:
+        return [(server, keys, names)]
+    parts: list[_Part] = []
+    start = 0
+    for part in key_batches(names):
+        parts.append((server, keys[start : start + len(part)], list(part)))
+        start += len(part)
+    return parts
+
+
+def _lease_of(reply: Any) -> Lease | None:
+    """Return the lease that a reply brought, which is this caller's from now on."""
+    lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+    if lease is not None:
+        lease.taken = True
+    return lease
+
+
+def _label(load: Callable[..., Any]) -> str:
+    """Return the name of the function that loads."""
+    spec = getattr(getattr(load, "__self__", None), "_spec", None)
+    function = load if spec is None else spec.function
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _text(value: Any) -> Any:
