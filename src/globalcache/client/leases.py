@@ -2,7 +2,8 @@
 
 Whoever reads a reply with a token makes a Lease of it at once. From then on the lease is renewed, until it is closed by
 an answer that the server took (FILL or FAIL) or released. A Lease that is dropped without either is released by its
-finalizer, so no path of an exception can forget one. Here for threads; leases_tasks.py has it for tasks.
+finalizer, and nothing is renewed without its Lease, so no path of an exception can forget one. Here for threads;
+leases_tasks.py has it for tasks.
 
     granted  -> renewed every second -> closed (answered)
                                      -> released: RELEASE is sent until the server takes it or the lease has lapsed
@@ -14,6 +15,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from typing import Any
 
 from globalcache.errors import CacheError
@@ -32,9 +34,11 @@ _NEVER = float("inf")
 
 
 class Grant:
-    """What is known of a lease: `due` is when it is to be renewed, or released again."""
+    """What is known of a lease: `due` is when it is to be renewed, or released again; `owner` refers to its Lease."""
 
-    __slots__ = ("due", "lapses", "name", "place", "released", "start_by", "token")
+    __slots__ = ("due", "lapses", "name", "owner", "place", "released", "start_by", "token")
+
+    owner: weakref.ref[Lease]
 
     def __init__(self, name: bytes, token: int, now: float) -> None:
         self.name = name
@@ -49,11 +53,12 @@ class Grant:
 class Lease:
     """A load that this process has to run, or to hand on by `release`. Usable from any thread."""
 
-    __slots__ = ("_grant", "_table", "is_handed_over", "taken")
+    __slots__ = ("__weakref__", "_grant", "_table", "is_handed_over", "taken")
 
     def __init__(self, table: Leases, grant: Grant) -> None:
         self._table = table
         self._grant = grant
+        grant.owner = weakref.ref(self)
         # Whether a caller has it; one that was granted to nobody is released by whoever read it.
         self.taken = False
         # Whether a refresh in the background answers for it, and no more the call that was granted it.
@@ -142,9 +147,11 @@ class Leases:
     def grant(self, name: bytes, token: int) -> Lease:
         """Take the duty that a token is."""
         grant = Grant(name, token, time.monotonic())
+        # First the owner: an exception out of a signal handler then drops both.
+        lease = Lease(self, grant)
         self.grants[grant.place] = grant
         self._watch()
-        return Lease(self, grant)
+        return lease
 
     def release(self, grant: Grant) -> None:
         """Have RELEASE sent."""
@@ -171,6 +178,8 @@ class Leases:
         for grant in self.grants.copy().values():
             if grant.start_by <= now:
                 self._expire(grant, now)
+            if grant.owner() is None and not grant.released:
+                self.mark(grant)
             if grant.lapses <= now:
                 self.grants.pop(grant.place, None)
             elif grant.due > now:

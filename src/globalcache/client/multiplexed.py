@@ -41,7 +41,7 @@ from globalcache.client.wire import (
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from globalcache.client.leases import Lease
 
@@ -101,6 +101,7 @@ class Link(asyncio.Protocol):
         self._answered = 0
         self._marks: deque[int] = deque(maxlen=_LOOKS)
         self._clock: asyncio.TimerHandle | None = None
+        self._guard: AsyncGenerator[None] | None = None
         parser = reader(self._error)
         self._feed, self._gets = parser.feed, parser.gets
 
@@ -114,6 +115,22 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport."""
         self._transport = transport  # type: ignore[assignment]
+
+    async def close_with_loop(self) -> None:
+        """Have the connection closed when the loop is shut down.
+
+        Requests may be on their way then: nobody would read the leases that they are granted, and the server passes on
+        only what a closed connection held. A loop tells nobody of its end but asynchronous generators.
+        """
+        self._guard = self._until_shutdown()
+        await anext(self._guard)
+
+    async def _until_shutdown(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self._guard = None
+            self.give_up(UnavailableError(f"{self._home.address}: the event loop has ended"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail whatever stands open."""
@@ -274,6 +291,10 @@ class Link(asyncio.Protocol):
             self._clock.cancel()
         if self._transport is not None:
             self._transport.abort()
+        if self._guard is not None:
+            # It awaits nothing, so one step is all of it.
+            with contextlib.suppress(StopIteration):
+                self._guard.aclose().send(None)
         sent = len(self._open) - len(self._output)
         not_sent = NotSentError(str(error)) if self._output else error
         entries = [*self._open, *self._tickets.values()]
@@ -587,6 +608,7 @@ class MultiplexedServer:
                 await loop.create_connection(lambda: link, sock=connection, ssl=home.tls, server_hostname=name)
             home.check_greeting(await link.ask_all(home.greeting(link.generation)))
             await link.settle()
+            await link.close_with_loop()
         except BaseException as error:
             link.give_up(broken(home, error) or UnavailableError(f"{home.address}: not connected"))
             raise
