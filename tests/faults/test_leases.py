@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import gc
 import os
 import random
 import threading
@@ -110,9 +111,16 @@ class Schedule:
 
     async def call(self, cache: AsyncCache) -> None:
         key, options = self.draw.choice(KEYS), self.options()
-        match self.draw.randrange(6):
+        match self.draw.randrange(8):
             case 0:
                 await cache.set(key, "set", **options)
+            case 4:
+                await asyncio.to_thread(self.call_in_thread, cache.sync, key, options)
+            case 5:
+                loads = [functools.partial(self.load, key) for key in KEYS[:4]]
+                await asyncio.gather(
+                    *(cache.get_or_load(key, load, wait=1, **options) for key, load in zip(KEYS, loads, strict=False))
+                )
             case 1:
                 await cache.invalidate(key, *self.draw.sample(MANY, 20))
             case 2:
@@ -123,6 +131,13 @@ class Schedule:
                 await cache.get_or_load(key, functools.partial(self.load, key), type=int, wait=1, **options)
             case _:
                 await cache.get_or_load(key, functools.partial(self.load, key), wait=1, **options)
+
+    def call_in_thread(self, cache: Cache, key: str, options: dict[str, Any]) -> None:
+        """Use the other face: a write, or a load that goes on when the task that waits for it is cancelled."""
+        if self.draw.random() < 0.5:
+            cache.invalidate(key)
+        else:
+            cache.get_or_load(key, functools.partial(self.value, key), wait=1, **options)
 
     def options(self) -> dict[str, Any]:
         """Return how long values live: many are stale at once, so that hits bring leases too."""
@@ -178,6 +193,7 @@ def test_no_lease_is_forgotten_by_tasks(servers: list[globalcache.Server], *, wi
     async def run() -> None:
         with Proxy(servers[1].address) as proxy:
             cache = last_long(AsyncCache([servers[0].url, f"globalcache://{proxy.address}"], timeout=1))
+            last_long(cache.sync)
             for number in range(ROUNDS):
                 if with_replies:
                     with contextlib.suppress(globalcache.CacheError):
@@ -192,6 +208,7 @@ def test_no_lease_is_forgotten_by_tasks(servers: list[globalcache.Server], *, wi
                     await asyncio.gather(*refreshes, return_exceptions=True)
                     await asyncio.to_thread(until_none_held, servers, KEYS + MANY)
             await cache.aclose()
+            cache.sync.close()
 
     asyncio.run(run())
 
@@ -220,10 +237,10 @@ def test_no_lease_is_forgotten_at_the_end_of_a_loop(server: globalcache.Server) 
     asyncio.run(cache.aclose())
 
 
-def in_threads(cache: Cache, draw: random.Random) -> None:
-    """Make some calls as `Schedule` has them, until this thread is stopped."""
+def in_threads(cache: Cache, draw: random.Random, ending: threading.Event) -> None:
+    """Make calls as `Schedule` has them, until this thread is stopped."""
     schedule = Schedule(draw)
-    while True:
+    while not ending.is_set():
         key, options = draw.choice(KEYS), schedule.options()
         with contextlib.suppress(NoRowError, TypeError, globalcache.CacheError):
             if draw.random() < 0.2:
@@ -235,14 +252,16 @@ def in_threads(cache: Cache, draw: random.Random) -> None:
                 cache.get_or_load_many(keys, lambda keys: {key: schedule.value(key) for key in keys}, wait=1, **options)
 
 
+# What is raised within a finalizer is reported, and the thread goes on; sockets are closed by their finalizers.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server]) -> None:
     """Threads are interrupted at any instruction, as by the handler of a signal; the second server fails at times."""
     draw = random.Random(SEED)
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
-    def work(cache: Cache, seed: int) -> None:
+    def work(cache: Cache, seed: int, ending: threading.Event) -> None:
         with contextlib.suppress(Stop):
-            in_threads(cache, random.Random(seed))
+            in_threads(cache, random.Random(seed), ending)
 
     with Proxy(servers[1].address) as proxy:
         cache = last_long(Cache([servers[0].url, f"globalcache://{proxy.address}"], timeout=1))
@@ -250,14 +269,17 @@ def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server]) -> 
             proxy.refusing = number % 4 == 3
             if proxy.refusing:
                 proxy.cut()
+            ending = threading.Event()
             threads = [
-                threading.Thread(target=work, args=(cache, draw.randrange(1 << 30)), daemon=True) for _ in range(3)
+                threading.Thread(target=work, args=(cache, draw.randrange(1 << 30), ending), daemon=True)
+                for _ in range(3)
             ]
             for thread in threads:
                 thread.start()
             time.sleep(draw.random() * 0.02)
             for thread in threads:
                 raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Stop))
+            ending.set()
             for thread in threads:
                 thread.join(20)
                 assert not thread.is_alive()
@@ -265,3 +287,4 @@ def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server]) -> 
             if number % 8 == 7:
                 until_none_held(servers, KEYS + MANY)
         cache.close()
+        gc.collect()
