@@ -190,7 +190,7 @@ def test_no_lease_is_forgotten_by_tasks(servers: list[globalcache.Server], *, wi
     """Calls end by values, exceptions, cancellations at any await, and refused fills; the second server fails."""
     draw = random.Random(SEED)
 
-    async def run() -> None:
+    async def run() -> AsyncCache:
         with Proxy(servers[1].address) as proxy:
             cache = last_long(AsyncCache([servers[0].url, f"globalcache://{proxy.address}"], timeout=1))
             last_long(cache.sync)
@@ -208,9 +208,10 @@ def test_no_lease_is_forgotten_by_tasks(servers: list[globalcache.Server], *, wi
                     await asyncio.gather(*refreshes, return_exceptions=True)
                     await asyncio.to_thread(until_none_held, servers, KEYS + MANY)
             await cache.aclose()
-            cache.sync.close()
+            return cache
 
-    asyncio.run(run())
+    # Only now have the threads ended.
+    asyncio.run(run()).sync.close()
 
 
 # Its connection stays open, or the server would pass on what it held.
