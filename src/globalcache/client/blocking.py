@@ -3,8 +3,8 @@
 A connection carries one request at a time. Idle ones lie in a deque, whose ends are atomic, so taking one needs no
 lock. A reply that is read late would go to the wrong caller, so a connection that was interrupted is closed.
 
-One that was idle for longer than a moment is looked at before it is used again. If the server has closed it, all that
-were opened before it are closed as well, for what ended it (a restart, a time-out on the way) ended them too.
+One is looked at before it is used again. If the server has closed it, all that were opened before it are closed as
+well, for what ended it (a restart, a time-out on the way) ended them too.
 """
 
 from __future__ import annotations
@@ -50,8 +50,6 @@ _CHUNK = 1 << 16
 _GRACE = 1.0
 # Connections of one pool: a server has thousands, a process has far fewer threads that ask at once.
 MOST_CONNECTIONS = 256
-# Seconds after which a connection is looked at before it is used again.
-_TRUSTED = 0.001
 # How often a thread looks for a connection that another one has put back, when there may be no more of them.
 _LOOK_AGAIN = 0.005
 _number = itertools.count()
@@ -74,13 +72,14 @@ class Connection:
         "_home",
         "_limited",
         "_outcomes",
-        "_poll",
         "_recv",
         "_socket",
         "_write",
         "generation",
+        "has_data",
         "number",
         "paid",
+        "poll",
         "used",
     )
 
@@ -93,14 +92,21 @@ class Connection:
         self._limited = 0.0
         self._outcomes: dict[int, Reply] = {}
         self._socket = _open(home, begun + home.timeout)
-        self._poll: Callable[[int], list[Any]] | None = None
+        # What `_take` asks of an idle connection: whether something arrived, and whether something was left unread.
+        self.poll: Callable[[int], Any] = _something
         self._write: Callable[[bytes], int] = self._socket.send
         self._recv = self._socket.recv
         parser = reader()
-        self._gets, self._feed = parser.gets, parser.feed
+        self._gets, self._feed, self.has_data = parser.gets, parser.feed, parser.has_data
         try:
             if _is_plain(self._socket):
-                self._use_descriptor()
+                # A socket with a time-out asks the kernel whether it may be written before every write. It nearly
+                # always may.
+                self._write = functools.partial(os.write, self._socket.fileno())
+            if _has_descriptor(self._socket):
+                poller = select.poll()
+                poller.register(self._socket, select.POLLIN)
+                self.poll = poller.poll
             self.limit(begun + home.timeout - time.monotonic())
             home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
             self.settle()
@@ -108,13 +114,6 @@ class Connection:
         except BaseException:
             self.close()
             raise
-
-    def _use_descriptor(self) -> None:
-        # A socket with a time-out asks the kernel whether it may be written before every write. It nearly always may.
-        self._write = functools.partial(os.write, self._socket.fileno())
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        self._poll = poller.poll
 
     def limit(self, seconds: float) -> None:
         """Let a read last so long at most. Signals do not begin the time anew."""
@@ -125,9 +124,16 @@ class Connection:
             self._socket.settimeout(seconds)
 
     def is_alive(self) -> bool:
-        """Tell whether the server has not closed it, as far as is known here."""
-        if self._poll is not None and not self._poll(0):
-            return True
+        """Tell whether the server has not closed it, as far as is known here, nor sent what nobody asked for."""
+        if self.poll(0) and not self._read_ahead():
+            return False
+        # A reply that nobody asked for would be given to the next one who asks.
+        with contextlib.suppress(hiredis.HiredisError):
+            return self._next_push() is MORE
+        return False
+
+    def _read_ahead(self) -> bool:
+        """Read what has arrived; False at the end."""
         self._limited = 0.0
         self._socket.settimeout(0)
         try:
@@ -136,13 +142,8 @@ class Connection:
             return True
         except OSError as error:
             return type(error).__name__ == "SSLWantReadError"
-        if not data:
-            return False
         self._feed(data)
-        # A reply that nobody asked for would be given to the next one who asks.
-        with contextlib.suppress(hiredis.HiredisError):
-            return self._next_push() is MORE
-        return False
+        return bool(data)
 
     def _next_push(self) -> Reply:
         reply = self._gets()
@@ -216,7 +217,7 @@ class Connection:
 
     def _send_rest(self, rest: memoryview) -> None:
         """Send what did not fit, and read meanwhile: a server whose answers are not taken takes no requests."""
-        if self._poll is None:
+        if not _is_plain(self._socket):
             self._socket.sendall(rest)
             return
         end = time.monotonic() + self._home.timeout
@@ -282,6 +283,16 @@ class Connection:
 def _is_plain(connection: socket.socket) -> bool:
     # Sockets of TLS, gevent and eventlet are classes of theirs, also where they took the place of socket.socket.
     return sys.platform != "win32" and type(connection).__module__ == "socket"
+
+
+def _has_descriptor(connection: socket.socket) -> bool:
+    # Green sockets have one as well, but whoever polls it has to wait for a turn of their loop.
+    return sys.platform != "win32" and type(connection).__module__ in {"socket", "ssl"}
+
+
+def _something(_: int) -> bool:
+    """Stand for a poll where there is none: only reading tells."""
+    return True
 
 
 def _open(home: Home, deadline: float) -> socket.socket:
@@ -490,7 +501,7 @@ class BlockingServer:
                     return new
                 continue
             # What has paid is of this generation: see `settle`.
-            if link.paid == self._owed.serial and now - link.used < _TRUSTED:
+            if link.paid == self._owed.serial and not link.poll(0) and not link.has_data():
                 link.used = now
                 return link
             if self._is_fit(link, now):

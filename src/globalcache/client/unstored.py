@@ -10,6 +10,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+from globalcache.client.home import when_forked
 from globalcache.units import format_size
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Unstored:
         # Encoded values with their flags, and until when they are kept.
         self._kept: dict[bytes, tuple[bytes, int, float]] = {}
         self._warned: dict[str, float] = {}
+        self.after_fork()
+        when_forked(self)
+
+    def after_fork(self) -> None:
+        """Have a lock of one's own: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     def keep(self, key: bytes, data: bytes, flags: int, now: float) -> None:
