@@ -252,7 +252,7 @@ def test_addresses_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         raise TimeoutError
 
     monkeypatch.setattr(blocking, "_connected", connect)
-    monkeypatch.setattr(blocking.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("globalcache.client.blocking.time.monotonic", lambda: now[0])
     with pytest.raises(TimeoutError):
         blocking._open_one([(0, 0, 0, "", None)] * 4, 101.0)  # noqa: SLF001
     assert given == [0.25] * 4
@@ -398,7 +398,12 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
     got: list[Any] = []
     sent: list[Any] = []
     call = small.server.call
-    small.server.call = lambda *words, **options: sent.append(words) or call(*words, **options)
+
+    def note(*words: Any, **options: Any) -> Any:
+        sent.append(words)
+        return call(*words, **options)
+
+    small.server.call = note
 
     def ask() -> None:
         waiting.wait(10)

@@ -14,7 +14,7 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache
-from globalcache.client import leases, work
+from globalcache.client import work
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
 from tests.client.faces import Face
 from tests.faults.test_leases import held, last_long, until_none_held
@@ -57,6 +57,16 @@ def call_fetches(face: Face, change: Callable[[Any], Any]) -> None:
     face.server.fetch = changing
 
 
+def noting(loaded: threading.Event, value: Any) -> Callable[[], Any]:
+    """Return a load that says that it ran."""
+
+    def load() -> Any:
+        loaded.set()
+        return value
+
+    return load
+
+
 def finish(face: Face) -> None:
     """Let refreshes of the loop end; those of threads end by themselves."""
     if face.runner is not None:
@@ -77,7 +87,7 @@ def test_a_hit_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.
         return [b"hit", *reply[1:]]
 
     call_fetches(face, as_hit)
-    assert face("get_or_load", "x", lambda: loaded.set() or "new") == "old"
+    assert face("get_or_load", "x", noting(loaded, "new")) == "old"
     finish(face)
     assert loaded.wait(10)
     until_none_held([server], ["x"])
@@ -99,7 +109,7 @@ def test_a_second_fetch_that_brings_a_lease_is_refreshed(face: Face, server: glo
         return [b"hit", b"7", reply[2], *reply[3:5], 0]
 
     call_fetches(face, change)
-    assert face("get_or_load", "x", lambda: loaded.set() or 8, type=int) == 7
+    assert face("get_or_load", "x", noting(loaded, 8), type=int) == 7
     assert len(replies) == 2
     assert replies[1][2]
     finish(face)
@@ -286,7 +296,7 @@ class Recording(Leases):
 def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for its turn: renewed every second, released after ten, and then it does not begin any more."""
     now = [100.0]
-    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     table = Recording(None)
     lease = table.grant(b"x", 7)
     lease.queue()
@@ -306,7 +316,7 @@ def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.Monke
 def test_a_load_that_began_in_time_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queued refresh begins after nine seconds and takes long: it is renewed all the time."""
     now = [100.0]
-    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     table = Recording(None)
     lease = table.grant(b"x", 7)
     lease.queue()

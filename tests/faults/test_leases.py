@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -25,6 +25,7 @@ from tests.faults.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+C = TypeVar("C", Cache, AsyncCache)
 ROUNDS = 40 * int(os.environ.get("FAULTS_ROUNDS", "1"))
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 # Milliseconds: longer than any test.
@@ -41,7 +42,7 @@ class Stop(BaseException):
     """What ends a thread at any instruction, as KeyboardInterrupt does."""
 
 
-def last_long(cache: Any) -> Any:
+def last_long(cache: C) -> C:
     """Have a cache ask for leases that do not lapse."""
     for server in cache._servers:  # noqa: SLF001 - below what users see
         for name in ("fetch", "fetch_many"):
