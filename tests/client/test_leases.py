@@ -199,6 +199,28 @@ def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache
     asyncio.run(run())
 
 
+def test_a_reply_after_its_cancellation_is_released(server: globalcache.Server) -> None:
+    """The request is on its way when the task is cancelled; the lease comes when nobody awaits it any more."""
+
+    async def run() -> None:
+        cache = last_long(AsyncCache(server.url))
+        await cache.ping()
+        for keys in (["x"], ["x", "y"]):
+            load = cache.get_or_load_many(keys, lambda keys: dict.fromkeys(keys, 1))
+            one = cache.get_or_load("z", lambda: 1)
+            tasks = [asyncio.create_task(load), asyncio.create_task(one)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(end) for end in ended] == [asyncio.CancelledError] * 2
+            await cache.ping()
+            await asyncio.to_thread(until_none_held, [server], ["x", "y", "z"])
+        await cache.aclose()
+
+    asyncio.run(run())
+
+
 def test_a_batch_cancelled_between_its_replies_is_released(server: globalcache.Server) -> None:
     """Some replies of a batch have come, others are awaited: another has the last key, and the batch waits for it."""
 
