@@ -21,17 +21,25 @@ Duration: TypeAlias = "float | str | timedelta"
 
 # How long "there is no such row" is remembered unless told otherwise, in seconds.
 _NEGATIVE = 10.0
+# The shortest and the longest time that a server takes, in seconds: 1 ms and 35,000 years.
+_SHORTEST, _LONGEST = 0.001, 2**50 / 1000
 
 
 def seconds(name: str, duration: Duration, *, least: float = 0.0) -> float:
-    """Read a duration; raises ConfigError that names the option."""
+    """Read a duration. One that is longer than a server can keep is shortened to that.
+
+    Raises ConfigError that names the option for text that is no duration, for less than `least`, and for a time above 0
+    and below 1 ms, which no server can measure.
+    """
     try:
         value = parse_duration(duration)
     except ValueError as error:
         raise ConfigError(f"{name}: {duration!r}: {error}") from None
-    if not least <= value < float("inf"):
-        raise ConfigError(f"{name}: {duration!r}: should be at least {least:g} s")
-    return value
+    if 0 < value < _SHORTEST:
+        least = _SHORTEST
+    if not value >= least:
+        raise ConfigError(f"{name}: {duration!r}: should be at least {least:g} s" + " (1 ms)" * (least == _SHORTEST))
+    return min(value, _LONGEST)
 
 
 def millis(value: float) -> int:
@@ -88,7 +96,7 @@ class Policy(msgspec.Struct, frozen=True):
         ttl, refresh, grace = (cast("float | None", v) for v in (self.ttl, self.refresh_after, self.stale_if_error))
         words: list[bytes] = []
         if absent:
-            # One millisecond: whoever waits is told, and nobody after them.
+            # With negative_ttl=0 this is one millisecond: those who wait get the answer, and the caller deletes it.
             words += b"ABSENT", b"TTL", b"%d" % millis(self.absent_for * factor)
         else:
             if ttl is not None:
@@ -104,6 +112,11 @@ class Policy(msgspec.Struct, frozen=True):
         if tags:
             words += b"TAGS", b"%d" % len(tags), *tags
         return words
+
+    @property
+    def forgets_absence(self) -> bool:
+        """Whether "there is no such row" is an answer to those who wait for the load, and is not kept for others."""
+        return self.negative_ttl == 0
 
     @property
     def absent_for(self) -> float:

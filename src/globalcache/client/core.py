@@ -65,6 +65,8 @@ class Core:
         self.work = Work(local_loads, around_load)
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
+        # By the pattern of keys, prefix and all, the function that has them: of all faces and namespaces.
+        self.claims: dict[str, Any] = {}
         self.lock = threading.Lock()
         self._make_servers(tls, clock)
 

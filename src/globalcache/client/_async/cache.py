@@ -132,6 +132,16 @@ class AsyncCache(Functions):
         return self._core.loaders.setdefault(self._names, {})
 
     @property
+    def claims(self) -> dict[str, Any]:
+        """Which function has which keys, in all namespaces of a cache."""
+        return self._core.claims
+
+    @property
+    def key_prefix(self) -> str:
+        """What stands before every key."""
+        return self._prefix
+
+    @property
     def sync(self) -> Cache:
         """The same cache for plain functions."""
         if self._other is None:
