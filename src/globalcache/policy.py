@@ -21,6 +21,8 @@ Duration: TypeAlias = "float | str | timedelta"
 
 # How long "there is no such row" is remembered unless told otherwise, in seconds.
 _NEGATIVE = 10.0
+# Tags of one value, besides those of its namespaces.
+_MOST_TAGS = 16
 # The shortest and the longest time that a server takes, in seconds: 1 ms and 35,000 years.
 _SHORTEST, _LONGEST = 0.001, 2**50 / 1000
 
@@ -77,6 +79,8 @@ class Policy(msgspec.Struct, frozen=True):
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter: {self.jitter!r}: should be at least 0 and less than 1")
         force_setattr(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
+        if len(self.tags) > _MOST_TAGS:
+            raise ConfigError(f"tags: {len(self.tags)}: should be at most {_MOST_TAGS}")
 
     def words(
         self,

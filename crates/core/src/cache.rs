@@ -361,7 +361,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         CacheCommand::Fill { key, token, value, keep } => {
             client.forget(key, token);
             let reply =
-                with_meta(cx, &keep, |cx, meta| cx.with(key_of(key), |entry, _| entry.fill(token, value, meta)));
+                with_meta(cx, db, &keep, |cx, meta| cx.with(key_of(key), |entry, _| entry.fill(token, value, meta)));
             answered(cx, client);
             Ok(Reply::Int(reply?.unwrap_or(0) as i64))
         }
@@ -425,10 +425,10 @@ fn answered(cx: &Context<'_>, client: &Client) {
 }
 
 /// Runs `step` with what is kept beside a value, in the store's form.
-fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R) -> R {
+fn with_meta<R>(cx: &mut Context<'_>, db: u8, keep: &Keep<'_>, step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R) -> R {
     let mut tags = [0; MAX_TAGS];
     for (place, name) in tags.iter_mut().zip(keep.tags.iter()) {
-        *place = cx.engine.store.tag(name);
+        *place = cx.engine.store.tag_in(db, name);
     }
     let now = cx.now.mono;
     let expires_at = keep.ttl.map(|ttl| now + ttl);
@@ -447,7 +447,7 @@ fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Co
 }
 
 fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
-    with_meta(cx, keep, |cx, meta| {
+    with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
             let met = match only {
@@ -461,7 +461,7 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
 }
 
 fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &Keep<'_>) -> Result<Reply, Error> {
-    with_meta(cx, keep, |cx, meta| {
+    with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
             let after = before.unwrap_or(0).checked_add(delta).ok_or(crate::execute::OVERFLOW)?;

@@ -188,6 +188,10 @@ class _Load:
             self._told = error
             return None
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self._spec.function
+
     def policy(self) -> Policy:
         return self._spec.policy_of(self._args, self._kwargs)
 
@@ -370,6 +374,7 @@ class BatchLoader(_Batch[K, V]):
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, self.loader.function(list(wanted.values())))
 
+        load_many.__wrapped__ = self.loader.function  # type: ignore[attr-defined]  # names it in errors
         values = self._cache.sync_door.get_or_load_many(
             list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
         )
@@ -405,6 +410,7 @@ class AsyncBatchLoader(_Batch[K, V]):
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, await self.loader.function(list(wanted.values())))
 
+        load_many.__wrapped__ = self.loader.function  # type: ignore[attr-defined]  # names it in errors
         values = await self._cache.async_door.get_or_load_many(
             list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
         )
@@ -803,7 +809,20 @@ def _without_none(kind: Any) -> Any:
 def _known(annotation: Any) -> Any:
     """Return the type that values are read as; None if the annotation tells nothing."""
     kind = _without_none(annotation)
-    return None if kind in (Any, object, type(None)) or isinstance(kind, TypeVar) else kind
+    return None if kind in (Any, object, type(None)) or isinstance(kind, TypeVar) else _with_ints(kind)
+
+
+def _with_ints(kind: Any) -> Any:
+    """Let whole numbers be results where `float` is annotated, as type checkers do: 0 comes back as 0, not as 0.0."""
+    if kind is float:
+        return int | float
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin not in (list, dict, tuple, Union, types.UnionType) or float not in inner:
+        return kind
+    with_ints = tuple(int | float if part is float else part for part in inner)
+    if origin is dict:
+        return dict[inner[0], with_ints[1]]  # type: ignore[valid-type]
+    return origin[with_ints] if origin in (list, tuple) else Union[with_ints]  # noqa: UP007 - made of a tuple
 
 
 # Of SQLAlchemy; subclasses of them too.
@@ -871,6 +890,12 @@ def _same_values(one: Any, other: Any) -> bool:
         return type(one) is type(other) and bool(one is other or one == other)
     except Exception:  # noqa: BLE001 - whatever a comparison raises
         return False
+
+
+def name_of_load(load: Any) -> str:
+    """Return what a function is called that was given to be run for a key: for errors."""
+    owner = getattr(load, "__self__", None)
+    return name_of(inspect.unwrap(owner.function if isinstance(owner, _Load) else load))
 
 
 def _by_values(function: Callable[..., Any], keys: KeyTemplate) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
-from globalcache.client.functions import Functions
+from globalcache.client.functions import Functions, name_of_load
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import translate
 from globalcache.client.work import Failed, loading
@@ -44,8 +44,8 @@ _LONGEST_KEY = 65_535
 _PLAIN = {bytes, None.__class__}
 _class_of = type
 _AWAY = (UnavailableError, DeadlineError)
-# Tags of one item, those of its namespaces among them.
-_MOST_TAGS = 17
+# Tags that may be given to one item, and those that it may have with those of its namespaces.
+_MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
 _NAMED = 10
 
@@ -107,11 +107,12 @@ class Cache(Functions):
     def _set_up(self, core: Core, names: Sequence[str]) -> None:
         self._core = core
         self._names = tuple(names)
-        self._prefix = "".join(f"{name}:" for name in names)
-        # Every level of names is a tag of all that is written under it, so that each can be cleared.
-        self._own_tags = tuple(
-            f"ns:{''.join(f'{name}:' for name in names[: level + 1])}".encode() for level in range(len(names))
-        )
+        # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
+        levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
+        self._prefix = "".join(levels)
+        # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
+        # byte that no text has, so no tag of a user is one.
+        self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
         self._servers = core.blocking
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.work
@@ -310,7 +311,7 @@ class Cache(Functions):
             policy = self._policy(ttl, refresh_after, stale_if_error, None, tags)
         words: tuple[bytes, ...] = ()
         if if_version is not None:
-            words = (b"IFVERSION", b"%d" % if_version)
+            words = (b"IFVERSION", b"%d" % _whole("if_version", if_version))
         return bool(self._set(key, value, policy, type, words))
 
     def add(
@@ -321,7 +322,7 @@ class Cache(Functions):
 
     def _set(self, key: str, value: Any, policy: Policy, type: Any, condition: tuple[bytes, ...]) -> int:
         name = self._name(key)
-        data, flags = self._values.encode(value, type, by_class=True)
+        data, flags = self._encoded(key, value, type)
         words = policy.words(flags=flags, tags=self._tags(policy.tags))
         self._work.detach((name,))
         try:
@@ -332,6 +333,12 @@ class Cache(Functions):
             self._without(error)
             return 0
         return int(written)
+
+    def _encoded(self, key: str, value: Any, type: Any) -> tuple[bytes, int]:
+        try:
+            return self._values.encode(value, type, by_class=True)
+        except TypeError as error:
+            raise TypeError(f"{key}: {error}") from None
 
     def set_many(
         self,
@@ -345,7 +352,7 @@ class Cache(Functions):
         policy = self._policy(ttl, None, None, None, tags)
         shared = self._tags(policy.tags)
         written = 0
-        encoded = {key: self._values.encode(value, type, by_class=True) for key, value in values.items()}
+        encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
         self._work.detach([self._name(key) for key in values])
         for server, part, names in self._spread(list(values)):
             commands = []
@@ -364,8 +371,11 @@ class Cache(Functions):
         return written
 
     def incr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
-        """Add to a number, which counts from 0; ttl and tags hold when it is made. Raises UnavailableError."""
-        name = self._name(key)
+        """Add to a whole number, which counts from 0; ttl and tags hold when it is made.
+
+        Raises UnavailableError, and TypeError for a fraction.
+        """
+        name, number = self._name(key), _whole("delta", delta)
         words: list[bytes] = []
         if ttl is not None:
             words += b"TTL", b"%d" % millis(seconds("ttl", ttl, least=0.001))
@@ -373,7 +383,7 @@ class Cache(Functions):
         if own:
             words += b"TAGS", b"%d" % len(own), *own
         self._work.detach((name,))
-        return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % delta, *words, keys=(name,)))
+        return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % number, *words, keys=(name,)))
 
     def decr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
         """Take from a number, as incr adds to it."""
@@ -382,12 +392,12 @@ class Cache(Functions):
     def touch(self, key: str, ttl: Duration | None = None) -> bool:
         """Give a value another time to live; None: it stays. Tells whether there is one."""
         name = self._name(key)
-        if ttl is None:
-            command: tuple[bytes, ...] = (b"PERSIST", name)
-        else:
-            command = (b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001)))
+        server = self._server(name)
         try:
-            return bool(self._server(name).call(*command))
+            if ttl is None:
+                # PERSIST says no of what has no time to live, and of what is not there.
+                return any(server.call_many([(b"PERSIST", name), (b"EXISTS", name)]))
+            return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except _AWAY as error:
             self._without(error)
             return False
@@ -413,6 +423,9 @@ class Cache(Functions):
 
         Returns how many keys and tags that were. Without a server it is made good before the server is read again.
         """
+        for key in keys:
+            if not isinstance(key, str):
+                raise TypeError(f"invalidate takes keys one by one, invalidate(*keys), not a {key.__class__.__name__}")
         marks = [self._tag(tag) for tag in ((tags,) if isinstance(tags, str) else tags)]
         return self._invalidate(list(dict.fromkeys(keys)), marks)
 
@@ -539,7 +552,7 @@ class Cache(Functions):
         self._stats.loads += 1
         try:
             value = self._run(((server, name, token),), want.load)
-            data, flags, shown = self._form(value, want.type)
+            data, flags, shown = self._form(name, value, want.type, want.load)
         except Exception as error:  # noqa: BLE001 - whatever a load raises
             return self._load_failed(server, name, token, error, want)
         except BaseException:
@@ -549,6 +562,8 @@ class Cache(Functions):
         words = self._filling(want.policy, flags, cost, absent=value is None)
         try:
             stored = server.call(b"CACHE.FILL", name, token, data, *words)
+            if value is None and want.policy.forgets_absence:
+                server.call(b"DEL", name)
         except CacheError as error:
             self._stats.errors += 1
             self._core.events("fill_error", key=_text(name), error=str(error))
@@ -557,8 +572,13 @@ class Cache(Functions):
         self._core.events("load", key=_text(name), seconds=cost)
         return shown
 
-    def _form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
-        return (b"", 0, None) if value is None else self._values.fill_form(value, type)
+    def _form(self, name: bytes, value: Any, type: Any, load: Callable[..., Any]) -> tuple[bytes, int, Any]:
+        if value is None:
+            return b"", 0, None
+        try:
+            return self._values.fill_form(value, type)
+        except TypeError as error:
+            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: {error}") from None
 
     def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
         return policy.words(
@@ -601,7 +621,8 @@ class Cache(Functions):
 
         def run() -> Any:
             self._stats.local_loads += 1
-            return self._form(self._run(((None, name, 0),), want.load), want.type)[2]
+            value = self._run(((None, name, 0),), want.load)
+            return self._form(name, value, want.type, want.load)[2]
 
         return self._work.alone(name, run, want.wait)
 
@@ -701,7 +722,7 @@ class Cache(Functions):
             cost = time.monotonic() - begun
             for lease in leases:
                 value = loaded.get(lease.key)
-                data, flags, shown[lease.key] = self._form(value, type)
+                data, flags, shown[lease.key] = self._form(lease.name, value, type, load_many)
                 words = self._filling(policy, flags, cost, absent=value is None)
                 fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *words)))
         except Exception as error:
@@ -714,6 +735,8 @@ class Cache(Functions):
                 self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
             raise
         self._stats.refused_fills += (self._tell(fills)).count(0)
+        if policy.forgets_absence:
+            self._tell([(lease, (b"DEL", lease.name)) for lease in leases if shown[lease.key] is None])
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
@@ -807,10 +830,11 @@ class Cache(Functions):
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
-        marks = (*self._own_tags, *(self._tag(tag) for tag in tags))
-        if len(marks) > _MOST_TAGS:
-            raise ConfigError(f"tags: {len(marks)}; at most {_MOST_TAGS}, namespaces among them")
-        return marks
+        given = tuple(self._tag(tag) for tag in tags)
+        most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
+        if len(given) > most:
+            raise ConfigError(f"tags: {len(given)}: at most {most} here, for each level of namespaces is one as well")
+        return (*self._own_tags, *given)
 
     def _policy(
         self,
@@ -850,6 +874,12 @@ class Cache(Functions):
         self._stats.errors += 1
         if self._core.raises:
             raise error
+
+
+def _whole(name: str, number: int) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{name}: {number!r}: should be a whole number")
+    return number
 
 
 def _text(value: Any) -> Any:
