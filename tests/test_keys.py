@@ -125,11 +125,13 @@ class Repository:
     def user(self, id: int) -> None: ...
 
 
-def test_the_receiver_is_in_the_key_by_its_attributes_only() -> None:
+def test_the_receiver_is_in_the_key_by_an_attribute_or_is_ignored() -> None:
     one = Repository("a:b")
-    assert key("user:{id}", Repository.user, one, 1) == "user:1"
     assert key("{self.tenant}:user:{id}", Repository.user, one, 1) == "a%3Ab:user:1"
-    assert key(None, Repository.user, one, 1).endswith("Repository.user:1")
+    assert KeyTemplate("user:{id}", Repository.user, ignore=("self",)).key((one, 1), {}) == "user:1"
+    for template in ("user:{id}", None, "{self}:{id}"):
+        with pytest.raises(KeyFormatError, match=r"self is not in the key.*\{self.id\}, or ignore=\('self',\)"):
+            KeyTemplate(template, Repository.user)
 
 
 def test_a_template_that_does_not_fit_is_an_error_at_decoration() -> None:

@@ -51,7 +51,8 @@ _UNREADABLE_ERRORS = (
 _PLAIN = frozenset({str, int, bool, type(None)})
 _ONLY_TEXT = frozenset({str})
 _ANYTHING = (None, Any, object)
-_ADVICE = "name that type in the annotation (a dataclass, dict[str, Decimal]), or give type="
+_FITTING = "return what the annotation says, or annotate what is returned, or give type="
+_TAG = "make them msgspec.Structs with tag=True, by which they are told apart"
 
 
 class Values:
@@ -97,10 +98,11 @@ class Values:
             kind = type(value) if by_class and is_record(value) else None
         if kind is bytes:
             raise TypeError(f"value is {shown(value)}, not bytes")
-        if kind is None and not _is_plain(value):
-            _refuse_plain(value, "value")
-        data, flags = self._written(value)
-        if kind is not None and not self._walk(kind)(value):
+        data, flags = self._written(value, is_typed=kind is not None)
+        if kind is None:
+            if not _is_plain(value):
+                _refuse_plain(value, "value")
+        elif not self._walk(kind)(value):
             self._check_comes_back(value, kind, data, flags)
         return data, flags
 
@@ -114,12 +116,14 @@ class Values:
         data = pickle.dumps(value)
         return hmac.digest(self._secret or b"", data, "sha256") + data, _OURS | _PICKLE
 
-    def _written(self, value: Any) -> tuple[bytes, int]:
+    def _written(self, value: Any, *, is_typed: bool) -> tuple[bytes, int]:
         try:
             if self._codec == "msgpack":
                 return msgspec.msgpack.encode(value, enc_hook=_enc_hook), _OURS | _MSGPACK
             return _json_encode(value), 0
         except _UnknownTypeError as error:
+            if not is_typed:
+                _refuse_plain(value, "value")
             what, place = type(error.value).__qualname__, place_of(value, error.value) or "value"
             raise TypeError(
                 f"{place} is of type {what}, which cannot be stored: make a dataclass or a pydantic model of it"
@@ -143,10 +147,11 @@ class Values:
             again = self._decode(data, flags, kind)
         except _UNREADABLE_ERRORS as error:
             reason = _first_line(error).replace("`$", "`value")
-            raise TypeError(f"value does not come back as {_name(kind)}: {reason}; {_ADVICE}") from None
+            advice = _TAG if "Type unions" in reason else _FITTING
+            raise TypeError(f"value does not come back as {_name(kind)}: {reason}; {advice}") from None
         found = difference(value, again)
         if found is not None:
-            raise TypeError(f"{found}; {_ADVICE}")
+            raise TypeError(found)
 
     def decode(self, data: bytes, flags: int = 0, type: Any = None) -> Any:
         """Return the value, or UNREADABLE if it is none of this type."""
@@ -347,17 +352,21 @@ def _never(_: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether JSON brings a value back as it is."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return True
-    if kind is list:
-        return _PLAIN.issuperset(map(type, value)) or all(map(_is_plain, value))
-    if kind is dict:
-        if not _ONLY_TEXT.issuperset(map(type, value)):
+    """Tell whether JSON brings a value back as it is. The value was written before, so it does not contain itself."""
+    left = [value]
+    for item in left:
+        kind = type(item)
+        if kind in _PLAIN:
+            continue
+        if kind is list:
+            left += item
+        elif kind is dict:
+            if not _ONLY_TEXT.issuperset(map(type, item)):
+                return False
+            left += item.values()
+        elif kind is not float or not math.isfinite(item):
             return False
-        return _PLAIN.issuperset(map(type, value.values())) or all(map(_is_plain, value.values()))
-    return kind is float and math.isfinite(value)
+    return True
 
 
 def _walk_of(kind: Any) -> Callable[[Any], bool] | None:
@@ -366,22 +375,35 @@ def _walk_of(kind: Any) -> Callable[[Any], bool] | None:
         return _is_plain
     if kind in {list, dict, float, *_PLAIN}:
         return lambda value: type(value) is kind and _is_plain(value)
-    walks = [_walk_of(argument) for argument in typing.get_args(kind)]
+    inner = typing.get_args(kind)
+    walks = [_walk_of(argument) for argument in inner]
     if not walks or None in walks:
         return None
-    return _walk_of_generic(typing.get_origin(kind), typing.cast("list[Callable[[Any], bool]]", walks), kind)
+    return _walk_of_generic(typing.get_origin(kind), typing.cast("list[Callable[[Any], bool]]", walks), inner)
 
 
-def _walk_of_generic(origin: Any, walks: list[Callable[[Any], bool]], kind: Any) -> Callable[[Any], bool] | None:
+def _walk_of_generic(
+    origin: Any, walks: list[Callable[[Any], bool]], inner: tuple[Any, ...]
+) -> Callable[[Any], bool] | None:
     if origin in (Union, types.UnionType):
         return lambda value: any(walk(value) for walk in walks)
-    if origin is list:
-        return lambda value: type(value) is list and all(map(walks[0], value))
-    if origin is dict and typing.get_args(kind)[0] is str:
+    if origin is dict and inner[0] is str:
+        each = _walk_each(walks[1], inner[1])
         return lambda value: (
-            type(value) is dict and _ONLY_TEXT.issuperset(map(type, value)) and all(map(walks[1], value.values()))
+            type(value) is dict and _ONLY_TEXT.issuperset(map(type, value)) and each(list(value.values()))
         )
-    return None
+    each = _walk_each(walks[0], inner[0])
+    return (lambda value: type(value) is list and each(value)) if origin is list else None
+
+
+def _walk_each(walk: Callable[[Any], bool], kind: Any) -> Callable[[list[Any]], bool]:
+    """Return a function that walks through all items of a list; those of one plain type are only counted by type."""
+    if kind in _ANYTHING:
+        return _is_plain
+    if kind in _PLAIN:
+        only = frozenset({kind})
+        return lambda items: only.issuperset(map(type, items))
+    return lambda items: all(map(walk, items))
 
 
 def _refuse_plain(value: Any, where: str) -> None:
