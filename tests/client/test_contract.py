@@ -7,6 +7,7 @@ import functools
 import threading
 import uuid
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import globalcache
 from globalcache import CacheError, ConfigError, DeadlineError, Entry, KeyFormatError, LoadError
 from tests.client.conftest import InThreads
+from tests.client.typed import draw, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -217,6 +219,23 @@ async def test_a_hit_equals_a_miss(cache: Any) -> None:
     assert await cache.get_or_load("u", never, type=User) == User(1)
     with pytest.raises(TypeError, match=r"value is dict .* would come back as User"):
         await cache.get_or_load(f"v:{uuid.uuid4()}", lambda: {"id": 1}, type=User)
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack", "pickle"])
+async def test_typed_values_come_back_equal_or_are_refused(make: Callable[..., Any], codec: str) -> None:
+    cache, random, kept = make(codec=codec, secret="s", namespace=str(uuid.uuid4())), Random(codec), 0
+    for number in range(60):
+        kind, value = draw(random)
+        before = picture(value)
+        try:
+            missed = await cache.get_or_load(str(number), lambda value=value: value, type=kind)
+        except TypeError:
+            continue
+        hit = await cache.get_or_load(str(number), never, type=kind)
+        assert picture(missed) == picture(hit) == before
+        kept += 1
+    assert kept > 10
+    await cache.aclose()
 
 
 async def test_a_value_loaded_before_an_invalidation_is_not_stored(make: Callable[..., Any]) -> None:

@@ -107,7 +107,8 @@ def _changed(one: Any, other: Any) -> str:
     how = f"is {before} and would come back " + (f"as {after}" if before != after else "changed")
     if type(one) is not type(other):
         return f"{how}; {_NAME_IT}"
-    return f"{how}; {_IN_UTC if isinstance(one, dt.datetime | dt.time) else _OTHERWISE}"
+    is_moved = isinstance(one, dt.datetime | dt.time) and (one.tzinfo is not None or one == other)
+    return f"{how}; {_IN_UTC if is_moved else _OTHERWISE}"
 
 
 def _of_dicts(one: dict[Any, Any], other: dict[Any, Any]) -> _Found:
@@ -171,14 +172,16 @@ def _fields(value: Any) -> dict[str, Any]:
 def _layout(kind: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the fields of a class that stand in no `__dict__`, and those in it that are computed from others."""
     names: dict[str, None] = dict.fromkeys(getattr(kind, "__struct_fields__", ()))
-    computed: dict[str, None] = {}
+    computed = {
+        n for base in kind.__mro__ for n, item in vars(base).items() if isinstance(item, functools.cached_property)
+    }
     for base in kind.__mro__:
         slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             is_mangled = name.startswith("__") and not name.endswith("__")
             names[f"_{base.__name__.lstrip('_')}{name}" if is_mangled else name] = None
-        computed |= {n: None for n, item in base.__dict__.items() if isinstance(item, functools.cached_property)}
-    return tuple(name for name in names if name not in _NOT_COMPARED), tuple(computed)
+    fields = getattr(kind, "__dataclass_fields__", ())  # one may have the name of what a base class computes
+    return tuple(name for name in names if name not in _NOT_COMPARED), tuple(computed.difference(fields))
 
 
 def _of_others(one: Any, other: Any) -> _Found:

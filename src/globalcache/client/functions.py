@@ -813,16 +813,21 @@ def _known(annotation: Any) -> Any:
 
 
 def _with_ints(kind: Any) -> Any:
-    """Let whole numbers be results where `float` is annotated, as type checkers do: 0 comes back as 0, not as 0.0."""
+    """Let whole numbers be results where `float` is annotated, as type checkers do: 0 comes back as 0, not as 0.0.
+
+    Within lists, dicts, tuples and unions too; fields of classes are what they say.
+    """
     if kind is float:
         return int | float
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin not in (list, dict, tuple, Union, types.UnionType) or float not in inner:
+    if origin not in (list, dict, tuple, Union, types.UnionType):
         return kind
-    with_ints = tuple(int | float if part is float else part for part in inner)
-    if origin is dict:
-        return dict[inner[0], with_ints[1]]  # type: ignore[valid-type]
-    return origin[with_ints] if origin in (list, tuple) else Union[with_ints]  # noqa: UP007 - made of a tuple
+    with_ints = tuple(inner[:1] if origin is dict else ()) + tuple(
+        map(_with_ints, inner[1:] if origin is dict else inner)
+    )
+    if with_ints == inner:
+        return kind
+    return origin[with_ints] if origin in (list, dict, tuple) else Union[with_ints]  # noqa: UP007 - made of a tuple
 
 
 # Of SQLAlchemy; subclasses of them too.

@@ -38,21 +38,15 @@ UNREADABLE: Final = object()
 
 _json_encode = msgspec.json.Encoder(enc_hook=lambda value: _enc_hook(value)).encode  # noqa: PLW0108 - defined below
 _json_decode = msgspec.json.Decoder().decode
-_UNREADABLE_ERRORS = (
-    msgspec.MsgspecError,
-    UnicodeError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    RecursionError,
-)
 # Types that JSON has, of which every value comes back as it is; floats do if they are finite.
 _PLAIN = frozenset({str, int, bool, type(None)})
 _ONLY_TEXT = frozenset({str})
 _ANYTHING = (None, Any, object)
 _FITTING = "return what the annotation says, or annotate what is returned, or give type="
 _TAG = "make them msgspec.Structs with tag=True, by which they are told apart"
+_IMPORT = "import what the annotation names at run time"
+_AS_KEY = "JSON has texts and numbers as keys: make it a text, or a list of pairs"
+_AS_VALUE = "make a dataclass or a pydantic model of it"
 
 
 class Values:
@@ -125,14 +119,15 @@ class Values:
             if not is_typed:
                 _refuse_plain(value, "value")
             what, place = type(error.value).__qualname__, place_of(value, error.value) or "value"
-            raise TypeError(
-                f"{place} is of type {what}, which cannot be stored: make a dataclass or a pydantic model of it"
-            ) from None
+            advice = _AS_KEY if place.startswith("the key") else _AS_VALUE
+            raise TypeError(f"{place} is of type {what}, which cannot be stored: {advice}") from None
         except UnicodeEncodeError as error:
             place = place_of(value, error.object) or "value"
             raise TypeError(f"{place} cannot be stored: it is no valid text: {error.reason}") from None
-        except (OverflowError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
-            raise TypeError(f"value cannot be stored: {_first_line(error)}") from None
+        except RecursionError:
+            raise
+        except Exception as error:  # whatever a serializer of the user raises
+            raise TypeError(f"value cannot be stored: {_first_line(error)}") from error
 
     def _walk(self, kind: Any) -> Callable[[Any], bool]:
         """Return a function that tells, without reading back, that a value of this type comes back the same."""
@@ -145,29 +140,39 @@ class Values:
         """Read a value back and compare; raises TypeError that names the place and what to write."""
         try:
             again = self._decode(data, flags, kind)
-        except _UNREADABLE_ERRORS as error:
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a class of the user raises
             reason = _first_line(error).replace("`$", "`value")
-            advice = _TAG if "Type unions" in reason else _FITTING
+            advice = _IMPORT if isinstance(error, NameError) else _TAG if "Type unions" in reason else _FITTING
             raise TypeError(f"value does not come back as {_name(kind)}: {reason}; {advice}") from None
         found = difference(value, again)
         if found is not None:
             raise TypeError(found)
 
     def decode(self, data: bytes, flags: int = 0, type: Any = None) -> Any:
-        """Return the value, or UNREADABLE if it is none of this type."""
+        """Return the value, or UNREADABLE if it is none of this type.
+
+        That is also what it is when the class of the value raises: reading must not fail for what old code wrote.
+        Raises ConfigError if the extra that is needed to read it is not installed.
+        """
         if flags == 0 and type is None:
             try:
                 return _json_decode(data)
             except (msgspec.DecodeError, UnicodeError):
                 return _text_or_bytes(data)
+            except RecursionError:
+                return UNREADABLE
         try:
             if flags == 0 and (decode := self._decoders.get(type)) is not None:
                 return decode(data)
-        except _UNREADABLE_ERRORS:
-            pass  # or text that another client wrote
+        except Exception:  # noqa: BLE001, S110 - or text that another client wrote
+            pass
         try:
             return self._decode(data, flags, type)
-        except _UNREADABLE_ERRORS:
+        except ConfigError:
+            raise
+        except Exception:  # noqa: BLE001 - see above
             return UNREADABLE
 
     def decode_many(self, texts: list[bytes], type: Any = None) -> list[Any] | None:
@@ -178,7 +183,7 @@ class Values:
             if type is None:
                 return [_json_decode(text) for text in texts]
             return [self._from_json(text, type) for text in texts]
-        except _UNREADABLE_ERRORS:
+        except Exception:  # noqa: BLE001 - as above
             return None
 
     def _decode(self, data: bytes, flags: int, kind: Any) -> Any:
@@ -235,10 +240,6 @@ class Values:
 
         return pickle.loads(data[_DIGEST:])  # noqa: S301 - signed by whoever knows the secret
 
-    def fill_form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
-        """Return bytes, flags and the value as a hit will give it. Raises TypeError for what does not come back."""
-        return *self.encode(value, type), value
-
 
 class _UnknownTypeError(TypeError):
     """An object that no codec knows."""
@@ -283,9 +284,12 @@ def _enc_hook(value: Any) -> Any:
 def _dec_hook(kind: Any, value: Any) -> Any:
     if kind is object:
         return value
-    if is_pydantic(kind):
+    if not is_pydantic(kind):
+        raise TypeError(f"{kind!r} cannot be read")
+    try:
         return kind.model_validate(value, **_both_names())
-    raise TypeError(f"{kind!r} cannot be read")
+    except ValueError:  # a strict model takes a date for a date, and text for one in JSON only
+        return kind.model_validate_json(_json_encode(value), **_both_names())
 
 
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
@@ -312,12 +316,13 @@ def _members(kind: Any) -> tuple[Any, ...] | None:
 
 def _read_as_one(readers: Sequence[Callable[[], Any]], data: bytes, write: Callable[[Any], bytes]) -> Any:
     """Return what the member of a union reads that would write the same again, else what the first one reads."""
-    first, failed = UNREADABLE, TypeError("no member of the union reads it")
+    first: Any = UNREADABLE
+    failed: Exception = TypeError("no member of the union reads it")
     for read in readers:
         try:
             value = read()
-        except _UNREADABLE_ERRORS as error:
-            failed = error  # type: ignore[assignment]
+        except Exception as error:  # noqa: BLE001 - as above
+            failed = error
             continue
         if write(value) == data:
             return value
@@ -340,9 +345,8 @@ def _name(kind: Any) -> str:
 
 def _first_line(error: BaseException) -> str:
     """Return what is wrong, in one line; pydantic would write one for each field, and the values."""
-    errors = getattr(error, "errors", None)
-    if callable(errors):
-        first = errors(include_url=False, include_input=False)[0]
+    if type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
+        first = error.errors(include_url=False, include_input=False)[0]
         return ".".join(["value", *map(str, first["loc"])]) + f": {first['msg']}"
     return (str(error).splitlines() or [type(error).__name__])[0]
 

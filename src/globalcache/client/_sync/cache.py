@@ -576,7 +576,7 @@ class Cache(Functions):
         if value is None:
             return b"", 0, None
         try:
-            return self._values.fill_form(value, type)
+            return *self._values.encode(value, type), value
         except TypeError as error:
             raise TypeError(f"{name_of_load(load)}: {self._key(name)}: {error}") from None
 
