@@ -54,4 +54,4 @@ def test_how_long_absence_is_remembered() -> None:
     assert text(Policy(ttl="5s").words(absent=True)) == "ABSENT TTL 5000"
     assert text(Policy().words(absent=True)) == "ABSENT TTL 10000"
     assert text(Policy(ttl="5m", negative_ttl="1m").words(absent=True, tags=[b"t"])) == "ABSENT TTL 60000 TAGS 1 t"
-    assert text(Policy(negative_ttl=0).words(absent=True)) == "ABSENT TTL 1"
+    assert text(Policy(negative_ttl=0).words(absent=True)) == "ABSENT TTL 0"

@@ -100,8 +100,8 @@ class Policy(msgspec.Struct, frozen=True):
         ttl, refresh, grace = (cast("float | None", v) for v in (self.ttl, self.refresh_after, self.stale_if_error))
         words: list[bytes] = []
         if absent:
-            # With negative_ttl=0 this is one millisecond: those who wait get the answer, and the caller deletes it.
-            words += b"ABSENT", b"TTL", b"%d" % millis(self.absent_for * factor)
+            # A negative_ttl of 0 answers those that wait for the load, and nothing is kept.
+            words += b"ABSENT", b"TTL", b"%d" % (millis(self.absent_for * factor) if self.absent_for else 0)
         else:
             if ttl is not None:
                 words += b"TTL", b"%d" % millis(ttl * factor)
@@ -116,11 +116,6 @@ class Policy(msgspec.Struct, frozen=True):
         if tags:
             words += b"TAGS", b"%d" % len(tags), *tags
         return words
-
-    @property
-    def forgets_absence(self) -> bool:
-        """Whether "there is no such row" is an answer to those who wait for the load, and is not kept for others."""
-        return self.negative_ttl == 0
 
     @property
     def absent_for(self) -> float:

@@ -201,6 +201,18 @@ async def test_no_such_row_is_remembered(cache: Any) -> None:
     assert await cache.get("x") == 5
 
 
+async def test_absence_that_is_not_remembered(cache: Any) -> None:
+    """The next caller loads again, with no time in between: what a millisecond kept would stay under a clock at rest."""
+    ran: list[int] = []
+    for number in range(20):
+        assert await cache.get_or_load("x", lambda: ran.append(1), negative_ttl=0) is None
+        assert len(ran) == number + 1
+        assert await cache.get_entry("x") is None
+    loaded = await cache.get_or_load_many(["x", "y"], lambda keys: dict.fromkeys(keys), negative_ttl=0)
+    assert loaded == {"x": None, "y": None}
+    assert await cache.get_entry("y") is None
+
+
 async def test_a_failed_load_is_raised_as_it_was_and_tells_others(cache: Any) -> None:
     key = f"failing:{uuid.uuid4()}"  # a flush does not end the time for which a failed load is not tried again
     with pytest.raises(ZeroDivisionError):

@@ -566,8 +566,6 @@ class AsyncCache(Functions):
         words = self._filling(want.policy, flags, cost, absent=value is None)
         try:
             stored = await server.call(b"CACHE.FILL", name, token, data, *words)
-            if value is None and want.policy.forgets_absence:
-                await server.call(b"DEL", name)
         except CacheError as error:
             self._stats.errors += 1
             self._core.events("fill_error", key=_text(name), error=str(error))
@@ -739,8 +737,6 @@ class AsyncCache(Functions):
                 self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
             raise
         self._stats.refused_fills += (await self._tell(fills)).count(0)
-        if policy.forgets_absence:
-            await self._tell([(lease, (b"DEL", lease.name)) for lease in leases if shown[lease.key] is None])
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 

@@ -562,8 +562,6 @@ class Cache(Functions):
         words = self._filling(want.policy, flags, cost, absent=value is None)
         try:
             stored = server.call(b"CACHE.FILL", name, token, data, *words)
-            if value is None and want.policy.forgets_absence:
-                server.call(b"DEL", name)
         except CacheError as error:
             self._stats.errors += 1
             self._core.events("fill_error", key=_text(name), error=str(error))
@@ -735,8 +733,6 @@ class Cache(Functions):
                 self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
             raise
         self._stats.refused_fills += (self._tell(fills)).count(0)
-        if policy.forgets_absence:
-            self._tell([(lease, (b"DEL", lease.name)) for lease in leases if shown[lease.key] is None])
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
