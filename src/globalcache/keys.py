@@ -112,6 +112,12 @@ class _Field(msgspec.Struct, frozen=True):
         """Whether a whole number is written as Python writes it, with nothing to look at."""
         return (not self.kinds or int in self.kinds) and "-" not in self.separators
 
+    def may_hold(self, character: str) -> bool:
+        """Whether the character can be in what is written here."""
+        if self.kinds == (int,):
+            return character in "-0123456789"
+        return character not in self.separators and (character != ":" or self.is_path)
+
     def pick(self, arguments: Mapping[str, Any]) -> Any:
         return self.pick_from(arguments[self.parameter])
 
@@ -204,7 +210,8 @@ class _Field(msgspec.Struct, frozen=True):
 
 def _loses(how: _Kind, text: str, value: Any) -> bool:
     """Tell whether a value of a subclass is more than what is written of it, as a time with nanoseconds."""
-    return bool(value == value and how.read(text) != value)  # noqa: PLR0124 - nan is no value of which more is known
+    # `==` and not `!=`: a subclass may have written only that. And nan is no value of which more is known.
+    return bool(value == value) and not bool(how.read(text) == value)  # noqa: PLR0124
 
 
 def _escaped(data: bytes) -> str:
@@ -228,6 +235,7 @@ class KeyTemplate:
         longest: int | None = LONGEST,
     ) -> None:
         where = _check_callable(function)
+        ignore = (ignore,) if isinstance(ignore, str) else ignore
         function = inspect.unwrap(function)
         self.signature = _signature(function, where)
         self._longest = longest
@@ -274,9 +282,21 @@ class KeyTemplate:
                 f"entry; put it into the template or name it in ignore=({missing[0]!r},)"
             )
 
-    def pattern_under(self, prefix: str) -> str:
-        """Return the pattern of the keys when all of them stand behind a prefix."""
-        return _glob(prefix) + self.pattern
+    def meets(self, prefix: str, other: KeyTemplate, other_prefix: str) -> bool:
+        """Tell whether a key of this template can be one of the other's, each behind its prefix."""
+        head, other_head = prefix + self.prefix, other_prefix + other.prefix
+        if not head.startswith(other_head) and not other_head.startswith(head):
+            return False
+        return _meet(self._atoms(prefix), other._atoms(other_prefix))
+
+    def _atoms(self, prefix: str) -> list[str | _Field]:
+        """Return the characters and fields of a key in their order."""
+        atoms: list[str | _Field] = [*prefix]
+        fields = iter(self._fields)
+        for literal, name, _ in self._parts:
+            atoms += literal
+            atoms += [next(fields)] if name is not None else []
+        return atoms
 
     @staticmethod
     def names(template: str) -> list[str]:
@@ -394,6 +414,34 @@ def _split(template: str) -> list[tuple[str, str | None, str]]:
     return merged
 
 
+def _meet(one: Sequence[str | _Field], other: Sequence[str | _Field]) -> bool:
+    """Tell whether two templates, character by character and field by field, have a text in common."""
+    seen, left = {(0, 0)}, [(0, 0)]
+    while left:
+        place = left.pop()
+        if place == (len(one), len(other)):
+            return True
+        for following in _steps(one, other, *place):
+            if following not in seen:
+                seen.add(following)
+                left.append(following)
+    return False
+
+
+def _steps(one: Sequence[str | _Field], other: Sequence[str | _Field], i: int, j: int) -> list[tuple[int, int]]:
+    """Return where the next character of a common text may lead; a field ends, or takes what the other has there."""
+    first = one[i] if i < len(one) else None
+    second = other[j] if j < len(other) else None
+    steps = [(i + 1, j)] * isinstance(first, _Field) + [(i, j + 1)] * isinstance(second, _Field)
+    if isinstance(first, _Field) and isinstance(second, str) and first.may_hold(second):
+        steps.append((i, j + 1))
+    elif isinstance(second, _Field) and isinstance(first, str) and second.may_hold(first):
+        steps.append((i + 1, j))
+    elif first is not None and first == second:
+        steps.append((i + 1, j + 1))
+    return steps
+
+
 def _glob(literal: str) -> str:
     return re.sub(r"([*?\[\]\\])", r"\\\1", literal)
 
@@ -477,7 +525,7 @@ def _why_unnamed(function: Callable[..., Any]) -> str | None:
         return "a lambda has no name of its own"
     if names:
         return f"it uses {', '.join(names)} of the function around it, and its name does not tell which"
-    if inspect.ismethod(function) or inspect.isbuiltin(function):
+    if not isinstance(getattr(function, "__self__", None), types.ModuleType | None):
         return "it belongs to an object, and its name does not tell which"
     if _module(function) == "__main__" or (
         function.__module__ in {"__main__", "__mp_main__"} and getattr(code, "co_filename", "").startswith("<")

@@ -5,6 +5,7 @@ Times go from where they are given to the words of CACHE.FILL and CACHE.SET here
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import msgspec
@@ -44,6 +45,13 @@ def seconds(name: str, duration: Duration, *, least: float = 0.0) -> float:
     return min(value, _LONGEST)
 
 
+def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else given
+    if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name}: {given!r}: should be a text or several")
+    return tuple(texts)
+
+
 def millis(value: float) -> int:
     """Return whole milliseconds, at least one."""
     return max(1, round(value * 1000))
@@ -78,7 +86,7 @@ class Policy(msgspec.Struct, frozen=True):
             raise ConfigError("stale_if_error: counts from the end of ttl, and there is no ttl")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter: {self.jitter!r}: should be at least 0 and less than 1")
-        force_setattr(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
+        force_setattr(self, "tags", _texts("tags", self.tags))
         if len(self.tags) > _MOST_TAGS:
             raise ConfigError(f"tags: {len(self.tags)}: should be at most {_MOST_TAGS}")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from globalcache.client.functions import Loader
+    from globalcache.client.functions import Claim, Loader
     from globalcache.client.memory import MemoryStore
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
@@ -65,8 +65,8 @@ class Core:
         self.work = Work(local_loads, around_load)
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
-        # By the pattern of keys, prefix and all, the function that has them: of all faces and namespaces.
-        self.claims: dict[str, Any] = {}
+        # Which function has which keys, in all faces and namespaces.
+        self.claims: list[Claim] = []
         self.lock = threading.Lock()
         self._make_servers(tls, clock)
 

@@ -120,6 +120,35 @@ class Loader(msgspec.Struct, frozen=True, eq=False):
         return [tag.format(arguments) for tag in self.tags]
 
 
+class Claim(msgspec.Struct, frozen=True, eq=False):
+    """The keys of a function: those of a template behind the names of a namespace."""
+
+    prefix: str
+    keys: KeyTemplate
+    function: Any  # or, of an SQL loader, its name and all that makes the result
+
+    @property
+    def name(self) -> str:
+        """Module and qualified name of the function."""
+        return str(self.function[0]) if isinstance(self.function, tuple) else name_of(self.function)
+
+    def has_keys_of(self, other: Claim) -> bool:
+        """Tell whether the templates are one."""
+        return self.prefix + self.keys.template == other.prefix + other.keys.template
+
+    def is_same(self, other: Claim) -> bool:
+        """Tell whether equal keys stand for equal results."""
+        return self.has_keys_of(other) and is_same(self.function, other.function)
+
+    def refusal(self, other: Claim) -> str:
+        """Say whose keys these are already, and what to do."""
+        owner = other.name if other.name != self.name else "other code of that name"
+        return (
+            f"{self.name}: keys of {self.keys.template!r} can be those of {owner}, {other.keys.template!r}, and each "
+            "would return what the other stored: take another template, or shared=True if both return the same"
+        )
+
+
 class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     """What the decorator was told, ready for calls."""
 
@@ -503,7 +532,7 @@ class Functions:
 
         Raises KeyFormatError at decoration if two different calls could have one key.
         """
-        _check_brackets("cached", template)
+        _check_template("cached", template)
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
@@ -535,7 +564,7 @@ class Functions:
 
         A worker gives a load up after `timeout` and runs at most `concurrency` of them at a time.
         """
-        _check_brackets("loader", template)
+        _check_template("loader", template)
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
@@ -556,8 +585,8 @@ class Functions:
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
             )
-            self.register(loader)
             self._claim(keys, function, shared=shared)
+            self.register(loader)
             cached.loader = loader
             return cached
 
@@ -585,7 +614,7 @@ class Functions:
         The list has what stands in the keys: values if the template has one field, else tuples. A worker collects up
         to `max_batch_size` of them for at most `max_wait`. `tags` have no fields.
         """
-        _check_brackets("batch_loader", template)
+        _check_template("batch_loader", template)
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
@@ -604,8 +633,8 @@ class Functions:
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
             )
-            self.register(loader)
             self._claim(keys, function, shared=shared)
+            self.register(loader)
             return (AsyncBatchLoader if loader.is_async else BatchLoader)(self, loader, _seconds(wait))
 
         return decorate
@@ -678,16 +707,16 @@ class Functions:
             concurrency=concurrency,
             close=asked.close_async if asked.is_async else asked.close,
         )
-        self.register(loader)
         self._claim(keys, (name_of(single), url, query, tuple(columns), rows, kind), shared=False)
+        self.register(loader)
         cached: Any = (AsyncCachedFunction if asked.is_async else CachedFunction)(self, spec)
         cached.loader = loader
         return cached
 
     @functools.cached_property
-    def claims(self) -> dict[str, Any]:
-        """Which function has which keys, by their pattern."""
-        return {}
+    def claims(self) -> list[Claim]:
+        """Which function has which keys."""
+        return []
 
     @property
     def key_prefix(self) -> str:
@@ -695,16 +724,16 @@ class Functions:
         return ""
 
     def _claim(self, keys: KeyTemplate, function: Any, *, shared: bool) -> None:
-        """Give keys to a function; raises KeyFormatError if another one has them and they are not to be shared."""
-        pattern = keys.pattern_under(self.key_prefix)
-        known = self.claims.setdefault(pattern, function)
-        if shared or is_same(known, function):
+        """Give keys to a function; raises KeyFormatError if another one has some of them and they are not shared."""
+        claim = Claim(self.key_prefix, keys, function)
+        met = [known for known in list(self.claims) if keys.meets(claim.prefix, known.keys, known.prefix)]
+        if any(claim.is_same(known) for known in met):
             return
-        first, second = (one[0] if isinstance(one, tuple) else name_of(one) for one in (known, function))
-        raise KeyFormatError(
-            f"{second}: its keys {pattern} are those of {'other code of that name' if first == second else first}, and "
-            "each would return what the other stored: take another template, or shared=True if both return the same"
-        )
+        if met and not shared:
+            raise KeyFormatError(claim.refusal(met[0]))
+        # A function that is decorated again and again within another one leaves one claim.
+        if not any(claim.has_keys_of(known) for known in met):
+            self.claims.append(claim)
 
     def register(self, loader: Loader) -> None:
         """Let workers load by this; raises ConfigError if another function has the pattern."""
@@ -714,9 +743,11 @@ class Functions:
         self.loaders[loader.template.pattern] = loader
 
 
-def _check_brackets(decorator: str, template: object) -> None:
+def _check_template(decorator: str, template: object) -> None:
     if callable(template):
         raise TypeError(f"{decorator}: write @cache.{decorator}(...) with brackets")
+    if not isinstance(template, str | None):
+        raise TypeError(f"{decorator}: a template is a text such as 'user:{{id}}', not {template!r}")
 
 
 def _slug(template: str) -> str:

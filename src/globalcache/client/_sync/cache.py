@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client._async.cache import AsyncCache
-    from globalcache.client.functions import Loader
+    from globalcache.client.functions import Claim, Loader
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -133,7 +133,7 @@ class Cache(Functions):
         return self._core.loaders.setdefault(self._names, {})
 
     @property
-    def claims(self) -> dict[str, Any]:
+    def claims(self) -> list[Claim]:
         """Which function has which keys, in all namespaces of a cache."""
         return self._core.claims
 
