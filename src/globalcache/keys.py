@@ -235,7 +235,6 @@ class KeyTemplate:
         longest: int | None = LONGEST,
     ) -> None:
         where = _check_callable(function)
-        ignore = (ignore,) if isinstance(ignore, str) else ignore
         function = inspect.unwrap(function)
         self.signature = _signature(function, where)
         self._longest = longest

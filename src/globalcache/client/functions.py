@@ -533,6 +533,7 @@ class Functions:
         Raises KeyFormatError at decoration if two different calls could have one key.
         """
         _check_template("cached", template)
+        ignore = (ignore,) if isinstance(ignore, str) else ignore
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
