@@ -24,6 +24,7 @@ from tests.client.typed import (
     Record,
     Shortened,
     Struct,
+    Text,
     Wider,
     draw,
     picture,
@@ -212,3 +213,53 @@ def test_what_was_set_on_an_object_would_be_lost() -> None:
     marked = Computing("a")
     marked.more = 1  # type: ignore[attr-defined]
     assert difference(marked, Computing("a")) == "value.more would be lost; make it a field of Computing"
+
+
+@dataclasses.dataclass
+class Plain:
+    """A record of plain fields, which is walked through and not read back."""
+
+    id: int
+    names: list[str] = dataclasses.field(default_factory=list)
+    rate: float | None = None
+    more: Any = None
+
+
+@dataclasses.dataclass
+class Narrower(Plain):
+    """A subclass, whose own fields a walk through those of its base would miss."""
+
+    extra: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "is_kept"),
+    [
+        (Plain(1, ["a"], 0.5, {"a": [1]}), True),
+        (Plain(1, rate=-0.0), True),
+        (Plain(True), False),
+        (Plain(1, ("a",)), False),  # type: ignore[arg-type]
+        (Plain(1, [Text("a")]), False),
+        (Plain(1, rate=1), False),
+        (Plain(1, rate=float("nan")), False),
+        (Plain(1, more=(1,)), False),
+        (Narrower(1, extra=(1,)), False),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", [Plain, list[Plain], dict[str, Plain], Plain | None])
+def test_records_of_plain_fields(value: Any, kind: Any, *, is_kept: bool) -> None:
+    values = CODECS["json"]
+    whole = [value] if kind == list[Plain] else {"a": value} if kind == dict[str, Plain] else value
+    if is_kept:
+        assert picture(values.decode(*values.encode(whole, kind), kind)) == picture(whole)
+    else:
+        with pytest.raises(TypeError, match="value"):
+            values.encode(whole, kind)
+
+
+def test_what_was_set_on_a_plain_record_is_seen() -> None:
+    value = Plain(1)
+    value.other = 1  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"value.other would be lost; make it a field of Plain"):
+        CODECS["json"].encode(value, Plain)

@@ -12,6 +12,7 @@ is `UNREADABLE`, which counts as a miss. Knows nothing of keys or servers.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import types
@@ -373,17 +374,41 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
-def _walk_of(kind: Any) -> Callable[[Any], bool] | None:
+def _walk_of(kind: Any, *, in_record: bool = False) -> Callable[[Any], bool] | None:
     """Return a function that walks through values of a type; None if they have to be read back."""
     if kind in _ANYTHING:
         return _is_plain
     if kind in {list, dict, float, *_PLAIN}:
         return lambda value: type(value) is kind and _is_plain(value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return None if in_record else _walk_of_record(kind)
     inner = typing.get_args(kind)
-    walks = [_walk_of(argument) for argument in inner]
+    walks = [_walk_of(argument, in_record=in_record) for argument in inner]
     if not walks or None in walks:
         return None
     return _walk_of_generic(typing.get_origin(kind), typing.cast("list[Callable[[Any], bool]]", walks), inner)
+
+
+def _walk_of_record(kind: type) -> Callable[[Any], bool] | None:
+    """Return the same for a dataclass whose fields are plain, none a record itself, and that has no code of its own."""
+    fields = dataclasses.fields(kind)
+    if any(map(kind.__dict__.get, ("__post_init__", "__slots__"))) or kind.__bases__ != (object,):
+        return None
+    try:
+        types_of = typing.get_type_hints(kind)
+    except Exception:  # noqa: BLE001 - a name that is not there; reading back says which
+        return None
+    walks = {field.name: _walk_of(types_of[field.name], in_record=True) for field in fields if field.init}
+    if None in walks.values() or len(walks) < len(fields):
+        return None
+    steps = typing.cast("list[tuple[str, Callable[[Any], bool]]]", list(walks.items()))
+
+    def walk(value: Any) -> bool:
+        if type(value) is not kind or len(held := value.__dict__) != len(steps):
+            return False
+        return all(name in held and each(held[name]) for name, each in steps)
+
+    return walk
 
 
 def _walk_of_generic(
@@ -407,6 +432,9 @@ def _walk_each(walk: Callable[[Any], bool], kind: Any) -> Callable[[list[Any]], 
     if kind in _PLAIN:
         only = frozenset({kind})
         return lambda items: only.issuperset(map(type, items))
+    if kind in (dict, list):
+        only = frozenset({kind})
+        return lambda items: only.issuperset(map(type, items)) and _is_plain(items)
     return lambda items: all(map(walk, items))
 
 
