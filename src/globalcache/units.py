@@ -33,7 +33,7 @@ def parse_duration(duration: str | float | timedelta) -> float:
         try:
             return float(duration)
         except OverflowError:  # a whole number that is longer than any float
-            return math.copysign(math.inf, duration)
+            return math.inf if duration > 0 else -math.inf
     if not isinstance(duration, str):
         raise ValueError("should be seconds, a timedelta, or text such as 5m")  # noqa: TRY004 - callers catch one class
     return _parse(duration, _TIMES, "30s, 500ms, 5m, 1h or 1d")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +134,59 @@ async def test_touch(cache: Any) -> None:
     assert 3500 < (await cache.get_entry("x")).ttl <= 3600
     assert await cache.touch("x")
     assert (await cache.get_entry("x")).ttl is None
+
+
+async def test_numbers_and_times_at_their_bounds(cache: Any) -> None:
+    assert await cache.set("x", 1, ttl=timedelta.max)
+    assert await cache.touch("x", sys.maxsize)
+    assert await cache.get_or_load("y", lambda: 1, ttl=timedelta.max, stale_if_error=sys.maxsize) == 1
+    assert await cache.get_many(["x", "y"]) == {"x": 1, "y": 1}
+    assert await cache.touch("x")
+    assert await cache.touch("x"), "a value that never expires is there all the same"
+    assert not await cache.touch("nobody")
+    for call in (cache.set, cache.add, lambda key, _, ttl: cache.touch(key, ttl)):
+        with pytest.raises(ConfigError, match=r"ttl: 0.0004: should be at least 0.001 s \(1 ms\)"):
+            await call("x", 1, ttl=0.0004)
+    for number in (1.5, "1", None):
+        with pytest.raises(TypeError, match=r"delta: .*: should be a whole number"):
+            await cache.incr("x", number)
+    with pytest.raises(TypeError, match=r"if_version: 1.5: should be a whole number"):
+        await cache.set("x", 1, if_version=1.5)
+    assert await cache.get("x") == 1
+
+
+async def test_names_keep_apart_whatever_they_hold(make: Callable[..., Any]) -> None:
+    """A namespace "a:b", one "b" within "a", and one called as "a:b" is escaped, have keys and tags of their own."""
+    root = make()
+    parts = [root.namespace("a:b"), root.namespace("a").namespace("b"), root.namespace("a%3Ab"), root.namespace("a")]
+    for number, part in enumerate(parts):
+        await part.set("x", number, tags=["t"])
+    assert [await part.get("x") for part in parts] == [0, 1, 2, 3]
+    await parts[0].invalidate(tags=["t"])
+    await root.invalidate(tags=["t", "ns:a:", "a:"])
+    assert [await part.get("x") for part in parts] == [None, 1, 2, 3]
+    await parts[2].clear()
+    assert [await part.get("x") for part in parts] == [None, 1, None, 3]
+    await parts[3].clear()
+    assert [await part.get("x") for part in parts] == [None, None, None, None]
+    await root.aclose()
+
+
+async def test_at_most_16_tags_are_given(cache: Any) -> None:
+    tags = [f"t{number}" for number in range(17)]
+    assert await cache.set("x", 1, tags=tags[:16])
+    assert await cache.namespace("n").set("x", 1, tags=tags[:16])
+    with pytest.raises(ConfigError, match="tags: 17: should be at most 16"):
+        await cache.set("x", 1, tags=tags)
+    with pytest.raises(ConfigError, match="tags: 17: at most 16 here"):
+        await cache.incr("n", tags=tags)
+    with pytest.raises(ConfigError, match="tags: 16: at most 15 here, for each level of namespaces is one as well"):
+        await cache.namespace("n").namespace("m").set("x", 1, tags=tags[:16])
+
+
+async def test_a_list_of_keys_is_a_mistake_that_is_named(cache: Any) -> None:
+    with pytest.raises(TypeError, match=r"invalidate takes keys one by one, invalidate\(\*keys\), not a list"):
+        await cache.invalidate(["a", "b"])
 
 
 async def test_tags(cache: Any) -> None:

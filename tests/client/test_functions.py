@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sqlite3
 from collections.abc import Mapping  # noqa: TC003 - read as the type of values
 from typing import TYPE_CHECKING, Any, assert_type
 
@@ -383,25 +384,30 @@ class Later:
     id: int
 
 
-def test_a_session_of_the_caller_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A load through the request's session stores what that session still holds, older than what others committed."""
-    sqlalchemy = pytest.importorskip("sqlalchemy")
-    from sqlalchemy.orm import Session  # noqa: PLC0415
+def session_of(kind: str) -> Any:
+    if kind == "connection":
+        return sqlite3.connect(":memory:")
+    orm = pytest.importorskip("sqlalchemy.orm")
+    aio = pytest.importorskip("sqlalchemy.ext.asyncio")
+    return {"Session": orm.Session, "AsyncSession": aio.AsyncSession, "scoped": orm.scoped_session(orm.Session)}[kind]()
 
+
+@pytest.mark.parametrize("kind", ["Session", "AsyncSession", "scoped", "connection"])
+def test_a_session_of_the_caller_is_warned_of_once(caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """A load through the request's session stores what that session still holds, older than what others committed."""
     cache = Cache()
 
     @cache.cached("row:{id}", ignore=("db", "other"))
     def row(id: int, db: Any, other: Any = None) -> int:  # noqa: ARG001
         return id
 
-    engine = sqlalchemy.create_engine("sqlite://")
-    row(0, "no session")
+    session = session_of(kind)
+    row(0, "no session", other=object())
     assert not caplog.records
-    with Session(engine) as session, engine.connect() as connection:
-        row(1, session)
-        row(2, connection)
+    row(1, 1, other=session)
+    row(2, session)
     (record,) = caplog.records
-    assert "row: its argument 'db' is a Session of the caller" in record.getMessage()
+    assert f"row: its argument 'other' is a {type(session).__name__} of the caller" in record.getMessage()
     assert "Open a session inside the function instead" in record.getMessage()
 
 

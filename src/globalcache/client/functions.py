@@ -862,15 +862,6 @@ def _with_ints(kind: Any) -> Any:
     return origin[with_ints] if origin in (list, dict, tuple) else Union[with_ints]  # noqa: UP007 - made of a tuple
 
 
-# Of SQLAlchemy; subclasses of them too.
-_SESSIONS = {
-    "AsyncConnection",
-    "AsyncSession",
-    "Connection",
-    "Session",
-    "async_scoped_session",
-    "scoped_session",
-}
 _SESSION = (
     "%s: its argument %r is a %s of the caller and not in the key: a load reads what that session still holds or its "
     "transaction sees, and stores it for everybody; a refresh in the background uses it while the caller does, or "
@@ -879,11 +870,11 @@ _SESSION = (
 
 
 def _session_class(value: object) -> str | None:
-    """Return the class if it is a session or connection of SQLAlchemy."""
-    for kind in type(value).__mro__:
-        if kind.__name__ in _SESSIONS and kind.__module__.partition(".")[0] == "sqlalchemy":
-            return type(value).__name__
-    return None
+    """Return the class of a session or connection to a database, by what all of them have; None for anything else."""
+    kind = type(value)
+    has_transactions = hasattr(kind, "commit") and hasattr(kind, "rollback")
+    is_of_asyncpg = hasattr(kind, "fetchrow") and hasattr(kind, "transaction")  # its pool has no transactions
+    return kind.__name__ if has_transactions or is_of_asyncpg else None
 
 
 def is_same(one: Any, other: Any) -> bool:
