@@ -7,12 +7,13 @@ import functools
 import itertools
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path  # noqa: TC003 - of a fixture
 from typing import TYPE_CHECKING, Any, NewType
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
@@ -274,6 +275,24 @@ def test_templates_with_one_key_for_two_calls_meet(a: Any, b: Any) -> None:
     for one, other in itertools.product(templates, templates):
         if one.key((a, b), {}) == other.key((b, a), {}):
             assert one.meets("", other, "")
+
+
+def test_times_that_differ_in_their_zone_or_hour_only() -> None:
+    """In Berlin half past two comes twice that day; and the day after is not 24 hours later everywhere."""
+
+    def f(at: datetime) -> None: ...
+
+    template, berlin = KeyTemplate("at:{at}", f), ZoneInfo("Europe/Berlin")
+    twice = datetime(2024, 10, 27, 2, 30)  # noqa: DTZ001
+    times = [zoned.replace(fold=fold) for zoned in (twice, twice.replace(tzinfo=berlin)) for fold in (0, 1)]
+    times += [time.replace(tzinfo=timezone(timedelta(hours=hours))) for time, hours in ((twice, 1), (twice, 2))]
+    times += [twice.replace(tzinfo=UTC), twice.replace(tzinfo=ZoneInfo("UTC"))]
+    keys = [template.key((time,), {}) for time in times]
+    assert len(set(keys)) == len(times)
+    assert "at:2024-10-27T02%3A30%3A00+01%3A00[Europe/Berlin]" in keys
+    for key_of, time in zip(keys, times, strict=True):
+        (again,) = template.parse(key_of)
+        assert (again, again.fold, str(again.tzinfo)) == (time, time.fold, str(time.tzinfo))
 
 
 @pytest.mark.parametrize("value", [Nanoseconds(2024, 1, 1), Long("a")], ids=["time", "text"])

@@ -74,6 +74,28 @@ def _read_bytes(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def _write_datetime(value: datetime) -> str:
+    """Write a time as RFC 9557 does, with the name of its zone: what a function makes of it may depend on that.
+
+    A time without a zone that is the later one of two, when clocks are set back, ends in `[1]`.
+    """
+    zone = getattr(value.tzinfo, "key", None)
+    if zone and type(value.tzinfo).__module__ == "zoneinfo":
+        return f"{value.isoformat()}[{zone}]"
+    return value.isoformat() + "[1]" * (value.fold and value.tzinfo is None)
+
+
+def _read_datetime(text: str) -> datetime:
+    time, _, zone = text.removesuffix("]").partition("[")
+    value = datetime.fromisoformat(time)
+    if zone in {"", "1"}:
+        return value.replace(fold=int(zone or 0))
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - slow to import, and few keys have times with a zone
+
+    there = value.replace(tzinfo=ZoneInfo(zone))
+    return there if there.utcoffset() == value.utcoffset() else there.replace(fold=1)
+
+
 # In this order, since True is an int and a datetime is a date.
 _KINDS: dict[type, _Kind] = {
     type(None): _Kind(str, _read_none),
@@ -83,7 +105,7 @@ _KINDS: dict[type, _Kind] = {
     str: _Kind(str.__str__, str, "%s"),  # marked only where it reads as another type
     bytes: _Kind(bytes.hex, _read_bytes, "%y"),
     UUID: _Kind(str, UUID, "%u"),
-    datetime: _Kind(datetime.isoformat, datetime.fromisoformat, "%t"),
+    datetime: _Kind(_write_datetime, _read_datetime, "%t"),
     date: _Kind(date.isoformat, date.fromisoformat, "%k"),
     Decimal: _Kind(str, Decimal, "%n"),
 }
