@@ -305,6 +305,31 @@ async def test_typed_values_come_back_equal_or_are_refused(make: Callable[..., A
     await cache.aclose()
 
 
+class Unstorable:
+    """An object that can be neither written nor pickled."""
+
+    def __reduce__(self) -> Any:
+        raise ZeroDivisionError("holds a lock")
+
+
+@pytest.mark.parametrize("codec", ["json", "pickle"])
+async def test_an_error_names_function_and_key(make: Callable[..., Any], codec: str) -> None:
+    cache, name = make(codec=codec, secret="s"), f"unstorable:{uuid.uuid4()}"
+    with pytest.raises(TypeError, match=f"{__name__}.unstorable: {name}: value (is of type|cannot be stored)"):
+        await cache.get_or_load(name, unstorable)
+    with pytest.raises(TypeError, match=f"unstorable_many: {name}2: value (is of type|cannot be stored)"):
+        await cache.get_or_load_many([name + "2", name + "-"], unstorable_many)
+    await cache.aclose()
+
+
+def unstorable() -> Any:
+    return Unstorable()
+
+
+def unstorable_many(keys: list[str]) -> dict[str, Any]:
+    return {key: 1 if key.endswith("-") else Unstorable() for key in keys}
+
+
 async def test_a_value_loaded_before_an_invalidation_is_not_stored(make: Callable[..., Any]) -> None:
     cache, writer = make(), make(namespace=None)
     if "memory" in repr(cache):

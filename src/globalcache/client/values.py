@@ -93,7 +93,7 @@ class Values:
             kind = type(value) if by_class and is_record(value) else None
         if kind is bytes:
             raise TypeError(f"value is {shown(value)}, not bytes")
-        data, flags = self._written(value, is_typed=kind is not None)
+        data, flags = self._written(value)
         if kind is None:
             if not _is_plain(value):
                 _refuse_plain(value, "value")
@@ -111,14 +111,12 @@ class Values:
         data = pickle.dumps(value)
         return hmac.digest(self._secret or b"", data, "sha256") + data, _OURS | _PICKLE
 
-    def _written(self, value: Any, *, is_typed: bool) -> tuple[bytes, int]:
+    def _written(self, value: Any) -> tuple[bytes, int]:
         try:
             if self._codec == "msgpack":
                 return msgspec.msgpack.encode(value, enc_hook=_enc_hook), _OURS | _MSGPACK
             return _json_encode(value), 0
         except _UnknownTypeError as error:
-            if not is_typed:
-                _refuse_plain(value, "value")
             what, place = type(error.value).__qualname__, place_of(value, error.value) or "value"
             advice = _AS_KEY if place.startswith("the key") else _AS_VALUE
             raise TypeError(f"{place} is of type {what}, which cannot be stored: {advice}") from None

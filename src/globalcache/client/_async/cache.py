@@ -580,7 +580,9 @@ class AsyncCache(Functions):
         try:
             return *self._values.encode(value, type), value
         except TypeError as error:
-            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: {error}") from None
+            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: {error}") from error.__cause__
+        except Exception as error:  # whatever a class raises that is pickled
+            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: value cannot be stored: {error}") from error
 
     def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
         return policy.words(
