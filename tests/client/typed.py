@@ -257,7 +257,7 @@ def picture(value: Any) -> Any:
     kind = type(value).__qualname__
     parts = next((inside(value) for kinds, inside in _INSIDE if isinstance(value, kinds)), None)
     if parts is None and dataclasses.is_dataclass(value):
-        parts = list(vars(value).items())
+        parts = list(vars(value).items()) if hasattr(value, "__dict__") else list(dataclasses.asdict(value).items())
     if parts is None:
         return kind, repr(value)
     return kind, [part if type(part) is str else tuple(map(picture, part)) for part in parts]
@@ -274,7 +274,7 @@ def _of_model(value: pydantic.BaseModel) -> list[Any]:
 
 
 _INSIDE: tuple[tuple[Any, Callable[[Any], list[Any]]], ...] = (
-    (enum.Enum, lambda value: [value.name]),
+    (enum.Enum, lambda value: [str(value)]),
     (dict, lambda value: list(value.items())),
     ((set, frozenset), lambda value: sorted(repr(picture(item)) for item in value)),
     ((list, tuple), lambda value: [(item,) for item in value]),
