@@ -257,7 +257,8 @@ def picture(value: Any) -> Any:
     kind = type(value).__qualname__
     parts = next((inside(value) for kinds, inside in _INSIDE if isinstance(value, kinds)), None)
     if parts is None and dataclasses.is_dataclass(value):
-        parts = list(vars(value).items()) if hasattr(value, "__dict__") else list(dataclasses.asdict(value).items())
+        parts = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        parts += list(getattr(value, "__dict__", {}).items())
     if parts is None:
         return kind, repr(value)
     return kind, [part if type(part) is str else tuple(map(picture, part)) for part in parts]
