@@ -1,5 +1,6 @@
 """Sizes and times as people write them: `256MiB`, `1g`, `500ms`, `5m`."""
 
+import math
 import re
 from datetime import timedelta
 
@@ -25,11 +26,16 @@ def parse_size(size: str | int) -> int:
 
 
 def parse_duration(duration: str | float | timedelta) -> float:
-    """Return seconds; a number without a unit is seconds already."""
+    """Return seconds; a number without a unit is seconds already. Raises ValueError."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
     if isinstance(duration, int | float):
-        return float(duration)
+        try:
+            return float(duration)
+        except OverflowError:  # a whole number that is longer than any float
+            return math.inf if duration > 0 else -math.inf
+    if not isinstance(duration, str):
+        raise ValueError("should be seconds, a timedelta, or text such as 5m")  # noqa: TRY004 - callers catch one class
     return _parse(duration, _TIMES, "30s, 500ms, 5m, 1h or 1d")
 
 

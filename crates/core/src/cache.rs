@@ -54,7 +54,7 @@ impl<'a> Keep<'a> {
     fn read(&mut self, args: Args<'a>, at: usize) -> Result<Option<usize>, Error> {
         let Some(option) = args.get(at) else { return Ok(None) };
         if is(option, "TTL") {
-            self.ttl = Some(millis(args, at + 1, 1)?);
+            self.ttl = Some(millis(args, at + 1, 0)?);
         } else if is(option, "REFRESH") {
             self.refresh = Some(millis(args, at + 1, 0)?);
         } else if is(option, "GRACE") {
@@ -78,6 +78,11 @@ impl<'a> Keep<'a> {
             return Ok(None);
         }
         Ok(Some(at + 2))
+    }
+
+    /// An error if a value is to live for 0 ms. Absence may: it answers those that wait for the load, and is not kept.
+    fn check(&self) -> Result<(), Error> {
+        if self.ttl == Some(0) && !self.absent { Err(crate::command::NOT_AN_INTEGER) } else { Ok(()) }
     }
 }
 
@@ -252,6 +257,7 @@ pub(crate) fn read_fill<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
     while at < args.len() {
         at = keep.read(args, at)?.ok_or(SYNTAX)?;
     }
+    keep.check()?;
     command(CacheCommand::Fill { key: arg(args, 0), token: token(args, 1)?, value: arg(args, 2), keep })
 }
 
@@ -287,6 +293,7 @@ pub(crate) fn read_set<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error
             at = keep.read(args, at)?.ok_or(SYNTAX)?;
         }
     }
+    keep.check()?;
     command(CacheCommand::Set { key: arg(args, 0), value: arg(args, 1), keep, only })
 }
 
@@ -295,6 +302,7 @@ pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
     while at < args.len() {
         at = keep.read(args, at)?.ok_or(SYNTAX)?;
     }
+    keep.check()?;
     command(CacheCommand::Increment { key: arg(args, 0), delta: integer(arg(args, 1))?, keep })
 }
 
@@ -361,7 +369,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         CacheCommand::Fill { key, token, value, keep } => {
             client.forget(key, token);
             let reply =
-                with_meta(cx, &keep, |cx, meta| cx.with(key_of(key), |entry, _| entry.fill(token, value, meta)));
+                with_meta(cx, db, &keep, |cx, meta| cx.with(key_of(key), |entry, _| entry.fill(token, value, meta)));
             answered(cx, client);
             Ok(Reply::Int(reply?.unwrap_or(0) as i64))
         }
@@ -425,10 +433,15 @@ fn answered(cx: &Context<'_>, client: &Client) {
 }
 
 /// Runs `step` with what is kept beside a value, in the store's form.
-fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R) -> R {
+fn with_meta<R>(
+    cx: &mut Context<'_>,
+    db: u8,
+    keep: &Keep<'_>,
+    step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R,
+) -> R {
     let mut tags = [0; MAX_TAGS];
     for (place, name) in tags.iter_mut().zip(keep.tags.iter()) {
-        *place = cx.engine.store.tag(name);
+        *place = cx.engine.store.tag_in(db, name);
     }
     let now = cx.now.mono;
     let expires_at = keep.ttl.map(|ttl| now + ttl);
@@ -447,7 +460,7 @@ fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Co
 }
 
 fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
-    with_meta(cx, keep, |cx, meta| {
+    with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
             let met = match only {
@@ -461,7 +474,7 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
 }
 
 fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &Keep<'_>) -> Result<Reply, Error> {
-    with_meta(cx, keep, |cx, meta| {
+    with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
             let after = before.unwrap_or(0).checked_add(delta).ok_or(crate::execute::OVERFLOW)?;

@@ -570,3 +570,35 @@ fn a_failure_is_told_by_inspect_as_long_as_nobody_tries_again() {
     let facts = world.ask(a, "CACHE.INSPECT k");
     assert!(facts.contains("failure $-1") && facts.contains("held_off_ms :-1"), "{facts}");
 }
+
+#[test]
+fn a_tag_means_the_items_of_its_own_database() {
+    for (writer_db, other_db) in [(0, 1), (1, 0), (1, 2)] {
+        let mut world = World::new();
+        let (a, b) = (world.connect(""), world.connect(""));
+        world.ask(a, &format!("SELECT {writer_db}"));
+        world.ask(b, &format!("SELECT {other_db}"));
+        world.ask(a, "CACHE.SET k v TAGS 1 t");
+        let token = world.lease(a, "loading");
+        world.ask(b, "CACHE.INVALIDATE TAGS 1 t");
+        assert_eq!(world.ask(a, "GET k"), "$1 v");
+        assert_ne!(world.ask(a, &format!("CACHE.FILL loading {token} v TAGS 1 t")), ":0");
+        world.ask(a, "CACHE.INVALIDATE TAGS 1 t");
+        assert_eq!((world.ask(a, "GET k"), world.ask(a, "GET loading")), ("$-1".into(), "$-1".into()));
+    }
+}
+
+#[test]
+fn absence_with_no_time_to_live_answers_those_that_wait_and_is_not_kept() {
+    let mut world = World::new();
+    let (loader, early, late) = (world.connect(""), world.connect(""), world.connect(""));
+    let token = world.lease(loader, "k");
+    world.send(early, "CACHE.FETCH k WAIT 1000");
+    assert_ne!(world.ask(loader, &format!("CACHE.FILL k {token} v ABSENT TTL 0")), ":0");
+    assert!(world.heard(early).contains("absent"));
+    // No time has passed, and the next caller loads already.
+    world.lease(late, "k");
+    for refused in ["CACHE.SET k v TTL 0", "CACHE.INCR k 1 TTL 0"] {
+        assert!(world.ask(loader, refused).starts_with("-ERR"), "{refused}");
+    }
+}

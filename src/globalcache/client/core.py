@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
 
-    from globalcache.client.functions import Loader
+    from globalcache.client.functions import Claim, Loader
     from globalcache.client.memory import MemoryStore
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
@@ -67,6 +67,8 @@ class Core:
         self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
+        # Which function has which keys, in all faces and namespaces.
+        self.claims: list[Claim] = []
         self.lock = threading.Lock()
         self._make_servers(tls, clock)
 

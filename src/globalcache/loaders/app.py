@@ -67,12 +67,11 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
     core = cache._core  # noqa: SLF001
     addresses = [Address.parse(url)] if url else core.addresses
-    encode = partial(core.values.encode, by_class=True)
     spaces = _spaces(cache)
     # A connection for each namespace to each server, which is ready when it knows of them all.
     workers = [
         [
-            Worker(space.loaders.values(), at, encode, prefix=space._prefix, tags=space._own_tags)  # noqa: SLF001
+            Worker(space.loaders.values(), at, core.values.encode, prefix=space._prefix, tags=space._own_tags)  # noqa: SLF001
             for space in spaces
         ]
         for at in addresses

@@ -276,7 +276,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             let store = &cx.engine.store;
             // Tags first: what is removed below is counted, and nobody reads it by its tag in between.
             for tag in tags.iter() {
-                store.invalidate_tags(&[store.tag(tag)]);
+                store.invalidate_tags(&[store.tag_in(db, tag)]);
             }
             let Reply::Int(removed) = count(cx, db, keys, |entry| entry.remove()) else { unreachable!() };
             Reply::Int(removed + tags.len() as i64)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
-from globalcache.client.functions import Functions
+from globalcache.client.functions import Functions, name_of_load
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client._async.cache import AsyncCache
-    from globalcache.client.functions import Loader
+    from globalcache.client.functions import Claim, Loader
     from globalcache.client.leases import Lease
 
 T = TypeVar("T")
@@ -48,8 +48,8 @@ _LONGEST_KEY = 65_535
 _PLAIN = {bytes, None.__class__}
 _class_of = type
 _AWAY = (UnavailableError, DeadlineError)
-# Tags of one item, those of its namespaces among them.
-_MOST_TAGS = 17
+# Tags that may be given to one item, and those that it may have with those of its namespaces.
+_MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
 _NAMED = 10
 # A server with keys as they were given and as they are sent.
@@ -121,11 +121,12 @@ class Cache(Functions):
     def _set_up(self, core: Core, names: Sequence[str]) -> None:
         self._core = core
         self._names = tuple(names)
-        self._prefix = "".join(f"{name}:" for name in names)
-        # Every level of names is a tag of all that is written under it, so that each can be cleared.
-        self._own_tags = tuple(
-            f"ns:{''.join(f'{name}:' for name in names[: level + 1])}".encode() for level in range(len(names))
-        )
+        # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
+        levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
+        self._prefix = "".join(levels)
+        # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
+        # byte that no text has, so no tag of a user is one.
+        self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
         self._servers = core.blocking
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.work
@@ -145,6 +146,16 @@ class Cache(Functions):
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
         return self._core.loaders.setdefault(self._names, {})
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Which function has which keys, in all namespaces of a cache."""
+        return self._core.claims
+
+    @property
+    def key_prefix(self) -> str:
+        """What stands before every key."""
+        return self._prefix
 
     @property
     def aio(self) -> AsyncCache:
@@ -315,7 +326,7 @@ class Cache(Functions):
             policy = self._policy(ttl, refresh_after, stale_if_error, None, tags)
         words: tuple[bytes, ...] = ()
         if if_version is not None:
-            words = (b"IFVERSION", b"%d" % if_version)
+            words = (b"IFVERSION", b"%d" % _whole("if_version", if_version))
         return bool(self._set(key, value, policy, type, words))
 
     def add(
@@ -326,7 +337,7 @@ class Cache(Functions):
 
     def _set(self, key: str, value: Any, policy: Policy, type: Any, condition: tuple[bytes, ...]) -> int:
         name = self._name(key)
-        data, flags = self._values.encode(value, type, by_class=True)
+        data, flags = self._encoded(key, value, type)
         self._check_length(self._server(name), key, data)
         words = policy.words(flags=flags, tags=self._tags(policy.tags))
         self._detach((name,))
@@ -338,6 +349,12 @@ class Cache(Functions):
             self._without(error)
             return 0
         return int(written)
+
+    def _encoded(self, key: str, value: Any, type: Any) -> tuple[bytes, int]:
+        try:
+            return self._values.encode(value, type, by_class=True)
+        except TypeError as error:
+            raise TypeError(f"{key}: {error}") from None
 
     def set_many(
         self,
@@ -354,7 +371,7 @@ class Cache(Functions):
         policy = self._policy(ttl, None, None, None, tags)
         shared = self._tags(policy.tags)
         written = 0
-        encoded = {key: self._values.encode(value, type, by_class=True) for key, value in values.items()}
+        encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
         self._detach([self._name(key) for key in values])
         for server, part, names in self._spread(list(values)):
             commands = []
@@ -396,8 +413,11 @@ class Cache(Functions):
         return True
 
     def incr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
-        """Add to a number, which counts from 0; ttl and tags hold when it is made. Raises UnavailableError."""
-        name = self._name(key)
+        """Add to a whole number, which counts from 0; ttl and tags hold when it is made.
+
+        Raises UnavailableError, and TypeError for a fraction.
+        """
+        name, number = self._name(key), _whole("delta", delta)
         words: list[bytes] = []
         if ttl is not None:
             words += b"TTL", b"%d" % millis(seconds("ttl", ttl, least=0.001))
@@ -405,7 +425,7 @@ class Cache(Functions):
         if own:
             words += b"TAGS", b"%d" % len(own), *own
         self._detach((name,))
-        return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % delta, *words, keys=(name,)))
+        return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % number, *words, keys=(name,)))
 
     def decr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
         """Take from a number, as incr adds to it."""
@@ -414,12 +434,12 @@ class Cache(Functions):
     def touch(self, key: str, ttl: Duration | None = None) -> bool:
         """Give a value another time to live; None: it stays. Tells whether there is one."""
         name = self._name(key)
-        if ttl is None:
-            command: tuple[bytes, ...] = (b"PERSIST", name)
-        else:
-            command = (b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001)))
+        server = self._server(name)
         try:
-            return bool(self._server(name).call(*command))
+            if ttl is None:
+                # PERSIST says no of what has no time to live, and of what is not there.
+                return any(server.call_many([(b"PERSIST", name), (b"EXISTS", name)]))
+            return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except _AWAY as error:
             self._without(error)
             return False
@@ -445,6 +465,9 @@ class Cache(Functions):
 
         Returns how many keys and tags that were. Without a server it is made good before the server is read again.
         """
+        for key in keys:
+            if not isinstance(key, str):
+                raise TypeError(f"invalidate takes keys one by one, invalidate(*keys), not a {key.__class__.__name__}")
         marks = [self._tag(tag) for tag in ((tags,) if isinstance(tags, str) else tags)]
         return self._invalidate(list(dict.fromkeys(keys)), marks)
 
@@ -597,7 +620,7 @@ class Cache(Functions):
         self._stats.loads += 1
         try:
             value = self._run((lease.name,), want.load)
-            data, flags, shown = self._form(value, want.type)
+            data, flags, shown = self._form(lease.name, value, want.type, want.load)
         except Exception as error:  # noqa: BLE001 - whatever a load raises
             return self._load_failed(lease, error, want)
         cost = time.monotonic() - begun
@@ -609,7 +632,7 @@ class Cache(Functions):
     def _fill(self, lease: Lease, data: bytes, flags: int, words: list[bytes], want: _Want) -> None:
         """Store a value that was loaded; a server that does not take it is told that the load is over."""
         try:
-            if self._is_too_long(lease.server, _label(want.load), self._key(lease.name), data):
+            if self._is_too_long(lease.server, name_of_load(want.load), self._key(lease.name), data):
                 self._refused(lease, data, flags, "too large")
                 return
             self._stats.refused_fills += not self._answer(lease, b"CACHE.FILL", data, *words)
@@ -638,8 +661,15 @@ class Cache(Functions):
         lease.close()
         return reply
 
-    def _form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
-        return (b"", 0, None) if value is None else self._values.fill_form(value, type)
+    def _form(self, name: bytes, value: Any, type: Any, load: Callable[..., Any]) -> tuple[bytes, int, Any]:
+        if value is None:
+            return b"", 0, None
+        try:
+            return *self._values.encode(value, type), value
+        except TypeError as error:
+            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: {error}") from error.__cause__
+        except Exception as error:  # whatever a class raises that is pickled
+            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: value cannot be stored: {error}") from error
 
     def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
         return policy.words(
@@ -681,7 +711,8 @@ class Cache(Functions):
 
         def run() -> Any:
             self._stats.local_loads += 1
-            return self._form(self._run((name,), want.load), want.type)[2]
+            value = self._run((name,), want.load)
+            return self._form(name, value, want.type, want.load)[2]
 
         return self._work.alone(name, run, want.wait)
 
@@ -795,9 +826,9 @@ class Cache(Functions):
             cost = time.monotonic() - begun
             for key, lease in zip(keys, leases, strict=True):
                 value = loaded.get(key)
-                data, flags, shown[key] = self._form(value, type)
+                data, flags, shown[key] = self._form(lease.name, value, type, load_many)
                 words = self._filling(policy, flags, cost, absent=value is None)
-                if self._is_too_long(lease.server, _label(load_many), key, data):
+                if self._is_too_long(lease.server, name_of_load(load_many), key, data):
                     self._core.unstored.keep(lease.name, data, flags, time.monotonic())
                     answers.append((lease, (b"CACHE.FAIL", "too large")))
                 else:
@@ -913,10 +944,11 @@ class Cache(Functions):
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
-        marks = (*self._own_tags, *(self._tag(tag) for tag in tags))
-        if len(marks) > _MOST_TAGS:
-            raise ConfigError(f"tags: {len(marks)}; at most {_MOST_TAGS}, namespaces among them")
-        return marks
+        given = tuple(self._tag(tag) for tag in tags)
+        most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
+        if len(given) > most:
+            raise ConfigError(f"tags: {len(given)}: at most {most} here, for each level of namespaces is one as well")
+        return (*self._own_tags, *given)
 
     def _policy(
         self,
@@ -958,6 +990,12 @@ class Cache(Functions):
             raise error
 
 
+def _whole(name: str, number: int) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{name}: {number!r}: should be a whole number")
+    return number
+
+
 def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
     """Return keys in parts of which each may be asked for in one request."""
     if len(names) <= MOST_KEYS and sum(map(len, names)) <= MOST_BYTES:
@@ -976,13 +1014,6 @@ def _lease_of(reply: Any) -> Lease | None:
     if lease is not None:
         lease.taken = True
     return lease
-
-
-def _label(load: Callable[..., Any]) -> str:
-    """Return the name of the function that loads."""
-    spec = getattr(getattr(load, "__self__", None), "_spec", None)
-    function = load if spec is None else spec.function
-    return getattr(function, "__qualname__", repr(function))
 
 
 def _text(value: Any) -> Any:
