@@ -425,6 +425,21 @@ fn negative_answers_are_kept_as_long_as_they_say() {
     world.lease(a, "k");
 }
 
+/// A reader in another process raises the same class as the load that found no row: FETCH brings its name, whether
+/// it waited or came later, while every other read sees that there is nothing.
+#[test]
+fn an_absence_brings_the_name_of_its_exception() {
+    let mut world = World::new();
+    let (a, b) = (world.connect(""), world.connect(""));
+    let token = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {token} shop.NoRow ABSENT TTL 1000")), ":0");
+    assert!(world.heard(b).contains("*6 $6 absent $10 shop.NoRow :0"));
+    assert!(world.ask(a, "CACHE.FETCH k").starts_with("*6 $6 absent $10 shop.NoRow :0"));
+    assert_eq!(world.ask(a, "CACHE.GET k"), "$-1");
+    assert_eq!(world.ask(a, "EXISTS k"), ":0");
+}
+
 #[test]
 fn a_value_refused_by_a_void_is_not_handed_to_who_joined_after_a_tag_was_invalidated() {
     let mut world = World::new();
