@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 import pytest
 
 from globalcache.client.functions import AsyncCachedFunction, CachedFunction, Functions
+from globalcache.client.guard import Absent, Guard
 from globalcache.errors import ConfigError, KeyFormatError
 
 if TYPE_CHECKING:
@@ -32,9 +33,14 @@ class Plain:
         policy: Policy | Callable[[], Policy],
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         if key not in self.values:
-            self.set(key, load(), policy=policy() if callable(policy) else policy, type=type)
+            value = load()
+            absent = value if isinstance(value, Absent) else None
+            self.set(key, None if absent else value, policy=policy() if callable(policy) else policy, type=type)
+            if absent and absent.error:
+                raise absent.error
         return self.values[key]
 
     def get_or_load_many(
@@ -45,6 +51,7 @@ class Plain:
         policy: Policy,
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         keys = list(keys)
         missing = [key for key in keys if key not in self.values]

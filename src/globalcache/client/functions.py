@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 import msgspec
 from msgspec.structs import replace
 
+from globalcache.client.batches import listed, rows_of, single
+from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.keys import KeyTemplate
 from globalcache.policy import Duration, Policy, seconds
@@ -43,12 +45,13 @@ TIMEOUT = 10.0
 CONCURRENCY = 32
 BATCH = 500
 MAX_WAIT = 0.001
+NO_GUARD = Guard("")
 
 
 class Door(Protocol):
     """What a cached function asks of a cache; an AsyncCache gives awaitables."""
 
-    def get_or_load(
+    def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
         load: Callable[[], Any],
@@ -56,10 +59,11 @@ class Door(Protocol):
         policy: Policy | Callable[[], Policy],
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return the value, loaded by one caller alone if there is none. `policy` may be made when it is needed."""
 
-    def get_or_load_many(
+    def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
         load_many: Callable[[list[str]], Any],
@@ -67,6 +71,7 @@ class Door(Protocol):
         policy: Policy,
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return values by key; `load_many` is given the keys that this caller has to load."""
 
@@ -91,7 +96,7 @@ class Loader(msgspec.Struct, frozen=True, eq=False):
     is_async: bool
     policy: Policy
     type: Any = None
-    absent: tuple[type[BaseException], ...] = ()
+    guard: Guard = NO_GUARD
     tags: tuple[KeyTemplate, ...] = ()
     batch: int = 0
     max_wait: float = 0.0
@@ -114,7 +119,7 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     template: KeyTemplate
     policy: Policy
     type: Any
-    absent: tuple[type[BaseException], ...]
+    guard: Guard
     tags: tuple[KeyTemplate, ...]
     wait: float | None
     is_async: bool
@@ -129,40 +134,37 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
 
 
 class _Load:
-    """One load: absence as None, and the exception that told it, for whoever called.
+    """One load, with an exception that says "no such row" as an Absent.
 
     Made for every call, so it does nothing before it is asked: most calls are hits.
     """
 
-    __slots__ = ("_args", "_kwargs", "_spec", "_told")
+    __slots__ = ("_args", "_kwargs", "_spec")
 
     def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._spec = spec
         self._args = args
         self._kwargs = kwargs
-        self._told: BaseException | None = None
 
     def run(self) -> Any:
         try:
             return self._spec.function(*self._args, **self._kwargs)
-        except self._spec.absent as error:
-            self._told = error
-            return None
+        except self._spec.guard.absent as error:
+            return self._spec.guard.absence(error)
 
     async def run_async(self) -> Any:
         try:
             return await self._spec.function(*self._args, **self._kwargs)
-        except self._spec.absent as error:
-            self._told = error
-            return None
+        except self._spec.guard.absent as error:
+            return self._spec.guard.absence(error)
 
     def policy(self) -> Policy:
         return self._spec.policy_of(self._args, self._kwargs)
 
     def result(self, key: str, value: Any) -> Any:
         """Return the value, or raise what the function raises for a row that does not exist."""
-        if value is None and self._spec.absent:
-            raise self._told or self._spec.absent[0](key)
+        if value is None and self._spec.guard.absent:
+            raise self._spec.guard.missing(key)
         return value
 
 
@@ -210,7 +212,7 @@ class CachedFunction(_Cached[P, R]):
         key = self._key_of(given, kwargs)
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
-        value = self._load(key, load.run, policy=policy, type=spec.type, wait=spec.wait)
+        value = self._load(key, load.run, policy=policy, type=spec.type, wait=spec.wait, guard=spec.guard)
         result: R = value if value is not None else load.result(key, value)
         return result
 
@@ -255,7 +257,9 @@ class AsyncCachedFunction(_Cached[P, R]):
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
         door = self._cache.async_door
-        value = await door.get_or_load(key, load.run_async, policy=policy, type=spec.type, wait=spec.wait)
+        value = await door.get_or_load(
+            key, load.run_async, policy=policy, type=spec.type, wait=spec.wait, guard=spec.guard
+        )
         result: R = value if value is not None else load.result(key, value)
         return result
 
@@ -301,6 +305,7 @@ class _Batch(Generic[K, V]):
     def key(self, item: K) -> str:
         """Return the key of one item."""
         template = self.loader.template
+        single(self.loader.name, item)
         values = (item,) if len(template.field_names) == 1 else typing.cast("Sequence[Any]", item)
         return template.format_values(values)
 
@@ -308,7 +313,7 @@ class _Batch(Generic[K, V]):
         return {self.key(item): item for item in items}
 
     def _by_key(self, keys: Mapping[str, K], loaded: Mapping[K, V | None]) -> dict[str, V | None]:
-        return {key: loaded.get(item) for key, item in keys.items()}
+        return dict(zip(keys, rows_of(self.loader.name, list(keys.values()), loaded), strict=True))
 
     def _by_item(self, keys: Mapping[str, K], values: Mapping[str, V | None]) -> dict[K, V]:
         return {item: value for key, item in keys.items() if (value := values.get(key)) is not None}
@@ -325,14 +330,19 @@ class BatchLoader(_Batch[K, V]):
 
     def __call__(self, items: Iterable[K]) -> dict[K, V]:
         """Return what there is of these items; those that nobody has are loaded together."""
-        keys = self._keys(items)
+        keys = self._keys(listed(self.loader.name, items))
 
         def load_many(missing: list[str]) -> dict[str, V | None]:
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, self.loader.function(list(wanted.values())))
 
         values = self._cache.sync_door.get_or_load_many(
-            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
         )
         return self._by_item(keys, values)
 
@@ -360,14 +370,19 @@ class AsyncBatchLoader(_Batch[K, V]):
 
     async def __call__(self, items: Iterable[K]) -> dict[K, V]:
         """Return what there is of these items; those that nobody has are loaded together."""
-        keys = self._keys(items)
+        keys = self._keys(listed(self.loader.name, items))
 
         async def load_many(missing: list[str]) -> dict[str, V | None]:
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, await self.loader.function(list(wanted.values())))
 
         values = await self._cache.async_door.get_or_load_many(
-            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
         )
         return self._by_item(keys, values)
 
@@ -444,22 +459,27 @@ class Functions:
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
         ignore: Collection[str] = (),
-        absent: Sequence[type[BaseException]] = (),
+        absent: Classes | Mapping[type[BaseException], Maker] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
     ) -> _Decorator:
         """Cache the results of a function under keys such as "user:{id}".
 
-        Without a template the key is the function's name and all arguments. `tags` may have fields as well. An
-        exception among `absent` says that there is no such row: that is remembered for negative_ttl, and raised in
-        every process. `type` is what values are read as, the return annotation unless given; `wait` is how long to wait
-        for somebody else's load.
+        Without a template the key is the function's name and all arguments. `tags` may have fields as well. `type` is
+        what values are read as, the return annotation unless given; `wait` is how long to wait for somebody else's
+        load.
+
+        An exception among `absent` says that there is no such row: that is remembered for negative_ttl, and its class
+        is raised in every process, made from the key, or by the function that a dict has for it. An exception among
+        `pass_through` concerns its caller alone: the key is not held off for it.
         """
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
             keys = KeyTemplate(template, function, ignore=ignore)
-            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait)
+            guard = Guard(_name(function), absent, pass_through)
+            spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait)
             return (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
 
         return decorate
@@ -473,7 +493,8 @@ class Functions:
         stale_if_error: Duration | None = None,
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
-        absent: Sequence[type[BaseException]] = (),
+        absent: Classes | Mapping[type[BaseException], Maker] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         timeout: Duration = TIMEOUT,
@@ -487,7 +508,8 @@ class Functions:
 
         def decorate(function: Callable[..., Any]) -> Any:
             keys = KeyTemplate(template, function, longest=None)
-            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait)
+            guard = Guard(_name(function), absent, pass_through)
+            spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait)
             cached: Any = (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
             loader = Loader(
                 _name(function),
@@ -496,7 +518,7 @@ class Functions:
                 spec.is_async,
                 policy,
                 type=spec.type,
-                absent=spec.absent,
+                guard=guard,
                 tags=spec.tags,
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
@@ -516,6 +538,7 @@ class Functions:
         stale_if_error: Duration | None = None,
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         max_batch_size: int = BATCH,
@@ -541,6 +564,7 @@ class Functions:
                 inspect.iscoroutinefunction(function),
                 policy,
                 type=type if type is not None else _known(result[1] if len(result) == 2 else None),
+                guard=Guard(_name(function), (), pass_through),
                 tags=tuple(_tag(tag, lambda: None) for tag in policy.tags),
                 batch=_at_least_one("max_batch_size", max_batch_size),
                 max_wait=seconds("max_wait", max_wait),
@@ -605,7 +629,7 @@ class Functions:
         single.__annotations__ = {}
         keys = KeyTemplate(template, single, longest=None)
         kind = list[type] if type is not None and rows == "all" else type
-        spec = _spec(single, keys, policy, absent=(), kind=kind, wait=wait)
+        spec = _spec(single, keys, policy, guard=Guard(name), kind=kind, wait=wait)
         loader = Loader(
             name,
             keys,
@@ -613,6 +637,7 @@ class Functions:
             asked.is_async,
             policy,
             type=kind,
+            guard=spec.guard,
             tags=spec.tags,
             batch=_at_least_one("max_batch_size", max_batch_size) if asked.is_batch else 0,
             max_wait=seconds("max_wait", max_wait),
@@ -657,7 +682,7 @@ def _spec(  # noqa: PLR0913 - what the decorators were told
     keys: KeyTemplate,
     policy: Policy,
     *,
-    absent: Sequence[type[BaseException]],
+    guard: Guard,
     kind: Any,
     wait: Duration | None,
 ) -> _Spec:
@@ -666,7 +691,7 @@ def _spec(  # noqa: PLR0913 - what the decorators were told
         keys,
         policy,
         kind if kind is not None else _known(_hints(function).get("return")),
-        tuple(absent),
+        guard,
         tuple(_tag(tag, function) for tag in policy.tags),
         _seconds(wait),
         inspect.iscoroutinefunction(function),

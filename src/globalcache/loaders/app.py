@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
 from globalcache.client.functions import Functions
+from globalcache.client.login import with_password
+from globalcache.client.tls import tls_context
 from globalcache.errors import ConfigError
 from globalcache.loaders.worker import Worker, patterns_of
 
@@ -38,7 +40,19 @@ def find(target: str) -> Any:
         raise ConfigError(f"{target}: there is no cache of this name in {module}")
     if not _spaces(found):
         raise ConfigError(f"{target}: the cache has no loaders: decorate a function with @cache.loader")
+    _check_patterns(found)
     return found
+
+
+def _check_patterns(cache: Any) -> None:
+    """Raise ConfigError if two loaders load the same keys, one in a namespace and one that spells its name out."""
+    owners: dict[bytes, str] = {}
+    for space in _spaces(cache):
+        for loader in space.loaders.values():
+            (pattern,) = patterns_of([loader], space._prefix)  # noqa: SLF001
+            owner = owners.setdefault(pattern, loader.name)
+            if owner != loader.name:
+                raise ConfigError(f"{loader.name}: keys {pattern.decode()} are loaded by {owner} already")
 
 
 def _spaces(cache: Any) -> list[Any]:
@@ -66,13 +80,26 @@ def templates(cache: Any) -> list[str]:
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
     core = cache._core  # noqa: SLF001
-    addresses = [Address.parse(url)] if url else core.addresses
-    encode = partial(core.values.encode, by_class=True)
+    addresses = [Address.parse(url)] if url else [with_password(address) for address in core.addresses]
     spaces = _spaces(cache)
+
+    def encode(value: Any, type: Any) -> tuple[bytes, int]:
+        # As an application would fill it: what does not fit the annotation is refused here, not at each reader.
+        data, flags, _ = core.values.fill_form(value, type)
+        return data, flags
+
     # A connection for each namespace to each server, which is ready when it knows of them all.
     workers = [
         [
-            Worker(space.loaders.values(), at, encode, prefix=space._prefix, tags=space._own_tags)  # noqa: SLF001
+            Worker(
+                space.loaders.values(),
+                at,
+                encode,
+                prefix=space._prefix,  # noqa: SLF001
+                tags=space._own_tags,  # noqa: SLF001
+                tls=tls_context(at, core.tls),
+                tell_text=core.tell_text,
+            )
             for space in spaces
         ]
         for at in addresses

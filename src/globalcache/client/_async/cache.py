@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
+from globalcache.client.failures import is_lost
 from globalcache.client.functions import Functions
+from globalcache.client.guard import Absent, Guard, cause_of, text_of
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import translate
 from globalcache.client.work import Failed, loading
@@ -57,6 +59,7 @@ class _Want(NamedTuple):
     policy: Policy
     type: Any
     wait: float
+    guard: Guard
 
 
 class _Lease(NamedTuple):
@@ -93,7 +96,8 @@ class AsyncCache(Functions):
     compress_over  bytes from which zstd is tried; never
     local_loads    loads that run at a time in this process while the server is away; 32
     on_event       function(event, facts) that is told "load", "load_error", "away" and "back"
-    tls            ssl.SSLContext for globalcaches://
+    tell_text      let the text of an exception reach other processes in LoadError, not only the name of its class
+    tls            for globalcaches://: the path of a file with authorities, or an ssl.SSLContext
 
     Reads and loads go on without a server. incr, add, has and set(if_version=) raise, for their answer cannot be made
     up; `set` and `invalidate` are remembered and made good before the server is read again.
@@ -118,6 +122,7 @@ class AsyncCache(Functions):
         self._values = core.values
         self._decode = core.values.decode
         self._stats = core.stats
+        self._failures = core.failures
         self._other: Cache | None = None
 
     @classmethod
@@ -453,20 +458,25 @@ class AsyncCache(Functions):
         type: Any = None,
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
         once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
-        and never stored. Raises LoadError if somebody else's load failed, DeadlineError after `wait`, TypeError for a
-        value that would not come back the same, and whatever `load` raises here. `policy` stands for the options from
-        ttl to tags, and may be a function that is asked for it when something is loaded.
+        and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
+        when something is loaded; `guard` is what a decorator was told about the exceptions of its function.
+
+        Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
+        and TypeError for a value that would not come back the same. After a failure in another process `load` runs
+        here, at most once in 100 ms for a key and 20 times a second for a function, and its value is not stored; beyond
+        that LoadError is raised.
         """
         name = self._name(key)
         server = self._only or self._server(name)
         chain = loading.get()
         if chain and name in chain:
-            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}")
+            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
         limit = self._core.wait if wait is None else seconds("wait", wait)
         try:
             try:
@@ -476,7 +486,8 @@ class AsyncCache(Functions):
         except _AWAY as error:
             self._without(error)
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-            return await self._load_here(name, _Want(load, kept, type, limit))
+            want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
+            return self._shown(key, await self._load_here(name, want), guard)
         if reply.__class__ is list and reply[0] == b"hit":
             flags = reply[5]
             value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
@@ -484,9 +495,21 @@ class AsyncCache(Functions):
                 self._stats.hits += 1
                 return value
         kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-        return await self._not_hit(server, name, reply, _Want(load, kept, type, limit))
+        want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
+        return self._shown(key, await self._not_hit(server, name, reply, want), guard)
+
+    @staticmethod
+    def _shown(key: str, value: Any, guard: Guard | None) -> Any:
+        """Return a value, or None for a row that does not exist; raise the exception that the function has for that."""
+        if value.__class__ is not Absent:
+            return value
+        if guard is None or not guard.absent:
+            return None
+        raise value.error or guard.missing(key, value.name)
 
     async def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+        if isinstance(reply, Exception):
+            return await self._failed_elsewhere(name, reply, want)
         value = self._served(reply, want)
         token = reply[2]
         if value is not UNREADABLE:
@@ -497,6 +520,8 @@ class AsyncCache(Functions):
             # It was written by other code, as another type: make room for one that can be read.
             await self._invalidate([self._key(name)], [])
             reply = await server.fetch(name, want.wait)
+            if isinstance(reply, Exception):
+                return await self._failed_elsewhere(name, reply, want)
             value = self._served(reply, want)
             token = reply[2]
             if value is not UNREADABLE:
@@ -508,12 +533,10 @@ class AsyncCache(Functions):
 
     def _served(self, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
-        if isinstance(reply, Exception):
-            raise translate(reply)
         state, data, _, _, _, flags = reply
         if state == b"absent":
             self._stats.hits += 1
-            return None
+            return Absent(_text(data)) if data else None
         if state in {b"timeout", b"waiting"}:
             raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
         if data is None:
@@ -528,19 +551,25 @@ class AsyncCache(Functions):
         return value
 
     async def _load(self, server: Any, name: bytes, token: int, want: _Want) -> Any:
-        """Load with a lease in hand, and fill in what came."""
         begun = time.monotonic()
-        self._stats.loads += 1
+        ran = False
         try:
+            self._failures.check(self._key(name), want.guard)
+            self._stats.loads += 1
             value = await self._run(((server, name, token),), want.load)
+            ran = True
             data, flags, shown = self._form(value, want.type)
-        except Exception as error:  # noqa: BLE001 - whatever a load raises
-            return await self._load_failed(server, name, token, error, want)
-        except BaseException:
-            self._work.background(server.call, b"CACHE.RELEASE", name, token)
+        except Exception as error:
+            stand_in = await self._load_failed(server, name, token, error, want, ran=ran)
+            if stand_in is UNREADABLE:
+                raise
+            return stand_in
+        except BaseException as error:
+            self._work.background(server.call, *self._ended(name, token, error))
             raise
+        self._failures.succeeded(want.guard)
         cost = time.monotonic() - begun
-        words = self._filling(want.policy, flags, cost, absent=value is None)
+        words = self._filling(want.policy, flags, cost, absent=shown is None or shown.__class__ is Absent)
         try:
             stored = await server.call(b"CACHE.FILL", name, token, data, *words)
         except CacheError as error:
@@ -551,7 +580,19 @@ class AsyncCache(Functions):
         self._core.events("load", key=_text(name), seconds=cost)
         return shown
 
+    def _ended(self, name: bytes, token: int, error: BaseException) -> tuple[Any, ...]:
+        """Return what the server is told of a load that ended without a value and without an Exception.
+
+        A caller that was cancelled or interrupted hands the lease on. What the load raised by itself is a failure: the
+        next holder would meet it too, and SystemExit would end one process after another.
+        """
+        if self._work.is_own(error):
+            return b"CACHE.FAIL", name, token, self._failures.message(error)
+        return b"CACHE.RELEASE", name, token
+
     def _form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
+        if value.__class__ is Absent:
+            return value.name.encode(), 0, value
         return (b"", 0, None) if value is None else self._values.fill_form(value, type)
 
     def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
@@ -571,31 +612,59 @@ class AsyncCache(Functions):
         finally:
             loading.reset(before)
 
-    async def _load_failed(self, server: Any, name: bytes, token: int, error: Exception, want: _Want) -> Any:
-        """Tell the server; a stale value may stand in, else the error is raised."""
+    async def _load_failed(  # noqa: PLR0913 - the load, and how it ended
+        self, server: Any, name: bytes, token: int, error: Exception, want: _Want, *, ran: bool
+    ) -> Any:
+        """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
+
+        The exception is kept before the server hears of the failure, so that whoever waits here finds it.
+        """
         self._stats.load_errors += 1
-        cause = f"{error.__class__.__name__}: {error}"[:200]
-        self._core.events("load_error", key=_text(name), error=cause)
+        self._core.events("load_error", key=_text(name), error=cause_of(error))
+        words = self._failures.failed(name, error, want.guard, ran=ran)
         try:
-            await server.call(b"CACHE.FAIL", name, token, cause)
-            if want.policy.stale_if_error and not isinstance(error, TypeError):
+            await server.call(b"CACHE.FAIL", name, token, *words)
+            if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
                 reply = await server.fetch(name, 0, 0)
-                if reply.__class__ is list and reply[1] is not None:
+                if reply.__class__ is list and reply[1] is not None and reply[0] != b"absent":
                     value = self._decode(reply[1], reply[5], want.type)
-                    if value is not UNREADABLE:
-                        self._stats.stale += 1
-                        return value
+                    self._stats.stale += value is not UNREADABLE
+                    return value
         except CacheError:
             self._stats.errors += 1
-        raise error
+        return UNREADABLE
 
-    async def _load_here(self, name: bytes, want: _Want) -> Any:
-        """Load without a server: one task of this process for a key, and so many at a time."""
+    async def _failed_elsewhere(self, name: bytes, reply: Exception, want: _Want) -> Any:
+        """Raise the exception of this process if its load failed; else run the function before believing another's."""
+        failure = translate(reply, name, self._prefix)
+        try:
+            if failure.__class__ is not LoadError or is_lost(failure):
+                raise failure
+            return await self._load_here(name, want, self._failures.elsewhere(name, failure))
+        finally:
+            # A traceback holds this frame, which must not hold what the traceback belongs to.
+            del failure
+
+    async def _load_here(self, name: bytes, want: _Want, failure: LoadError | None = None) -> Any:
+        """Load without a lease: one task of this process for a key, and so many at a time. Nothing is stored.
+
+        `failure` is that of another process, None if there is no server.
+        """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
 
         async def run() -> Any:
+            self._failures.try_alone(name, self._key(name), want.guard, failure)
             self._stats.local_loads += 1
-            return self._form(await self._run(((None, name, 0),), want.load), want.type)[2]
+            ran = False
+            try:
+                value = await self._run(((None, name, 0),), want.load)
+                ran = True
+                shown = self._form(value, want.type)[2]
+            except Exception as error:
+                self._failures.failed(name, error, want.guard, ran=ran)
+                raise
+            self._failures.succeeded(want.guard)
+            return shown
 
         return await self._work.alone(name, run, want.wait)
 
@@ -612,6 +681,7 @@ class AsyncCache(Functions):
         type: Any = None,
         wait: Duration | None = None,
         policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> dict[str, Any]:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
@@ -623,20 +693,21 @@ class AsyncCache(Functions):
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
         limit = self._core.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
+        guard = guard or self._failures.guard_of(load_many)  # type: ignore[arg-type]  # it is not called
         batch = _Sorted()
         for server, part, names in self._spread(keys):
             await self._fetch_many(server, part, names, type, batch)
         found = batch.found
         if batch.mine:
-            found |= await self._load_many(batch.mine, load_many, policy, type)
+            found |= await self._load_many(batch.mine, load_many, policy, type, guard)
         if batch.stale:
-            self._work.background(self._load_many, batch.stale, load_many, policy, type)
+            self._work.background(self._load_many, batch.stale, load_many, policy, type, guard)
         if batch.later:
             end = time.monotonic() + limit
 
             async def wait_for(key: str) -> Any:
                 load, left = self._one_of(load_many, key), max(0.001, end - time.monotonic())
-                return await self.get_or_load(key, load, policy=policy, type=type, wait=left)
+                return await self.get_or_load(key, load, policy=policy, type=type, wait=left, guard=guard)
 
             came = dict(zip(batch.later, await self._work.each(wait_for, batch.later), strict=True))
             failed = {key: value.error for key, value in came.items() if value.__class__ is Failed}
@@ -649,7 +720,8 @@ class AsyncCache(Functions):
         chain = loading.get()
         for name in names:
             if chain and name in chain:
-                raise LoadError(f"{_text(name)}: its load asks for itself: {_path(chain, name)}")
+                key = self._key(name)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
         try:
             try:
                 replies = await server.fetch_many(names, 0)
@@ -683,15 +755,18 @@ class AsyncCache(Functions):
         return load
 
     async def _load_many(
-        self, leases: list[_Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any
+        self, leases: list[_Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
     ) -> dict[str, Any]:
         begun = time.monotonic()
-        self._stats.loads += 1
+        ran = False
         shown: dict[str, Any] = {}
         fills: list[tuple[_Lease, tuple[Any, ...]]] = []
         try:
+            self._failures.check(leases[0].key, guard)
+            self._stats.loads += 1
             held = tuple((lease.server, lease.name, lease.token) for lease in leases)
             loaded = await self._run(held, lambda: load_many([lease.key for lease in leases]))
+            ran = True
             cost = time.monotonic() - begun
             for lease in leases:
                 value = loaded.get(lease.key)
@@ -700,13 +775,14 @@ class AsyncCache(Functions):
                 fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *words)))
         except Exception as error:
             self._stats.load_errors += 1
-            cause = f"{error.__class__.__name__}: {error}"[:200]
-            await self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, cause)) for lease in leases])
+            told = [(lease, self._failures.failed(lease.name, error, guard, ran=ran)) for lease in leases]
+            await self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, *words)) for lease, words in told])
             raise
-        except BaseException:
+        except BaseException as error:
             for lease in leases:
-                self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
+                self._work.background(lease.server.call, *self._ended(lease.name, lease.token, error))
             raise
+        self._failures.succeeded(guard)
         self._stats.refused_fills += (await self._tell(fills)).count(0)
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
@@ -859,9 +935,9 @@ def _path(chain: Sequence[bytes], name: bytes) -> str:
 
 
 def _raise_all(errors: Mapping[str, Exception]) -> None:
-    """Raise the error of a key as it is; those of several as one that names them."""
+    """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
-    if len(errors) == 1:
+    if all(error is first for error in errors.values()):
         raise first
-    named = "; ".join(f"{key}: {error}" for key, error in list(errors.items())[:_NAMED])
-    raise LoadError(f"{len(errors)} keys could not be loaded: {named}") from first
+    named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
+    raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first
