@@ -84,7 +84,7 @@ def test_ping_tells_by_its_status_whether_a_server_answers(server: globalcache.S
     assert run("ping", "-u", server.url).stdout == "PONG\n"
     assert run("ping", "--wait", "10s", "-u", server.redis_url).returncode == 0
     nobody = run("ping", "--wait", "100ms", "-u", "127.0.0.1:1")
-    assert (nobody.returncode, nobody.stderr) == (1, "globalcache: 127.0.0.1:1: Connection refused\n")
+    assert (nobody.returncode, nobody.stderr) == (3, "globalcache: 127.0.0.1:1: Connection refused\n")
 
 
 def test_bench_measures_a_server_and_checks_its_answers(server: globalcache.Server) -> None:

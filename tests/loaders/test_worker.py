@@ -197,7 +197,7 @@ def test_a_failure_names_key_and_cause_and_a_breaker_spares_the_database() -> No
         number = 2
         while time.monotonic() - begun < 2:
             number += 1
-            with pytest.raises(LoadError, match=f"row:{number}: OSError: no database"):
+            with pytest.raises(LoadError, match=f"row:{number}: OSError$"):
                 await ask(server, "GET", f"row:{number}")
             assert await ask(server, "GET", "row:1") == b"1"
         assert number > 50
@@ -247,7 +247,7 @@ def test_what_cannot_be_encoded_is_a_failure() -> None:
         return f"text {id}"  # type: ignore[return-value]
 
     async def use(server: globalcache.Server) -> None:
-        with pytest.raises(LoadError, match=r"x:1: .*x: 'text 1' is no int"):
+        with pytest.raises(LoadError, match=r"x:1: TypeError$"):
             await ask(server, "GET", "x:1")
 
     run(cache, use)

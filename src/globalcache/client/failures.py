@@ -28,7 +28,7 @@ from globalcache.client.guard import Guard, cause_of, qualified, text_of
 from globalcache.errors import LoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import CodeType, TracebackType
 
 _log = logging.getLogger("globalcache")
@@ -40,6 +40,8 @@ _MOST_FUNCTIONS = 1_000
 BETWEEN_TRIES, LONGEST_HOLD_OFF = 0.1, 1.0
 # Tries a second of one function for keys that other processes failed to load.
 _MOST_TRIES = 20
+# Of an exception that is told to other processes.
+_LONGEST_TEXT = 300
 # What servers themselves say of a load that has no outcome. Its holder may have died of it, so it is not tried again.
 _LOST = ("no one who loaded it answered in time", "it was not loaded in time", "the value could not be kept")
 
@@ -92,7 +94,9 @@ class Failures:
 
     def guard_of(self, load: Callable[[], Any]) -> Guard:
         """Return the guard of a load that has no decorator: one for all calls from the same place in the code."""
-        inner = getattr(load, "func", load)
+        inner: Any = load
+        while hasattr(inner, "func"):  # functools.partial
+            inner = inner.func
         place = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
         with self._lock:
             guard = self._guards.get(place or type(inner))
@@ -165,34 +169,37 @@ class Failures:
             with self._lock:
                 self._of(guard).breaker.succeeded()
 
-    def failed(self, name: bytes, error: Exception, guard: Guard, *, ran: bool) -> tuple[Any, ...]:
+    def failed(self, names: Sequence[bytes], error: Exception, guard: Guard, *, ran: bool) -> tuple[Any, ...]:
         """Keep an exception for the callers of this process; returns the words of CACHE.FAIL after its token.
 
-        `ran`: the function has returned, and its value cannot be stored, which is no failure of its database.
+        `names` are the keys of the load, which is one failure however many they are. `ran`: the function has returned,
+        and its value cannot be stored, which is no failure of its database.
         """
         if isinstance(error, SkippedError):
             return error.cause_class or "", b"RETRY", error.retry_ms
         message = self.message(error)
         if isinstance(error, guard.pass_through):
-            self._keep(name, error, is_failure=False)
+            self._keep(names, error, is_failure=False)
             return message, b"RETRY", 0
-        self._keep(name, error, is_failure=True)
+        self._keep(names, error, is_failure=True)
         if ran:
             self.succeeded(guard)
         else:
-            self._count(name, error, guard)
+            self._count(names[0], error, guard)
         return (message,)
 
     def message(self, error: BaseException) -> str:
         """Return what the server is told: the qualified name of the class, with the text only if that was asked for."""
         name = qualified(type(error))
-        return f"{name}: {text_of(error)}"[:300] if self._tell_text else name
+        # One line, as a reply is.
+        return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
 
-    def _keep(self, name: bytes, error: Exception, *, is_failure: bool) -> None:
+    def _keep(self, names: Sequence[bytes], error: Exception, *, is_failure: bool) -> None:
         with self._lock:
             now = self._clock()
-            self._kept[name] = _Kept(error, now, is_failure=is_failure)
-            self._kept.move_to_end(name)
+            for name in names:
+                self._kept[name] = _Kept(error, now, is_failure=is_failure)
+                self._kept.move_to_end(name)
             self._drop_old(now)
             if self._clock is not time.monotonic or self._sweeper_of == os.getpid():
                 return

@@ -210,7 +210,9 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             return super().get_or_set(key, default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
         try:
-            value = self._cache.get_or_load(name, functools.partial(_load, default), policy=Policy(ttl, jitter=0))
+            value = self._cache.get_or_load(
+                name, functools.partial(_load, default), policy=Policy(ttl, jitter=0), guard=self._guard_of(default)
+            )
         except LoadError:
             # It failed elsewhere a moment ago; what it raises is what the caller knows how to handle.
             return super().get_or_set(key, default, timeout, version)
@@ -229,10 +231,14 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             return _load(default)
 
         try:
-            value = await self._aio.get_or_load(name, load, policy=Policy(ttl, jitter=0))
+            value = await self._aio.get_or_load(name, load, policy=Policy(ttl, jitter=0), guard=self._guard_of(default))
         except LoadError:
             return await super().aget_or_set(key, default, timeout, version)
         return _shown(value)
+
+    def _guard_of(self, default: Any) -> Any:
+        # Failures are counted for each function that is given, not for the one around it.
+        return self._cache._failures.guard_of(default)  # noqa: SLF001
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value another time to live; tells whether there is one."""

@@ -617,7 +617,7 @@ class Cache(Functions):
         """
         self._stats.load_errors += 1
         self._core.events("load_error", key=_text(name), error=cause_of(error))
-        words = self._failures.failed(name, error, want.guard, ran=ran)
+        words = self._failures.failed((name,), error, want.guard, ran=ran)
         try:
             server.call(b"CACHE.FAIL", name, token, *words)
             if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
@@ -657,7 +657,7 @@ class Cache(Functions):
                 ran = True
                 shown = self._form(value, want.type)[2]
             except Exception as error:
-                self._failures.failed(name, error, want.guard, ran=ran)
+                self._failures.failed((name,), error, want.guard, ran=ran)
                 raise
             self._failures.succeeded(want.guard)
             return shown
@@ -767,12 +767,12 @@ class Cache(Functions):
             for lease in leases:
                 value = loaded.get(lease.key)
                 data, flags, shown[lease.key] = self._form(value, type)
-                words = self._filling(policy, flags, cost, absent=value is None)
-                fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *words)))
+                options = self._filling(policy, flags, cost, absent=value is None)
+                fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *options)))
         except Exception as error:
             self._stats.load_errors += 1
-            told = [(lease, self._failures.failed(lease.name, error, guard, ran=ran)) for lease in leases]
-            self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, *words)) for lease, words in told])
+            words = self._failures.failed([lease.name for lease in leases], error, guard, ran=ran)
+            self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, *words)) for lease in leases])
             raise
         except BaseException as error:
             for lease in leases:
