@@ -43,7 +43,12 @@ _MOST_TRIES = 20
 # Of an exception that is told to other processes.
 _LONGEST_TEXT = 300
 # What servers themselves say of a load that has no outcome. Its holder may have died of it, so it is not tried again.
-_LOST = ("no one who loaded it answered in time", "it was not loaded in time", "the value could not be kept")
+_LOST = (
+    "no one who loaded it answered in time",
+    "the worker that loaded it ended, twice",
+    "it was not loaded in time",
+    "the value could not be kept",
+)
 
 
 class SkippedError(LoadError):

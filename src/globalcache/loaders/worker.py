@@ -45,6 +45,8 @@ _RETRY_MS = 500
 # Loads that a connection can have at a time at most.
 _MOST_LOADS = 1 << 16
 _LONGEST_CAUSE = 300
+# Between two errors in the log of one kind, in seconds.
+_COMPLAINT = 3600.0
 # The limit of a server that does not tell its own: none, for it refuses the value itself.
 _LONGEST_VALUE = 1 << 40
 
@@ -104,6 +106,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._lost = asyncio.Event()
         self._link: Link | None = None
+        self._complained: dict[str, float] = {}
 
     @property
     def patterns(self) -> list[bytes]:
@@ -211,10 +214,18 @@ class Worker:
     def _refused(self, job: Any, error: str) -> None:
         """Answer for a value that the server did not take; its lease would last on."""
         if job is not None:
-            log.error("%s: the server refused its value: %s", _text(job.key), error)
+            self.complain("refused", f"{_text(job.key)}: the server refused its value: {error}")
             self.fail(job.key, job.token, "the server refused its value")
         else:
-            log.warning("the server refused an answer: %s", error)
+            self.complain("answer", f"the server refused an answer: {error}")
+
+    def complain(self, about: str, text: str) -> None:
+        """Log what may come with every load: an error once an hour, and at level debug in between."""
+        now = time.monotonic()
+        is_new = now - self._complained.get(about, -_COMPLAINT) >= _COMPLAINT
+        if is_new:
+            self._complained[about] = now
+        log.log(logging.ERROR if is_new else logging.DEBUG, "%s", text)
 
     def _take(self, loads: list[Load]) -> None:
         if self._stop.is_set():
@@ -352,9 +363,9 @@ class _Lane:
                 self._fail_all(run, self.breaker.cause, _RETRY_MS)
                 return
             results = await self._call(run)
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not _is_running(run):
+                raise
             if isinstance(error, asyncio.CancelledError) and self.worker.is_ending and not run.is_late:
                 # The worker ends before the load does: it is for others.
                 for job in run.jobs:
@@ -418,12 +429,12 @@ class _Lane:
             words = loader.policy.words(draw=draw, absent=absent, cost=cost, flags=flags, tags=tags)
             request = command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words)
         except Exception as error:  # noqa: BLE001 - serializers and templates of the application run here
-            log.error("%s: %s: %s", loader.name, _text(job.key), cause_of(error))  # noqa: TRY400 - it is in the text
+            self.worker.complain(f"form {loader.name}", f"{loader.name}: {_text(job.key)}: {cause_of(error)}")
             self.worker.fail(job.key, job.token, self._message(error))
             return
         if len(data) > self.worker.max_value:
             size = f"its value has {len(data)} bytes; the server takes {self.worker.max_value} (--max-value)"
-            log.error("%s: %s: %s", loader.name, _text(job.key), size)
+            self.worker.complain(f"size {loader.name}", f"{loader.name}: {_text(job.key)}: {size}")
             self.worker.fail(job.key, job.token, "too large")
             return
         self.worker.say(request, job)
@@ -496,6 +507,14 @@ class _Lane:
                 await closed
         except Exception as error:  # noqa: BLE001 - the others are closed all the same
             log.warning("%s: its connections could not be closed: %s", self.loader.name, cause_of(error))
+
+
+def _is_running(run: _Run) -> bool:
+    """Return whether the loop runs this task now, rather than that it closes the coroutine of one that never ended."""
+    try:
+        return asyncio.current_task() is run.task
+    except RuntimeError:
+        return False
 
 
 def _outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
