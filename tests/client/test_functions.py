@@ -10,7 +10,7 @@ import pytest
 
 from globalcache.client.functions import AsyncCachedFunction, CachedFunction, Functions
 from globalcache.client.guard import Absent, Guard
-from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.errors import CacheError, ConfigError, KeyFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -259,3 +259,43 @@ def test_async_batches_of_several_fields() -> None:
     assert stock.loader.template.parse("stock:2:7") == [2, "7"]
     with pytest.raises(KeyFormatError, match="takes one list"):
         cache.batch_loader("x:{id}")(lambda a, b: {})  # type: ignore[misc,arg-type]  # noqa: ARG005
+
+
+def test_batches_say_what_is_wrong_with_them() -> None:
+    """Text in place of a list would be taken apart into letters, and keys of another form would look like no rows."""
+    cache = Cache()
+
+    @cache.batch_loader("product:{id:int}")
+    def products(ids: list[int]) -> Any:
+        return list(ids) if 1 in ids else {str(number): number for number in ids}
+
+    @cache.batch_loader("stock:{shop}:{sku}")
+    def stock(places: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        return dict.fromkeys(places, 1)
+
+    name = r"tests\.\S+\.products"
+    for call, line in (
+        (lambda: products("s1"), name + r" takes a list of items: \['s1'\] instead of 's1'"),
+        (lambda: products(7), name + r" takes a list of items: \[7\] instead of 7"),
+        (lambda: products.invalidate([1, 2]), name + r": an item is one value, not a list: pass \*items"),
+        (lambda: products([1]), name + " returned a list; it should return a dict of the items it was given"),
+        (lambda: products([2]), name + " returned keys that it was not asked for: '2'; it was asked for 2"),
+        (lambda: stock(["ab"]), r"\.stock: an item is a tuple of shop, sku, not 'ab'"),  # type: ignore[list-item]
+        (lambda: stock([("a", "b", "c")]), r"\.stock: an item is a tuple of shop, sku, not \('a', 'b', 'c'\)"),  # type: ignore[list-item]
+    ):
+        with pytest.raises(TypeError, match=line):
+            call()
+
+
+def test_two_loaders_of_one_pattern_are_refused() -> None:
+    cache = Cache()
+
+    @cache.loader("user:{id}")
+    def user(id: str) -> str:
+        return id
+
+    with pytest.raises(CacheError, match=r"keys user:\* are"):
+
+        @cache.loader("user:{name}")
+        def other(name: str) -> str:
+            return name

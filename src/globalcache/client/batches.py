@@ -40,10 +40,14 @@ def listed(name: str, items: Any) -> Iterable[Any]:
     return given
 
 
-def single(name: str, item: Any) -> Any:
-    """Return an item. Raises TypeError for a list of them."""
-    if isinstance(item, list | set | dict):
-        raise TypeError(f"{name}: an item of a key is one value, not {_article(type(item).__name__)}: pass *items")
+def values_of(name: str, fields: Sequence[str], item: Any) -> Sequence[Any]:
+    """Return the values of an item's fields. Raises TypeError for a list of items, and for too few or many values."""
+    if len(fields) == 1:
+        if isinstance(item, list | set | dict):
+            raise TypeError(f"{name}: an item is one value, not {_article(type(item).__name__)}: pass *items")
+        return (item,)
+    if not isinstance(item, tuple) or len(item) != len(fields):
+        raise TypeError(f"{name}: an item is a tuple of {', '.join(fields)}, not {item!r}")
     return item
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from globalcache.client.batches import listed, rows_of, single
+from globalcache.client.batches import listed, rows_of, values_of
 from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.keys import KeyTemplate
@@ -305,9 +305,7 @@ class _Batch(Generic[K, V]):
     def key(self, item: K) -> str:
         """Return the key of one item."""
         template = self.loader.template
-        single(self.loader.name, item)
-        values = (item,) if len(template.field_names) == 1 else typing.cast("Sequence[Any]", item)
-        return template.format_values(values)
+        return template.format_values(values_of(self.loader.name, template.field_names, item))
 
     def _keys(self, items: Iterable[K]) -> dict[str, K]:
         return {self.key(item): item for item in items}
