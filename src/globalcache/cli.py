@@ -425,6 +425,8 @@ def bench(  # noqa: PLR0913 - a flag each
         report: dict[str, float] = json.loads(_core.run_bench(json.dumps(options)))
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise UnavailableError(f"{address}: {error.strerror or error}") from None
     if as_json:
         print(json.dumps(report))
         return

@@ -32,8 +32,10 @@ def with_password(address: Address) -> Address:
 def url_with_password(url: str | None) -> str:
     """Return a URL, $GLOBALCACHE_URL or the default, with the password of the environment unless it has one."""
     text = url or os.environ.get("GLOBALCACHE_URL") or DEFAULT_URL
-    address = Address.parse(text)
-    if with_password(address) is address or (password := client_password()) is None:
+    password = client_password()
+    scheme, _, rest = text.partition("://") if "://" in text else ("globalcache", "", text)
+    end = min((rest.find(sign) for sign in "/?#" if sign in rest), default=len(rest))
+    user, _, host = rest[:end].rpartition("@")
+    if password is None or ":" in user or scheme in {"memory", "null"}:
         return text
-    scheme, _, place = text.rpartition("://")
-    return f"{scheme or 'globalcache'}://:{quote(password, safe='')}@{place}"
+    return f"{scheme}://{user}:{quote(password, safe='')}@{host}{rest[end:]}"
