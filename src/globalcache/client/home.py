@@ -88,16 +88,9 @@ class Home:
         self.session = os.urandom(8).hex().encode()
         self._last_error = "away"
         self._events = events
-        self._tls = tls
-        self._context: ssl.SSLContext | None = None
+        # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
+        self.tls = tls_context(address, tls)
         self._list_hash = list_hash
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, made when it is first needed."""
-        if self._context is None:
-            self._context = tls_context(self.address, self._tls)
-        return self._context
 
     def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
         """Return the commands that open a connection."""
