@@ -90,6 +90,7 @@ class Home:
         self._events = events
         # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
         self.tls = tls_context(address, tls)
+        weakref.finalize(self, _warn_of, self.owed, str(address))
         self._list_hash = list_hash
 
     def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
@@ -169,6 +170,14 @@ def client_name() -> bytes:
     program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119 - it may be no path
     printable = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in program[:40])
     return f"{printable}:{os.getpid()}".encode()
+
+
+def _warn_of(owed: Owed, address: str) -> None:
+    """Say what no other process knows of, when this one exits or its last cache of a server is collected."""
+    if owed:
+        _log.warning(
+            "globalcache: %s not delivered to %s, which may return old values until they expire", owed.text, address
+        )
 
 
 # After fork() the child must neither send nor read on connections of its parent.
