@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 import uuid
 from dataclasses import dataclass
@@ -362,3 +363,13 @@ async def test_waiting_ends(make: Callable[..., Any]) -> None:
         await cache.get_or_load("x", never, wait=0.05)
     assert issubclass(DeadlineError, CacheError)
     await cache.aclose()
+
+
+async def test_a_server_knows_its_clients_by_name(server: globalcache.Server) -> None:
+    """CLIENT LIST shows program, process and library of each face, so that an operator finds who asks."""
+    async with globalcache.AsyncCache(server.url) as tasks:
+        with globalcache.Cache(server.url) as threads:
+            for listed in (threads.command("CLIENT", "LIST"), await tasks.command("CLIENT", "LIST")):
+                mine = [line for line in listed.decode().splitlines() if f":{os.getpid()} " in line]
+                assert mine
+                assert all("lib-name=globalcache" in line for line in mine)

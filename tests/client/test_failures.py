@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import NoResultFound
 
 import globalcache
 from globalcache import AsyncCache, Cache, ConfigError, LoadError
@@ -51,6 +52,14 @@ class NoRow(Exception):  # noqa: N818
 
     def __init__(self, table: str, key: str) -> None:
         super().__init__(f"no {table} at {key}")
+
+
+class HTTPException(Exception):  # noqa: N818
+    """An answer to a request: made from one text, it would have that as its status."""
+
+    def __init__(self, status: int, detail: str = "") -> None:
+        super().__init__(detail)
+        self.status = status
 
 
 class Mute(Exception):  # noqa: N818
@@ -525,7 +534,18 @@ def test_a_class_with_its_own_constructor() -> None:
     assert [str(raised(lambda: row(1))) for _ in range(2)] == ["no product at id 1", "no product at row:1"]
 
 
-@pytest.mark.parametrize("kind", [NoRow, UnicodeDecodeError, ExceptionGroup])
+def test_absent_takes_constructors_that_take_anything() -> None:
+    _, (cache,) = processes(1)
+
+    @cache.cached("row:{id}", ttl="1m", absent=[NoResultFound])
+    def row(id: int) -> int:
+        raise NoResultFound(id)
+
+    for _ in range(2):
+        assert isinstance(raised(lambda: row(1)), NoResultFound)
+
+
+@pytest.mark.parametrize("kind", [NoRow, HTTPException, UnicodeDecodeError, ExceptionGroup])
 def test_classes_that_cannot_be_made_are_refused(kind: Any) -> None:
     cache = Cache("memory://")
 

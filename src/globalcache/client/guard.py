@@ -7,6 +7,7 @@ call that found no row. Knows no servers.
 from __future__ import annotations
 
 import builtins
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -106,8 +107,21 @@ def _maker(name: str, kind: type[BaseException]) -> Maker:
 
 
 def _has_own_constructor(kind: type[BaseException]) -> bool:
-    own = (base for base in kind.__mro__ if base.__module__ != builtins.__name__)
-    return any(word in vars(base) for base in own for word in ("__init__", "__new__"))
+    own = (vars(base) for base in kind.__mro__ if base.__module__ != builtins.__name__)
+    return any(not _takes_anything(names[word]) for names in own for word in ("__init__", "__new__") if word in names)
+
+
+def _takes_anything(constructor: Any) -> bool:
+    """Return whether it has only *args and keywords, which it hands on, as many libraries' base classes do."""
+    try:
+        _, *parameters = inspect.signature(constructor).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return all(
+        one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}
+        or (one.kind == one.KEYWORD_ONLY and one.default is not one.empty)
+        for one in parameters
+    )
 
 
 def _takes_a_text(kind: type[BaseException]) -> bool:
