@@ -326,7 +326,7 @@ def test_stop_iteration_is_an_exception_like_others() -> None:
     asyncio.run(run())
 
 
-def test_an_interrupted_load_is_handed_on_and_an_exit_is_a_failure() -> None:
+def test_an_interrupted_load_is_handed_on_and_an_exit_fails() -> None:
     cache: Any
     other: Any
     _, (cache, other) = processes(2)
