@@ -618,6 +618,23 @@ def test_batches_share_the_exception_and_the_breaker() -> None:
     assert len(ran) == 5
 
 
+@pytest.mark.parametrize(
+    "form", [list, lambda keys: [(key, 1) for key in keys], lambda keys: {key[:1]: 1 for key in keys}]
+)
+def test_a_batch_of_the_wrong_shape_is_no_lack_of_rows(form: Any) -> None:
+    _, (cache, other) = processes(2)
+    with pytest.raises(TypeError, match=r"\.<lambda> returned (a list; it should return a dict|keys that it was not)"):
+        cache.get_or_load_many(["ka", "kb"], lambda keys: form(keys))  # noqa: PLW0108 - it is named in the message
+    assert other.get_or_load_many(["ka", "kb"], lambda keys: dict.fromkeys(keys, 1)) == {"ka": 1, "kb": 1}
+
+
+def test_without_a_server_an_exception_has_no_other_context() -> None:
+    """That the server is away is no cause of what a function raises."""
+    world, (cache,) = processes(1)
+    with world.faults.dead():
+        assert raised(lambda: cache.get_or_load("k", failing(Sick()))).__context__ is None
+
+
 def test_one_failure_of_many_keys_that_were_waited_for() -> None:
     """The keys failed by one call elsewhere in the process: its exception, not a LoadError that lists them."""
     _, (cache,) = processes(1)

@@ -12,6 +12,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
+from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost
@@ -485,9 +486,7 @@ class AsyncCache(Functions):
                 reply = await server.fetch(name, limit)
         except _AWAY as error:
             self._without(error)
-            kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-            want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
-            return self._shown(key, await self._load_here(name, want), guard)
+            reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit":
             flags = reply[5]
             value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
@@ -496,6 +495,8 @@ class AsyncCache(Functions):
                 return value
         kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
         want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
+        if reply is None:
+            return self._shown(key, await self._load_here(name, want), guard)
         return self._shown(key, await self._not_hit(server, name, reply, want), guard)
 
     @staticmethod
@@ -706,7 +707,7 @@ class AsyncCache(Functions):
             end = time.monotonic() + limit
 
             async def wait_for(key: str) -> Any:
-                load, left = self._one_of(load_many, key), max(0.001, end - time.monotonic())
+                load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
                 return await self.get_or_load(key, load, policy=policy, type=type, wait=left, guard=guard)
 
             came = dict(zip(batch.later, await self._work.each(wait_for, batch.later), strict=True))
@@ -748,9 +749,9 @@ class AsyncCache(Functions):
             else:
                 batch.later.append(key)
 
-    def _one_of(self, load_many: Callable[[list[str]], Any], key: str) -> Callable[[], Any]:
+    def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
         async def load() -> Any:
-            return (await self._work.settle(load_many([key]))).get(key)
+            return rows_of(guard.name, [key], await self._work.settle(load_many([key])))[0]
 
         return load
 
@@ -765,11 +766,11 @@ class AsyncCache(Functions):
             self._failures.check(leases[0].key, guard)
             self._stats.loads += 1
             held = tuple((lease.server, lease.name, lease.token) for lease in leases)
-            loaded = await self._run(held, lambda: load_many([lease.key for lease in leases]))
+            keys = [lease.key for lease in leases]
+            loaded = await self._run(held, lambda: load_many(list(keys)))
             ran = True
             cost = time.monotonic() - begun
-            for lease in leases:
-                value = loaded.get(lease.key)
+            for lease, value in zip(leases, rows_of(guard.name, keys, loaded), strict=True):
                 data, flags, shown[lease.key] = self._form(value, type)
                 options = self._filling(policy, flags, cost, absent=value is None)
                 fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *options)))
