@@ -9,7 +9,7 @@ failure of another one:
     B: a call of K, answered LOADFAILED               -> runs its own function, at most once in 100 ms; not stored
     B: more calls of K within these 100 ms            -> what that try raised, or LoadError if it gave a value
 
-The server is told the qualified name of the class; the text of an exception may hold what clients must not see, and
+The server gets the qualified name of the class; the text of an exception may hold what clients must not see, and
 stays in the log here. For all threads and loops of the process; time comes from `clock`.
 """
 
@@ -40,7 +40,7 @@ _MOST_FUNCTIONS = 1_000
 BETWEEN_TRIES, LONGEST_HOLD_OFF = 0.1, 1.0
 # Tries a second of one function for keys that other processes failed to load.
 _MOST_TRIES = 20
-# Of an exception that is told to other processes.
+# Characters of an exception's text that other processes may read.
 _LONGEST_TEXT = 300
 # What servers themselves say of a load that has no outcome. Its holder may have died of it, so it is not tried again.
 _LOST = (
@@ -194,7 +194,7 @@ class Failures:
         return (message,)
 
     def message(self, error: BaseException) -> str:
-        """Return what the server is told: the qualified name of the class, with the text only if that was asked for."""
+        """Return what is sent to the server: the qualified name of the class, and the text only with tell_text=True."""
         name = qualified(type(error))
         # One line, as a reply is.
         return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
@@ -244,7 +244,7 @@ class Failures:
     # For those who waited
 
     def elsewhere(self, name: bytes, error: LoadError) -> LoadError:
-        """Return a failure that a server told; raise this process's own exception if that was the cause."""
+        """Return the failure that a server answered; raise this process's own exception if that was the cause."""
         with self._lock:
             now = self._clock()
             kept = self._kept.get(name)

@@ -94,7 +94,7 @@ class Owed:
 
     @property
     def text(self) -> str:
-        """What is owed, as a sentence begins."""
+        """The number of writes and invalidations that the server has not acknowledged, as a sentence begins."""
         if self._everything:
             return f"more than {self._most:,} writes and invalidations were"
         return "1 write or invalidation was" if len(self) == 1 else f"{len(self):,} writes and invalidations were"

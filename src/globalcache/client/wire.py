@@ -26,7 +26,7 @@ _NO_WORDS = b" \t\n\v\f\r\"'"
 _LONGEST_LINE = 60_000
 _AUTH = ("NOAUTH", "WRONGPASS", "NOPERM")
 _LOAD = ("LOADFAILED", "NOLOADER")
-# What CACHE.FAIL was told by our clients and workers: the qualified name of a class, and its text if they tell it.
+# What our clients and workers send with CACHE.FAIL: the qualified name of a class, and its text with tell_text=True.
 _PART = r"(?:[^\W\d]\w*|<locals>)"
 _CAUSE = re.compile(rf"({_PART}(?:\.{_PART})*)(?:: .*)?", re.DOTALL)
 
@@ -66,7 +66,7 @@ def translate(error: Exception, name: bytes = b"", prefix: str = "") -> CacheErr
 
 
 def _load_error(text: str, name: str, prefix: str) -> LoadError:
-    """Read `KEY: module.Class` or `KEY: module.Class: text`. Clients of other kinds may have told any text."""
+    """Read `KEY: module.Class` or `KEY: module.Class: text`. Other clients may have sent any text."""
     if name and text.startswith(f"{name}: "):
         key, cause = name, text[len(name) + 2 :]
     else:

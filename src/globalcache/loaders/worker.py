@@ -199,8 +199,7 @@ class Worker:
             command(b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache"),
         ]
         session, config, *_ = await link.ask_all(commands)
-        told = [_pairs(reply) for reply in (session, config)]
-        limit = told[0].get(b"max_value") or told[1].get(b"proto-max-bulk-len")
+        limit = _pairs(session).get(b"max_value") or _pairs(config).get(b"proto-max-bulk-len")
         self.max_value = int(limit) if limit else _LONGEST_VALUE
 
     def _lost_it(self, link: Link) -> None:
@@ -288,8 +287,8 @@ class Worker:
     def fail(self, key: bytes, token: int, cause: str, retry_ms: int | None = None) -> None:
         """Say that a load failed, and why."""
         # One line, as a reply is.
-        told = " ".join(cause[:_LONGEST_CAUSE].split())
-        words = [b"CACHE.FAIL", key, b"%d" % token, told.encode(errors="backslashreplace")]
+        line = " ".join(cause[:_LONGEST_CAUSE].split())
+        words = [b"CACHE.FAIL", key, b"%d" % token, line.encode(errors="backslashreplace")]
         if retry_ms is not None:
             words += b"RETRY", b"%d" % retry_ms
         self.say(command(*words))

@@ -466,7 +466,7 @@ class AsyncCache(Functions):
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
         once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
         and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
-        when something is loaded; `guard` is what a decorator was told about the exceptions of its function.
+        when something is loaded; `guard` has the options of a decorator about exceptions.
 
         Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
         and TypeError for a value that would not come back the same. After a failure in another process `load` runs
@@ -582,7 +582,7 @@ class AsyncCache(Functions):
         return shown
 
     def _ended(self, name: bytes, token: int, error: BaseException) -> tuple[Any, ...]:
-        """Return what the server is told of a load that ended without a value and without an Exception.
+        """Return the command that ends the lease of a load that neither returned nor raised an Exception.
 
         A caller that was cancelled or interrupted hands the lease on. What the load raised by itself is a failure: the
         next holder would meet it too, and SystemExit would end one process after another.
