@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import pickle
 import random
 import threading
@@ -17,6 +18,7 @@ from collections import defaultdict
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy.exc import NoResultFound
@@ -239,6 +241,30 @@ def test_a_breaker_is_of_one_function() -> None:
     for number in range(10):
         raised(lambda number=number: cache.get_or_load(f"k{number}", failing(Sick())))  # type: ignore[misc]
     assert cache.get_or_load("other", lambda: 1) == 1
+
+
+def test_any_callable_has_a_breaker() -> None:
+    """Mocks have every attribute, methods and partial functions are new ones each time, and objects have no code."""
+    _, (cache,) = processes(1)
+
+    class Repository:
+        def load(self, _: int = 0) -> Any:
+            raise Sick
+
+        def __call__(self) -> Any:
+            raise Sick
+
+    mock = Mock(side_effect=Sick())
+    makers: list[Callable[[], Any]] = [
+        lambda: mock,
+        lambda: Repository().load,
+        lambda: partial(partial(Repository().load, 1)),
+        Repository,
+    ]
+    for make in makers:
+        cache.clear()
+        tried = [type(raised(lambda number=number: cache.get_or_load(f"{number}", make()))) for number in range(8)]  # type: ignore[misc]  # noqa: B023
+        assert issubclass(tried[-1], LoadError)
 
 
 def test_what_cannot_be_stored_opens_no_breaker() -> None:
@@ -478,6 +504,17 @@ def test_a_thread_lets_go_where_no_further_load_fails() -> None:
             break
         now.wait(0.01)
     assert not kept._kept  # noqa: SLF001
+
+
+def test_a_fork_while_another_thread_holds_the_lock() -> None:
+    """The child has no such thread: with the lock of its parent its first failed load would wait for ever."""
+    kept = Failures()
+    with kept._lock:  # noqa: SLF001
+        child = os.fork()
+        if not child:
+            free = kept._lock.acquire(blocking=False)  # noqa: SLF001
+            os._exit(0 if free else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_thousand_exceptions_are_kept() -> None:

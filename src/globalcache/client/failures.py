@@ -21,10 +21,12 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Guard, cause_of, qualified, text_of
+from globalcache.client.home import when_forked
 from globalcache.errors import LoadError
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Failures:
         self._functions: weakref.WeakKeyDictionary[Guard, _Function] = weakref.WeakKeyDictionary()
         self._guards: OrderedDict[CodeType | type, Guard] = OrderedDict()
         self._sweeper_of = 0  # the process in which a thread will drop what is too old
+        when_forked(self)
 
     def after_fork(self) -> None:
         """Have a lock of one's own: another thread of the parent may have held it."""
@@ -100,7 +103,7 @@ class Failures:
     def guard_of(self, load: Callable[[], Any]) -> Guard:
         """Return the guard of a load that has no decorator: one for all calls from the same place in the code."""
         inner: Any = load
-        while hasattr(inner, "func"):  # functools.partial
+        while isinstance(inner, partial):
             inner = inner.func
         place = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
         with self._lock:
