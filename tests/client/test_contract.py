@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import sys
 import threading
 import uuid
@@ -269,12 +270,23 @@ async def test_absence_that_is_not_remembered(cache: Any) -> None:
     assert await cache.get_entry("y") is None
 
 
-async def test_a_failed_load_is_raised_as_it_was_and_tells_others(cache: Any) -> None:
+async def test_callers_of_a_failed_load_get_its_exception(cache: Any) -> None:
+    """Five callers wait for one load; its process raises the very exception in each, and while the key is held off."""
     key = f"failing:{uuid.uuid4()}"  # a flush does not end the time for which a failed load is not tried again
-    with pytest.raises(ZeroDivisionError):
-        await cache.get_or_load(key, lambda: 1 / 0)
-    with pytest.raises(LoadError, match="ZeroDivisionError"):
+    error, ran = OSError("no database"), 0
+
+    def fail() -> Any:
+        nonlocal ran
+        ran += 1
+        raise error
+
+    calls = (cache.get_or_load(key, fail) for _ in range(5))
+    got = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(one is error for one in got)
+    assert ran == 1
+    with pytest.raises(OSError, match="no database") as caught:
         await cache.get_or_load(key, never)
+    assert caught.value is error
 
 
 async def test_a_hit_equals_a_miss(cache: Any) -> None:
@@ -467,3 +479,13 @@ async def test_waiting_ends(make: Callable[..., Any]) -> None:
     lease.release()
     assert issubclass(DeadlineError, CacheError)
     await cache.aclose()
+
+
+async def test_a_server_knows_its_clients_by_name(server: globalcache.Server) -> None:
+    """CLIENT LIST shows program, process and library of each face, so that an operator finds who asks."""
+    async with globalcache.AsyncCache(server.url) as tasks:
+        with globalcache.Cache(server.url) as threads:
+            for listed in (threads.command("CLIENT", "LIST"), await tasks.command("CLIENT", "LIST")):
+                mine = [line for line in listed.decode().splitlines() if f":{os.getpid()} " in line]
+                assert mine
+                assert all("lib-name=globalcache" in line for line in mine)

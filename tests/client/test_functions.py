@@ -12,7 +12,8 @@ import pytest
 
 import globalcache
 from globalcache.client.functions import AsyncCachedFunction, CachedFunction, Functions
-from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.client.guard import Absent, Guard
+from globalcache.errors import CacheError, ConfigError, KeyFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,9 +36,14 @@ class Plain:
         policy: Policy | Callable[[], Policy],
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         if key not in self.values:
-            self.set(key, load(), policy=policy() if callable(policy) else policy, type=type)
+            value = load()
+            absent = value if isinstance(value, Absent) else None
+            self.set(key, None if absent else value, policy=policy() if callable(policy) else policy, type=type)
+            if absent and absent.error:
+                raise absent.error
         return self.values[key]
 
     def get_or_load_many(
@@ -48,6 +54,7 @@ class Plain:
         policy: Policy,
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         keys = list(keys)
         missing = [key for key in keys if key not in self.values]
@@ -427,3 +434,44 @@ def test_whole_numbers_are_results_where_float_is_annotated() -> None:
 
         f.__annotations__ = {"return": annotation}
         assert Cache().cached("f")(f)._type == kind  # noqa: SLF001
+
+
+def test_batches_say_what_is_wrong_with_them() -> None:
+    """Text in place of a list would be taken apart into letters, and keys of another form would look like no rows."""
+    cache = Cache()
+
+    @cache.batch_loader("product:{id:int}")
+    def products(ids: list[int]) -> Any:
+        return list(ids) if 1 in ids else {str(number): number for number in ids}
+
+    @cache.batch_loader("stock:{shop}:{sku}")
+    def stock(places: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        return dict.fromkeys(places, 1)
+
+    name = r"tests\.\S+\.products"
+    for call, line in (
+        (lambda: products("s1"), name + r" takes a list of items: \['s1'\] instead of 's1'"),
+        (lambda: products(7), name + r" takes a list of items: \[7\] instead of 7"),
+        (lambda: products.invalidate([1, 2]), name + r": an item is one value, not a list: pass \*items"),
+        (lambda: products([1]), name + " returned a list; it should return a dict of the items it was given"),
+        (lambda: products([2]), name + " returned keys that it was not asked for: '2'; it was asked for 2"),
+        (lambda: stock(["ab"]), r"\.stock: an item is a tuple of shop, sku, not 'ab'"),  # type: ignore[list-item]
+        (lambda: stock([("a", "b", "c")]), r"\.stock: an item is a tuple of shop, sku, not \('a', 'b', 'c'\)"),  # type: ignore[list-item]
+    ):
+        with pytest.raises(TypeError, match=line):
+            call()
+
+
+def test_two_loaders_of_one_pattern_are_refused() -> None:
+    """Even if their keys are shared: a worker runs one of them."""
+    cache = Cache()
+
+    @cache.loader("user:{id}", shared=True)
+    def user(id: str) -> str:
+        return id
+
+    with pytest.raises(CacheError, match=r"keys user:\* are"):
+
+        @cache.loader("user:{name}", shared=True)
+        def other(name: str) -> str:
+            return name

@@ -167,7 +167,7 @@ async def test_what_a_load_raises_is_raised_by_every_call(
             cache.get_or_set("k", broken)
         with pytest.raises(LookupError):
             await cache.aget_or_set("k", broken)
-    assert await cache.aget_or_set("k", lambda: 1) == cache.get("k") == 1
+    assert await cache.aget_or_set("another", lambda: 1) == cache.get("another") == 1
     await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
 
 

@@ -577,10 +577,16 @@ fn ttl(expires_at: Option<u64>, now: u64) -> i64 {
 fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: u64, now: u64) -> Reply {
     let ttl = ttl(item.expires_at, now);
     if item.absent {
-        return state("absent", Reply::Null, token, item.version, ttl, item.flags);
+        return state("absent", cause(item.value.bytes()), token, item.version, ttl, item.flags);
     }
     let word = if stale { "stale" } else { "hit" };
     state(word, Reply::Value(take(scratch, item.value)), token, item.version, ttl, item.flags)
+}
+
+/// What a FILL with ABSENT gave in place of a value: the name of the exception that says "no such row", if any.
+#[cold]
+fn cause(name: &[u8]) -> Reply {
+    if name.is_empty() { Reply::Null } else { Reply::Value(Blob::Owned(name.to_vec())) }
 }
 
 fn fetch(
@@ -596,7 +602,8 @@ fn fetch(
     if let Some(outcome) = cx.waits.outcome(key) {
         return match outcome.clone() {
             Outcome::Loaded(loaded) if loaded.absent => {
-                Ok(state("absent", Reply::Null, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
+                let name = cause(&loaded.value);
+                Ok(state("absent", name, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
             }
             Outcome::Loaded(loaded) => {
                 let word = if loaded.stale { "stale" } else { "hit" };

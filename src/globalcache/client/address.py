@@ -6,7 +6,8 @@
     memory://                                          a cache of this object alone; memory://NAME: of this process
     null://                                            nothing is kept: the switch to turn caching off
 
-`?timeout=500ms&namespace=shop&db=1` may follow each. Knows no sockets.
+`?timeout=500ms&namespace=shop&db=1` may follow each, and `?ca=ca.pem&cert=me.pem&key=me.key` those with TLS. Knows no
+sockets.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ class Address(msgspec.Struct, frozen=True):
     db: int = 0
     timeout: float | None = None
     namespace: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
     @classmethod
     def parse(cls, url: str | None) -> Address:
@@ -71,6 +75,11 @@ class Address(msgspec.Struct, frozen=True):
         timeout = options.pop("timeout", None)
         namespace = options.pop("namespace", None)
         db = options.pop("db", "")
+        files = {name: options.pop(name, None) for name in ("ca", "cert", "key")}
+        if any(files.values()) and not _TCP.get(parts.scheme):
+            raise _InvalidUrlError("ca, cert and key belong to globalcaches://")
+        if files["key"] and not files["cert"]:
+            raise _InvalidUrlError("key: there is no cert that it belongs to")
         if options:
             raise _InvalidUrlError(f"{_printable(next(iter(options)), parts.query)} is no option of a URL")
         seconds = None if timeout is None else _timeout(timeout)
@@ -78,7 +87,7 @@ class Address(msgspec.Struct, frozen=True):
         password = unquote(parts.password) if parts.password else None
         if user is not None and password is None:
             raise _InvalidUrlError("a user without a password")
-        common = {"user": user, "password": password, "timeout": seconds, "namespace": namespace}
+        common = {"user": user, "password": password, "timeout": seconds, "namespace": namespace, **files}
         if parts.scheme in _TCP:
             number = _database(parts.path.strip("/") or db)
             tls, host = _TCP[parts.scheme], _host(parts.hostname or "127.0.0.1")

@@ -495,8 +495,10 @@ class BlockingServer:
         now = time.monotonic()
         while True:
             try:
-                link = self._idle.pop()
+                link: Connection | None = self._idle.pop()
             except IndexError:
+                link = None
+            if link is None:
                 if (new := self._connect(now)) is not None:
                     return new
                 continue

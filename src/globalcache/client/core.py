@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
+from globalcache.client.failures import Failures
 from globalcache.client.home import Events, Home, Stats
 from globalcache.client.null import BlockingNull, MultiplexedNull
+from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
 from globalcache.client.work import Work
@@ -45,8 +48,9 @@ class Core:
         local_loads: int = LOCAL_LOADS,
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
         around_load: Callable[[Callable[[], Any]], Any] | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | str | None = None,
         clock: Callable[[], float] | None = None,
+        tell_text: bool = False,
     ) -> None:
         if on_error not in {"miss", "raise"}:
             raise ConfigError("on_error: should be miss or raise")
@@ -62,6 +66,10 @@ class Core:
         self.default_ttl = default_ttl
         given = timeout if timeout is not None else self.addresses[0].timeout
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
+        self.tell_text = tell_text
+        check_tls(tls)
+        self.tls = tls
+        self.failures = Failures(time.monotonic if clock is None else clock, tell_text=tell_text)
         self._local_loads = local_loads
         self.work = Work(local_loads, around_load)
         self.unstored = Unstored()
@@ -70,9 +78,9 @@ class Core:
         # Which function has which keys, in all faces and namespaces.
         self.claims: list[Claim] = []
         self.lock = threading.Lock()
-        self._make_servers(tls, clock)
+        self._make_servers(clock)
 
-    def _make_servers(self, tls: ssl.SSLContext | None, clock: Callable[[], float] | None) -> None:
+    def _make_servers(self, clock: Callable[[], float] | None) -> None:
         kinds = {address.kind for address in self.addresses}
         self.homes: list[Home] = []
         self.blocking: list[Any]
@@ -107,7 +115,7 @@ class Core:
                     timeout=self.timeout,
                     stats=self.stats,
                     events=self.events,
-                    tls=tls,
+                    tls=self.tls,
                     list_hash=list_hash,
                 )
             )

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 import msgspec
 from msgspec.structs import force_setattr, replace
 
+from globalcache.client.batches import listed, rows_of, values_of
+from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
 from globalcache.policy import Duration, Policy, seconds
@@ -51,12 +53,13 @@ TIMEOUT = 10.0
 CONCURRENCY = 32
 BATCH = 500
 MAX_WAIT = 0.001
+NO_GUARD = Guard("")
 
 
 class Door(Protocol):
     """What a cached function asks of a cache; an AsyncCache gives awaitables."""
 
-    def get_or_load(
+    def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
         load: Callable[[], Any],
@@ -64,10 +67,11 @@ class Door(Protocol):
         policy: Policy | Callable[[], Policy],
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return the value, loaded by one caller alone if there is none. `policy` may be made when it is needed."""
 
-    def get_or_load_many(
+    def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
         load_many: Callable[[list[str]], Any],
@@ -75,6 +79,7 @@ class Door(Protocol):
         policy: Policy,
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return values by key; `load_many` is given the keys that this caller has to load."""
 
@@ -99,7 +104,7 @@ class Loader(msgspec.Struct, frozen=True, eq=False):
     is_async: bool
     policy: Policy
     kind: Any = None  # what values are read as; a _Later until `type` is asked for
-    absent: tuple[type[BaseException], ...] = ()
+    guard: Guard = NO_GUARD
     tags: tuple[KeyTemplate, ...] = ()
     batch: int = 0
     max_wait: float = 0.0
@@ -156,7 +161,7 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     template: KeyTemplate
     policy: Policy
     kind: Any  # what values are read as; a _Later until it was resolved
-    absent: tuple[type[BaseException], ...]
+    guard: Guard
     tags: tuple[KeyTemplate, ...]
     wait: float | None
     is_async: bool
@@ -186,48 +191,41 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
 
 
 class _Load:
-    """One load: absence as None, and the exception that told it, for whoever called.
+    """One load, with an exception that says "no such row" as an Absent.
 
     Made for every call, so it does nothing before it is asked: most calls are hits.
     """
 
-    __slots__ = ("_args", "_kwargs", "_spec", "_told")
+    __slots__ = ("_args", "_kwargs", "_spec")
 
     def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._spec = spec
         self._args = args
         self._kwargs = kwargs
-        self._told: BaseException | None = None
 
     def run(self) -> Any:
         if self._spec.unwatched:
             self._spec.check_ignored(self._args, self._kwargs)
         try:
             return self._spec.function(*self._args, **self._kwargs)
-        except self._spec.absent as error:
-            self._told = error
-            return None
+        except self._spec.guard.absent as error:
+            return self._spec.guard.absence(error)
 
     async def run_async(self) -> Any:
         if self._spec.unwatched:
             self._spec.check_ignored(self._args, self._kwargs)
         try:
             return await self._spec.function(*self._args, **self._kwargs)
-        except self._spec.absent as error:
-            self._told = error
-            return None
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        return self._spec.function
+        except self._spec.guard.absent as error:
+            return self._spec.guard.absence(error)
 
     def policy(self) -> Policy:
         return self._spec.policy_of(self._args, self._kwargs)
 
     def result(self, key: str, value: Any) -> Any:
         """Return the value, or raise what the function raises for a row that does not exist."""
-        if value is None and self._spec.absent:
-            raise self._told or self._spec.absent[0](key)
+        if value is None and self._spec.guard.absent:
+            raise self._spec.guard.missing(key)
         return value
 
 
@@ -282,7 +280,7 @@ class CachedFunction(_Cached[P, R]):
         key = self._key_of(given, kwargs)
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
-        value = self._load(key, load.run, policy=policy, type=self._type, wait=spec.wait)
+        value = self._load(key, load.run, policy=policy, type=self._type, wait=spec.wait, guard=spec.guard)
         result: R = value if value is not None else load.result(key, value)
         return result
 
@@ -327,7 +325,9 @@ class AsyncCachedFunction(_Cached[P, R]):
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
         door = self._cache.async_door
-        value = await door.get_or_load(key, load.run_async, policy=policy, type=self._type, wait=spec.wait)
+        value = await door.get_or_load(
+            key, load.run_async, policy=policy, type=self._type, wait=spec.wait, guard=spec.guard
+        )
         result: R = value if value is not None else load.result(key, value)
         return result
 
@@ -373,14 +373,13 @@ class _Batch(Generic[K, V]):
     def key(self, item: K) -> str:
         """Return the key of one item."""
         template = self.loader.template
-        values = (item,) if len(template.field_names) == 1 else typing.cast("Sequence[Any]", item)
-        return template.format_values(values)
+        return template.format_values(values_of(self.loader.name, template.field_names, item))
 
     def _keys(self, items: Iterable[K]) -> dict[str, K]:
         return {self.key(item): item for item in items}
 
     def _by_key(self, keys: Mapping[str, K], loaded: Mapping[K, V | None]) -> dict[str, V | None]:
-        return {key: loaded.get(item) for key, item in keys.items()}
+        return dict(zip(keys, rows_of(self.loader.name, list(keys.values()), loaded), strict=True))
 
     def _by_item(self, keys: Mapping[str, K], values: Mapping[str, V | None]) -> dict[K, V]:
         return {item: value for key, item in keys.items() if (value := values.get(key)) is not None}
@@ -397,15 +396,19 @@ class BatchLoader(_Batch[K, V]):
 
     def __call__(self, items: Iterable[K]) -> dict[K, V]:
         """Return what there is of these items; those that nobody has are loaded together."""
-        keys = self._keys(items)
+        keys = self._keys(listed(self.loader.name, items))
 
         def load_many(missing: list[str]) -> dict[str, V | None]:
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, self.loader.function(list(wanted.values())))
 
-        load_many.__wrapped__ = self.loader.function  # type: ignore[attr-defined]  # names it in errors
         values = self._cache.sync_door.get_or_load_many(
-            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
         )
         return self._by_item(keys, values)
 
@@ -433,15 +436,19 @@ class AsyncBatchLoader(_Batch[K, V]):
 
     async def __call__(self, items: Iterable[K]) -> dict[K, V]:
         """Return what there is of these items; those that nobody has are loaded together."""
-        keys = self._keys(items)
+        keys = self._keys(listed(self.loader.name, items))
 
         async def load_many(missing: list[str]) -> dict[str, V | None]:
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, await self.loader.function(list(wanted.values())))
 
-        load_many.__wrapped__ = self.loader.function  # type: ignore[attr-defined]  # names it in errors
         values = await self._cache.async_door.get_or_load_many(
-            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
         )
         return self._by_item(keys, values)
 
@@ -518,17 +525,21 @@ class Functions:
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
         ignore: Collection[str] = (),
-        absent: Sequence[type[BaseException]] = (),
+        absent: Classes | Mapping[type[BaseException], Maker] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         shared: bool = False,
     ) -> _Decorator:
         """Cache the results of a function under keys such as "user:{id}".
 
-        Without a template the key is the function's name and all arguments. `tags` may have fields as well. An
-        exception among `absent` says that there is no such row: that is remembered for negative_ttl, and raised in
-        every process. `type` is what values are read as, the return annotation unless given; `wait` is how long to wait
-        for somebody else's load. `shared` lets the function use keys that another one has.
+        Without a template the key is the function's name and all arguments. `tags` may have fields as well. `type` is
+        what values are read as, the return annotation unless given; `wait` is how long to wait for somebody else's
+        load. `shared` lets the function use keys that another one has.
+
+        An exception among `absent` says that there is no such row: that is remembered for negative_ttl, and its class
+        is raised in every process, made from the key, or by the function that a dict has for it. An exception among
+        `pass_through` concerns its caller alone: the key is not held off for it.
 
         Raises KeyFormatError at decoration if two different calls could have one key.
         """
@@ -539,7 +550,8 @@ class Functions:
         def decorate(function: Callable[..., Any]) -> Any:
             keys = KeyTemplate(template, function, ignore=ignore)
             names = sys._getframe(1).f_locals  # noqa: SLF001 - classes defined beside the function, which may be local
-            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait, ignore=ignore, names=names)
+            guard = Guard(name_of(function), absent, pass_through)
+            spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait, ignore=ignore, names=names)
             self._claim(keys, function, shared=shared)
             return (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
 
@@ -554,7 +566,8 @@ class Functions:
         stale_if_error: Duration | None = None,
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
-        absent: Sequence[type[BaseException]] = (),
+        absent: Classes | Mapping[type[BaseException], Maker] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         timeout: Duration = TIMEOUT,
@@ -572,7 +585,8 @@ class Functions:
             receiver = receiver_of(function)
             keys = KeyTemplate(template, function, ignore=(receiver,) if receiver else (), longest=None)
             names = sys._getframe(1).f_locals  # noqa: SLF001 - as above
-            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait, names=names)
+            guard = Guard(name_of(function), absent, pass_through)
+            spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait, names=names)
             cached: Any = (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
             loader = Loader(
                 name_of(function),
@@ -581,7 +595,7 @@ class Functions:
                 spec.is_async,
                 policy,
                 kind=spec.kind,
-                absent=spec.absent,
+                guard=guard,
                 tags=spec.tags,
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
@@ -602,6 +616,7 @@ class Functions:
         stale_if_error: Duration | None = None,
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         max_batch_size: int = BATCH,
@@ -628,6 +643,7 @@ class Functions:
                 inspect.iscoroutinefunction(function),
                 policy,
                 kind=type if type is not None else _returned(function, names, _of_mapping),
+                guard=Guard(name_of(function), (), pass_through),
                 tags=tuple(_tag(tag, lambda: None) for tag in policy.tags),
                 batch=_at_least_one("max_batch_size", max_batch_size),
                 max_wait=seconds("max_wait", max_wait),
@@ -693,7 +709,7 @@ class Functions:
         single.__annotations__ = {}
         keys = KeyTemplate(template, single, longest=None)
         kind = list[type] if type is not None and rows == "all" else type
-        spec = _spec(single, keys, policy, absent=(), kind=kind, wait=wait)
+        spec = _spec(single, keys, policy, guard=Guard(name), kind=kind, wait=wait)
         loader = Loader(
             name,
             keys,
@@ -701,6 +717,7 @@ class Functions:
             asked.is_async,
             policy,
             kind=kind,
+            guard=spec.guard,
             tags=spec.tags,
             batch=_at_least_one("max_batch_size", max_batch_size) if asked.is_batch else 0,
             max_wait=seconds("max_wait", max_wait),
@@ -771,7 +788,7 @@ def _spec(  # noqa: PLR0913 - what the decorators were told
     keys: KeyTemplate,
     policy: Policy,
     *,
-    absent: Sequence[type[BaseException]],
+    guard: Guard,
     kind: Any,
     wait: Duration | None,
     ignore: Collection[str] = (),
@@ -782,7 +799,7 @@ def _spec(  # noqa: PLR0913 - what the decorators were told
         keys,
         policy,
         kind if kind is not None else _returned(function, names, _without_none),
-        tuple(absent),
+        guard,
         tuple(_tag(tag, function) for tag in policy.tags),
         _seconds(wait),
         inspect.iscoroutinefunction(function),
@@ -918,12 +935,6 @@ def _same_values(one: Any, other: Any) -> bool:
         return type(one) is type(other) and bool(one is other or one == other)
     except Exception:  # noqa: BLE001 - whatever a comparison raises
         return False
-
-
-def name_of_load(load: Any) -> str:
-    """Return what a function is called that was given to be run for a key: for errors."""
-    owner = getattr(load, "__self__", None)
-    return name_of(inspect.unwrap(owner.function if isinstance(owner, _Load) else load))
 
 
 def _by_values(function: Callable[..., Any], keys: KeyTemplate) -> Callable[..., Any]:

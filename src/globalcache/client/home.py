@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import hiredis
 import msgspec
 
 from globalcache.client.outage import Breaker, Owed
+from globalcache.client.tls import tls_context
 from globalcache.client.wire import translate
 from globalcache.errors import AuthError, CacheError, ConfigError, DeadlineError, ReplyError, UnavailableError
 
@@ -88,7 +90,7 @@ class Home:
         timeout: float,
         stats: Stats,
         events: Events,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | str | None = None,
         list_hash: bytes | None = None,
     ) -> None:
         self.address = address
@@ -101,32 +103,27 @@ class Home:
         self.max_value: int | None = None
         self._last_error: CacheError = UnavailableError("away")
         self._events = events
-        self._tls = tls
+        # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
+        self.tls = tls_context(address, tls)
+        weakref.finalize(self, _warn_of, self.owed, str(address))
         self._list_hash = list_hash
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, made when it is first needed."""
-        if self.address.tls and self._tls is None:
-            import ssl  # noqa: PLC0415 - slow to import, and few need it
-
-            self._tls = ssl.create_default_context()
-        return self._tls if self.address.tls else None
 
     def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
         """Return the commands that open a connection."""
         hello: tuple[bytes, ...] = (b"HELLO", b"3")
         if self.address.password is not None:
             hello += (b"AUTH", (self.address.user or "default").encode(), self.address.password.encode())
+        hello += (b"SETNAME", client_name())
         session: tuple[bytes, ...] = (b"CACHE.SESSION", self.session, b"%d" % generation, b"TICKETS")
         if self._list_hash is not None:
             session += (b"SERVERS", self._list_hash)
         select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
-        return [hello, session, *select]
+        return [hello, session, *select, (b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache")]
 
     def check_greeting(self, replies: list[Any]) -> None:
         """Note what a server answered to a greeting; raises what it refused."""
-        for reply in replies:
+        # The last one says what this client is, which a user need not be allowed to do.
+        for reply in replies[:-1]:
             if isinstance(reply, ReplyError):
                 raise self._refusal(str(reply), reply)
             if isinstance(reply, Exception):
@@ -213,6 +210,21 @@ def broken(home: Home, error: BaseException) -> CacheError | None:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return UnavailableError(f"{home.address}: {text}")
     return None
+
+
+def client_name() -> bytes:
+    """Return what CLIENT LIST shows of this process: its program and number, without what a name may not have."""
+    program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119 - it may be no path
+    printable = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in program[:40])
+    return f"{printable}:{os.getpid()}".encode()
+
+
+def _warn_of(owed: Owed, address: str) -> None:
+    """Say what no other process knows of, when this one exits or its last cache of a server is collected."""
+    if owed:
+        _log.warning(
+            "globalcache: %s not delivered to %s, which may return old values until they expire", owed.text, address
+        )
 
 
 # After fork() the child must neither send nor read on connections of its parent.

@@ -97,6 +97,13 @@ class Owed:
     def __len__(self) -> int:
         return len(self._keys) + len(self._tags) + bool(self._everything)
 
+    @property
+    def text(self) -> str:
+        """The number of writes and invalidations that the server has not acknowledged, as a sentence begins."""
+        if self._everything:
+            return f"more than {self._most:,} writes and invalidations were"
+        return "1 write or invalidation was" if len(self) == 1 else f"{len(self):,} writes and invalidations were"
+
     def __repr__(self) -> str:
         return f"Owed({len(self._keys)} keys, {len(self._tags)} tags{', everything' if self._everything else ''})"
 

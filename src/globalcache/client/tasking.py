@@ -39,6 +39,13 @@ class AsyncWork:
         """Run a load: a function, or one that gives an awaitable."""
         return await self.settle(load())
 
+    def is_own(self, error: BaseException) -> bool:
+        """Return whether a load raised this by itself, rather than that its caller was cancelled or interrupted."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            return task is not None and not task.cancelling()
+        return isinstance(error, SystemExit)
+
     async def settle(self, value: Any) -> Any:
         """Return what a load gave, or gives when it is awaited."""
         return await value if inspect.isawaitable(value) else value
@@ -104,7 +111,10 @@ class AsyncWork:
         except TimeoutError as error:
             if flight.done() or isinstance(error, CacheError):
                 raise
-            raise DeadlineError(f"{key!r}: its load took longer than {wait:g} s") from None
+            raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s") from None
+        finally:
+            # A traceback holds this frame, which must not hold the exception.
+            del flight
 
     def _landed(self, place: tuple[int, bytes], flight: asyncio.Future[Any]) -> None:
         if self._flights.get(place) is flight:

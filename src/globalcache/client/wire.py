@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import hiredis
@@ -28,6 +29,9 @@ _LONGEST_LINE = 60_000
 MOST_KEYS, MOST_BYTES = 1000, 256 << 10
 _AUTH = ("NOAUTH", "WRONGPASS", "NOPERM")
 _LOAD = ("LOADFAILED", "NOLOADER")
+# What our clients and workers send with CACHE.FAIL: the qualified name of a class, and its text with tell_text=True.
+_PART = r"(?:[^\W\d]\w*|<locals>)"
+_CAUSE = re.compile(rf"({_PART}(?:\.{_PART})*)(?:: .*)?", re.DOTALL)
 
 
 class Waiting(Exception):  # noqa: N818 - no error: an answer that follows
@@ -49,8 +53,11 @@ def reader(error: Callable[[str], Exception] = reply_error) -> hiredis.Reader:
     return hiredis.Reader(replyError=error, notEnoughData=MORE)
 
 
-def translate(error: Exception) -> CacheError:
-    """Return an error reply as what a caller is to see."""
+def translate(error: Exception, name: bytes = b"", prefix: str = "") -> CacheError:
+    """Return an error reply as what a caller is to see.
+
+    `name` is the key that was asked for, if it is known, and `prefix` what the namespace puts before it.
+    """
     if not isinstance(error, ReplyError):
         return error if isinstance(error, CacheError) else ReplyError(str(error))
     text = str(error)
@@ -58,10 +65,20 @@ def translate(error: Exception) -> CacheError:
     if code in _AUTH:
         return AuthError(text)
     if code in _LOAD:
-        return LoadError(rest if code == "LOADFAILED" else text)
+        return _load_error(rest if code == "LOADFAILED" else text, name.decode(errors="replace"), prefix)
     if rest.startswith("value of ") and "max-value" in rest:
         return ValueTooLargeError(rest)
     return error
+
+
+def _load_error(text: str, name: str, prefix: str) -> LoadError:
+    """Read `KEY: module.Class` or `KEY: module.Class: text`. Other clients may have sent any text."""
+    if name and text.startswith(f"{name}: "):
+        key, cause = name, text[len(name) + 2 :]
+    else:
+        key, _, cause = text.partition(": ")
+    found = _CAUSE.fullmatch(cause)
+    return LoadError(text, key=(name or key).removeprefix(prefix), cause_class=found[1] if found else None)
 
 
 def ticket_of(reply: Reply) -> int:

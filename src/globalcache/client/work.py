@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
 
     from globalcache.client.leases import Lease
 
@@ -39,6 +41,7 @@ class _Flight:
         self.done = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
+        self.trace: TracebackType | None = None
 
 
 class Failed:
@@ -128,6 +131,10 @@ class Work:
         """Run a load."""
         return load() if self._around is None else self._around(load)
 
+    def is_own(self, error: BaseException) -> bool:
+        """Return whether a load raised this by itself, rather than that its caller was interrupted."""
+        return isinstance(error, SystemExit)
+
     def settle(self, value: Any) -> Any:
         """Return what a load gave."""
         return value
@@ -156,24 +163,39 @@ class Work:
             mine = flight is None
             if flight is None:
                 flight = self._flights[key] = _Flight()
-        if not mine:
-            if not flight.done.wait(wait):
-                raise DeadlineError(f"{key!r}: its load took longer than {wait:g} s")
-            if flight.error is not None:
-                raise flight.error
-            return flight.result
+        return self._lead(key, flight, load, wait) if mine else self._join(key, flight, load, wait)
+
+    def _lead(self, key: bytes, flight: _Flight, load: Callable[[], Any], wait: float) -> Any:
         try:
             with self._limited(wait):
                 flight.result = load()
         except BaseException as error:
-            flight.error = error
+            flight.error, flight.trace = error, error.__traceback__
             raise
+        else:
+            return flight.result
         finally:
             with self._lock:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
             flight.done.set()
-        return flight.result
+            # A traceback holds this frame, which must not hold the exception.
+            del flight
+
+    def _join(self, key: bytes, flight: _Flight, load: Callable[[], Any], wait: float) -> Any:
+        begun = time.monotonic()
+        if not flight.done.wait(wait):
+            raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s")
+        try:
+            if isinstance(flight.error, Exception):
+                # With the traceback of the load: that of the object would grow with every caller.
+                raise flight.error.with_traceback(flight.trace)
+            if flight.error is None:
+                return flight.result
+        finally:
+            del flight
+        # The thread that loaded was interrupted, which is nobody else's concern.
+        return self.alone(key, load, max(0.0, wait - (time.monotonic() - begun)))
 
     @contextmanager
     def _limited(self, wait: float) -> Iterator[None]:

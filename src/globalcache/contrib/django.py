@@ -23,6 +23,7 @@ raises ValueError as for a key that is not there. With `"on_error": "raise"` all
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -237,12 +238,11 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if ttl == 0 or not callable(default) or not self._pickles:
             return super().get_or_set(key, default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
-        try:
-            value = self._cache.get_or_load(name, lambda: _load(default()), policy=Policy(ttl, jitter=0))
-        except _FAILED_ELSEWHERE:
-            # What the callable raises is what the caller knows how to handle.
-            return super().get_or_set(key, default, timeout, version)
-        return _shown(value)
+        policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
+        with contextlib.suppress(*_FAILED_ELSEWHERE):
+            return _shown(self._cache.get_or_load(name, lambda: _load(default()), policy=policy, guard=guard))
+        # What the callable raises is what the caller knows how to handle.
+        return super().get_or_set(key, default, timeout, version)
 
     async def aget_or_set(
         self, key: str, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
@@ -263,11 +263,10 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if ttl == 0 or not callable(default) or not self._pickles:
             return await self._get_or_add(key, load if callable(default) else default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
-        try:
-            value = await self._aio.get_or_load(name, load_shown, policy=Policy(ttl, jitter=0))
-        except _FAILED_ELSEWHERE:
-            return await self._get_or_add(key, load, timeout, version)
-        return _shown(value)
+        policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
+        with contextlib.suppress(*_FAILED_ELSEWHERE):
+            return _shown(await self._aio.get_or_load(name, load_shown, policy=policy, guard=guard))
+        return await self._get_or_add(key, load, timeout, version)
 
     async def _get_or_add(self, key: str, default: Any, timeout: Any, version: int | None) -> Any:
         """Do as Django does where loads are not joined: read, else ask and add what came."""
@@ -279,6 +278,10 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if default is not None:
             await self.aadd(key, default, timeout=timeout, version=version)
         return await self.aget(key, default, version=version)
+
+    def _guard_of(self, default: Any) -> Any:
+        # Failures are counted for each function that is given, not for the one around it.
+        return self._cache._failures.guard_of(default)  # noqa: SLF001
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value another time to live; tells whether there is one."""

@@ -189,7 +189,7 @@ const MAX_FAILURES: u8 = 2;
 /// Who may wait for one key: more than a fleet has requests under way.
 const MAX_WAITERS: usize = 1 << 16;
 /// For how long a key is held off after a failure, in milliseconds: at first, and at most.
-const HOLD_OFF: (u64, u64) = (100, 5_000);
+const HOLD_OFF: (u64, u64) = (100, 1_000);
 /// How long a failure is remembered, so that another one soon after holds the key off for longer.
 const REMEMBERED: u64 = 10_000;
 /// Leases that are looked at in one tick.

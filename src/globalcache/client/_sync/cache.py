@@ -12,9 +12,12 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
+from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
-from globalcache.client.functions import Functions, name_of_load
+from globalcache.client.failures import is_lost
+from globalcache.client.functions import Functions
+from globalcache.client.guard import Absent, Guard, cause_of, text_of
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
@@ -63,8 +66,21 @@ class _Want(NamedTuple):
     policy: Policy
     type: Any
     wait: float
+    guard: Guard
     # Whether a value of another type may be invalidated, to be fetched once more.
     again: bool = True
+
+
+class _Form(NamedTuple):
+    """A value that was loaded: as it is stored, and as callers get it."""
+
+    data: bytes
+    flags: int
+    shown: Any
+
+    @property
+    def is_absent(self) -> bool:
+        return self.shown is None or self.shown.__class__ is Absent
 
 
 class _Sorted:
@@ -107,7 +123,8 @@ class Cache(Functions):
     compress_over  bytes from which zstd is tried; never
     local_loads    loads that run at a time in this process while the server is away; 32
     on_event       function(event, facts) that is told "load", "load_error", "away" and "back"
-    tls            ssl.SSLContext for globalcaches://
+    tell_text      let the text of an exception reach other processes in LoadError, not only the name of its class
+    tls            for globalcaches://: the path of a file with authorities, or an ssl.SSLContext
 
     Reads and loads go on without a server. incr, add, has and set(if_version=) raise, for their answer cannot be made
     up; `set` and `invalidate` are remembered and made good before the server is read again.
@@ -134,6 +151,7 @@ class Cache(Functions):
         self._values = core.values
         self._decode = core.values.decode
         self._stats = core.stats
+        self._failures = core.failures
         self._other: AsyncCache | None = None
 
     @classmethod
@@ -519,20 +537,25 @@ class Cache(Functions):
         type: Any = None,
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
         once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
-        and never stored. Raises LoadError if somebody else's load failed, DeadlineError after `wait`, TypeError for a
-        value that would not come back the same, and whatever `load` raises here. `policy` stands for the options from
-        ttl to tags, and may be a function that is asked for it when something is loaded.
+        and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
+        when something is loaded; `guard` has the options of a decorator about exceptions.
+
+        Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
+        and TypeError for a value that would not come back the same. After a failure in another process `load` runs
+        here, at most once in 100 ms for a key and 20 times a second for a function, and its value is not stored; beyond
+        that LoadError is raised.
         """
         name = self._name(key)
         server = self._only or self._server(name)
         chain = loading.get()
         if chain and name in chain:
-            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}")
+            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
         limit = self._core.wait if wait is None else seconds("wait", wait)
         try:
             try:
@@ -541,8 +564,7 @@ class Cache(Functions):
                 reply = server.fetch(name, limit)
         except _AWAY as error:
             self._without(error)
-            kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-            return self._load_here(name, _Want(load, kept, type, limit))
+            reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
             value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
@@ -552,16 +574,32 @@ class Cache(Functions):
         lease = _lease_of(reply)
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-            return self._not_hit(server, name, reply, _Want(load, kept, type, limit))
+            want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
+            value = self._not_hit(server, name, reply, want)
         finally:
             # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
             if lease is not None and not lease.is_handed_over:
                 lease.release()
+        return self._shown(key, value, guard)
+
+    @staticmethod
+    def _shown(key: str, value: Any, guard: Guard | None) -> Any:
+        """Return a value, or None for a row that does not exist; raise the exception that the function has for that."""
+        if value.__class__ is not Absent:
+            return value
+        if guard is None or not guard.absent:
+            return None
+        raise value.error or guard.missing(key, value.name)
 
     def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
-        """Return what a fetch gave, or load it. The lease of `reply`, if any, is released by the caller."""
-        if reply.__class__ is not list and (kept := self._core.unstored.find(name, time.monotonic())):
-            return self._decode(*kept, want.type)
+        """Return what a fetch gave, or load it; `reply` is None without a server.
+
+        The lease of `reply`, if any, is released by the caller.
+        """
+        if reply is None:
+            return self._load_here(name, want)
+        if isinstance(reply, Exception):
+            return self._failed_before(name, reply, want)
         value = self._served(reply, want)
         lease = reply[2] or None
         if value is not UNREADABLE:
@@ -578,7 +616,11 @@ class Cache(Functions):
         return self._load_here(name, want)
 
     def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
-        reply = server.fetch(name, want.wait)
+        try:
+            reply = server.fetch(name, want.wait)
+        except _AWAY as error:
+            self._without(error)
+            reply = None
         lease = _lease_of(reply)
         try:
             return self._not_hit(server, name, reply, want)
@@ -595,12 +637,10 @@ class Cache(Functions):
 
     def _served(self, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
-        if isinstance(reply, Exception):
-            raise translate(reply)
         state, data, _, _, _, flags = reply
         if state == b"absent":
             self._stats.hits += 1
-            return None
+            return Absent(_text(data)) if data else None
         if state in {b"timeout", b"waiting"}:
             raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
         if data is None:
@@ -617,37 +657,48 @@ class Cache(Functions):
     def _load(self, lease: Lease, want: _Want) -> Any:
         """Load with a lease in hand, and fill in what came. Whoever gave the lease releases it if that fails."""
         begun = time.monotonic()
-        self._stats.loads += 1
+        ran = False
         try:
+            self._failures.check(self._key(lease.name), want.guard)
+            self._stats.loads += 1
             value = self._run((lease.name,), want.load)
-            data, flags, shown = self._form(lease.name, value, want.type, want.load)
-        except Exception as error:  # noqa: BLE001 - whatever a load raises
-            return self._load_failed(lease, error, want)
+            ran = True
+            form = self._form(lease.name, value, want.type, want.guard)
+        except Exception as error:
+            stand_in = self._load_failed(lease, error, want, ran=ran)
+            if stand_in is UNREADABLE:
+                raise
+            return stand_in
+        except BaseException as error:
+            self._interrupted((lease,), error)
+            raise
+        self._failures.succeeded(want.guard)
         cost = time.monotonic() - begun
-        words = self._filling(want.policy, flags, cost, absent=value is None)
-        self._fill(lease, data, flags, words, want)
+        self._fill(lease, form, cost, want)
         self._core.events("load", key=_text(lease.name), seconds=cost)
-        return shown
+        return form.shown
 
-    def _fill(self, lease: Lease, data: bytes, flags: int, words: list[bytes], want: _Want) -> None:
+    def _fill(self, lease: Lease, form: _Form, cost: float, want: _Want) -> None:
         """Store a value that was loaded; a server that does not take it is told that the load is over."""
+        words = self._filling(want.policy, form, cost)
         try:
-            if self._is_too_long(lease.server, name_of_load(want.load), self._key(lease.name), data):
-                self._refused(lease, data, flags, "too large")
+            if self._is_too_long(lease.server, want.guard.name, self._key(lease.name), form.data):
+                self._refused(lease, form, "too large")
                 return
-            self._stats.refused_fills += not self._answer(lease, b"CACHE.FILL", data, *words)
+            self._stats.refused_fills += not self._answer(lease, b"CACHE.FILL", form.data, *words)
         except CacheError as error:
             self._stats.errors += 1
             self._core.events("fill_error", key=_text(lease.name), error=str(error))
             if isinstance(error, ReplyError | ValueTooLargeError):
-                self._refused(lease, data, flags, f"it could not be stored: {error}"[:200])
+                self._refused(lease, form, f"it could not be stored: {error}"[:200])
 
-    def _refused(self, lease: Lease, data: bytes, flags: int, cause: str) -> None:
+    def _refused(self, lease: Lease, form: _Form, cause: str) -> None:
         """End a lease whose value is not stored, with a pause, for the next would not be either.
 
         Those who wait for it in this process get the value nevertheless.
         """
-        self._core.unstored.keep(lease.name, data, flags, time.monotonic())
+        if not form.is_absent:
+            self._core.unstored.keep(lease.name, form.data, form.flags, time.monotonic())
         try:
             self._answer(lease, b"CACHE.FAIL", cause)
         except CacheError:
@@ -661,22 +712,34 @@ class Cache(Functions):
         lease.close()
         return reply
 
-    def _form(self, name: bytes, value: Any, type: Any, load: Callable[..., Any]) -> tuple[bytes, int, Any]:
-        if value is None:
-            return b"", 0, None
-        try:
-            return *self._values.encode(value, type), value
-        except TypeError as error:
-            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: {error}") from error.__cause__
-        except Exception as error:  # whatever a class raises that is pickled
-            raise TypeError(f"{name_of_load(load)}: {self._key(name)}: value cannot be stored: {error}") from error
+    def _interrupted(self, leases: Sequence[Lease], error: BaseException) -> None:
+        """Fail a load that ended by no Exception, if it raised that by itself.
 
-    def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
+        The next holder would meet it too, and SystemExit would end one process after another. A caller that was
+        cancelled or interrupted hands its leases on.
+        """
+        if self._work.is_own(error):
+            cause = self._failures.message(error)
+            self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
+
+    def _form(self, name: bytes, value: Any, type: Any, guard: Guard) -> _Form:
+        if value is None:
+            return _Form(b"", 0, None)
+        if value.__class__ is Absent:
+            return _Form(value.name.encode(), 0, value)
+        try:
+            return _Form(*self._values.encode(value, type), value)
+        except TypeError as error:
+            raise TypeError(f"{guard.name}: {self._key(name)}: {error}") from error.__cause__
+        except Exception as error:  # whatever a class raises that is pickled
+            raise TypeError(f"{guard.name}: {self._key(name)}: value cannot be stored: {text_of(error)}") from error
+
+    def _filling(self, policy: Policy, form: _Form, cost: float) -> list[bytes]:
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
-            absent=absent,
+            absent=form.is_absent,
             cost=cost,
-            flags=flags,
+            flags=form.flags,
             tags=self._tags(policy.tags),
         )
 
@@ -687,32 +750,65 @@ class Cache(Functions):
         finally:
             loading.reset(before)
 
-    def _load_failed(self, lease: Lease, error: Exception, want: _Want) -> Any:
-        """Tell the server; a stale value may stand in, else the error is raised."""
+    def _load_failed(self, lease: Lease, error: Exception, want: _Want, *, ran: bool) -> Any:
+        """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
+
+        The exception is kept before the server hears of the failure, so that whoever waits here finds it.
+        """
         self._stats.load_errors += 1
-        cause = f"{error.__class__.__name__}: {error}"[:200]
-        self._core.events("load_error", key=_text(lease.name), error=cause)
+        self._core.events("load_error", key=_text(lease.name), error=cause_of(error))
+        words = self._failures.failed((lease.name,), error, want.guard, ran=ran)
         try:
-            self._answer(lease, b"CACHE.FAIL", cause)
-            if want.policy.stale_if_error and not isinstance(error, TypeError):
+            self._answer(lease, b"CACHE.FAIL", *words)
+            if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
                 reply = lease.server.fetch(lease.name, 0, 0)
-                if reply.__class__ is list and reply[1] is not None:
+                if reply.__class__ is list and reply[1] is not None and reply[0] != b"absent":
                     value = self._decode(reply[1], reply[5], want.type)
-                    if value is not UNREADABLE:
-                        self._stats.stale += 1
-                        return value
+                    self._stats.stale += value is not UNREADABLE
+                    return value
         except CacheError:
             self._stats.errors += 1
-        raise error
+        return UNREADABLE
 
-    def _load_here(self, name: bytes, want: _Want) -> Any:
-        """Load without a server: one thread of this process for a key, and so many at a time."""
+    def _failed_before(self, name: bytes, reply: Exception, want: _Want) -> Any:
+        """Return what came of a load that failed: what this process has of it, else what its own function gives.
+
+        That is the value if it was too long to be stored, or the exception of this process; another process's failure
+        is believed only beyond so many tries of one's own.
+        """
+        kept = self._core.unstored.find(name, time.monotonic())
+        value = UNREADABLE if kept is None else self._decode(*kept, want.type)
+        if value is not UNREADABLE:
+            return value
+        failure = translate(reply, name, self._prefix)
+        try:
+            if failure.__class__ is not LoadError or is_lost(failure):
+                raise failure
+            return self._load_here(name, want, self._failures.elsewhere(name, failure))
+        finally:
+            # A traceback holds this frame, which must not hold what the traceback belongs to.
+            del failure
+
+    def _load_here(self, name: bytes, want: _Want, failure: LoadError | None = None) -> Any:
+        """Load without a lease: one thread of this process for a key, and so many at a time. Nothing is stored.
+
+        `failure` is that of another process, None if there is no server.
+        """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
 
         def run() -> Any:
+            self._failures.try_alone(name, self._key(name), want.guard, failure)
             self._stats.local_loads += 1
-            value = self._run((name,), want.load)
-            return self._form(name, value, want.type, want.load)[2]
+            ran = False
+            try:
+                value = self._run((name,), want.load)
+                ran = True
+                shown = self._form(name, value, want.type, want.guard).shown
+            except Exception as error:
+                self._failures.failed((name,), error, want.guard, ran=ran)
+                raise
+            self._failures.succeeded(want.guard)
+            return shown
 
         return self._work.alone(name, run, want.wait)
 
@@ -729,6 +825,7 @@ class Cache(Functions):
         type: Any = None,
         wait: Duration | None = None,
         policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> dict[str, Any]:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
@@ -740,11 +837,12 @@ class Cache(Functions):
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
         limit = self._core.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
+        guard = guard or self._failures.guard_of(load_many)  # type: ignore[arg-type]  # it is not called
         batch = _Sorted()
         try:
             for server, part, names in self._spread(keys):
                 self._fetch_many(server, part, names, type, batch)
-            self._load_batch(batch, load_many, policy, type)
+            self._load_batch(batch, load_many, policy, type, guard)
         finally:
             batch.release()
         found = batch.found
@@ -752,8 +850,8 @@ class Cache(Functions):
             end = time.monotonic() + limit
 
             def wait_for(key: str) -> Any:
-                load, left = self._one_of(load_many, key), max(0.001, end - time.monotonic())
-                return self.get_or_load(key, load, policy=policy, type=type, wait=left)
+                load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
+                return self.get_or_load(key, load, policy=policy, type=type, wait=left, guard=guard)
 
             came = dict(zip(batch.later, self._work.each(wait_for, batch.later), strict=True))
             failed = {key: value.error for key, value in came.items() if value.__class__ is Failed}
@@ -762,23 +860,26 @@ class Cache(Functions):
             found |= came
         return {key: found[key] for key in keys}
 
-    def _load_batch(self, batch: _Sorted, load_many: Callable[[list[str]], Any], policy: Policy, type: Any) -> None:
+    def _load_batch(
+        self, batch: _Sorted, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
+    ) -> None:
         """Load what is this caller's, and have what is stale refreshed meanwhile."""
         if batch.stale:
 
             def refresh(leases: Sequence[Lease]) -> None:
-                self._load_many(leases, load_many, policy, type)
+                self._load_many(leases, load_many, policy, type, guard)
 
             if self._work.refresh(batch.stale, refresh):
                 batch.hand_over(batch.stale)
         if batch.mine:
-            batch.found |= self._load_many(batch.mine, load_many, policy, type)
+            batch.found |= self._load_many(batch.mine, load_many, policy, type, guard)
 
     def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
         chain = loading.get()
         for name in names:
             if chain and name in chain:
-                raise LoadError(f"{_text(name)}: its load asks for itself: {_path(chain, name)}")
+                key = self._key(name)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
         try:
             try:
                 replies = server.fetch_many(names, 0)
@@ -806,41 +907,50 @@ class Cache(Functions):
             else:
                 batch.later.append(key)
 
-    def _one_of(self, load_many: Callable[[list[str]], Any], key: str) -> Callable[[], Any]:
+    def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
         def load() -> Any:
-            return (self._work.settle(load_many([key]))).get(key)
+            return rows_of(guard.name, [key], self._work.settle(load_many([key])))[0]
 
         return load
 
     def _load_many(
-        self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any
+        self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
     ) -> dict[str, Any]:
         """Load with leases in hand. Whoever gave them releases those that are not answered here."""
         begun = time.monotonic()
-        self._stats.loads += 1
+        ran = False
         keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
         answers: list[tuple[Lease, tuple[Any, ...]]] = []
         try:
+            self._failures.check(keys[0], guard)
+            self._stats.loads += 1
             loaded = self._run(tuple(lease.name for lease in leases), lambda: load_many(list(keys)))
+            ran = True
             cost = time.monotonic() - begun
-            for key, lease in zip(keys, leases, strict=True):
-                value = loaded.get(key)
-                data, flags, shown[key] = self._form(lease.name, value, type, load_many)
-                words = self._filling(policy, flags, cost, absent=value is None)
-                if self._is_too_long(lease.server, name_of_load(load_many), key, data):
-                    self._core.unstored.keep(lease.name, data, flags, time.monotonic())
-                    answers.append((lease, (b"CACHE.FAIL", "too large")))
-                else:
-                    answers.append((lease, (b"CACHE.FILL", data, *words)))
+            for key, lease, value in zip(keys, leases, rows_of(guard.name, keys, loaded), strict=True):
+                form = self._form(lease.name, value, type, guard)
+                shown[key] = form.shown
+                answers.append((lease, self._answer_of(lease, key, form, self._filling(policy, form, cost), guard)))
         except Exception as error:
             self._stats.load_errors += 1
-            cause = f"{error.__class__.__name__}: {error}"[:200]
-            self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
+            words = self._failures.failed([lease.name for lease in leases], error, guard, ran=ran)
+            self._answer_all([(lease, (b"CACHE.FAIL", *words)) for lease in leases])
             raise
+        except BaseException as error:
+            self._interrupted(leases, error)
+            raise
+        self._failures.succeeded(guard)
         self._answer_all(answers)
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
+
+    def _answer_of(self, lease: Lease, key: str, form: _Form, words: list[bytes], guard: Guard) -> tuple[Any, ...]:
+        """Return the command that ends the lease of one key of a batch."""
+        if not self._is_too_long(lease.server, guard.name, key, form.data):
+            return b"CACHE.FILL", form.data, *words
+        self._core.unstored.keep(lease.name, form.data, form.flags, time.monotonic())
+        return b"CACHE.FAIL", "too large"
 
     def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
@@ -1029,9 +1139,9 @@ def _path(chain: Sequence[bytes], name: bytes) -> str:
 
 
 def _raise_all(errors: Mapping[str, Exception]) -> None:
-    """Raise the error of a key as it is; those of several as one that names them."""
+    """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
-    if len(errors) == 1:
+    if all(error is first for error in errors.values()):
         raise first
-    named = "; ".join(f"{key}: {error}" for key, error in list(errors.items())[:_NAMED])
-    raise LoadError(f"{len(errors)} keys could not be loaded: {named}") from first
+    named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
+    raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first
