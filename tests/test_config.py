@@ -34,6 +34,13 @@ def test_defaults() -> None:
     assert (settings.listen, settings.memory, settings.max_value) == (["127.0.0.1:7411"], 256 << 20, 16 << 20)
 
 
+def test_the_longest_value_follows_a_small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(memory="8MiB").max_value == 2 << 20
+    assert load_settings(memory="8MiB", max_value="4MiB").max_value == 4 << 20
+    monkeypatch.setenv("GLOBALCACHE_MAX_VALUE", "3MiB")
+    assert load_settings(memory="8MiB").max_value == 3 << 20
+
+
 def test_what_a_container_platform_sets_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [
         "GLOBALCACHE_PORT",

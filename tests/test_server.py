@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ import globalcache
 from tests.conftest import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -56,3 +59,34 @@ def test_after_fork_it_belongs_to_the_parent() -> None:
         assert os.waitpid(child, 0)[1] == 0
         with Wire(server.address) as wire:
             wire.ask(b"PING\r\n", b"+PONG\r\n")
+
+
+@pytest.mark.parametrize("thread", ["io", "accept"])
+def test_a_thread_that_panics(thread: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    """A native thread panics: clients of all threads see the end, the cause is logged, and every later call raises."""
+    server = globalcache.Server(threads=2, debug_time=True)
+    address = server.address
+    with Wire(address) as wire, Wire(address) as other:
+        other.ask(b"PING\r\n", b"+PONG\r\n")
+        wire.send(b"debugpanic %s\r\n" % thread.encode())
+        wire.rest()
+        assert other.rest() == b""
+    said = f"closed its listeners and connections: the thread globalcache-{thread}.* panicked: debugpanic was asked for"
+    calls: list[Callable[[], object]] = [server.stop, server.stats, server.reload, lambda: server.address]
+    for call in [*calls, lambda: server.stopping, server.stop]:
+        with pytest.raises(RuntimeError, match=said):
+            call()
+    with pytest.raises(ConnectionRefusedError):
+        Wire(address)
+    with pytest.raises(RuntimeError, match=said), server:
+        pass
+    with pytest.raises(KeyError), server:
+        raise KeyError
+    assert "debugpanic was asked for" in capfd.readouterr().err
+    # It is written by a thread of its own, which nobody joins.
+    for _ in range(1000):
+        if caplog.records:
+            break
+        time.sleep(0.01)
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+    assert re.search(said, caplog.text)

@@ -24,7 +24,11 @@ fn read(input: &[u8], pieces: &[u8], limits: &Limits) -> (Requests, bool) {
                 Next::Request(length) => {
                     assert!(length > 0 && start + length <= end);
                     let word = |span: Span| input[start..][span.start as usize..span.end as usize].to_vec();
-                    requests.push(spans.drain(..).map(word).collect());
+                    let words: Vec<Vec<u8>> = spans.drain(..).map(word).collect();
+                    // How many parts a skipped argument has depends on the cuts.
+                    if !words.is_empty() {
+                        requests.push(words);
+                    }
                     start += length;
                 }
                 Next::More(wanted) => {

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import final
 
-__all__ = ["JsonSession", "Server", "Store", "__version__", "run_bench"]
+__all__ = ["JsonSession", "Server", "Store", "__version__", "exit_on_panic", "run_bench"]
 
 __version__: str
 
 @final
 class Server:
-    """Native threads that serve a cache; stopped when it is dropped."""
+    """Native threads that serve a cache; stopped when it is dropped.
+
+    If one of them panics, listeners and connections are closed, the cause goes to the log, and every later call raises
+    RuntimeError.
+    """
 
     def __new__(
         cls,
@@ -75,3 +79,6 @@ class Store:
 
 def run_bench(options: str, /) -> str:
     """Run the load generator; options and report are JSON. Raises ValueError for wrong options, OSError otherwise."""
+
+def exit_on_panic() -> None:
+    """End the process with status 70 when a native thread panics, after its message on stderr."""

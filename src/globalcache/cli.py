@@ -1,7 +1,7 @@
 """The command line: a function for each command of `globalcache`.
 
 Exit status: 0 done; 1 there is no such key, or it could not be done (refused, address taken); 2 a wrong option; 3 no
-server answers; 4 the value could not be loaded. What went wrong is one line on stderr.
+server answers; 4 the value could not be loaded; 70 a fault of the server itself. What went wrong is one line on stderr.
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def serve(
     app: str | None = None, config: str | None = None, workers: int = 1, welcome: str | None = None, **given: Any
 ) -> None:
     """Run a server until it is told to stop; with MODULE:CACHE also workers that load what clients miss."""
-    from globalcache.server import Server  # noqa: PLC0415 - clients work without it
+    from globalcache import _core  # noqa: PLC0415 - clients work without it
+    from globalcache.server import Server  # noqa: PLC0415
 
+    _core.exit_on_panic()
     if config is not None:
         os.environ["GLOBALCACHE_CONFIG"] = config
     given = {name: value for name, value in given.items() if value not in (None, [])}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -60,7 +60,9 @@ class ServerSettings(BaseSettings):
     eviction: Literal["s3fifo", "none", "noeviction"] = Field(
         "s3fifo", description="What happens when memory is full: s3fifo evicts, none refuses writes."
     )
-    max_value: Size = Field(16 << 20, description="Longest value.")
+    max_value: Size = Field(
+        16 << 20, description="Longest value; unless it is given, a quarter of the memory if that is less."
+    )
     max_clients: int = Field(10_000, ge=1, description="Connections that may be open at a time.")
     client_memory: Size = Field(256 << 20, description="Memory that the buffers of all connections may take.")
     idle_timeout: Duration = Field(
@@ -94,8 +96,15 @@ class ServerSettings(BaseSettings):
     )
     shutdown: bool = Field(default=False, description="Let memcached clients stop the server by `shutdown`.")
     debug_time: bool = Field(
-        default=False, description="Let memcached clients move the clock by `debugtime`: for tests only."
+        default=False,
+        description="Let memcached clients move the clock by `debugtime` and end a thread by `debugpanic`: for tests.",
     )
+
+    @model_validator(mode="after")
+    def _fit_max_value(self) -> Self:
+        if "max_value" not in self.model_fields_set:
+            self.max_value = min(self.max_value, self.memory // 4)
+        return self
 
     def passwords(self) -> list[str]:
         """Return the passwords of clients that name no user. Raises OSError if the file cannot be read."""

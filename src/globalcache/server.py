@@ -5,6 +5,7 @@ Its threads are native and never wait for the interpreter.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 from globalcache import _core
@@ -25,7 +26,9 @@ class Server:
 
     Takes the options of `globalcache serve` under their names with underscores (`Server(memory="64MiB")`); listens on
     a free port of 127.0.0.1 unless told otherwise. Raises ConfigError for a wrong option and OSError when an address
-    cannot be bound. Using it after fork() raises RuntimeError: its threads stay with the parent.
+    cannot be bound. Using it after fork() raises RuntimeError: its threads stay with the parent. If one of its threads
+    fails by a fault of the server, it closes its listeners and connections and logs the cause, and every later call
+    raises RuntimeError.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -94,7 +97,10 @@ class Server:
             raise _wrong(error) from None
 
     def stop(self) -> None:
-        """Stop it; replies on their way are sent, within five seconds. Stopping twice is fine."""
+        """Stop it; replies on their way are sent, within five seconds. Stopping twice is fine.
+
+        Raises RuntimeError if it had failed before; its threads have ended in either case.
+        """
         self._core.stop()
 
     def __enter__(self) -> Self:
@@ -103,7 +109,9 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        # What went wrong in the block says more than that the server has failed.
+        with contextlib.suppress(*([] if error is None else [RuntimeError])):
+            self.stop()
 
     def __repr__(self) -> str:
         return f"Server({', '.join(self.addresses)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -67,3 +68,20 @@ def test_a_full_memory_without_eviction_refuses_writes_and_nothing_else(serve: C
         wire.ask(b"EXISTS 00\r\n", b":1\r\n")
         wire.ask(b"DEL 00 01 02\r\n", b":3\r\n")
         wire.ask(b"*3\r\n$3\r\nSET\r\n$2\r\n00\r\n$%d\r\n%b\r\n" % (len(value), value), b"+OK\r\n")
+
+
+@pytest.mark.parametrize("thread", ["io", "accept"])
+def test_a_thread_that_panics_ends_the_process(serve: Callable[..., Any], thread: str) -> None:
+    """A native thread panics: the process ends at once with status 70, so that a supervisor starts it again."""
+    server = serve("--threads", "2", "--debug-time")
+    with Wire(server.address) as wire, Wire(server.address) as other:
+        other.ask(b"PING\r\n", b"+PONG\r\n")
+        wire.send(b"debugpanic %s\r\n" % thread.encode())
+        for each in (wire, other):
+            with contextlib.suppress(ConnectionResetError):
+                each.rest()
+    assert server.process.wait(10) == 70
+    said = server.process.stderr.read()
+    assert f"thread 'globalcache-{thread}" in said
+    assert "debugpanic was asked for" in said
+    assert said.splitlines()[-1] == "globalcache: this is a fault of the server, which ends now with status 70"

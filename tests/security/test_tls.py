@@ -19,7 +19,7 @@ import redis
 
 import globalcache
 from globalcache.loaders import app
-from tests.conftest import GLOBALCACHE, tool
+from tests.conftest import GLOBALCACHE, Wire, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -308,3 +308,63 @@ def test_an_address_for_others_needs_client_certificates_or_a_word_of_the_operat
     start(listen=["tls://0.0.0.0:0"], tls_client_ca=certificates.ca, **files)
     with pytest.raises(globalcache.ConfigError, match="--insecure allows it"):
         start(listen=["0.0.0.0:0"], tls_client_ca=certificates.ca, **files)
+
+
+def received(client: ssl.SSLSocket) -> bytes:
+    """Read until the server ends the connection."""
+    got = b""
+    while chunk := client.recv(1 << 16):
+        got += chunk
+    return got
+
+
+def half_close(client: ssl.SSLSocket) -> None:
+    """Say that nothing more is sent, on the socket beneath TLS, and go on reading."""
+    socket.socket.shutdown(client, socket.SHUT_WR)
+
+
+def test_the_end_of_a_client_is_seen(certificates: Certificates, start: Callable[..., globalcache.Server]) -> None:
+    """A client half-closes behind more than one read takes, and another one while its request waits for a load."""
+    server = start(listen=[TLS, "127.0.0.1:0"], loader=["u:*"], threads=1, **certificates.files("server"))
+    context = certificates.context()
+    with Wire(server.addresses[1]) as plain:
+        with connect(server, context) as client:
+            client.sendall(b"PING\r\n" * 20_000)
+            half_close(client)
+            assert received(client) == b"+PONG\r\n" * 20_000
+        with connect(server, context) as client:
+            client.sendall(b"GET u:1\r\n")
+            while b"waiters\r\n:1\r\n" not in inspected(plain):
+                pass
+            client.sendall(b"PING\r\n")
+            half_close(client)
+            plain.ask(b"SET u:1 v\r\n", b"+OK\r\n")
+            assert received(client) == b"$1\r\nv\r\n+PONG\r\n"
+        while server.stats()["connected"] > 1:
+            pass
+
+
+def inspected(wire: Wire) -> bytes:
+    wire.send(b"CACHE.INSPECT u:1\r\nECHO end\r\n")
+    got = b""
+    while not got.endswith(b"end\r\n"):
+        got += wire.socket.recv(4096)
+    return got
+
+
+def test_it_stops_while_clients_of_tls_wait(
+    certificates: Certificates, start: Callable[..., globalcache.Server]
+) -> None:
+    """In the handshake, in a wait for a load, and idle: each gets the alert close_notify, then the end."""
+    server = start(listen=[TLS], loader=["u:*"], threads=1, **certificates.files("server"))
+    context = certificates.context()
+    with (
+        socket.create_connection(place(server), timeout=10) as handshaking,
+        connect(server, context) as waiting,
+        connect(server, context) as idle,
+    ):
+        waiting.sendall(b"GET u:1\r\n")
+        assert ping(idle) == b"+PONG\r\n"
+        server.stop()
+        assert handshaking.recv(64) == b"\x15\x03\x03\x00\x02\x01\x00"
+        assert (handshaking.recv(64), received(waiting), received(idle)) == (b"", b"", b"")

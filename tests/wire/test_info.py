@@ -140,3 +140,16 @@ def test_the_table_describes_itself(client: Any) -> None:
     assert rows["get"]["first_key_pos"] == 1
     assert client.command_getkeys("MSET", "a", "1", "b", "2") == ["a", "b"]
     assert client.command_getkeys("OBJECT", "ENCODING", "k") == ["k"]
+
+
+def test_the_longest_turn_is_told_and_forgotten(client: Any) -> None:
+    """A transaction of thousands of requests is one turn; CONFIG RESETSTAT forgets it."""
+    with client.pipeline(transaction=True) as transaction:
+        for _ in range(20_000):
+            transaction.append("k", "")
+        transaction.execute()
+    # What a turn took is known when it has ended, so to the next request.
+    long = client.info("stats")["longest_turn_usec"]
+    assert long > 1000
+    client.config_resetstat()
+    assert client.info("stats")["longest_turn_usec"] < long

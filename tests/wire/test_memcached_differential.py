@@ -134,7 +134,7 @@ class Commands:
                 b"GET k1\r\n",
                 b"set k1 0 0 x\r\n",
                 b"set k1 0 0 1\r\nabc\r\n",
-                b"set k1 b 0 1\r\n",
+                b"set k1 b 0 1x\r\n",
                 b"get " + b"k" * 251 + b"\r\n",
                 b"mg k1 v v\r\n",
                 b"mg k1 !\r\n",

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is, lookup};
-use crate::execute::{Client, Context, TOO_MUCH, take};
+use crate::execute::{Client, Context, TOO_MUCH, take, why_refused};
 use crate::loaders::Serving;
 use crate::store::{HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
 use crate::users::Access;
-use crate::waiting::{Awaited, Standing, load_failed, refresh, stand, wait_number};
+use crate::waiting::{Standing, load_failed, refresh, stand_to_read, wait_number};
 
 pub use crate::store::MAX_TAGS;
 
@@ -420,6 +420,9 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             Ok(Reply::Map(vec![
                 (Reply::word("run_id"), Reply::Value(Blob::Owned(cx.engine.facts.run_id.clone().into_bytes()))),
                 (Reply::word("tickets"), Reply::Int(tickets.into())),
+                (Reply::word("version"), Reply::word(crate::engine::VERSION)),
+                (Reply::word("max_value"), Reply::Int(cx.engine.limits.max_value as i64)),
+                (Reply::word("max_request"), Reply::Int(cx.engine.limits.max_request as i64)),
             ]))
         }
     }
@@ -460,6 +463,7 @@ fn with_meta<R>(
 }
 
 fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
+    let most = cx.engine.limits.max_value;
     with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
@@ -468,7 +472,11 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
                 If::Absent => version.is_none(),
                 If::Version(wanted) => version == Some(wanted),
             };
-            Ok(Reply::Int(if met { entry.set(value, meta)? as i64 } else { 0 }))
+            if !met {
+                return Ok(Reply::Int(0));
+            }
+            let written = entry.set(value, meta).map_err(|refused| why_refused(refused, value, most))?;
+            Ok(Reply::Int(written as i64))
         })
     })
 }
@@ -498,6 +506,10 @@ fn lean(blob: Blob, flags: u32) -> Reply {
 }
 
 fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
+    if !cx.waits.keys.is_empty() && cx.held.is_none() {
+        // What it waited for is its answer: a second look would count a hit that was none.
+        return get_served(cx, client, key);
+    }
     let seen = cx.with(key, |entry, scratch| {
         let now = entry.now();
         entry.get().map(|item| {
@@ -506,7 +518,7 @@ fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
         })
     });
     let served = cx.engine.loaders.any();
-    let reply = match seen {
+    match seen {
         Some((reply, stale)) => {
             if stale && served {
                 refresh(cx, client, key);
@@ -515,16 +527,19 @@ fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
         }
         None if served => get_served(cx, client, key),
         None => Reply::Null,
-    };
-    if cx.waits.is_waiting() { Reply::Parked } else { reply }
+    }
 }
 
 /// A value that is not there, where workers load.
-fn get_served(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
-    match stand(cx, client, key) {
+pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
+    match stand_to_read(cx, client, key) {
         Standing::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
         Standing::Failed(error) => Reply::Error(error),
-        _ => Reply::Null,
+        Standing::Waits => Reply::Parked,
+        // There is no such row, nobody loads it, or a transaction found it.
+        Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
+            entry.get().map_or(Reply::Null, |item| lean(take(scratch, item.value), item.flags))
+        }),
     }
 }
 
@@ -649,7 +664,7 @@ fn fetch(
         }
         Seen::Failed(cause) => Err(load_failed(bytes, &cause)),
         Seen::Waits => {
-            cx.waits.keys.push(Awaited { db: key.db, key: Arc::from(bytes), outcome: None });
+            cx.waits.wait_for(key);
             client.ticket_once = ticket && client.resp == 3;
             Ok(Reply::Parked)
         }

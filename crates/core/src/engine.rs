@@ -33,6 +33,9 @@ pub struct Limits {
     pub max_value: usize,
     /// Bytes of one request: room for many values at once, yet far from what would hurt the machine.
     pub max_request: usize,
+    /// Longest argument that is read and dropped although it is longer than a value may be, so that the client gets an
+    /// error and goes on; a longer one closes the connection.
+    pub max_skipped: usize,
     /// Bytes of replies not yet taken by the client, after which its requests are left unread.
     pub pause_output: usize,
     /// How long a read waits for a load, and a load may renew its lease, in milliseconds.
@@ -50,6 +53,7 @@ impl Limits {
             max_args: 10,
             max_value: self.max_value.min(16 << 10),
             max_request: 64 << 10,
+            max_skipped: 0,
             pause_output: self.pause_output.min(64 << 10),
             ..self.clone()
         }
@@ -62,6 +66,7 @@ impl Default for Limits {
             max_args: 1024 * 1024,
             max_value: 16 << 20,
             max_request: 256 << 20,
+            max_skipped: 256 << 20,
             pause_output: 1 << 20,
             load_limit: 30_000,
             shutdown: false,
@@ -110,6 +115,8 @@ pub struct Counters {
     pub client_bytes: AtomicU64,
     /// Keys that were drawn at random.
     pub drawn: AtomicU64,
+    /// The longest turn of a thread of the server, in microseconds of its processor time.
+    pub longest_turn: AtomicU64,
 }
 
 /// Everything that sessions share.
@@ -171,14 +178,16 @@ pub struct Pending {
     ahead: AtomicU64,
     /// A client asked the server to stop.
     pub stop: AtomicBool,
+    /// A client asked the thread that accepts connections to panic: a test of what the server does then.
+    pub panic: AtomicBool,
     /// Counts as of the last reset of memcached's statistics.
     pub baseline: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Pending {
-    /// Empties a database after so many milliseconds; of several such wishes the last holds, as in memcached.
-    pub fn flush_in(&self, db: u8, now: Now, millis: u64) {
-        self.flush.store(now.mono.saturating_add(millis) << 4 | u64::from(db), Relaxed);
+    /// Empties a database when the monotonic clock reads `at`; of several such wishes the last holds, as in memcached.
+    pub fn flush_at(&self, db: u8, at: u64) {
+        self.flush.store(at.min(u64::MAX >> 4) << 4 | u64::from(db), Relaxed);
     }
 
     /// Lets the clock run ahead by so many milliseconds more.
@@ -322,6 +331,7 @@ impl Engine {
     pub fn reset_counts(&self, store: Stats) {
         // Names of memcached's counts are others: both resets keep to their own.
         self.pending.baseline.lock().extend(self.counted(&store));
+        self.counters.longest_turn.store(0, Relaxed);
     }
 
     fn sections(&self, now: Now, store: &Stats, lens: &[u64; DATABASES]) -> Vec<Section> {
@@ -340,6 +350,7 @@ impl Engine {
             ("pubsub_channels", channels.to_string()),
             ("pubsub_patterns", patterns.to_string()),
             ("tracking_total_keys", store.tracked.to_string()),
+            ("longest_turn_usec", count(&counters.longest_turn)),
         ];
         let word = |text: &str| text.to_owned();
         vec![

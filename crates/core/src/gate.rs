@@ -131,7 +131,7 @@ fn limited_like(user: &User, command: &Command<'_>) -> Result<(), Error> {
     }
     let need = Need::of(row);
     let mut keys = first.into_iter().chain(rest.into_iter().flat_map(|keys| keys.iter()));
-    let empties = matches!(command, Command::Flush { .. } | Command::FlushIn(_));
+    let empties = matches!(command, Command::Flush { .. } | Command::FlushAt(_));
     if keys.all(|key| user.may_use(key, need)) && (!empties || may_empty(user)) { Ok(()) } else { Err(NO_KEY) }
 }
 
@@ -174,7 +174,7 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
         },
         Command::Ping(_) | Command::Quit => ("PING", None, None),
         Command::Auth(..) => ("AUTH", None, None),
-        Command::Flush { .. } | Command::FlushIn(_) => ("FLUSHDB", None, None),
+        Command::Flush { .. } | Command::FlushAt(_) => ("FLUSHDB", None, None),
         Command::Stats(_) => ("INFO", None, None),
         // What no other protocol asks, and what steers the server.
         _ => ("CONFIG", None, None),

@@ -13,7 +13,7 @@ use crate::engine::Now;
 use crate::execute::{Client, Context, TOO_MUCH, expires_at, take};
 use crate::loaders::Serving;
 use crate::store::{Entry, Item, Key, MAX_AGE, Meta, Party, Refused, Seeker, Sought};
-use crate::waiting::{Standing, refresh, stand};
+use crate::waiting::{Standing, refresh, stand_to_read};
 
 const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or decrement non-numeric value");
 /// Else a number that somebody compares with would be taken for the right to fill.
@@ -199,7 +199,7 @@ fn find(cx: &mut Context<'_>, client: &Client, keys: Args<'_>, expiry: Option<Ex
 #[cold]
 fn load(cx: &mut Context<'_>, client: &Client, key: &[u8]) -> Result<Reply, Error> {
     let mono = cx.now.mono;
-    match stand(cx, client, Key { db: client.db, bytes: key }) {
+    match stand_to_read(cx, client, Key { db: client.db, bytes: key }) {
         Standing::Failed(error) => Err(error),
         Standing::Waits => Ok(Reply::Parked),
         Standing::Loaded(loaded) if !loaded.absent => Ok(Reply::Item(Found {

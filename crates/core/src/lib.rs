@@ -11,6 +11,7 @@ mod gate;
 pub mod glob;
 mod items;
 mod json_value;
+pub mod key_list;
 pub mod loaders;
 pub mod mailbox;
 mod number;

@@ -66,6 +66,18 @@ impl Mailboxes {
         std::mem::take(&mut *self.boxes[number].events.lock())
     }
 
+    /// Takes what was left for one connection, oldest first.
+    pub fn take_of(&self, party: Party) -> Vec<Event> {
+        let Some(mailbox) = self.boxes.get(usize::from(party.mailbox)) else { return Vec::new() };
+        let mut events = mailbox.events.lock();
+        if events.iter().all(|(to, _)| *to != party) {
+            return Vec::new();
+        }
+        let (own, others) = std::mem::take(&mut *events).into_iter().partition(|(to, _)| *to == party);
+        *events = others;
+        own.into_iter().map(|(_, event): (Party, Event)| event).collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.boxes.len()

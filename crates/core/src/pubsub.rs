@@ -33,9 +33,19 @@ pub struct Bus {
 pub struct Subscriptions {
     channels: HashSet<Box<[u8]>>,
     patterns: HashSet<Box<[u8]>>,
+    /// Bytes of all names.
+    bytes: usize,
 }
 
+/// Bytes of the tables for each name, in the connection's own and in that of all who listen.
+const TABLES: usize = 160;
+
 impl Subscriptions {
+    /// Bytes that the server holds for them: each name is kept here and in the table of all who listen.
+    pub(crate) fn memory(&self) -> usize {
+        2 * self.bytes + (self.channels.len() + self.patterns.len()) * TABLES
+    }
+
     /// Channels, and patterns.
     pub fn counts(&self) -> (usize, usize) {
         (self.channels.len(), self.patterns.len())
@@ -194,6 +204,7 @@ pub(crate) fn run(cx: &Context<'_>, client: &mut Client, command: &BusCommand<'_
             let word = if topic == Topic::Channel { "subscribe" } else { "psubscribe" };
             let each = names.iter().map(|name| {
                 if subscriptions.of(topic).insert(name.into()) {
+                    subscriptions.bytes += name.len();
                     bus.join(topic, name, client.party);
                 }
                 Reply::Push(vec![Reply::word(word), bytes(name), Reply::Int(subscriptions.total())])
@@ -232,6 +243,7 @@ fn unsubscribe(bus: &Bus, known: &mut Subscriptions, party: Party, topic: Topic,
     }
     let mut one = |name: &[u8]| {
         if known.of(topic).remove(name) {
+            known.bytes -= name.len();
             bus.leave(topic, name, party);
         }
         Reply::Push(vec![Reply::word(word), bytes(name), Reply::Int(known.total())])

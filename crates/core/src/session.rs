@@ -14,15 +14,17 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::cache::CacheCommand;
 use crate::command::{
-    Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup,
+    Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, integer, lookup,
+    too_long,
 };
 use crate::engine::{Engine, Limits, Now};
-use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at};
+use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at, why_refused};
 use crate::gate;
 use crate::items;
 use crate::mailbox::Event;
 use crate::output::Output;
 use crate::protocol::json::Message;
+use crate::protocol::long_line::LongLine;
 use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
@@ -37,7 +39,8 @@ use crate::waiting::{Waits, load_first, wait_parts};
 pub enum Flow {
     /// Read on.
     Continue,
-    /// Read nothing until the output is taken, then feed the rest of the input again.
+    /// Too many replies wait, or the turn has ended: read nothing until the output is taken, then feed the rest of the
+    /// input again.
     Pause,
     /// A request waits for a load: read nothing, and feed the rest of the input again when the session says that it is
     /// [`ready`](Session::is_ready).
@@ -63,6 +66,14 @@ const TOO_MANY_WAIT: Error = Error::new(Kind::Busy, "BUSY too many requests of t
 struct Ticket {
     waits: Waits,
     request: Kept,
+    /// The database that was selected when it was sent.
+    db: u8,
+}
+
+impl Ticket {
+    fn memory(&self) -> usize {
+        size_of::<Ticket>() + self.waits.memory() + self.request.memory()
+    }
 }
 
 /// The bytes of a request that is run again.
@@ -71,9 +82,49 @@ enum Kept {
     Json(Box<[u8]>),
 }
 
+impl Kept {
+    fn memory(&self) -> usize {
+        match self {
+            Kept::Resp(bytes, spans) => bytes.len() + size_of_val(&**spans),
+            Kept::Json(line) => line.len(),
+        }
+    }
+
+    fn of(args: Args<'_>) -> Kept {
+        let (mut bytes, mut spans) = (Vec::new(), Vec::with_capacity(args.len()));
+        for arg in args.iter() {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(arg);
+            spans.push(Span { start, end: bytes.len() as u32 });
+        }
+        Kept::Resp(bytes.into(), spans.into())
+    }
+}
+
+/// When a turn of a connection is to end, by a clock of the caller: requests behind that moment are left for the next turn,
+/// so that one connection's pipeline does not delay all others of its thread. The default has no end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnEnd {
+    clock: Option<fn() -> u64>,
+    at: u64,
+}
+
+impl TurnEnd {
+    /// The turn ends when `clock` reads `at` or more.
+    pub fn new(clock: fn() -> u64, at: u64) -> TurnEnd {
+        TurnEnd { clock: Some(clock), at }
+    }
+
+    fn is_past(&self) -> bool {
+        self.clock.is_some_and(|clock| clock() >= self.at)
+    }
+}
+
 /// Buffers that sessions of a thread share, kept for their capacity.
 #[derive(Default)]
 pub struct Scratch {
+    /// When the turn that is being taken ends.
+    pub turn_end: TurnEnd,
     values: Vec<u8>,
     spans: Vec<Span>,
     frames: Vec<Frame>,
@@ -125,6 +176,8 @@ impl Plain {
 enum Name {
     Redis(Option<&'static Row>),
     Memcached(memcached::Call),
+    /// As `Redis`, of a request that ends before an argument that is too long: the last that was read.
+    TooLong,
 }
 
 /// One client's side of the server.
@@ -145,8 +198,20 @@ pub struct Session {
     number: u64,
     /// What the request at the front of the input waits for, or was told.
     parked: Option<Waits>,
+    /// A request that runs in turns: what follows is run when it is done.
+    under_way: Option<Ticket>,
     /// Requests that wait beside it, by number.
     tickets: HashMap<u64, Ticket>,
+    /// Bytes that these hold.
+    ticket_bytes: usize,
+    /// A message of JSON that is longer than any that is run.
+    long_line: Option<Box<LongLine>>,
+    /// Bytes at the front of the input in which no message of JSON ends.
+    searched: usize,
+    /// Requests are being run.
+    in_batch: bool,
+    /// The peer sends nothing any more, so it cannot answer a lease.
+    peer_ended: bool,
 }
 
 impl Session {
@@ -163,7 +228,13 @@ impl Session {
             messages: 0,
             number: 0,
             parked: None,
+            under_way: None,
             tickets: HashMap::new(),
+            ticket_bytes: 0,
+            long_line: None,
+            searched: 0,
+            in_batch: false,
+            peer_ended: false,
         }
     }
 
@@ -244,17 +315,32 @@ impl Session {
         }
         acting(self.client.id);
         self.protocol = Some(protocol);
-        let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
+        let mut run = Run { engine, clock: now, now: engine.time(now), scratch, commands: 0, errors: 0 };
         let mut frames = std::mem::take(&mut run.scratch.frames);
+        self.in_batch = true;
         let end = match protocol {
             Protocol::Resp => self.feed_words(&mut run, input, &mut frames, out, false),
             Protocol::Memcached => self.feed_words(&mut run, input, &mut frames, out, true),
             Protocol::Json => self.feed_json(&mut run, input, out),
         };
+        self.in_batch = false;
         run.scratch.frames = frames;
         run.finish();
         acting(0);
         end
+    }
+
+    /// Takes the messages that were left for a client that keeps copies, before its next request is run: what it reads
+    /// now may be newer than a change of another key that it was not told of yet.
+    #[cold]
+    fn take_messages(&mut self, run: &mut Run<'_>, out: &mut Output) -> Flow {
+        for event in run.engine.mail.take_of(self.client.party) {
+            if self.deliver(run.engine, run.clock, run.scratch, event, out) == Flow::Close {
+                return Flow::Close;
+            }
+            acting(self.client.id);
+        }
+        Flow::Continue
     }
 
     /// Redis and memcached: requests of words, read ahead.
@@ -267,7 +353,13 @@ impl Session {
         out: &mut Output,
         memcached: bool,
     ) -> (usize, Flow) {
+        if let Some(request) = self.under_way.take()
+            && !self.go_on(run, request, out)
+        {
+            return (0, Flow::Park);
+        }
         let mut start = 0;
+        let had_session = self.client.joined.is_some();
         while start < input.len() {
             frames.clear();
             run.scratch.spans.clear();
@@ -280,6 +372,10 @@ impl Session {
             while let Some(frame) = frames.get(index) {
                 // Looked at each time: the request before may have begun a transaction, say.
                 let plain = self.is_plain(run.engine);
+                if !plain && self.client.tracking.is_some() && self.take_messages(run, out) == Flow::Close {
+                    return (input.len(), Flow::Close);
+                }
+                let mut joins = false;
                 let is_step = |frame: &&Frame| plain && frame.plain.is_some();
                 let count = frames[index..].iter().take_while(is_step).count();
                 if count > 0 {
@@ -290,17 +386,23 @@ impl Session {
                     let done = match frame.name {
                         Name::Redis(row) => self.run_resp(run, input, frame, row, out),
                         Name::Memcached(call) => self.run_memcached(run, input, frame, call, out),
+                        Name::TooLong => self.refuse_too_long(run, input, frame, out),
                     };
                     if !done {
                         self.read_again();
-                        return (frame.start, Flow::Park);
+                        let next = frames.get(index + 1).map_or(end, |next| next.start);
+                        return (if self.under_way.is_some() { next } else { frame.start }, Flow::Park);
                     }
                     index += 1;
+                    // What follows the greeting of a session is run behind its fence, and not at all if a newer one is there.
+                    joins = self.client.joined.is_some() != had_session && (index < frames.len() || end < input.len());
                 }
                 if self.client.quitting {
                     return (input.len(), Flow::Close);
                 }
-                if out.len() > self.limits(run.engine).pause_output {
+                let more = index < frames.len() || stop.is_none() && end < input.len();
+                let late = more && run.scratch.turn_end.is_past();
+                if out.len() > self.limits(run.engine).pause_output || joins || late {
                     let next = frames.get(index).map_or(end, |next| next.start);
                     // What was read ahead is read again when the output was taken.
                     if index < frames.len() {
@@ -321,7 +423,7 @@ impl Session {
                     run.errors += 1;
                     return (input.len(), Flow::Close);
                 }
-                Some(Next::Http) => return (input.len(), Flow::Close),
+                Some(Next::Close) => return (input.len(), Flow::Close),
                 Some(_) => break,
             }
         }
@@ -356,7 +458,8 @@ impl Session {
                         Ok(_) => out.bytes().extend_from_slice(b"+OK\r\n"),
                         Err(refused) => {
                             errors += 1;
-                            resp::encode(&Reply::Error(refused.into()), resp3, &[], out);
+                            let error = why_refused(refused, value, run.engine.limits.max_value);
+                            resp::encode(&Reply::Error(error), resp3, &[], out);
                         }
                     }
                 }
@@ -448,7 +551,11 @@ impl Session {
                     frames.push(Frame { start: at, spans: (first, spans.len()), name, plain });
                     first = spans.len();
                     at += length;
-                    if self.lines.is_skipping() {
+                    // What is skipped must not be read again, so nothing is read ahead behind it.
+                    if if memcached { self.lines.is_skipping() } else { self.reader.is_skipping() } {
+                        if let (Some(_), Some(frame)) = (self.reader.too_long(), frames.last_mut()) {
+                            (frame.name, frame.plain) = (Name::TooLong, None);
+                        }
                         return (at, None);
                     }
                 }
@@ -461,6 +568,30 @@ impl Session {
             }
         }
         (at, None)
+    }
+
+    /// Answers a request of which an argument is too long. A lease that it would have filled ends: nobody else knows that
+    /// this load is over.
+    #[cold]
+    fn refuse_too_long(&mut self, run: &mut Run<'_>, input: &[u8], frame: &Frame, out: &mut Output) -> bool {
+        let args = Args::new(&input[frame.start..], &run.scratch.spans[frame.spans.0..frame.spans.1]);
+        let name = args.get(0).unwrap_or_default();
+        let row = lookup(name);
+        let length = self.reader.too_long().unwrap_or_default();
+        let mut error = too_long(length, run.engine.limits.max_value);
+        if let Some(Err(refused)) = row.map(|row| gate::permit(&self.client, row, args)) {
+            error = refused;
+        } else if row.is_some_and(|row| row.name == "CACHE.FILL")
+            && self.client.queue.is_none()
+            && let (Some(key), Some(Ok(token))) = (args.get(1), args.get(2).map(integer))
+        {
+            end_lease(run.engine, run.now, &mut self.client, key, token as u64, &error);
+        }
+        let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, name, error);
+        let reply = Reply::Error(reply);
+        self.skip_one_reply();
+        self.send_reply(run, &reply, out);
+        true
     }
 
     #[inline]
@@ -554,8 +685,9 @@ impl Session {
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let Some(name) = args.get(0) else { return true };
         values.clear();
-        let replies = self.client.replies;
+        self.skip_one_reply();
         let mut waits = self.parked.take().unwrap_or_default();
+        waits.in_turns = true;
         self.number = number_waits(&mut waits, self.number);
         let reply = match admit(row, name, args, &self.client) {
             Ok(row) if self.client.only_listens() && !row.is_for_listeners() => {
@@ -582,67 +714,136 @@ impl Session {
                 }
                 Err(error) => Reply::Error(error.clone()),
             },
-            Err(error) => Reply::Error(transaction::refused(&mut self.client, name, error)),
+            Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
         };
         if !waits.keys.is_empty() && !self.client.watched.is_empty() {
             transaction::rebase(&mut self.client, &waits);
         }
-        if matches!(reply, Reply::Parked) {
-            let goes_on = self.park(run.engine, run.now, args, waits, out);
-            run.commands += u64::from(goes_on);
-            return goes_on;
-        }
-        run.commands += 1;
         let reply = match reply {
-            Reply::Value(Blob::Scratch(range)) if replies == Replies::All => {
+            Reply::Parked => match self.park(run.engine, run.now, args, waits) {
+                Some(reply) => reply,
+                None => return false,
+            },
+            Reply::Value(Blob::Scratch(range)) if self.client.replies == Replies::All => {
+                run.commands += 1;
                 resp::bulk(&run.scratch.values[range], out.bytes());
                 return true;
             }
             reply => reply,
         };
-        run.errors += u64::from(matches!(reply, Reply::Error(_)));
-        if replies == Replies::All && self.client.replies == Replies::All {
-            resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);
-        } else if replies == Replies::SkipNext {
-            self.client.replies = Replies::All;
-        } else if self.client.replies == Replies::All {
-            // CLIENT REPLY ON is answered again.
-            resp::encode(&reply, self.client.resp == 3, &run.scratch.values, out);
+        if !self.tickets.is_empty() && self.client.resp != 3 {
+            self.leave_tickets(run.engine, run.now);
         }
+        self.send_reply(run, &reply, out);
         true
     }
 
-    /// Keeps a request that waits, or leaves it where it is; whether what follows is run.
+    /// The reply to the command that is now run is skipped, if CLIENT REPLY SKIP stood before it.
+    #[inline]
+    fn skip_one_reply(&mut self) {
+        if self.client.replies == Replies::SkipNext {
+            self.client.replies = Replies::Skip;
+        }
+    }
+
+    /// Sends a reply, if the client wants it. What is pushed comes whatever it wants.
+    #[inline]
+    fn send_reply(&mut self, run: &mut Run<'_>, reply: &Reply, out: &mut Output) {
+        run.commands += 1;
+        run.errors += u64::from(matches!(reply, Reply::Error(_)));
+        if self.client.replies == Replies::All || matches!(reply, Reply::Push(_) | Reply::Several(_)) {
+            resp::encode(reply, self.client.resp == 3, &run.scratch.values, out);
+        }
+        if self.client.replies == Replies::Skip {
+            self.client.replies = Replies::All;
+        }
+    }
+
+    /// Keeps a request that waits, or leaves it where it is; what is answered at once if what follows is run.
     #[cold]
-    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits, out: &mut Output) -> bool {
+    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits) -> Option<Reply> {
+        if waits.progress.is_some() {
+            self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
+            return None;
+        }
         let once = std::mem::take(&mut self.client.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
         if !(once || self.client.tickets) || self.client.queue.is_some() {
+            if self.client.replies == Replies::Skip {
+                self.client.replies = Replies::SkipNext;
+            }
             self.parked = Some(waits);
-            return false;
+            return None;
         }
         let number = waits.number;
-        let reply = if self.tickets.len() >= MAX_TICKETS {
+        if self.tickets.len() >= MAX_TICKETS {
             waits.leave(engine, &self.client, now.mono);
-            Reply::Error(TOO_MANY_WAIT)
-        } else {
-            let (mut bytes, mut spans) = (Vec::new(), Vec::new());
-            for arg in args.iter() {
-                let start = bytes.len() as u32;
-                bytes.extend_from_slice(arg);
-                spans.push(Span { start, end: bytes.len() as u32 });
+            return Some(Reply::Error(TOO_MANY_WAIT));
+        }
+        self.keep(waits, Kept::of(args), self.client.db);
+        Some(ticket_reply(args.get(0).unwrap_or_default(), number))
+    }
+
+    /// Keeps a request that waits beside others.
+    fn keep(&mut self, waits: Waits, request: Kept, db: u8) {
+        let (number, ticket) = (waits.number, Ticket { waits, request, db });
+        self.ticket_bytes += ticket.memory();
+        self.tickets.insert(number, ticket);
+    }
+
+    /// The request that waits under a number is kept no more.
+    fn take_ticket(&mut self, number: u64) -> Option<Ticket> {
+        let ticket = self.tickets.remove(&number)?;
+        self.ticket_bytes -= ticket.memory();
+        Some(ticket)
+    }
+
+    /// Gives up all requests that wait beside others, since the client has chosen RESP2, in which nothing can tell their
+    /// outcomes from replies.
+    #[cold]
+    fn leave_tickets(&mut self, engine: &Engine, now: Now) {
+        for (_, ticket) in std::mem::take(&mut self.tickets) {
+            ticket.waits.leave(engine, &self.client, now.mono);
+        }
+        self.ticket_bytes = 0;
+    }
+
+    /// Bytes that the connection makes the server hold beside the buffers of its socket: queued and watched, what waits,
+    /// leases, what it listens to and tracks.
+    pub fn memory(&self) -> u64 {
+        let waits = self.parked.as_ref().map_or(0, Waits::memory);
+        let partial = self.partial.capacity() * size_of::<Span>();
+        let line = self.long_line.as_ref().map_or(0, |line| line.memory());
+        let under_way = self.under_way.as_ref().map_or(0, Ticket::memory);
+        (self.client.memory() + self.ticket_bytes + under_way + waits + partial + line) as u64
+    }
+
+    /// Takes another turn of a request that runs in turns; whether it is done.
+    #[cold]
+    fn go_on(&mut self, run: &mut Run<'_>, Ticket { mut waits, request, db }: Ticket, out: &mut Output) -> bool {
+        let Kept::Resp(bytes, spans) = &request else { return true };
+        let args = Args::new(bytes, spans);
+        run.scratch.values.clear();
+        let Some(row) = args.get(0).and_then(lookup) else { return true };
+        let reply = match (row.read)(row, args.from(1)) {
+            Ok(command) => {
+                let scratch = &mut run.scratch.values;
+                let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
+                execute_row(&mut cx, &mut self.client, row, args, &command)
             }
-            let request = Kept::Resp(bytes.into(), spans.into());
-            self.tickets.insert(number, Ticket { waits, request });
-            ticket_reply(args.get(0).unwrap_or_default(), number)
+            Err(error) => Reply::Error(error),
         };
-        resp::encode(&reply, self.client.resp == 3, &[], out);
+        if matches!(reply, Reply::Parked) {
+            self.under_way = Some(Ticket { waits, request, db });
+            return false;
+        }
+        self.send_reply(run, &reply, out);
         true
     }
 
     /// Leaves the queues that a ticket stands for; whether it stood for any.
     fn cancel(&mut self, engine: &Engine, now: Now, ticket: u64) -> bool {
-        let known = self.tickets.remove(&ticket);
+        let known = self.take_ticket(ticket);
         if let Some(ticket) = &known {
             ticket.waits.leave(engine, &self.client, now.mono);
         }
@@ -651,12 +852,34 @@ impl Session {
 
     /// Whether a request waits at the front of the input.
     pub fn is_parked(&self) -> bool {
-        self.parked.is_some()
+        self.parked.is_some() || self.under_way.is_some()
     }
 
     /// Whether that request can go on.
     pub fn is_ready(&self) -> bool {
-        self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+        self.under_way.is_some() || self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+    }
+
+    /// Whether the client is to get a reply to a request that waits for a load: in its place, or of a JSON client. What
+    /// follows a ticket of RESP3 is a push, and libraries that use tickets read until they close.
+    pub fn awaits_reply(&self) -> bool {
+        self.is_parked() || self.protocol == Some(Protocol::Json) && !self.tickets.is_empty()
+    }
+
+    /// The peer sends nothing any more, but may still read: its leases pass on, and it is granted none from now on.
+    #[cold]
+    pub fn end_input(&mut self, engine: &Engine, now: Now) {
+        if !std::mem::replace(&mut self.peer_ended, true) {
+            self.pass_leases(engine, engine.time(now));
+        }
+    }
+
+    /// Gives up the leases of this connection; what is loaded under them may still be stored.
+    fn pass_leases(&mut self, engine: &Engine, now: Now) {
+        let party = self.client.party;
+        for (db, key, _) in std::mem::take(&mut self.client.holds) {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
+        }
     }
 
     /// Takes a message that was left for the connection; what is to be sent is appended to `out`.
@@ -713,12 +936,16 @@ impl Session {
         outcome: Outcome,
         out: &mut Output,
     ) {
+        let outcome = if self.peer_ended { decline(engine, now, outcome) } else { outcome };
         if let Outcome::Lease(granted) = &outcome {
             self.client.remember(&granted.key, granted.token);
         }
         let (number, index) = wait_parts(wait);
-        let parked = self.parked.as_mut().filter(|waits| waits.number == number);
-        let Some(waits) = parked.or(self.tickets.get_mut(&number).map(|ticket| &mut ticket.waits)) else {
+        if let Some(waits) = self.parked.as_mut().filter(|waits| waits.number == number) {
+            waits.tell(index, outcome);
+            return;
+        }
+        let Some(ticket) = self.tickets.get_mut(&number) else {
             // Nobody here awaits it any more: a lease goes on to somebody who does.
             if let Outcome::Lease(Granted { db, key, token }) = outcome {
                 self.client.forget(&key, token);
@@ -726,23 +953,30 @@ impl Session {
             }
             return;
         };
-        let over = waits.tell(index, outcome);
-        if over && let Some(ticket) = self.tickets.remove(&number) {
+        let before = ticket.waits.memory();
+        let over = ticket.waits.tell(index, outcome);
+        self.ticket_bytes += ticket.waits.memory() - before;
+        if over && let Some(ticket) = self.take_ticket(number) {
             self.run_again(engine, now, scratch, ticket, out);
         }
     }
 
     /// Runs a request that has waited beside others.
     fn run_again(&mut self, engine: &Engine, now: Now, scratch: &mut Scratch, ticket: Ticket, out: &mut Output) {
-        // As in `feed`: an old connection's request is not run after a newer one was welcomed.
-        let joined = self.client.joined.as_ref().map(|joined| (Arc::clone(&joined.fence), joined.generation));
+        // As in `feed`, which holds the fence already where it calls this: an old connection's request is not run after a
+        // newer one was welcomed.
+        let joined = self.client.joined.as_ref().filter(|_| !self.in_batch);
+        let joined = joined.map(|joined| (Arc::clone(&joined.fence), joined.generation));
         let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
         if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {
             return;
         }
-        let mut run = Run { engine, now: engine.time(now), scratch, commands: 0, errors: 0 };
-        let Ticket { mut waits, request } = ticket;
+        let mut run = Run { engine, clock: now, now: engine.time(now), scratch, commands: 0, errors: 0 };
+        let Ticket { mut waits, request, db } = ticket;
         let number = waits.number;
+        // Another database may have been selected since.
+        let selected = std::mem::replace(&mut self.client.db, db);
+        acting(self.client.id);
         run.scratch.values.clear();
         match request {
             Kept::Json(line) => self.run_json(&mut run, &line, waits, out),
@@ -759,8 +993,11 @@ impl Session {
                     }
                     Err(error) => Reply::Error(error),
                 };
+                if !self.client.watched.is_empty() {
+                    transaction::rebase(&mut self.client, &waits);
+                }
                 if matches!(reply, Reply::Parked) {
-                    self.tickets.insert(number, Ticket { waits, request: Kept::Resp(bytes, spans) });
+                    self.keep(waits, Kept::Resp(bytes, spans), db);
                 } else {
                     run.errors += u64::from(matches!(reply, Reply::Error(_)));
                     let push = Reply::Push(vec![Reply::word("outcome"), Reply::Int(number as i64), reply]);
@@ -768,7 +1005,9 @@ impl Session {
                 }
             }
         }
-        run.finish();
+        run.count();
+        self.client.db = selected;
+        acting(0);
     }
 
     /// The connection is gone: its leases pass on, and it waits for nothing any more.
@@ -776,10 +1015,10 @@ impl Session {
         let now = engine.time(now);
         let party = self.client.party;
         self.client.leave(engine);
+        transaction::unwatch(engine, now.mono, &mut self.client);
+        self.client.queue = None;
         engine.clients.leave(party.id);
-        for (db, key, _) in std::mem::take(&mut self.client.holds) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
-        }
+        self.pass_leases(engine, now);
         for waits in self.parked.take().into_iter().chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
             for known in &waits.keys {
                 let key = Key { db: known.db, bytes: &known.key };
@@ -789,6 +1028,7 @@ impl Session {
         if self.client.worker {
             engine.loaders.leave(party);
         }
+        (self.ticket_bytes, self.long_line) = (0, None);
         if let Some(joined) = self.client.joined.take() {
             engine.fences.leave(&joined);
         }
@@ -801,26 +1041,77 @@ impl Session {
         let mut start = 0;
         while start < input.len() {
             let rest = &input[start..];
-            let Some(end) = memchr::memchr(b'\n', &rest[..rest.len().min(limit)]) else {
-                if rest.len() >= limit {
-                    let error = Error::new(Kind::TooLarge, "ERR the message is too long");
-                    self.answer(run, &Message::default(), &Reply::Error(error), out);
-                    return (input.len(), Flow::Close);
+            if self.long_line.is_some() {
+                let Some(taken) = self.skip_long_line(run, rest, out) else {
+                    let over = self.long_line.is_none();
+                    return (input.len(), if over { Flow::Close } else { Flow::Continue });
+                };
+                start += taken;
+            } else {
+                let searched = std::mem::take(&mut self.searched);
+                let found = memchr::memchr(b'\n', &rest[searched..rest.len().min(limit)]);
+                let Some(end) = found.map(|end| searched + end) else {
+                    if rest.len() >= limit {
+                        self.long_line = Some(Box::default());
+                        continue;
+                    }
+                    self.searched = rest.len();
+                    break;
+                };
+                start += end + 1;
+                let line = rest[..end].trim_ascii();
+                if !line.is_empty() {
+                    run.commands += 1;
+                    self.run_json(run, line, Waits::default(), out);
                 }
-                break;
-            };
-            start += end + 1;
-            let line = rest[..end].trim_ascii();
-            if !line.is_empty() {
-                run.commands += 1;
-                let waits = Waits::default();
-                self.run_json(run, line, waits, out);
             }
-            if out.len() > run.engine.limits.pause_output {
+            let full = out.len() > run.engine.limits.pause_output;
+            if full || start < input.len() && run.scratch.turn_end.is_past() {
                 return (start, Flow::Pause);
             }
         }
         (start, Flow::Continue)
+    }
+
+    /// Skips what has arrived of a message that is too long, and answers it at its end; how many bytes that took. None if
+    /// it goes on, or is longer than a request may be: then it is answered and not followed any more.
+    #[cold]
+    fn skip_long_line(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output) -> Option<usize> {
+        let most = if self.limits(run.engine).max_skipped == 0 { 0 } else { run.engine.limits.max_request };
+        let line = self.long_line.as_mut()?;
+        let taken = line.take(input);
+        if line.length() <= most && taken.is_none() {
+            return None;
+        }
+        let line = self.long_line.take()?;
+        let mut message = Message::default();
+        let known = message.read(line.kept()).is_ok();
+        let max_value = run.engine.limits.max_value;
+        run.commands += 1;
+        let error = Error::new(Kind::TooLarge, "ERR the message is too long");
+        let reply = if known && line.length() <= most && line.longest() > max_value {
+            self.refuse_value(run, &message, line.longest())
+        } else {
+            Reply::Error(error)
+        };
+        self.answer(run, &message, &reply, out);
+        taken.filter(|_| line.length() <= most)
+    }
+
+    /// What is answered to a message whose value is too long. A lease that it would have filled ends.
+    #[cold]
+    fn refuse_value(&mut self, run: &Run<'_>, message: &Message, length: usize) -> Reply {
+        let error = too_long(length, run.engine.limits.max_value);
+        if let Some(command) = message.command()
+            && let Err(refused) =
+                gate::admit(message.keys().iter()).and_then(|()| gate::permit_like(&self.client, &command))
+        {
+            return Reply::Error(refused);
+        }
+        if let Some(Command::Cache(CacheCommand::Fill { key, token, .. })) = message.command() {
+            end_lease(run.engine, run.now, &mut self.client, key, token, &error);
+        }
+        Reply::Error(error)
     }
 
     fn run_json(&mut self, run: &mut Run<'_>, line: &[u8], mut waits: Waits, out: &mut Output) {
@@ -833,7 +1124,9 @@ impl Session {
         let permitted = command.and_then(|command| {
             command.as_ref().map_or(Ok(()), |command| gate::permit_like(&self.client, command)).map(|()| command)
         });
+        let length = message.value_len();
         let reply = match permitted {
+            Ok(_) if length > run.engine.limits.max_value => self.refuse_value(run, &message, length),
             Ok(command) => command.map_or(Reply::Ok, |command| {
                 let scratch = &mut run.scratch.values;
                 let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
@@ -847,7 +1140,7 @@ impl Session {
             waits.leave(run.engine, &self.client, run.now.mono);
             self.answer(run, &message, &Reply::Error(TOO_MANY_WAIT), out);
         } else {
-            self.tickets.insert(waits.number, Ticket { waits, request: Kept::Json(line.into()) });
+            self.keep(waits, Kept::Json(line.into()), self.client.db);
         }
     }
 
@@ -856,6 +1149,22 @@ impl Session {
         message.answer(reply, self.messages, &run.scratch.values, out.bytes());
         self.messages += 1;
     }
+}
+
+/// Ends the lease under which a value was loaded that is too long to be read: those who wait are told why.
+fn end_lease(engine: &Engine, now: Now, client: &mut Client, key: &[u8], token: u64, error: &Error) {
+    let message = error.text.strip_prefix("ERR ").unwrap_or(&error.text).as_bytes();
+    let fail = CacheCommand::Fail { key, token, message, retry: None };
+    let (scratch, waits) = (&mut Vec::new(), &mut Waits::default());
+    let mut cx = Context { engine, now, scratch, held: None, waits };
+    execute(&mut cx, client, &Command::Cache(fail));
+}
+
+/// Hands a lease on that came to a client which cannot fill it any more; to that client its wait has timed out.
+fn decline(engine: &Engine, now: Now, outcome: Outcome) -> Outcome {
+    let Outcome::Lease(Granted { db, key, token }) = outcome else { return outcome };
+    engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+    Outcome::Timeout
 }
 
 /// Gives a request its number under which it could wait, unless it has waited; the last number that was given.
@@ -981,6 +1290,9 @@ fn unknown(name: &[u8], args: Args<'_>) -> Error {
 /// What one call of `feed` works with and counts.
 struct Run<'a> {
     engine: &'a Engine,
+    /// The clocks as they were read.
+    clock: Now,
+    /// The time that commands go by.
     now: Now,
     scratch: &'a mut Scratch,
     commands: u64,
@@ -1002,17 +1314,23 @@ impl Run<'_> {
             let key = match frame.name {
                 Name::Redis(row) => row.and_then(|row| row.keys(args).next()),
                 Name::Memcached(call) => call.first_key(args),
+                Name::TooLong => None,
             };
             key.map(|bytes| Key { db: client.db, bytes })
         }));
     }
 
     /// Counts are added once per call: two threads adding per request would pass one cache line to and fro.
-    fn finish(self) {
+    fn count(&self) {
         self.engine.counters.commands.fetch_add(self.commands, Relaxed);
         if self.errors > 0 {
             self.engine.counters.errors.fetch_add(self.errors, Relaxed);
         }
+    }
+
+    /// Counts what was run, and gives large buffers back.
+    fn finish(self) {
+        self.count();
         if self.scratch.values.capacity() > KEEP {
             self.scratch.values = Vec::new();
         }

@@ -52,6 +52,14 @@ pub struct Options {
     pub caching: bool,
 }
 
+impl Options {
+    /// Bytes that the server holds for it: the prefixes are kept here and in the table of all who are told.
+    pub(crate) fn memory(&self) -> usize {
+        let prefixes: usize = self.prefixes.iter().map(|prefix| size_of_val(prefix) + prefix.len()).sum();
+        size_of::<Options>() + 2 * prefixes
+    }
+}
+
 struct Tracker {
     target: Party,
     no_loop: bool,

@@ -1,15 +1,20 @@
 //! Transactions: MULTI queues requests as they came, EXEC locks the shards of all their keys, in order, and runs them as
 //! one step; WATCH makes it depend on what a client saw.
 //!
-//! What is watched is a state: a version and an expiry, or that there is nothing. It is compared under the locks, so
+//! What is watched is a state: a version and an expiry, or that there is nothing and how often the key was written or
+//! removed, since it may be absent again after a change. It is compared under the locks, so
 //! expiry, eviction, an invalidated tag and an emptied database count without anybody having to tell. A key that was not
 //! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
 //! transaction.
 
+use std::sync::Arc;
+
 use crate::command::{Args, Command, Error, Kind, Reply, Row, Span, flag};
-use crate::execute::{Client, Context, Held, TOO_MUCH, execute_row, needed};
+use crate::engine::Engine;
+use crate::execute::{Client, Context, Held, TOO_MUCH, Writes, execute_row, needed};
 use crate::gate;
-use crate::store::{Key, Outcome};
+use crate::key_list::{KeyList, Keyed};
+use crate::store::{Key, Outcome, Refused};
 use crate::waiting::{Waits, load_first};
 
 /// Keys that one client may watch.
@@ -28,8 +33,20 @@ pub struct Queue {
 #[derive(Clone, Debug)]
 pub struct Watched {
     db: u8,
-    key: Box<[u8]>,
+    key: Arc<[u8]>,
     state: Option<(u64, Option<u64>)>,
+    /// How often it had been written or removed, if it was absent: it may be so again after a change.
+    changes: Option<u32>,
+}
+
+impl Keyed for Watched {
+    fn db(&self) -> u8 {
+        self.db
+    }
+
+    fn key(&self) -> &Arc<[u8]> {
+        &self.key
+    }
 }
 
 impl std::fmt::Debug for Row {
@@ -82,6 +99,12 @@ impl Queue {
         self.requests.is_empty()
     }
 
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        let requests = self.requests.capacity() * size_of::<(&'static Row, usize)>();
+        self.bytes.capacity() + self.spans.capacity() * size_of::<Span>() + requests
+    }
+
     fn requests(&self) -> impl Iterator<Item = (&'static Row, Args<'_>)> + Clone {
         let ends = self.requests.iter().map(|(_, end)| *end);
         let starts = std::iter::once(0).chain(ends);
@@ -89,6 +112,15 @@ impl Queue {
             let args = Args::new(&self.bytes, &self.spans[start..*end]);
             (*row, args)
         })
+    }
+
+    /// Whether all that it writes fits for sure, where nothing may be evicted.
+    fn fits(&self, client: &Client, held: &mut dyn Held) -> bool {
+        let mut writes = Writes::new(held, client.db);
+        // One that cannot be read, or is forbidden, answers so in its place.
+        let commands = self.requests().filter_map(|(row, args)| permitted(client, row, args).ok());
+        commands.for_each(|command| writes.add(&command));
+        writes.fit()
     }
 
     fn keys(&self, db: u8) -> impl Iterator<Item = Key<'_>> + Clone {
@@ -103,17 +135,22 @@ impl Queue {
 }
 
 /// A request was refused before it could be queued; what it answers.
-pub(crate) fn refused(client: &mut Client, name: &[u8], error: Error) -> Error {
+pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8], error: Error) -> Error {
     if name.eq_ignore_ascii_case(b"EXEC") {
         client.queue = None;
-        client.watched.clear();
-        let why = error.text.strip_prefix("ERR ").unwrap_or(&error.text);
-        return Error::with(error.kind, format!("EXECABORT Transaction discarded because of: {why}"));
+        unwatch(engine, now, client);
+        return discarded(&error);
     }
     if let Some(queue) = &mut client.queue {
         queue.spoiled = true;
     }
     error
+}
+
+/// EXEC ran nothing of a transaction.
+fn discarded(why: &Error) -> Error {
+    let text = why.text.strip_prefix("ERR ").unwrap_or(&why.text);
+    Error::with(why.kind, format!("EXECABORT Transaction discarded because of: {text}"))
 }
 
 /// MULTI.
@@ -125,12 +162,23 @@ pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
     Ok(Reply::Ok)
 }
 
+/// UNWATCH, and whatever else ends a transaction.
+pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
+    release(engine, now, &std::mem::take(&mut client.watched));
+}
+
+fn release(engine: &Engine, now: u64, watched: &KeyList<Watched>) {
+    for known in watched.iter().filter(|known| known.changes.is_some()) {
+        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch());
+    }
+}
+
 /// DISCARD.
-pub(crate) fn discard(client: &mut Client) -> Result<Reply, Error> {
+pub(crate) fn discard(cx: &Context<'_>, client: &mut Client) -> Result<Reply, Error> {
     if client.queue.take().is_none() {
         return Err(Error::new(Kind::Malformed, "ERR DISCARD without MULTI"));
     }
-    client.watched.clear();
+    unwatch(cx.engine, cx.now.mono, client);
     Ok(Reply::Ok)
 }
 
@@ -141,24 +189,33 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
     }
     let db = client.db;
     for bytes in keys.iter() {
-        if client.watched.iter().any(|known| known.db == db && *known.key == *bytes) {
+        let key = Key { db, bytes };
+        if client.watched.position(key).is_some() {
             continue;
         }
         if client.watched.len() == MAX_WATCHED {
             return Err(Error::new(Kind::TooLarge, "ERR too many keys are watched"));
         }
-        let state = cx.with(Key { db, bytes }, |entry, _| entry.peek().map(|item| (item.version, item.expires_at)));
-        client.watched.push(Watched { db, key: bytes.into(), state });
+        let (state, changes) = cx.with(key, |entry, _| {
+            let state = entry.peek().map(|item| (item.version, item.expires_at));
+            (state, if state.is_none() { entry.watch() } else { None })
+        });
+        if state.is_none() && changes.is_none() {
+            return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
+        }
+        client.watched.push(Watched { db, key: bytes.into(), state, changes });
     }
     Ok(Reply::Ok)
 }
 
 /// A client has read keys that were loaded for it: those it watches while they were absent count as they were loaded.
 pub(crate) fn rebase(client: &mut Client, waits: &Waits) {
-    for known in client.watched.iter_mut().filter(|known| known.state.is_none()) {
-        let key = Key { db: known.db, bytes: &known.key };
-        if let Some(Outcome::Loaded(loaded)) = waits.outcome(key)
+    for read in &waits.keys {
+        let place = client.watched.position(Key { db: read.db, bytes: &read.key });
+        if let Some(Outcome::Loaded(loaded)) = &read.outcome
             && !loaded.absent
+            && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
+            && known.state.is_none()
         {
             known.state = Some((loaded.version, loaded.expires_at));
         }
@@ -171,7 +228,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
         return Err(Error::new(Kind::Malformed, "ERR EXEC without MULTI"));
     };
     if queue.spoiled {
-        client.watched.clear();
+        unwatch(cx.engine, cx.now.mono, client);
         return Err(Error::new(Kind::Malformed, "EXECABORT Transaction discarded because of previous errors."));
     }
     if cx.engine.loaders.any() {
@@ -197,14 +254,19 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
         if watched.iter().any(|known| !known.holds(held)) {
             return Reply::NoArray;
         }
+        if !engine.store.options().evict && !queue.fits(client, held) {
+            return Reply::Error(discarded(&Refused::Full.into()));
+        }
         let mut cx = Context { engine, now, scratch, held: Some(held), waits };
         Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args)).collect())
     };
-    Ok(if wide {
+    let reply = if wide {
         engine.store.with_everything(now.mono, |all| run(all))
     } else {
         engine.store.with_all(keys, now.mono, |all| run(all))
-    })
+    };
+    release(engine, now.mono, &watched);
+    Ok(reply)
 }
 
 fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<'_>) -> Reply {
@@ -224,7 +286,8 @@ fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<C
 
 impl Watched {
     fn holds(&self, held: &mut dyn Held) -> bool {
-        let key = Key { db: self.db, bytes: &self.key };
-        held.entry(key).peek().map(|item| (item.version, item.expires_at)) == self.state
+        let entry = held.entry(Key { db: self.db, bytes: &self.key });
+        let unchanged = self.state.is_some() || entry.changes() == self.changes;
+        unchanged && entry.peek().map(|item| (item.version, item.expires_at)) == self.state
     }
 }

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::command::{Error, Kind};
+use crate::command::{Error, Kind, Reply};
 use crate::engine::Engine;
 use crate::execute::{Client, Context};
+use crate::key_list::{KeyList, Keyed};
 use crate::loaders::Serving;
 use crate::store::{Key, Outcome, Seeker, Sought};
 
@@ -23,8 +24,21 @@ pub struct Awaited {
     pub outcome: Option<Outcome>,
 }
 
+impl Keyed for Awaited {
+    fn db(&self) -> u8 {
+        self.db
+    }
+
+    fn key(&self) -> &Arc<[u8]> {
+        &self.key
+    }
+}
+
 /// The number of a wait tells the command in its high bits and the key in the low ones.
 const KEY_BITS: u32 = 20;
+
+/// Keys that one command waits for at most: each has a number of its own.
+const MAX_KEYS: usize = 1 << KEY_BITS;
 
 /// The number under which the command `number` waits for its key of this index.
 pub fn wait_number(number: u64, index: usize) -> u64 {
@@ -42,27 +56,76 @@ pub struct Waits {
     /// The number of the command.
     pub number: u64,
     /// Its keys.
-    pub keys: Vec<Awaited>,
+    pub keys: KeyList<Awaited>,
+    /// How many of them have no outcome yet.
+    missing: usize,
+    /// Bytes of the values that were told.
+    value_bytes: usize,
+    /// Whether the command may stop after a turn of bounded length and be run again, beginning where it stopped.
+    pub in_turns: bool,
+    /// Where it stopped.
+    pub progress: Option<Box<Progress>>,
+}
+
+/// How far a command has come that runs in turns.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Arguments it is done with, or a cursor.
+    pub at: u64,
+    /// What it has counted.
+    pub count: i64,
+    /// What it has found.
+    pub found: Vec<Reply>,
+    /// Bytes of what it has found.
+    pub bytes: usize,
+}
+
+impl Progress {
+    fn memory(&self) -> usize {
+        size_of::<Progress>() + self.found.capacity() * size_of::<Reply>() + self.bytes
+    }
 }
 
 impl Waits {
     /// How the wait for a key ended.
     pub fn outcome(&self, key: Key<'_>) -> Option<&Outcome> {
-        let known = self.keys.iter().find(|known| known.db == key.db && *known.key == *key.bytes)?;
-        known.outcome.as_ref()
+        self.keys.get(self.keys.position(key)?)?.outcome.as_ref()
     }
 
     /// Whether a key is still waited for.
     pub fn is_waiting(&self) -> bool {
-        self.keys.iter().any(|known| known.outcome.is_none())
+        self.missing > 0
+    }
+
+    /// Whether no other key can be waited for.
+    pub fn is_full(&self) -> bool {
+        self.keys.len() >= MAX_KEYS
+    }
+
+    /// Waits for a key, under the number that follows those of the keys before it.
+    pub fn wait_for(&mut self, key: Key<'_>) {
+        self.keys.push(Awaited { db: key.db, key: Arc::from(key.bytes), outcome: None });
+        self.missing += 1;
     }
 
     /// Takes the outcome of the key at an index; whether nothing is waited for any more.
     pub fn tell(&mut self, index: usize, outcome: Outcome) -> bool {
-        if let Some(known) = self.keys.get_mut(index) {
-            known.outcome.get_or_insert(outcome);
+        if let Some(known) = self.keys.get_mut(index)
+            && known.outcome.is_none()
+        {
+            if let Outcome::Loaded(loaded) = &outcome {
+                self.value_bytes += loaded.value.len();
+            }
+            known.outcome = Some(outcome);
+            self.missing -= 1;
         }
         !self.is_waiting()
+    }
+
+    /// Bytes that it holds.
+    pub fn memory(&self) -> usize {
+        let found = self.progress.as_ref().map_or(0, |progress| progress.memory());
+        self.keys.memory() + self.value_bytes + found
     }
 
     /// Leaves all queues.
@@ -74,6 +137,8 @@ impl Waits {
         }
     }
 }
+
+const TOO_MANY: Error = Error::new(Kind::Busy, "BUSY too many loads are waited for; try again later");
 
 /// How a key that a worker loads stands before a command that needs it.
 pub enum Standing {
@@ -89,6 +154,17 @@ pub enum Standing {
 
 /// Sees to it that a key which workers load is loaded before a command that needs it, if it is not there.
 pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
+    stand_for(cx, client, key, false)
+}
+
+/// As [`stand`], for a command that found no value and is to answer with one. What is there by now is returned at once: the
+/// value could be gone again before a second look, and "nothing" would be the wrong answer for a row that exists.
+#[cold]
+pub fn stand_to_read(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
+    stand_for(cx, client, key, true)
+}
+
+fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -> Standing {
     let outcome = cx.waits.outcome(key);
     if cx.held.is_some() && outcome.is_none_or(|outcome| matches!(outcome, Outcome::Loaded(_))) {
         // A transaction is one step: it goes by what is there now, its own changes included, not by what was there when
@@ -112,6 +188,9 @@ pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
     if cx.engine.loaders.serving(key) == Serving::Nobody {
         return Standing::Settled;
     }
+    if cx.waits.is_full() {
+        return Standing::Failed(TOO_MANY);
+    }
     let seeker = Seeker {
         party: client.party,
         wait: wait_number(cx.waits.number, cx.waits.keys.len()),
@@ -128,6 +207,9 @@ pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
         Full,
     }
     let seen = cx.with(key, |entry, _| {
+        if reads && let Some(item) = entry.peek() {
+            return Seen::Kept(crate::store::Loaded::new(&item, false));
+        }
         if entry.peek().is_some() || entry.is_known_absent() {
             return Seen::There;
         }
@@ -143,9 +225,9 @@ pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
         Seen::There => Standing::Settled,
         Seen::Kept(loaded) => Standing::Loaded(loaded),
         Seen::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
-        Seen::Full => Standing::Failed(Error::new(Kind::Busy, "BUSY too many loads are waited for; try again later")),
+        Seen::Full => Standing::Failed(TOO_MANY),
         Seen::Waits => {
-            cx.waits.keys.push(Awaited { db: key.db, key: Arc::from(key.bytes), outcome: None });
+            cx.waits.wait_for(key);
             Standing::Waits
         }
     }
@@ -200,4 +282,77 @@ fn too_late(engine: &Engine, key: Key<'_>) -> Error {
         return Error::with(Kind::LoadFailed, text);
     }
     load_failed(key.bytes, "it was not loaded in time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Blob, Reply};
+    use crate::engine::{Facts, Limits, Now};
+    use crate::store::{Meta, Options, Party};
+
+    fn engine() -> Engine {
+        let options = Options {
+            memory: 16 << 20,
+            shards: 1,
+            evict: true,
+            max_value: 1 << 20,
+            seed: [1, 2, 3, 4],
+            epoch: 1,
+            load_limit: 30_000,
+        };
+        let engine = Engine::new(options, Limits::default(), Facts::default(), 1);
+        engine.loaders.register(Party::default(), 0, [&b"w:*"[..]].into_iter(), 10).unwrap();
+        engine
+    }
+
+    fn with<R>(engine: &Engine, waits: &mut Waits, step: impl FnOnce(&mut Context<'_>) -> R) -> R {
+        let now = Now { mono: 1000, wall: 1000 };
+        step(&mut Context { engine, now, scratch: &mut Vec::new(), held: None, waits })
+    }
+
+    /// CACHE.GET finds nothing; a worker fills the key; the look that would begin a wait finds the value; somebody deletes
+    /// it. The value of that look is the answer: "nothing" was never true of the row.
+    #[test]
+    fn a_read_answers_with_what_came_before_its_wait() {
+        let (engine, client) = (engine(), Client::new(Party::default()));
+        let key = Key { db: 0, bytes: b"w:1" };
+        with(&engine, &mut Waits::default(), |cx| {
+            cx.with(key, |entry, _| entry.set(b"row", &Meta::default()).unwrap());
+            let standing = stand_to_read(cx, &client, key);
+            cx.with(key, |entry, _| entry.remove());
+            assert!(matches!(standing, Standing::Loaded(loaded) if *loaded.value == *b"row"));
+        });
+    }
+
+    /// A transaction reads 2^20 keys and one more: the number of a wait has room for 2^20 of them, and the outcome of the
+    /// last would be taken for that of another command.
+    #[test]
+    fn a_command_waits_for_as_many_keys_as_have_numbers() {
+        let (engine, client) = (engine(), Client::new(Party::default()));
+        let mut waits = Waits { number: 7, ..Waits::default() };
+        for number in 0..MAX_KEYS as u32 {
+            waits.wait_for(Key { db: 1, bytes: &number.to_le_bytes() });
+        }
+        assert_eq!(wait_parts(wait_number(7, MAX_KEYS - 1)), (7, MAX_KEYS - 1));
+        let key = Key { db: 0, bytes: b"w:1" };
+        let standing = with(&engine, &mut waits, |cx| stand(cx, &client, key));
+        assert!(matches!(standing, Standing::Failed(error) if error.text.starts_with("BUSY")));
+        assert_eq!(waits.keys.len(), MAX_KEYS);
+    }
+
+    /// As the first, with the row still there: what CACHE.GET, CACHE.MGET and GET answer that found nothing before.
+    #[test]
+    fn lean_reads_answer_with_what_came_before_their_wait() {
+        let (engine, client) = (engine(), Client::new(Party::default()));
+        let key = Key { db: 0, bytes: b"w:1" };
+        let meta = Meta { flags: 7, ..Meta::default() };
+        with(&engine, &mut Waits::default(), |cx| {
+            cx.with(key, |entry, _| entry.set(b"row", &meta).unwrap());
+            let reply = crate::cache::get_served(cx, &client, key);
+            assert!(matches!(&reply, Reply::Array(parts) if matches!(parts[..], [Reply::Value(_), Reply::Int(7)])));
+            let reply = crate::execute::get_served(cx, &client, key, Reply::Null);
+            assert!(matches!(reply, Reply::Value(Blob::Shared(value)) if *value == *b"row"));
+        });
+    }
 }

@@ -8,8 +8,13 @@ use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::protocol::resp;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Party, Value};
+use globalcache_core::store::{Key, Options, Party, Value};
 use proptest::prelude::*;
+
+#[allow(dead_code, reason = "other tests use more of it")]
+mod world;
+
+use world::World;
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
 
@@ -228,7 +233,7 @@ fn malformed_messages_are_answered_with_the_code_that_says_so() {
 
 #[test]
 fn a_line_that_never_ends_closes_the_stream_at_its_limit() {
-    let limits = Limits { max_value: 1 << 20, ..Limits::default() };
+    let limits = Limits { max_value: 1 << 20, max_request: 2 << 20, ..Limits::default() };
     let (answers, closed) = talk(&engine(limits), &vec![b'{'; 3 << 20], &[64 << 10]);
     assert!(closed && text(&answers).contains("too long"));
     let (answers, closed) = talk(&engine(Limits::default()), &b"GET ".repeat(1 << 16), &[64 << 10]);
@@ -241,6 +246,438 @@ fn resp(words: &[String]) -> Vec<u8> {
         request.extend(format!("${}\r\n{word}\r\n", word.len()).bytes());
     }
     request
+}
+
+/// Limits with values of up to 1,000 bytes.
+fn short_values() -> Limits {
+    Limits { max_value: 1000, ..Limits::default() }
+}
+
+const TOO_LONG: &str = "ERR value of 1001 bytes is more than max-value 1000";
+
+/// A SET of a value that is one byte too long, then other requests in the same packet: the value is skipped, whatever it
+/// holds, and those behind it are answered.
+#[test]
+fn a_value_that_is_too_long_is_an_error_and_nothing_else() {
+    let value = "*1\r\n$8\r\nFLUSHALL\r\n".to_owned() + &"v".repeat(1001 - 18);
+    let long = |words: &[&str]| resp(&words.iter().map(|word| word.replace("LONG", &value)).collect::<Vec<_>>());
+    let input = [
+        long(&["SET", "k", "1"]),
+        long(&["SET", "k", "LONG", "EX", "10"]),
+        long(&["LONG"]),
+        long(&["MSET", "a", "LONG", "b", "LONG"]),
+        long(&["MULTI"]),
+        long(&["SET", "k", "2"]),
+        long(&["SET", "k", "LONG"]),
+        long(&["EXEC"]),
+        long(&["GET", "k"]),
+    ]
+    .concat();
+    let error = format!("-{TOO_LONG}\r\n");
+    let wanted = format!(
+        "+OK\r\n{error}{error}{error}+OK\r\n+QUEUED\r\n{error}-EXECABORT Transaction discarded because of previous \
+         errors.\r\n$1\r\n1\r\n"
+    );
+    for piece in (1..50).chain([1000, input.len()]) {
+        let (answers, closed) = talk(&engine(short_values()), &input, &[piece]);
+        assert_eq!((String::from_utf8(answers).unwrap(), closed), (wanted.clone(), false), "{piece}");
+    }
+    // On a line.
+    for line in ["SET k {}", "SET k {} EX 10", "SET k {} NX", "MSET k {}", "CACHE.SET k {}"] {
+        let (answers, closed) =
+            talk(&engine(short_values()), (line.replace("{}", &"v".repeat(1001)) + "\r\n").as_bytes(), &[9]);
+        assert_eq!((String::from_utf8(answers).unwrap(), closed), (error.clone(), false), "{line}");
+    }
+    // Longer than a request may be: the connection closes after the error.
+    let limits = Limits { max_request: 2000, max_skipped: 2000, ..short_values() };
+    let (answers, closed) = talk(&engine(limits), b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2001\r\nvvv", &[100]);
+    assert!(closed && text(&answers).contains("invalid bulk length"));
+}
+
+/// As above in JSON: the answer has the number of its message, wherever in the message that stands.
+#[test]
+fn a_message_with_a_value_that_is_too_long_is_answered_by_its_number() {
+    let text = TOO_LONG.strip_prefix("ERR ").unwrap();
+    for length in [1001, 300_000, 900_000] {
+        let value = format!("\"{}\"", "v".repeat(length - 2));
+        let input = format!(
+            "{{\"src\":\"c\",\"dest\":\"n\",\"body\":{{\"type\":\"set\",\"key\":\"k\",\"value\":{value},\"msg_id\":5}}}}\n\
+             {{\"src\":\"c\",\"dest\":\"n\",\"body\":{{\"type\":\"get\",\"key\":\"k\",\"msg_id\":6}}}}\n"
+        );
+        let text = text.replace("1001", &length.to_string());
+        let wanted = format!(
+            "{{\"src\":\"n\",\"dest\":\"c\",\"body\":{{\"type\":\"error\",\"in_reply_to\":5,\"msg_id\":0,\"code\":12,\
+             \"text\":\"{text}\"}}}}\n\
+             {{\"src\":\"n\",\"dest\":\"c\",\"body\":{{\"type\":\"get_ok\",\"in_reply_to\":6,\"msg_id\":1,\"value\":null}}}}\n"
+        );
+        for piece in [1000, 65_536, input.len()] {
+            let (answers, closed) = talk(&engine(short_values()), input.as_bytes(), &[piece]);
+            let answers = String::from_utf8(answers).unwrap();
+            let code = answers.split("\"code\":").nth(1).map_or("", |rest| &rest[..2]).to_owned();
+            assert_eq!((answers.replace(&format!("\"code\":{code}"), "\"code\":12"), closed), (wanted.clone(), false));
+        }
+    }
+}
+
+/// A holds the lease of K, B waits for it, and A's value is too long to be stored: the lease ends at once and B is told
+/// why, in each protocol. Then A says what else it has to say.
+#[test]
+fn a_fill_that_is_too_long_ends_its_lease() {
+    let long = "v".repeat(1001);
+    for (hello, fill, error) in [
+        ("HELLO 3", "*4\r\n$10\r\nCACHE.FILL\r\n$1\r\nk\r\n$T\r\nTOKEN\r\n$1001\r\nLONG", "-ERR value of 1001 bytes"),
+        ("mn", "ms k 1001 CTOKEN\r\nLONG", "SERVER_ERROR object too large for cache"),
+        (
+            "{}",
+            "{\"src\":\"c\",\"dest\":\"n\",\"body\":{\"type\":\"fill\",\"key\":\"k\",\"token\":TOKEN,\"value\":\"LONG\"}}",
+            "value of 1003 bytes is more than max-value 1000",
+        ),
+    ] {
+        let mut world = World::with(short_values());
+        let (holder, waiter, other) = (world.connect("PING"), world.connect("PING"), world.connect(hello));
+        let token = world.lease(holder, "k").to_string();
+        world.send(waiter, "CACHE.FETCH k WAIT 10000");
+        assert_eq!(world.heard(waiter), "");
+        let fill = fill.replace("$T", &format!("${}", token.len())).replace("TOKEN", &token).replace("LONG", &long);
+        let answer = world.ask(other, &fill);
+        assert!(answer.contains(error), "{answer}");
+        let told = world.heard(waiter);
+        assert!(
+            told.contains("LOADFAILED k: ") && told.contains("the value is too large") || told.contains("more than")
+        );
+        assert!(world.ask(holder, "CACHE.INSPECT k").contains("$5 lease $4 none"));
+    }
+}
+
+/// A key of 251 bytes, then a block whose bytes are a command: whatever is wrong with the line, the block of a length that
+/// could be read is skipped and never run.
+#[test]
+fn the_block_of_a_refused_set_is_never_run() {
+    let long = "k".repeat(251);
+    for line in [
+        format!("set {long} 0 0 9"),
+        "set k x 0 9".to_owned(),
+        "set k 0 x 9".to_owned(),
+        "set k 0 0 9 noreply more words".to_owned(),
+        "cas k 0 0 9 abc".to_owned(),
+        "cas k 0 0 9 ".to_owned(),
+        format!("cas {long} 0 0 9 1"),
+        format!("ms {long} 9"),
+        "ms k 9 Z".to_owned(),
+        "append k 99999999999 0 9".to_owned(),
+    ] {
+        let input = format!("set victim 0 0 1\r\nv\r\n{line}\r\nflush_all\r\nget victim\r\n");
+        for piece in [1, 3, 1000] {
+            let (answers, closed) = talk(&engine(Limits::default()), input.as_bytes(), &[piece]);
+            let answers = String::from_utf8(answers).unwrap();
+            let errors = answers.matches("ERROR").count();
+            assert!(
+                errors == 1 && !closed && answers.ends_with("VALUE victim 0 1\r\nv\r\nEND\r\n"),
+                "{line}: {answers}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_greeting_of_a_session_tells_the_limits() {
+    let mut world = World::with(short_values());
+    let client = world.connect("HELLO 3");
+    let map = world.ask(client, "CACHE.SESSION me 1");
+    for fact in ["$9 max_value :1000", "$11 max_request :268435456", "$7 version $", "$6 run_id $4 life"] {
+        assert!(map.contains(fact), "{map}");
+    }
+}
+
+/// SESSION of an old generation, and SET behind it in the same packet: nothing behind a refused greeting is run. Behind a
+/// good one it is.
+#[test]
+fn what_follows_a_refused_session_is_not_run() {
+    let mut world = World::new();
+    let new = world.connect("HELLO 3");
+    world.ask(new, "CACHE.SESSION me 2");
+    let old = world.connect("HELLO 3");
+    world.ask(old, "CACHE.SESSION me 1\r\nSET late 1");
+    world.ask(old, "");
+    assert_eq!(world.ask(new, "GET late"), "_");
+    let next = world.connect("HELLO 3");
+    world.ask(next, "CACHE.SESSION me 3\r\nSET good 1");
+    world.ask(next, "");
+    assert_eq!(world.ask(next, "GET good"), "$1 1");
+}
+
+/// Commands whose effect depends on whether there is a value: of a key that workers load and that is not there each waits
+/// for the load, alone and in a transaction. Those that overwrite or remove do not.
+#[test]
+fn what_depends_on_a_value_loads_it_first() {
+    for (command, waits) in [
+        ("CACHE.GET w:1", true),
+        ("CACHE.MGET a w:1", true),
+        ("CACHE.ENTRY w:1", true),
+        ("CACHE.SET w:1 v NX", true),
+        ("CACHE.SET w:1 v IFVERSION 7", true),
+        ("CACHE.SET w:1 v", false),
+        ("EXPIRE w:1 100", true),
+        ("EXPIREAT w:1 9999999999", true),
+        ("PEXPIRE w:1 100", true),
+        ("PEXPIREAT w:1 9999999999999", true),
+        ("PERSIST w:1", true),
+        ("MEMORY USAGE w:1", true),
+        ("OBJECT ENCODING w:1", true),
+        ("SET w:1 v NX", true),
+        ("SET w:1 v KEEPTTL", true),
+        ("SET w:1 v", false),
+        ("GETEX w:1", true),
+        ("DEL w:1", false),
+    ] {
+        for within in [false, true] {
+            let mut world = World::new();
+            let worker = world.connect("HELLO 3");
+            world.ask(worker, "CACHE.LOADER w:*");
+            let client = world.connect("PING");
+            if within {
+                world.ask(client, "MULTI");
+                world.ask(client, command);
+                world.send(client, "EXEC");
+            } else {
+                world.send(client, command);
+            }
+            assert_eq!(world.heard(client).is_empty(), waits, "{command}");
+            if waits {
+                let token = world::token_of(&world.heard(worker), "w:1");
+                world.ask(worker, &format!("CACHE.FILL w:1 {token} row"));
+                let answer = world.heard(client);
+                assert!(!answer.is_empty() && !answer.contains("LOADFAILED"), "{command}: {answer}");
+            }
+        }
+    }
+}
+
+/// FETCH of K in database 0 waits under a ticket, SELECT 1, K is filled in database 0: the outcome is that of database 0.
+#[test]
+fn a_request_with_a_ticket_keeps_its_database() {
+    let mut world = World::new();
+    let holder = world.connect("PING");
+    let token = world.lease(holder, "k");
+    let client = world.connect("HELLO 3");
+    assert!(world.ask(client, "CACHE.FETCH k WAIT 10000 TICKET").contains("waiting"));
+    world.ask(client, "SELECT 1");
+    world.ask(client, "SET k other");
+    world.ask(holder, &format!("CACHE.FILL k {token} mine"));
+    let told = world.heard(client);
+    assert!(told.contains("outcome") && told.contains("mine") && !told.contains("other"), "{told}");
+    assert_eq!(world.ask(client, "GET k"), "$5 other");
+}
+
+/// A request waits under a ticket and the client goes back to RESP2, in which a push could not be told from a reply: the
+/// ticket is given up.
+#[test]
+fn tickets_end_with_resp3() {
+    for command in ["HELLO 2", "RESET"] {
+        let mut world = World::new();
+        let holder = world.connect("PING");
+        let token = world.lease(holder, "k");
+        let client = world.connect("HELLO 3");
+        let before = world.memory(client);
+        world.ask(client, "CACHE.FETCH k WAIT 10000 TICKET");
+        assert!(world.memory(client) > before);
+        world.ask(client, command);
+        assert_eq!(world.memory(client), before);
+        world.ask(holder, &format!("CACHE.FILL k {token} v"));
+        assert_eq!(world.heard(client), "");
+    }
+}
+
+/// A watches a key that workers load and that is absent, and reads it under a ticket: its own load is no change.
+#[test]
+fn a_load_for_oneself_under_a_ticket_does_not_end_a_transaction() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER w:*");
+    let client = world.connect("HELLO 3");
+    world.ask(client, "CACHE.SESSION me 1 TICKETS");
+    world.ask(client, "WATCH w:1");
+    world.ask(client, "GET w:1");
+    let token = world::token_of(&world.heard(worker), "w:1");
+    world.ask(worker, &format!("CACHE.FILL w:1 {token} row"));
+    assert!(world.heard(client).contains("outcome"));
+    world.ask(client, "MULTI");
+    world.ask(client, "GET w:1");
+    assert_eq!(world.ask(client, "EXEC"), "*1 $3 row");
+}
+
+/// A watches a key that is absent; B writes and removes it; A's transaction is not run, although the key is absent again.
+/// It is run where nothing happened, and nothing is left of the watch when it has ended, however that was.
+#[test]
+fn a_watched_key_that_came_and_went_ends_a_transaction() {
+    for (between, ran) in [
+        ("PING", true),
+        ("SET other 1", true),
+        ("SET k 1\r\nDEL k", false),
+        ("SET k 1 PX 1\r\nGETDEL k", false),
+        ("SET k 1\r\nFLUSHALL", false),
+        ("SET k 1\r\nRENAME k other", false),
+        ("SET k 1", false),
+        // Whoever removes what is absent says that its source has changed.
+        ("DEL k", false),
+    ] {
+        let mut world = World::new();
+        let (client, other) = (world.connect("PING"), world.connect("PING"));
+        world.ask(client, "WATCH k");
+        world.ask(other, between);
+        world.ask(client, "MULTI\r\nPING");
+        assert_eq!(world.ask(client, "EXEC"), if ran { "*1 +PONG" } else { "*-1" }, "{between}");
+    }
+    for end in
+        ["MULTI\r\nEXEC", "UNWATCH", "MULTI\r\nDISCARD", "RESET", "MULTI\r\nnonsense\r\nEXEC", "MULTI\r\nEXEC x", ""]
+    {
+        let mut world = World::new();
+        let empty = world.engine.store.stats().used;
+        let client = world.connect("PING");
+        world.ask(client, "WATCH k k2 k3");
+        assert!(world.engine.store.stats().used > empty);
+        world.ask(client, end);
+        if end.is_empty() {
+            world.close(client);
+        }
+        for key in ["k", "k2", "k3"] {
+            let key = Key { db: 0, bytes: key.as_bytes() };
+            assert_eq!(world.engine.store.with(key, world.now.mono, |entry| entry.changes()), None, "{end}");
+        }
+    }
+}
+
+/// What Redis 7.0 answers, request by request.
+#[test]
+fn replies_are_skipped_as_in_redis() {
+    for (hello, asked, told) in [
+        ("PING", "SKIP|ON|PING", "+OK +PONG"),
+        ("PING", "OFF|SKIP|PING|PING|ON|PING", "+OK +PONG"),
+        ("PING", "SKIP|SKIP|PING|PING x", "$1 x"),
+        ("PING", "SKIP|OFF|PING|ON", "+OK"),
+        ("PING", "SKIP|nonsense|PING", "+PONG"),
+        ("HELLO 3", "OFF|SUBSCRIBE ch|PING|ON", ">3 $9 subscribe $2 ch :1 +OK"),
+        ("HELLO 3", "SKIP|SUBSCRIBE ch|PING", ">3 $9 subscribe $2 ch :1 +PONG"),
+        ("PING", "SKIP|MULTI|PING|EXEC", "+QUEUED *1 +PONG"),
+    ] {
+        for together in [false, true] {
+            let mut world = World::new();
+            let client = world.connect(hello);
+            let lines: Vec<String> = asked
+                .split('|')
+                .map(|word| match word {
+                    "ON" | "OFF" | "SKIP" => format!("CLIENT REPLY {word}"),
+                    line => line.to_owned(),
+                })
+                .collect();
+            if together {
+                world.send(client, &lines.join("\r\n"));
+            } else {
+                lines.iter().for_each(|line| world.send(client, line));
+            }
+            assert_eq!(world.heard(client), told, "{asked}");
+        }
+    }
+}
+
+/// SKIP, then a GET that waits for a load in its place: the answer to the GET is the one that is skipped.
+#[test]
+fn the_reply_to_a_request_that_waits_can_be_skipped() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER w:*");
+    let client = world.connect("PING");
+    world.send(client, "CLIENT REPLY SKIP\r\nGET w:1\r\nECHO next");
+    let token = world::token_of(&world.heard(worker), "w:1");
+    world.ask(worker, &format!("CACHE.FILL w:1 {token} row"));
+    assert_eq!(world.heard(client), "$4 next");
+}
+
+#[test]
+fn memcached_flushes_at_a_unix_time() {
+    let mut world = World::new();
+    let client = world.connect("mn");
+    let at = world.now.wall / 1000 + 100;
+    world.ask(client, "set k 0 0 1\r\nv");
+    assert_eq!(world.ask(client, &format!("flush_all {at}")), "OK");
+    world.wait(99_000);
+    assert!(world.ask(client, "get k").starts_with("VALUE"));
+    world.wait(1_001);
+    assert_eq!(world.ask(client, "get k"), "END");
+    world.ask(client, "set k 0 0 1\r\nv");
+    for now in ["", " 0", " -5", " 1000000000"] {
+        world.ask(client, "set k 0 0 1\r\nv");
+        assert_eq!(world.ask(client, &format!("flush_all{now}")), "OK");
+        assert_eq!(world.ask(client, "get k"), "END", "{now}");
+    }
+}
+
+/// A keeps copies of K and K2. W writes K, then K2. A reads K2 before its thread has looked for messages: it is told that
+/// its copy of K is void before it sees the later write.
+#[test]
+fn an_invalidation_comes_before_the_reply_that_shows_a_later_write() {
+    let mut world = World::new();
+    let (reader, writer) = (world.connect("HELLO 3"), world.connect("PING"));
+    world.ask(reader, "CLIENT TRACKING ON");
+    world.ask(reader, "GET k");
+    world.ask(reader, "GET k2");
+    world.post(writer, "SET k new");
+    world.post(writer, "SET k2 later");
+    world.post(reader, "GET k2");
+    let told = world.heard(reader);
+    assert!(told.starts_with(">2 $10 invalidate *1 $1 k >2 $10 invalidate *1 $2 k2 $5 later"), "{told}");
+}
+
+/// All that a client makes the server hold is counted, and nothing is left when it has let go.
+#[test]
+fn what_a_client_makes_the_server_hold_is_counted() {
+    let long = "k".repeat(50_000);
+    for (hold, least, let_go) in [
+        (format!("MULTI\r\nSET a {long}\r\nSET b {long}"), 100_000, "DISCARD".to_owned()),
+        (format!("WATCH {long}1\r\nWATCH {long}2"), 100_000, "UNWATCH".to_owned()),
+        (format!("SUBSCRIBE {long}"), 100_000, "UNSUBSCRIBE".to_owned()),
+        (format!("CLIENT TRACKING ON BCAST PREFIX {long}"), 100_000, "CLIENT TRACKING OFF".to_owned()),
+        (format!("CACHE.FETCH {long} LEASE 1000"), 50_000, "RESET".to_owned()),
+        (format!("CACHE.FETCH held{long} WAIT 5000 TICKET"), 100_000, "CACHE.CANCEL NUMBER".to_owned()),
+    ] {
+        let mut world = World::new();
+        let (other, client) = (world.connect("PING"), world.connect("HELLO 3"));
+        world.lease(other, &format!("held{long}"));
+        let before = world.memory(client);
+        world.send(client, &hold);
+        let told = world.heard(client);
+        let held = world.memory(client) - before;
+        assert!((least..2 * least).contains(&held), "{held} of {}", &hold[..20]);
+        let number = told.split(' ').find_map(|word| word.strip_prefix(':')).unwrap_or("0");
+        if hold.starts_with("CACHE.FETCH k") {
+            world.ask(client, &format!("CACHE.RELEASE {long} {number}"));
+        }
+        world.ask(client, &let_go.replace("NUMBER", number));
+        assert!(world.memory(client) - before < 1000, "{} of {}", world.memory(client), &hold[..20]);
+    }
+}
+
+/// One MGET of many keys that workers load and that are missing.
+#[test]
+fn a_command_may_wait_for_many_keys() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER w:* INFLIGHT 65536");
+    let client = world.connect("PING");
+    let keys: Vec<String> = (0..2_000).map(|number| format!("w:{number}")).collect();
+    let mget: Vec<String> = std::iter::once("MGET".to_owned()).chain(keys.iter().cloned()).collect();
+    world.send(client, String::from_utf8(resp(&mget)).unwrap().trim_end());
+    assert!(world.memory(client) > 2_000 * 40);
+    let loads = world.heard(worker);
+    let words: Vec<&str> = loads.split(' ').collect();
+    for pair in words.windows(2).filter(|pair| pair[0].starts_with("w:")) {
+        let (key, token) = (pair[0], pair[1].trim_start_matches(':'));
+        world.post(worker, &format!("CACHE.FILL {key} {token} v"));
+    }
+    world.exchange();
+    let answer = world.heard(client);
+    assert!(answer.starts_with("*2000 $1 v"), "{}", &answer[..answer.len().min(100)]);
+    assert_eq!(world.memory(client), 0);
 }
 
 const WORDS: [&str; 44] = [

@@ -184,3 +184,59 @@ fn long_values_push_each_other_out_and_are_refused_where_nothing_may_go() {
         assert_eq!(there == held.len(), !evict);
     }
 }
+
+/// The longest item that fits a segment depended on the memory, and with it the longest key.
+#[test]
+fn keys_of_every_length_are_stored_in_a_memory_of_any_size() {
+    for (memory, evict) in [(1 << 20, true), (1 << 20, false), (16 << 20, true), (256 << 20, false)] {
+        let seed = [9, 8, 7, 6];
+        let options = Options { memory, shards: 1, evict, max_value: 1 << 18, seed, epoch: 1, load_limit: 30_000 };
+        let store = Store::new(options);
+        for length in [1, 8_000, 16_300, 16_400, 32_652, 40_000, 65_420, 65_500, 65_535] {
+            let (name, value) = (vec![b'k'; length], vec![b'v'; length % 9 * 1000]);
+            let key = Key { db: 0, bytes: &name };
+            let written = store.with(key, 1, |entry| entry.set(&value, &Meta::default()));
+            written.unwrap_or_else(|refused| panic!("a key of {length} bytes in {memory}: {refused:?}"));
+            store.with(key, 1, |entry| assert_eq!(entry.get().expect("it is there").value.bytes(), value));
+            assert!(store.with(key, 1, |entry| entry.expire(Some(100)) && entry.replace(b"w").is_ok()));
+            store.with(key, 1, |entry| assert_eq!(entry.get().expect("it is there").value.bytes(), b"w"));
+        }
+        store.check(0);
+    }
+}
+
+/// A flush gave everything back at once and held its thread meanwhile. What is written before all of it came free finds room,
+/// also where nothing may be evicted.
+#[test]
+fn what_is_flushed_comes_free_step_by_step_or_as_it_is_needed() {
+    const MEMORY: u64 = 64 << 20;
+    for (evict, wait) in [(true, true), (false, true), (false, false)] {
+        let seed = [9, 8, 7, 6];
+        let options =
+            Options { memory: MEMORY, shards: 2, evict, max_value: 1 << 20, seed, epoch: 1, load_limit: 30_000 };
+        let store = Store::new(options);
+        let fill = |first: u32| {
+            let mut names = (first..).map(u32::to_le_bytes);
+            let sizes = [3_000, 100, 500_000].into_iter().cycle();
+            let write = |(name, size): ([u8; 4], usize)| {
+                store.with(Key { db: 0, bytes: &name }, 1, |entry| entry.set(&vec![7; size], &Meta::default()))
+            };
+            names.by_ref().zip(sizes).take(600).filter(|pair| write(*pair).is_ok()).count()
+        };
+        let before = fill(0);
+        assert!(store.stats().used > MEMORY / 2);
+        store.clear(None, 1);
+        assert!(store.stats().used > MEMORY / 4, "all came free at once");
+        store.check(0);
+        if wait {
+            (0..20).for_each(|_| store.tick(1));
+            assert!(store.stats().used < MEMORY / 32, "{:?}", store.stats());
+        }
+        let after = fill(1000);
+        assert!(after.abs_diff(before) < 10, "{after} and {before}");
+        store.check(0);
+        (0..100).for_each(|_| store.clear(None, 1));
+        store.check(0);
+        assert_eq!(store.stats().items, 0);
+    }
+}

@@ -1,74 +1,16 @@
 //! The store against a model of a page: long sequences of operations, with and without a shortage of memory.
 //!
 //! With enough memory it does exactly what the model does. When memory is short it may forget, but never invents,
-//! resurrects or mixes up, and it never takes more than its budget.
+//! resurrects or mixes up, and it never takes more than its budget. Stores of small segments reach every border of a
+//! segment within a few steps; after each step the store is checked as a whole.
 
 use std::collections::{BTreeSet, HashMap};
 
-use globalcache_core::store::{Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for};
+use globalcache_core::store::{Key, Meta, Refused};
+use model::{Known, Op, Test};
 use proptest::prelude::*;
 
-#[derive(Clone, Debug)]
-enum Op {
-    Set {
-        db: u8,
-        key: u16,
-        size: usize,
-        fill: u8,
-        ttl: Option<u64>,
-        fresh: Option<u64>,
-        flags: u32,
-        tags: Vec<u8>,
-        absent: bool,
-    },
-    Get {
-        db: u8,
-        key: u16,
-    },
-    GetMany {
-        db: u8,
-        keys: Vec<u16>,
-    },
-    Remove {
-        db: u8,
-        key: u16,
-    },
-    Expire {
-        db: u8,
-        key: u16,
-        ttl: Option<u64>,
-    },
-    Replace {
-        db: u8,
-        key: u16,
-        size: usize,
-        fill: u8,
-    },
-    Lease {
-        db: u8,
-        key: u16,
-    },
-    /// Under one of the tokens that were granted for the key, good or not.
-    Fill {
-        db: u8,
-        key: u16,
-        which: usize,
-        size: usize,
-        fill: u8,
-        ttl: Option<u64>,
-        tags: Vec<u8>,
-    },
-    Invalidate {
-        tag: u8,
-    },
-    Clear {
-        db: Option<u8>,
-    },
-    Wait {
-        millis: u64,
-    },
-    Tick,
-}
+mod model;
 
 fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
     let db = prop_oneof![4 => Just(0u8), 1 => Just(3u8)];
@@ -98,244 +40,22 @@ fn operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = 
     ]
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Known {
-    value: Vec<u8>,
-    version: u64,
-    flags: u32,
-    expires_at: Option<u64>,
-    fresh_until: Option<u64>,
-    tags: Vec<u8>,
-    absent: bool,
-}
-
-/// A token, and what is known of it.
-struct Token {
-    token: u64,
-    granted_at: u64,
-    /// Nothing was written or removed since it was granted.
-    good: bool,
-    /// Tags that were invalidated since.
-    dead: BTreeSet<u8>,
-}
-
-/// Milliseconds of a lease: some run out before they are filled.
-const LEASE: u64 = 100;
-
-fn key_of(key: u16) -> Vec<u8> {
-    // Some keys are long.
-    let mut name = format!("key:{key}").into_bytes();
-    name.resize(name.len() + if key % 10 == 3 { 300 } else { 0 }, b'k');
-    name
-}
-
-struct Test {
-    store: Store,
-    model: HashMap<(u8, u16), Known>,
-    tokens: HashMap<(u8, u16), Vec<Token>>,
-    now: u64,
-    /// Whether the store may have forgotten something.
-    forgetful: bool,
-    memory: u64,
-}
-
-impl Test {
-    fn new(memory: u64, evict: bool, forgetful: bool) -> Test {
-        let max_value = 300_000;
-        let shards = shards_for(memory, max_value, 4);
-        let options =
-            Options { memory, shards, evict, max_value, seed: [7, 8, 9, 10], epoch: 1000, load_limit: 30_000 };
-        Test { store: Store::new(options), model: HashMap::new(), tokens: HashMap::new(), now: 50, forgetful, memory }
-    }
-
-    fn with<R>(&self, db: u8, key: u16, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
-        self.store.with(Key { db, bytes: &key_of(key) }, self.now, f)
-    }
-
-    fn known(&self, db: u8, key: u16) -> Option<&Known> {
-        let known = self.model.get(&(db, key))?;
-        (!known.absent && known.expires_at.is_none_or(|at| self.now < at)).then_some(known)
-    }
-
-    /// A value was written or removed: what is being loaded for it is not stored any more.
-    fn void(&mut self, db: u8, key: u16) {
-        self.tokens.entry((db, key)).or_default().iter_mut().for_each(|token| token.good = false);
-    }
-
-    fn lease(&mut self, db: u8, key: u16) {
-        let party = Party { mailbox: 0, slot: 0, id: self.now };
-        let seeker = Seeker { party, wait: 0, deadline: 0, lease: LEASE, served: false, bound: false };
-        let granted = self.with(db, key, |entry| match entry.seek(&seeker) {
-            Sought::Lease(token) | Sought::Found { token: token @ 1.., .. } => Some(token),
-            _ => None,
-        });
-        if let Some(token) = granted {
-            let known = self.tokens.entry((db, key)).or_default();
-            assert!(known.iter().all(|other| other.token < token), "a token was granted twice");
-            known.push(Token { token, granted_at: self.now, good: true, dead: BTreeSet::new() });
-        }
-    }
-
-    fn fill(&mut self, db: u8, key: u16, which: usize, value: Vec<u8>, ttl: Option<u64>, tags: Vec<u8>) {
-        let known = self.tokens.entry((db, key)).or_default();
-        let Some(index) = which.checked_rem(known.len()) else { return };
-        let Token { token, granted_at, good, ref dead } = known[index];
-        let tag_dead = tags.iter().any(|tag| dead.contains(tag));
-        // Which tags were invalidated is forgotten in time: then none is taken to have been spared.
-        let tag_spared = tags.is_empty() || dead.is_empty();
-        let last = index + 1 == known.len();
-        let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
-        let expires_at = ttl.map(|ttl| self.now + ttl);
-        let meta = Meta { expires_at, tags: &hashes, ..Meta::default() };
-        match self.with(db, key, |entry| entry.fill(token, &value, &meta)) {
-            Ok(Some(version)) => {
-                assert!(good && !tag_dead, "a value that was read before a change was stored after it");
-                let known = Known { value, version, flags: 0, expires_at, fresh_until: None, tags, absent: false };
-                self.model.insert((db, key), known);
-                self.void(db, key);
-            }
-            // One that holds the lease still is not refused without a reason.
-            Ok(None) => {
-                let must = good && tag_spared && last && self.now < granted_at + LEASE;
-                assert!(!must || self.forgetful, "a good value was refused");
-                if !tag_spared {
-                    // The load is over; who waited loads anew.
-                    self.tokens.get_mut(&(db, key)).expect("there is a token").remove(index);
-                }
-            }
-            Err(refused) => {
-                assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}");
-                self.void(db, key);
-            }
-        }
-    }
-
-    fn agree(&self, db: u8, key: u16, found: Option<Known>) {
-        match (found, self.known(db, key)) {
-            (None, Some(_)) if self.forgetful => {}
-            (found, known) => assert_eq!(
-                found.map(|found| Known { tags: vec![], ..found }),
-                known.map(|known| Known { tags: vec![], ..known.clone() })
-            ),
-        }
-    }
-
-    fn run(&mut self, op: Op) {
-        match op {
-            Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent } => {
-                let value = vec![fill; size];
-                let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
-                let expires_at = ttl.map(|ttl| self.now + ttl);
-                let fresh_until = fresh.map(|fresh| self.now + fresh);
-                let meta = Meta { flags, expires_at, fresh_until, absent, tags: &hashes, ..Meta::default() };
-                match self.with(db, key, |entry| entry.set(&value, &meta)) {
-                    Ok(version) => {
-                        let known = Known { value, version, flags, expires_at, fresh_until, tags, absent };
-                        self.model.insert((db, key), known);
-                        self.void(db, key);
-                    }
-                    Err(refused) => assert!(self.forgetful || refused == Refused::TooLarge, "{refused:?}"),
-                }
-            }
-            Op::Lease { db, key } => self.lease(db, key),
-            Op::Fill { db, key, which, size, fill, ttl, tags } => {
-                self.fill(db, key, which, vec![fill; size], ttl, tags);
-            }
-            Op::Get { db, key } => {
-                let found = self.with(db, key, |entry| entry.get().map(|item| seen(&item)));
-                self.agree(db, key, found);
-            }
-            Op::GetMany { db, keys } => {
-                let names: Vec<Vec<u8>> = keys.iter().map(|key| key_of(*key)).collect();
-                let mut found = Vec::new();
-                self.store.read_all(names.iter().map(|bytes| Key { db, bytes }), self.now, |now, item| {
-                    assert_eq!(now, self.now);
-                    found.push(item.map(|item| seen(&item)));
-                    true
-                });
-                assert_eq!(found.len(), keys.len());
-                found.into_iter().zip(keys).for_each(|(found, key)| self.agree(db, key, found));
-            }
-            Op::Remove { db, key } => {
-                let removed = self.with(db, key, |entry| entry.remove());
-                assert!(self.known(db, key).is_some() == removed || self.forgetful && !removed);
-                self.model.remove(&(db, key));
-                self.void(db, key);
-            }
-            Op::Expire { db, key, ttl } => {
-                let at = ttl.map(|ttl| self.now + ttl);
-                let done = self.with(db, key, |entry| entry.expire(at));
-                assert!(self.known(db, key).is_some() == done || self.forgetful && !done);
-                if let (true, Some(known)) = (done, self.model.get_mut(&(db, key))) {
-                    known.expires_at = at;
-                }
-            }
-            Op::Replace { db, key, size, fill } => {
-                let value = vec![fill; size];
-                let done = self.with(db, key, |entry| entry.peek().is_some().then(|| entry.replace(&value)));
-                if let (Some(Ok(version)), Some(known)) = (done, self.model.get_mut(&(db, key))) {
-                    (known.value, known.version) = (value, version);
-                    self.void(db, key);
-                }
-            }
-            Op::Invalidate { tag } => {
-                self.store.invalidate_tags(&[self.store.tag(&[tag])]);
-                self.model.retain(|_, known| !known.tags.contains(&tag));
-                self.tokens.values_mut().flatten().for_each(|token| token.dead.extend([tag]));
-            }
-            Op::Clear { db } => {
-                self.store.clear(db, self.now);
-                let stays = |known: u8| db.is_some_and(|db| known != db);
-                self.model.retain(|(known, _), _| stays(*known));
-                let gone = self.tokens.iter_mut().filter(|((known, _), _)| !stays(*known));
-                gone.flat_map(|(_, tokens)| tokens).for_each(|token| token.good = false);
-            }
-            Op::Wait { millis } => self.now += millis,
-            Op::Tick => {
-                self.store.tick(self.now);
-                self.store.tick_leases(self.now);
-            }
-        }
-        let used = self.store.stats().used;
-        assert!(used <= self.memory, "{used} bytes of {} are used", self.memory);
-    }
-
-    /// Everything once more, and the whole of a scan.
-    fn finish(&self) {
-        for (db, key) in self.model.keys() {
-            let found = self.with(*db, *key, |entry| entry.peek().map(|item| seen(&item)));
-            self.agree(*db, *key, found);
-        }
-        for db in [0, 3] {
-            let mut scanned: HashMap<Vec<u8>, Known> = HashMap::new();
-            let mut cursor = 0;
-            loop {
-                cursor = self
-                    .store
-                    .scan(db, cursor, 7, self.now, &mut |key, item| drop(scanned.insert(key.to_vec(), seen(item))));
-                if cursor == 0 {
-                    break;
-                }
-            }
-            for key in 0..2000 {
-                self.agree(db, key, scanned.remove(&key_of(key)));
-            }
-            assert!(scanned.is_empty(), "keys that nobody wrote: {scanned:?}");
-        }
-    }
-}
-
-fn seen(item: &Item<'_>) -> Known {
-    Known {
-        value: item.value.bytes().to_vec(),
-        version: item.version,
-        flags: item.flags,
-        expires_at: item.expires_at,
-        // A stale item that was copied to a new segment keeps only that it is stale.
-        fresh_until: item.fresh_until,
-        tags: vec![],
-        absent: item.absent,
-    }
+/// Operations that fill and empty whole segments, between any two steps of the sweep.
+fn border_operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<Value = Op> {
+    let ttl = || prop::option::weighted(0.4, prop_oneof![1u64..50, 100u64..1000]);
+    let size = prop_oneof![6 => 0..40usize, 2 => sizes];
+    let target = || (prop_oneof![4 => Just(0u8), 1 => Just(3u8)], 0..keys);
+    let run = || (0..keys, 1..40u16);
+    prop_oneof![
+        4 => (run(), size, ttl(), prop::collection::vec(0u8..4, 0..3)).prop_map(|((first, count), size, ttl, tags)| {
+            Op::SetRun { first, count, size, ttl, tags }
+        }),
+        4 => run().prop_map(|(first, count)| Op::RemoveRun { first, count }),
+        1 => (target(), target()).prop_map(|(from, to)| Op::Copy { from, to }),
+        2 => (target(), target()).prop_map(|(from, to)| Op::Rename { from, to }),
+        4 => (1..4usize, 1..30usize).prop_map(|(steps, items)| Op::Sweep { steps, items }),
+        10 => operation(keys, 0..40),
+    ]
 }
 
 proptest! {
@@ -353,14 +73,18 @@ proptest! {
         ops in prop::collection::vec(operation(2000, 1000..100_000), 1..1500),
     ) {
         let mut test = Test::new(2 << 20, true, true);
-        for op in ops {
-            // Stale times are kept only as far as they tell that an item is stale.
-            test.run(if let Op::Set { db, key, size, fill, ttl, flags, tags, absent, .. } = op {
-                Op::Set { db, key, size, fill, ttl, fresh: None, flags, tags, absent }
-            } else {
-                op
-            });
-        }
+        ops.into_iter().for_each(|op| test.run(op));
+        test.finish();
+    }
+
+    #[test]
+    fn small_segments_end_and_begin_at_any_step(
+        ops in prop::collection::vec(border_operation(200, 40..3000), 1..300),
+        (memory, shards) in prop_oneof![Just((32 << 10, 1)), Just((64 << 10, 2)), Just((200 << 10, 1))],
+        (evict, segment) in (any::<bool>(), prop_oneof![Just(500), Just(1500)]),
+    ) {
+        let mut test = Test::with_small_segments(memory, shards, evict, segment);
+        ops.into_iter().filter(|op| !matches!(op, Op::Lease { .. } | Op::Fill { .. })).for_each(|op| test.run(op));
         test.finish();
     }
 

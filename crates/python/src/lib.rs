@@ -90,6 +90,7 @@ impl Server {
             debug_time,
         };
         let inner = py.detach(|| globalcache_server::Server::start(options)).map_err(start_error)?;
+        inner.on_failure(log_failure);
         Ok(Server { inner, pid: std::process::id() })
     }
 
@@ -121,15 +122,21 @@ impl Server {
 
     /// Stops it: in-flight replies are sent, within five seconds.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        self.own()?;
+        self.own_process()?;
         py.detach(|| self.inner.stop());
-        Ok(())
+        self.own()
     }
 }
 
 impl Server {
-    /// The threads of a server do not live on in a forked child.
+    /// Whether it may be used: not in a forked child, and not after one of its threads panicked.
     fn own(&self) -> PyResult<()> {
+        self.own_process()?;
+        self.inner.failure().map_or(Ok(()), |cause| Err(PyRuntimeError::new_err(failed(cause))))
+    }
+
+    /// The threads of a server do not live on in a forked child.
+    fn own_process(&self) -> PyResult<()> {
         if std::process::id() == self.pid {
             return Ok(());
         }
@@ -137,6 +144,38 @@ impl Server {
             "this server belongs to the process that started it; start one of your own after fork()",
         ))
     }
+}
+
+fn failed(cause: &str) -> String {
+    format!("the server has closed its listeners and connections: {cause}")
+}
+
+/// Writes to the log of Python that a server has failed. In a thread that nobody waits for: it has to wait for the
+/// interpreter, whose holder may at this moment wait for the threads of the server.
+fn log_failure(cause: &str) {
+    let text = failed(cause);
+    let log = move || {
+        Python::try_attach(|py| {
+            let logger = py.import("logging")?.call_method1("getLogger", ("globalcache",))?;
+            logger.call_method1("critical", ("%s", text)).map(drop)
+        })
+    };
+    // Without a thread, or while the interpreter ends, the message of the panic on stderr has to do.
+    let _ = std::thread::Builder::new().spawn(log);
+}
+
+/// The exit status of a process that ends by a fault of its own: EX_SOFTWARE of sysexits.h.
+const EX_SOFTWARE: i32 = 70;
+
+/// From now on a panic of any thread ends the process, after its message.
+#[pyfunction]
+fn exit_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        eprintln!("globalcache: this is a fault of the server, which ends now with status {EX_SOFTWARE}");
+        std::process::exit(EX_SOFTWARE);
+    }));
 }
 
 impl Drop for Server {
@@ -224,5 +263,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<JsonSession>()?;
     module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(run_bench, module)?)?;
+    module.add_function(wrap_pyfunction!(exit_on_panic, module)?)?;
     Ok(())
 }

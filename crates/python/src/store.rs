@@ -131,7 +131,10 @@ impl Store {
     }
 
     fn clear(&self, py: Python<'_>) {
-        py.detach(|| self.inner.clear(None, read_clocks().mono));
+        py.detach(|| {
+            self.inner.clear(None, read_clocks().mono);
+            self.inner.shed(usize::MAX);
+        });
     }
 
     fn __contains__(&self, name: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use globalcache_core::engine::Now;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::listen::{Listener, Speaks};
+use crate::meter::Meter;
 use crate::stream::Stream;
 use crate::worker::Inbox;
 use crate::{Shared, read_clocks};
@@ -17,14 +19,33 @@ use crate::{Shared, read_clocks};
 const TICK: Duration = Duration::from_millis(50);
 /// The same while somebody waits for a load, whose time may be over.
 const SHORT_TICK: Duration = Duration::from_millis(5);
+/// Connections of one listener that are accepted in a turn, about a millisecond of processor time: a storm of connects
+/// does not delay leases and waits that have timed out.
+const ACCEPTS: usize = 64;
+
+/// What is left of a listener's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backlog {
+    /// Nothing: the system tells when somebody comes.
+    Empty,
+    /// There may be more.
+    More,
+    /// The system refuses, as without file descriptors: to be tried again after a while.
+    Refused,
+}
 
 pub(crate) struct Acceptor {
     shared: Arc<Shared>,
     poll: Poll,
     listeners: Vec<Listener>,
+    /// Readiness is told once, so it is kept until a queue was seen to be empty.
+    backlogs: Vec<Backlog>,
     inboxes: Vec<Arc<Inbox>>,
     /// The I/O thread whose turn it is.
     next: usize,
+    /// When the store's next step of upkeep is due.
+    next_upkeep: u64,
+    meter: Meter,
 }
 
 impl Acceptor {
@@ -37,52 +58,69 @@ impl Acceptor {
         for (index, listener) in listeners.iter_mut().enumerate() {
             poll.registry().register(listener.source(), Token(index), Interest::READABLE)?;
         }
-        Ok(Acceptor { shared, poll, listeners, inboxes, next: 0 })
+        let backlogs = vec![Backlog::More; listeners.len()];
+        Ok(Acceptor { shared, poll, listeners, backlogs, inboxes, next: 0, next_upkeep: 0, meter: Meter::default() })
     }
 
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
-        // Readiness is told once: a listener stays on the list until nobody waits any more.
-        let mut waiting = vec![true; self.listeners.len()];
-        let mut next_upkeep = 0;
         while !self.shared.stopping.load(Ordering::SeqCst) {
-            for (index, waits) in waiting.iter_mut().enumerate() {
-                *waits = *waits && !self.accept_all(index);
-            }
-            let now = read_clocks();
-            if now.mono >= next_upkeep {
-                self.shared.engine.store.tick(now.mono);
-                next_upkeep = now.mono + TICK.as_millis() as u64;
-            }
-            let tick = if self.shared.engine.tick_leases(now) { SHORT_TICK } else { TICK };
-            self.shared.wake_stirred();
-            if self.shared.engine.pending.stop.load(Ordering::Relaxed) {
-                self.shared.begin_to_stop();
-            }
-            if let Err(error) = self.poll.poll(&mut events, Some(tick)) {
+            self.meter.begin();
+            let pause = self.turn(read_clocks());
+            if let Err(error) = self.poll.poll(&mut events, Some(pause)) {
                 assert_eq!(error.kind(), io::ErrorKind::Interrupted, "poll: {error}");
             }
             for event in &events {
-                if let Some(waits) = waiting.get_mut(event.token().0) {
-                    *waits = true;
+                if let Some(backlog) = self.backlogs.get_mut(event.token().0) {
+                    *backlog = Backlog::More;
                 }
             }
         }
     }
 
-    /// Accepts until nobody waits (true) or the system refuses (false: to be tried again).
-    fn accept_all(&mut self, index: usize) -> bool {
-        loop {
+    /// Accepts some of those who wait, and does what is due; how long it may wait before the next turn. Each part has a
+    /// bound, and none waits for another to have nothing left to do.
+    fn turn(&mut self, now: Now) -> Duration {
+        for index in 0..self.listeners.len() {
+            if self.backlogs[index] != Backlog::Empty {
+                self.backlogs[index] = self.accept_some(index);
+                self.meter.lap(&self.shared);
+            }
+        }
+        if now.mono >= self.next_upkeep {
+            self.shared.engine.store.tick(now.mono);
+            self.next_upkeep = now.mono + TICK.as_millis() as u64;
+            self.meter.lap(&self.shared);
+        }
+        let waits = self.shared.engine.tick_leases(now);
+        self.meter.lap(&self.shared);
+        self.shared.wake_stirred();
+        let pending = &self.shared.engine.pending;
+        if pending.stop.load(Ordering::Relaxed) {
+            self.shared.begin_to_stop();
+        }
+        assert!(!pending.panic.load(Ordering::Relaxed), "debugpanic was asked for");
+        match self.backlogs.contains(&Backlog::More) {
+            true => Duration::ZERO,
+            false if waits => SHORT_TICK,
+            false => TICK,
+        }
+    }
+
+    /// Accepts up to [`ACCEPTS`] connections of a listener.
+    fn accept_some(&mut self, index: usize) -> Backlog {
+        for _ in 0..ACCEPTS {
             match self.listeners[index].accept(&self.shared.tls) {
                 Ok(stream) => self.welcome(stream, self.listeners[index].speaks()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Backlog::Empty,
                 // The client left before it was accepted: the next one may be there still.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
                 }
                 // Out of descriptors or memory: those who are served go on, and accepting is tried again.
-                Err(_) => return false,
+                Err(_) => return Backlog::Refused,
             }
         }
+        Backlog::More
     }
 
     fn welcome(&mut self, mut stream: Stream, speaks: Speaks) {
@@ -103,5 +141,61 @@ impl Acceptor {
         stream.prepare();
         self.next = (self.next + 1) % self.inboxes.len();
         self.inboxes[self.next].send(stream, speaks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use globalcache_core::output::Output;
+    use globalcache_core::session::{Scratch, Session};
+    use globalcache_core::store::Party;
+
+    use super::*;
+    use crate::scripted::options;
+    use crate::{Options, engine};
+
+    /// The thread that accepts, without the thread; and what it left for the only I/O thread.
+    fn acceptor() -> (Acceptor, Arc<Inbox>, Poll) {
+        let options = options();
+        let listener = Listener::bind("127.0.0.1:0", |_| true).unwrap();
+        let engine = engine(&options, &[]);
+        let (poll, other) = (Poll::new().unwrap(), Poll::new().unwrap());
+        let inbox = Arc::new(Inbox::new(&other).unwrap());
+        let shared = Arc::new(Shared::new(Options { max_clients: 1000, ..options }, engine, None));
+        (Acceptor::new(shared, poll, vec![listener], vec![Arc::clone(&inbox)]).unwrap(), inbox, other)
+    }
+
+    fn ask(acceptor: &Acceptor, id: u64, now: Now, request: &[u8]) -> Session {
+        let mut session = Session::new(Party { id, ..Party::default() });
+        let (mut scratch, mut out) = (Scratch::default(), Output::default());
+        session.feed(&acceptor.shared.engine, now, &mut scratch, request, &mut out);
+        session
+    }
+
+    /// More clients connect than one turn accepts, while a lease whose holder does not answer times out. The turn accepts
+    /// some, passes the lease on to the client that waits, and asks for another turn at once.
+    #[test]
+    fn a_storm_of_connects_does_not_delay_a_lease() {
+        let (mut acceptor, inbox, _other) = acceptor();
+        let address = acceptor.listeners[0].address();
+        let storm: Vec<TcpStream> = (0..3 * ACCEPTS).map(|_| TcpStream::connect(&address).unwrap()).collect();
+        let now = read_clocks();
+        let _holder = ask(&acceptor, 1, now, b"CACHE.FETCH k LEASE 100\r\n");
+        let _waiter = ask(&acceptor, 2, now, b"CACHE.FETCH k WAIT 60000 LEASE 100\r\n");
+        assert_eq!(acceptor.turn(now), Duration::ZERO);
+        assert!(acceptor.shared.engine.mail.take(0).is_empty());
+        let later = Now { mono: now.mono + 101, wall: now.wall + 101 };
+        assert_eq!(acceptor.turn(later), Duration::ZERO);
+        let mail = acceptor.shared.engine.mail.take(0);
+        assert!(matches!(&mail[..], [(to, _)] if to.id == 2), "{mail:?}");
+        assert_eq!(acceptor.shared.engine.counters.accepted.load(Ordering::Relaxed), 2 * ACCEPTS as u64);
+        // The rest comes with the next turns, and then it waits for the system.
+        acceptor.turn(later);
+        assert_eq!(acceptor.turn(later), SHORT_TICK);
+        assert_eq!(acceptor.shared.engine.counters.accepted.load(Ordering::Relaxed), storm.len() as u64);
+        // The I/O thread takes newcomers in parts, too.
+        assert_eq!([inbox.take().len(), inbox.take().len(), inbox.take().len()], [ACCEPTS; 3]);
     }
 }

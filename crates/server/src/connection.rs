@@ -1,14 +1,47 @@
 //! One connection: its socket, its session, what arrived and is not taken yet, what waits to be sent.
+//!
+//! The system reports readiness by edges, that is once, so a connection remembers whatever it does not act on at once. Its
+//! state is made of:
+//!
+//! | state      | begins                                         | ends                                                |
+//! |------------|------------------------------------------------|-----------------------------------------------------|
+//! | `readable` | an edge                                        | a read that would block, gives 0, or leaves room in |
+//! |            |                                                | the buffer while the peer has not ended             |
+//! | `finished` | an edge that says that the peer sends no more: | never: reads go on until one gives 0, since no      |
+//! |            | the end stands behind what is unread           | further edge follows                                |
+//! | `ended`    | a read gives 0                                 | never                                               |
+//! | `gone`     | an edge that says that nothing can be sent     | never                                               |
+//! | output     | replies that the socket does not take          | an edge, at which they are sent                     |
+//! | `sending`  | a part of a long output was sent, and the      | the next turn, which sends the next part            |
+//! |            | socket may take more                           |                                                     |
+//! | `paused`   | the session leaves requests in the input       | they are run, as soon as the output is sent         |
+//! | parked     | a request waits for a load in its place        | its outcome, or the end of its wait, is delivered   |
+//! | `closing`  | the session ends the connection, or the server | the peer ends too, or the time for that has passed  |
+//! |            | stops                                          |                                                     |
+//!
+//! Nothing is read while output waits, while paused, or while parked: what is unread stays with the system. After a turn
+//! there is always something that leads to the next one:
+//!
+//! - Output waits: an edge when the socket takes more, and the time limit for replies that are not taken.
+//! - Sending: another turn at once.
+//! - Paused, or readable and not parked: another turn at once.
+//! - Parked: the outcome. A peer that is gone meanwhile is closed at once. One that has only finished may still read (a
+//!   script that sends its commands and its end, then reads): its reply is sent, its input read to the end, and the
+//!   connection closed. Such a connection passes its leases on and takes no other, since it cannot fill them. A client
+//!   that closed its socket looks the same to TCP, so a thread keeps few of them ([`Turn::HalfClosed`]).
+//! - Closing: the end of the peer, and a time limit.
+//! - Otherwise the next edge is to come, since everything was read.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use globalcache_core::engine::Now;
 use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::Key;
+use globalcache_core::store::{Key, Party};
 
 use crate::Shared;
 use crate::stream::Stream;
@@ -20,8 +53,33 @@ pub(crate) enum Turn {
     Wait,
     /// There may be more to read: another turn, after the others had theirs.
     Again,
+    /// A request waits for a load, and the peer sends no more: it waits for the reply, or it is gone.
+    HalfClosed,
+    /// All connections hold too much, and this one enough to be a reason for it.
+    TooMuch,
     /// It is over.
     Over,
+}
+
+/// What the system tells of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ready {
+    /// There may be something to read, or the end.
+    pub(crate) readable: bool,
+    /// The peer sends no more.
+    pub(crate) finished: bool,
+    /// Nothing can be sent to the peer any more.
+    pub(crate) gone: bool,
+}
+
+impl From<&mio::event::Event> for Ready {
+    fn from(event: &mio::event::Event) -> Ready {
+        Ready {
+            readable: event.is_readable(),
+            finished: event.is_read_closed(),
+            gone: event.is_write_closed() || event.is_error(),
+        }
+    }
 }
 
 /// A request must arrive whole within this time, and a reply be taken; longer for long ones, see [`SLOWEST`].
@@ -32,6 +90,9 @@ const SLOWEST: u64 = 16;
 const INTRODUCTION_MS: u64 = 10_000;
 /// How long a connection that was closed by us is listened to, so that the last reply is not lost to a reset.
 const LINGER_MS: u64 = 1_000;
+/// Bytes that are sent at once, about a millisecond of processor time: a client that takes a long reply as fast as it comes
+/// does not hold up the others of its thread.
+const SEND_AT_ONCE: usize = 1 << 20;
 /// Capacity of the output buffer that a thread keeps.
 const KEEP_OUTPUT: usize = 1 << 20;
 /// A connection that holds less than this is not closed for want of memory.
@@ -55,7 +116,12 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub(crate) fn new() -> Buffers {
-        let inputs = std::array::from_fn(|_| vec![0; 64 << 10].into());
+        Buffers::with_input(64 << 10)
+    }
+
+    /// Buffers that take so many bytes with one read.
+    pub(crate) fn with_input(size: usize) -> Buffers {
+        let inputs = std::array::from_fn(|_| vec![0; size].into());
         Buffers { inputs, output: Output::default(), scratch: Scratch::default(), spare: Vec::new() }
     }
 }
@@ -72,6 +138,33 @@ fn give_back(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
     }
 }
 
+/// Sends loads that came together, and forgets them.
+fn push_loads(session: &mut Session, loads: &mut Vec<(u8, Arc<[u8]>, u64)>, out: &mut Output) {
+    if !loads.is_empty() {
+        let sent: Vec<_> = loads.drain(..).map(|(_, key, token)| (key, token)).collect();
+        session.push_loads(&sent, out);
+    }
+}
+
+/// Sends [`SEND_AT_ONCE`] bytes of an output that is longer, or what the socket takes of them.
+#[cold]
+fn send_part(stream: &mut Stream, output: &mut Output) -> io::Result<()> {
+    stream.flush()?;
+    let mut left = SEND_AT_ONCE;
+    output.drain(|slices| {
+        let mut part = Vec::with_capacity(slices.len());
+        for slice in slices {
+            let length = slice.len().min(left);
+            part.push(IoSlice::new(&slice[..length]));
+            left -= length;
+        }
+        let offered: usize = part.iter().map(|slice| slice.len()).sum();
+        let taken = if offered > 0 { stream.write_slices(&part)? } else { 0 };
+        left += offered - taken;
+        Ok(taken)
+    })
+}
+
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
     session: Session,
@@ -85,12 +178,20 @@ pub(crate) struct Connection {
     terse: bool,
     /// The socket may have more to read.
     readable: bool,
+    /// There is more to send, and the socket may take it.
+    sending: bool,
     /// Nothing is read until the output is taken.
     paused: bool,
     /// When it was decided to close.
     closing: Option<u64>,
-    /// The peer sends no more.
+    /// The peer sends no more: its end stands behind what is unread.
+    finished: bool,
+    /// The end was read.
     ended: bool,
+    /// Nothing can be sent to the peer any more.
+    gone: bool,
+    /// Its session was closed.
+    left: bool,
     /// When it was opened.
     opened: u64,
     /// When something last arrived.
@@ -111,9 +212,13 @@ impl Connection {
             output: Output::default(),
             terse: false,
             readable: true,
+            sending: false,
             paused: false,
             closing: None,
+            finished: false,
             ended: false,
+            gone: false,
+            left: false,
             opened: now.mono,
             last_input: now.mono,
             stuck_since: None,
@@ -121,21 +226,28 @@ impl Connection {
         }
     }
 
-    /// The system told that there is something to read.
-    pub(crate) fn mark_readable(&mut self) {
-        self.readable = true;
+    /// Takes over what the system told, which it tells once.
+    #[inline]
+    pub(crate) fn hear(&mut self, ready: Ready) {
+        self.readable |= ready.readable;
+        self.finished |= ready.finished;
+        self.gone |= ready.gone;
     }
 
-    /// Bytes that its buffers hold, as counted in the engine.
+    /// Whether a reply is awaited by a peer that sends no more.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        (self.finished || self.ended) && self.closing.is_none() && self.session.awaits_reply()
+    }
+
+    /// Bytes that it holds, as counted in the engine.
     pub(crate) fn counted(&self) -> u64 {
         self.counted
     }
 
     /// One turn: sends what is waiting, reads once, runs what arrived, sends the replies. While output waits nothing is
-    /// read, so a client that does not take its replies holds no more than those. `more`: the system told that the end
-    /// of the input is among what there is to read, so that a short read is not the last.
-    pub(crate) fn turn(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, more: bool) -> Turn {
-        let begun = self.begin(shared, now, buffers, 0, more);
+    /// read, so a client that does not take its replies holds no more than those.
+    pub(crate) fn turn(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers) -> Turn {
+        let begun = self.begin(shared, now, buffers, 0);
         self.end_turn(shared, now, buffers, 0, begun)
     }
 
@@ -165,53 +277,62 @@ impl Connection {
     }
 
     /// Takes messages that were left for it. As with input, what they answer is sent in one piece; loads that come
-    /// together are sent together.
+    /// together are sent together. What stands beside the message to close, or comes while it closes, is handed on.
     pub(crate) fn deliver(
         &mut self,
         shared: &Shared,
         now: Now,
         buffers: &mut Buffers,
-        events: impl Iterator<Item = Event>,
+        party: Party,
+        mut events: impl Iterator<Item = Event>,
     ) -> Turn {
-        let Buffers { output, scratch, .. } = buffers;
-        // What waits to be sent comes first: the messages go behind it.
-        let own = !self.output.is_empty();
-        let out = if own { &mut self.output } else { output };
         let mut loads = Vec::new();
-        for event in events.take_while(|_| self.closing.is_none()) {
-            if let Event::Load(_, key, token) = event {
-                loads.push((key, token));
-                continue;
-            }
-            if !loads.is_empty() {
-                self.session.push_loads(&std::mem::take(&mut loads), out);
-            }
-            if self.session.deliver(&shared.engine, now, scratch, event, out) == Flow::Close {
-                return Turn::Over;
-            }
-        }
-        if !loads.is_empty() {
-            self.session.push_loads(&loads, out);
-        }
-        if !own {
-            self.take_output(buffers);
-        }
-        let sent = self.send_all(shared, buffers);
-        if sent.is_err() {
+        let open = self.take_messages(shared, now, buffers, &mut events, &mut loads);
+        let loads = loads.into_iter().map(|(db, key, token)| Event::Load(db, key, token));
+        loads.chain(events).for_each(|event| shared.engine.undelivered(party, event, now));
+        if !open || self.send_all(shared, buffers).is_err() {
             return Turn::Over;
         }
-        self.turn(shared, now, buffers, false)
+        self.turn(shared, now, buffers)
     }
 
-    /// The first half of a turn: sends what is waiting and reads once into a lane; how many bytes are to be run.
-    pub(crate) fn begin(
+    /// Takes messages until one closes the connection; whether none did. Loads that could not be sent are left in `loads`.
+    fn take_messages(
         &mut self,
         shared: &Shared,
         now: Now,
         buffers: &mut Buffers,
-        lane: usize,
-        more: bool,
-    ) -> io::Result<usize> {
+        events: &mut impl Iterator<Item = Event>,
+        loads: &mut Vec<(u8, Arc<[u8]>, u64)>,
+    ) -> bool {
+        let Buffers { output, scratch, .. } = buffers;
+        // What waits to be sent comes first: the messages go behind it.
+        let own = !self.output.is_empty();
+        let out = if own { &mut self.output } else { output };
+        while self.closing.is_none()
+            && let Some(event) = events.next()
+        {
+            match event {
+                Event::Load(db, key, token) => loads.push((db, key, token)),
+                Event::Close => {
+                    out.clear(KEEP_OUTPUT);
+                    return false;
+                }
+                event => {
+                    push_loads(&mut self.session, loads, out);
+                    self.session.deliver(&shared.engine, now, scratch, event, out);
+                }
+            }
+        }
+        push_loads(&mut self.session, loads, out);
+        if !own {
+            self.take_output(buffers);
+        }
+        true
+    }
+
+    /// The first half of a turn: sends what is waiting and reads once into a lane; how many bytes are to be run.
+    pub(crate) fn begin(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers, lane: usize) -> io::Result<usize> {
         if !self.is_flushed() {
             self.send(shared)?;
         }
@@ -228,8 +349,8 @@ impl Connection {
                 self.readable = false;
             }
             Ok(count) => {
-                // A read that left room emptied the socket; what arrives later is told anew.
-                self.readable = more || count == buffers.inputs[lane].len() || self.stream.reads_short();
+                // A read that left room emptied the socket, and what arrives later is told anew. The end is not.
+                self.readable = self.finished || count == buffers.inputs[lane].len() || self.stream.reads_short();
                 self.terse = count <= TERSE;
                 self.last_input = now.mono;
                 shared.engine.counters.bytes_in.fetch_add(count as u64, Relaxed);
@@ -246,16 +367,39 @@ impl Connection {
 
     fn verdict(&mut self, shared: &Shared, now: Now) -> Turn {
         if !self.count(shared) {
-            return Turn::Over;
+            return Turn::TooMuch;
         }
         let flushed = self.is_flushed();
         let parked = self.session.is_parked();
-        if flushed && !self.paused && !parked && self.ended {
-            return Turn::Over;
-        }
         let waiting = !flushed || !self.input.is_empty() && !parked;
         self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
+        if self.sending {
+            return Turn::Again;
+        }
+        // A request that runs in turns goes on, also for a peer that sends no more.
+        if flushed && self.session.is_ready() && !self.gone {
+            return Turn::Again;
+        }
+        if (self.finished || self.ended || self.gone)
+            && let Some(turn) = self.verdict_without_peer(shared, now)
+        {
+            return turn;
+        }
         if flushed && !parked && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
+    }
+
+    /// What becomes of it when the peer sends no more; nothing else than usual while there is input to be read and run.
+    #[cold]
+    fn verdict_without_peer(&mut self, shared: &Shared, now: Now) -> Option<Turn> {
+        let parked = self.session.is_parked();
+        if !(parked || self.ended && !self.paused) {
+            return None;
+        }
+        if self.is_half_closed() && !self.gone {
+            self.session.end_input(&shared.engine, now);
+            return Some(Turn::HalfClosed);
+        }
+        (self.gone || self.is_flushed()).then_some(Turn::Over)
     }
 
     /// Feeds the session with what was left over and `count` new bytes of a lane, and sends the replies.
@@ -288,8 +432,11 @@ impl Connection {
         }
         self.paused = flow == Flow::Pause;
         if flow == Flow::Close {
+            // The end follows the last reply in one packet: a client that puts the connection back into a pool sees it.
+            self.stream.hold_for_end();
             self.closing = Some(now.mono);
             self.input = Vec::new();
+            self.leave(shared, now);
         }
         self.take_output(buffers);
         self.send_all(shared, buffers)
@@ -310,16 +457,24 @@ impl Connection {
         sent
     }
 
-    /// The connection is gone.
-    pub(crate) fn end(&mut self, shared: &Shared, now: Now) {
-        self.session.close(&shared.engine, now);
+    /// The connection runs nothing any more: its leases pass on, and it is sent no loads. Not only when the peer has
+    /// taken the last replies and closed, which may take long.
+    pub(crate) fn leave(&mut self, shared: &Shared, now: Now) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.session.close(&shared.engine, now);
+        }
     }
 
     fn send(&mut self, shared: &Shared) -> io::Result<()> {
         let stream = &mut self.stream;
         let before = self.output.len();
-        let sent = stream.flush().and_then(|()| self.output.drain(|slices| stream.write_slices(slices)));
+        let sent = if before > SEND_AT_ONCE {
+            send_part(stream, &mut self.output)
+        } else {
+            stream.flush().and_then(|()| self.output.drain(|slices| stream.write_slices(slices)))
+        };
         let count = before - self.output.len();
+        self.sending = count >= SEND_AT_ONCE && !self.output.is_empty() && sent.is_ok();
         if count > 0 {
             self.stuck_since = None;
             shared.engine.counters.bytes_out.fetch_add(count as u64, Relaxed);
@@ -335,7 +490,8 @@ impl Connection {
 
     /// Keeps the count of what connections hold; false if that is too much and this one is a reason for it.
     fn count(&mut self, shared: &Shared) -> bool {
-        let held = self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory();
+        let held =
+            self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory() + self.session.memory();
         if held == self.counted {
             return true;
         }
@@ -382,8 +538,6 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    use globalcache_core::store::Party;
-
     use super::*;
     use crate::{Options, Server, read_clocks};
 
@@ -416,7 +570,7 @@ mod tests {
         theirs.write_all(sent).unwrap();
         let stream = Stream::Unix(mio::net::UnixStream::from_std(ours));
         let mut connection = Connection::new(stream, Session::new(Party::default()), 1, now);
-        connection.turn(&server.shared, now, &mut Buffers::new(), false);
+        connection.turn(&server.shared, now, &mut Buffers::new());
         (connection, theirs)
     }
 

@@ -6,12 +6,17 @@
 mod acceptor;
 mod connection;
 mod listen;
+mod meter;
 pub mod pages;
+#[cfg(test)]
+mod scripted;
 mod stream;
 mod tls;
 mod worker;
 
+use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -92,11 +97,54 @@ struct Shared {
     /// What new connections with TLS begin with.
     tls: RwLock<Option<Arc<ServerConfig>>>,
     stopping: AtomicBool,
+    /// Which thread panicked, and why.
+    failure: OnceLock<String>,
+    /// What is called with that, and whether it was.
+    on_failure: OnceLock<fn(&str)>,
+    reported: AtomicBool,
     wakers: OnceLock<Vec<Arc<Waker>>>,
     next_id: AtomicU64,
 }
 
 impl Shared {
+    fn new(options: Options, engine: Engine, tls: Option<Arc<ServerConfig>>) -> Shared {
+        Shared {
+            engine,
+            options,
+            tls: RwLock::new(tls),
+            stopping: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            on_failure: OnceLock::new(),
+            reported: AtomicBool::new(false),
+            wakers: OnceLock::new(),
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// A thread panicked. What it was changing may be half done and is never looked at again: the other threads close
+    /// their connections without a further request.
+    #[cold]
+    fn fail(&self, thread: &str, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given");
+        self.failure.get_or_init(|| format!("the thread {thread} panicked: {text}"));
+        self.begin_to_stop();
+        self.report_failure();
+    }
+
+    /// Reports a failure once, as soon as there are one and a function that takes it.
+    fn report_failure(&self) {
+        if let (Some(failure), Some(report)) = (self.failure.get(), self.on_failure.get())
+            && !self.reported.swap(true, Ordering::SeqCst)
+        {
+            report(failure);
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
     /// Wakes the threads for whom something was left.
     #[inline]
     fn wake_stirred(&self) {
@@ -154,14 +202,8 @@ impl Server {
                 listener.address()
             )));
         }
-        let shared = Arc::new(Shared {
-            engine: Engine { users, ..engine(&options, &listeners) },
-            tls: RwLock::new(tls),
-            stopping: AtomicBool::new(false),
-            wakers: OnceLock::new(),
-            next_id: AtomicU64::new(1),
-            options,
-        });
+        let engine = Engine { users, ..engine(&options, &listeners) };
+        let shared = Arc::new(Shared::new(options, engine, tls));
         let addresses = listeners.iter().map(Listener::address).collect();
         let server = Server { shared, addresses, threads: Mutex::new(Vec::new()) };
         let (mut inboxes, mut wakers) = (Vec::new(), Vec::new());
@@ -182,8 +224,27 @@ impl Server {
     }
 
     fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.threads.lock().push(std::thread::Builder::new().name(name).spawn(run)?);
+        let (shared, known) = (Arc::clone(&self.shared), name.clone());
+        let guarded = move || {
+            // Sound, since nothing of what the thread has changed is used after this. Its sockets are closed by now.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                shared.fail(&known, &*panic);
+            }
+        };
+        self.threads.lock().push(std::thread::Builder::new().name(name).spawn(guarded)?);
         Ok(())
+    }
+
+    /// Which of its threads panicked and why, if one did: the server has closed its listeners and connections then.
+    pub fn failure(&self) -> Option<&str> {
+        self.shared.failure.get().map(String::as_str)
+    }
+
+    /// Has a function called once with the cause when a thread panics, by that thread, or now if one has. Only the first
+    /// function counts.
+    pub fn on_failure(&self, report: fn(&str)) {
+        let _ = self.shared.on_failure.set(report);
+        self.shared.report_failure();
     }
 
     /// The addresses it listens on, as they would be given in the options, with the ports that were taken.
@@ -230,6 +291,7 @@ impl Server {
             ("bytes_in", count(&counters.bytes_in)),
             ("bytes_out", count(&counters.bytes_out)),
             ("client_bytes", count(&counters.client_bytes)),
+            ("longest_turn_usec", count(&counters.longest_turn)),
         ]
     }
 

@@ -17,6 +17,9 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<Tls>),
+    /// What a test makes of it.
+    #[cfg(test)]
+    Scripted(crate::scripted::Socket),
 }
 
 /// A socket and what is known of the TLS on it.
@@ -54,6 +57,8 @@ impl Stream {
             Stream::Tcp(socket) => Some(socket),
             Stream::Tls(tls) => Some(&tls.socket),
             Stream::Unix(_) => None,
+            #[cfg(test)]
+            Stream::Scripted(_) => None,
         }
     }
 
@@ -68,6 +73,8 @@ impl Stream {
             Stream::Tcp(socket) => socket,
             Stream::Unix(socket) => socket,
             Stream::Tls(tls) => &mut tls.socket,
+            #[cfg(test)]
+            Stream::Scripted(_) => unreachable!("a test does not ask the system"),
         }
     }
 
@@ -77,6 +84,8 @@ impl Stream {
             Stream::Tcp(socket) => socket.read(buffer),
             Stream::Unix(socket) => socket.read(buffer),
             Stream::Tls(tls) => tls.read(buffer),
+            #[cfg(test)]
+            Stream::Scripted(socket) => socket.read(buffer),
         }
     }
 
@@ -91,12 +100,16 @@ impl Stream {
             Stream::Tcp(socket) => socket.write(bytes),
             Stream::Unix(socket) => socket.write(bytes),
             Stream::Tls(tls) => tls.write(&[IoSlice::new(bytes)]),
+            #[cfg(test)]
+            Stream::Scripted(socket) => socket.write(&[IoSlice::new(bytes)]),
         }
     }
 
     pub(crate) fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match (slices, self) {
             (_, Stream::Tls(tls)) => tls.write(slices),
+            #[cfg(test)]
+            (_, Stream::Scripted(socket)) => socket.write(slices),
             ([one], stream) => stream.write(one),
             (_, Stream::Tcp(socket)) => socket.write_vectored(slices),
             (_, Stream::Unix(socket)) => socket.write_vectored(slices),
@@ -113,7 +126,7 @@ impl Stream {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match self {
             Stream::Tls(tls) => tls.flush(),
-            Stream::Tcp(_) | Stream::Unix(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -127,6 +140,16 @@ impl Stream {
         if self.reads_short() { TLS_MEMORY } else { 0 }
     }
 
+    /// What is written next is kept back until [`end`](Stream::end), where the system can do that, for 200 ms at most.
+    #[cold]
+    pub(crate) fn hold_for_end(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(socket) = self.tcp() {
+            // A socket that refuses sends the end in a packet of its own.
+            let _ = SockRef::from(socket).set_tcp_cork(true);
+        }
+    }
+
     /// Nothing more is sent. It fails when the peer is gone, which is what it is for.
     pub(crate) fn end(&mut self) {
         let _ = match self {
@@ -136,6 +159,8 @@ impl Stream {
                 tls.session.send_close_notify();
                 tls.flush().and_then(|()| tls.socket.shutdown(Shutdown::Write))
             }
+            #[cfg(test)]
+            Stream::Scripted(_) => Ok(()),
         };
     }
 }

@@ -1,19 +1,22 @@
 //! An I/O thread: waits for its connections, gives each that has something a turn, closes those whose time has passed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use globalcache_core::engine::Now;
-use globalcache_core::session::Session;
+use globalcache_core::mailbox::Event;
+use globalcache_core::session::{Session, TurnEnd};
 use globalcache_core::store::Party;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::connection::{Buffers, Connection, LANES, Turn};
+use crate::connection::{Buffers, Connection, LANES, Ready, Turn};
 use crate::listen::Speaks;
+use crate::meter::{Meter, TURN, ticks};
 use crate::stream::Stream;
 use crate::{Shared, read_clocks};
 
@@ -25,8 +28,23 @@ const LOOK_OVER: Duration = Duration::from_secs(1);
 /// When the server stops: how long clients have to take their replies, and how long they have to close.
 const DRAIN: Duration = Duration::from_secs(3);
 const FAREWELL: Duration = Duration::from_millis(250);
-/// Turns that a connection gets when the server stops, so that one that never ends sending does not hold it up.
-const LAST_TURNS: usize = 16;
+/// When the server stops: for how long it answers what has arrived, so that a client that never stops sending does not
+/// hold it up; how long no client may send anything until that is all; and how often it waits for more, so that clients
+/// which ask again when they have their replies do not hold it up either.
+const LAST_TURNS: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(10);
+const LAST_WAITS: usize = 64;
+
+/// Each of these bounds what a thread does before the others have their turns again. Messages for one connection:
+const MESSAGES: usize = 512;
+/// Times that messages are taken:
+const MAIL_ROUNDS: usize = 8;
+/// New connections:
+const NEWCOMERS: usize = 64;
+/// Connections closed because their time has passed:
+const CLOSED_AT_ONCE: usize = 256;
+/// Of all connections that are allowed, the part that may await a reply although the peer sends no more, as a divisor.
+const HALF_CLOSED_PART: usize = 100;
 
 /// Where new connections are left for an I/O thread.
 pub(crate) struct Inbox {
@@ -44,6 +62,16 @@ impl Inbox {
         // It fails only when the thread has ended, and then nobody is served any more.
         let _ = self.waker.wake();
     }
+
+    /// Takes the oldest of them, and has the thread come again if there are more.
+    pub(crate) fn take(&self) -> Vec<(Stream, Speaks)> {
+        let mut streams = self.streams.lock();
+        let count = streams.len().min(NEWCOMERS);
+        if count < streams.len() {
+            let _ = self.waker.wake();
+        }
+        streams.drain(..count).collect()
+    }
 }
 
 pub(crate) struct Worker {
@@ -58,33 +86,59 @@ pub(crate) struct Worker {
     begun: Vec<(usize, io::Result<usize>)>,
     /// Connections that may have more to read, in the order of their turns.
     again: Vec<usize>,
+    /// Messages that were left for the next round, in their order.
+    mail: Vec<(Party, Event)>,
+    /// Connections, by slot and number, that await a reply although their peers send no more; oldest first.
+    half_closed: VecDeque<(usize, u64)>,
+    meter: Meter,
 }
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, number: u16, poll: Poll, inbox: Arc<Inbox>) -> Worker {
-        let (connections, buffers) = (Slab::new(), Buffers::new());
-        Worker { shared, number, poll, inbox, connections, buffers, begun: Vec::new(), again: Vec::new() }
+        Worker {
+            shared,
+            number,
+            poll,
+            inbox,
+            connections: Slab::new(),
+            buffers: Buffers::new(),
+            begun: Vec::new(),
+            again: Vec::new(),
+            mail: Vec::new(),
+            half_closed: VecDeque::new(),
+            meter: Meter::default(),
+        }
     }
 
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
-        let mut looked_over = Instant::now();
+        let (mut looked_over, mut all_in_time) = (read_clocks().mono, true);
         while !self.shared.stopping.load(Ordering::SeqCst) {
-            let timeout = if self.again.is_empty() { LOOK_OVER } else { Duration::ZERO };
+            let idle = self.again.is_empty() && self.mail.is_empty() && all_in_time;
+            let timeout = if idle { LOOK_OVER } else { Duration::ZERO };
             self.wait(&mut events, timeout);
             let now = read_clocks();
+            self.meter.begin();
+            self.next_turn();
             let again = std::mem::take(&mut self.again);
             self.take_events(&events, now);
             for slot in again {
-                self.turn(slot, now, false);
+                self.turn(slot, now);
             }
             self.exchange_mail(now);
-            if looked_over.elapsed() >= LOOK_OVER {
-                looked_over = Instant::now();
-                self.close_overdue(now);
+            if now.mono.saturating_sub(looked_over) >= LOOK_OVER.as_millis() as u64 {
+                all_in_time = self.close_overdue(now);
+                looked_over = if all_in_time { now.mono } else { looked_over };
             }
         }
         self.finish(&mut events);
+    }
+
+    /// A turn has ended, and the next one begins.
+    #[inline]
+    fn next_turn(&mut self) {
+        let began = self.meter.lap(&self.shared);
+        self.buffers.scratch.turn_end = TurnEnd::new(ticks, began + TURN);
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Duration) {
@@ -95,29 +149,32 @@ impl Worker {
     }
 
     fn take_events(&mut self, events: &Events, now: Now) {
+        let mut woken = false;
         for event in events {
-            let (slot, more) = (event.token().0, event.is_read_closed());
+            let slot = event.token().0;
             if event.token() == WAKE {
-                self.end_turns(now);
-                self.take_in(now);
-                self.take_mail(now);
+                woken = true;
             } else if let Some(connection) = self.connections.get_mut(slot) {
-                if event.is_readable() {
-                    connection.mark_readable();
-                }
+                connection.hear(event.into());
                 if !connection.is_terse() {
                     self.end_turns(now);
-                    self.turn(slot, now, more);
+                    self.turn(slot, now);
                     continue;
                 }
                 let lane = self.begun.len();
-                self.begun.push((slot, connection.begin(&self.shared, now, &mut self.buffers, lane, more)));
+                self.begun.push((slot, connection.begin(&self.shared, now, &mut self.buffers, lane)));
                 if lane + 1 == LANES {
                     self.end_turns(now);
                 }
             }
         }
         self.end_turns(now);
+        if woken {
+            // Only now: a slot that was left meanwhile must not be taken by a new connection while there may still be an
+            // event of the one before.
+            self.take_in(now);
+            self.take_mail(now);
+        }
     }
 
     /// The second halves of turns: the memory of all their keys is fetched before the first is served.
@@ -134,19 +191,26 @@ impl Worker {
             shared.engine.store.prefetch(keys);
         }
         for lane in 0..self.begun.len() {
+            // The first halves count as part of the first turn: each is one read of a few bytes.
             let (slot, count) = std::mem::replace(&mut self.begun[lane], (0, Ok(0)));
             if let Some(connection) = self.connections.get_mut(slot) {
                 let turn = connection.end_turn(&self.shared, now, &mut self.buffers, lane, count);
                 self.after(slot, turn);
             }
+            self.next_turn();
         }
         self.begun.clear();
     }
 
-    /// After a batch of requests: loads go to workers, messages to those they are for.
+    /// After a batch of requests: loads go to workers, messages to those they are for. What those answer to may leave
+    /// further messages: after a few rounds the others have their turns again.
     fn exchange_mail(&mut self, now: Now) {
         self.shared.engine.pump(now);
-        while self.shared.engine.mail.stirred(usize::from(self.number)) {
+        for _ in 0..MAIL_ROUNDS {
+            let stirred = self.shared.engine.mail.stirred(usize::from(self.number));
+            if !stirred && self.mail.is_empty() {
+                break;
+            }
             self.take_mail(now);
             self.shared.engine.pump(now);
         }
@@ -154,29 +218,30 @@ impl Worker {
     }
 
     fn take_mail(&mut self, now: Now) {
-        let mut mail = self.shared.engine.mail.take(usize::from(self.number));
+        let mut mail = std::mem::take(&mut self.mail);
+        mail.append(&mut self.shared.engine.mail.take(usize::from(self.number)));
         // Those of one connection together, in their order.
         mail.sort_by_key(|(party, _)| party.slot);
         let mut mail = mail.into_iter().peekable();
-        while let Some((party, event)) = mail.next() {
+        while let Some(&(party, _)) = mail.peek() {
             let slot = party.slot as usize;
+            let mut of_party = std::iter::from_fn(|| mail.next_if(|(other, _)| *other == party));
+            let events = of_party.by_ref().take(MESSAGES).map(|(_, event)| event);
             match self.connections.get_mut(slot) {
                 Some(connection) if connection.id == party.id => {
-                    let rest =
-                        std::iter::from_fn(|| mail.next_if(|(other, _)| *other == party).map(|(_, event)| event));
-                    let events = std::iter::once(event).chain(rest);
-                    let turn = connection.deliver(&self.shared, now, &mut self.buffers, events);
+                    let turn = connection.deliver(&self.shared, now, &mut self.buffers, party, events);
                     self.after(slot, turn);
                 }
-                _ => self.shared.engine.undelivered(party, event, now),
+                _ => events.for_each(|event| self.shared.engine.undelivered(party, event, now)),
             }
+            self.mail.extend(of_party);
+            self.next_turn();
         }
     }
 
     /// Takes new connections in. Both directions are registered once, for good: with edges there is nothing to change.
     fn take_in(&mut self, now: Now) {
-        let streams = std::mem::take(&mut *self.inbox.streams.lock());
-        for (stream, speaks) in streams {
+        for (stream, speaks) in self.inbox.take() {
             let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
             let place = self.connections.vacant_entry();
             let slot = place.key();
@@ -196,48 +261,87 @@ impl Worker {
         }
     }
 
-    fn turn(&mut self, slot: usize, now: Now, more: bool) {
+    fn turn(&mut self, slot: usize, now: Now) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let turn = connection.turn(&self.shared, now, &mut self.buffers, more);
+        let turn = connection.turn(&self.shared, now, &mut self.buffers);
         self.after(slot, turn);
+        self.next_turn();
     }
 
     fn after(&mut self, slot: usize, turn: Turn) {
         match turn {
             Turn::Wait => {}
             Turn::Again => self.again.push(slot),
+            Turn::HalfClosed => self.keep_half_closed(slot),
+            Turn::TooMuch => self.close_largest(slot),
             Turn::Over => self.remove(slot),
+        }
+    }
+
+    /// Keeps a connection whose peer sends no more until its request was answered, and at most one in a hundred of all
+    /// that are allowed: nearly all such peers have given up and closed, which looks the same. The oldest goes first.
+    #[cold]
+    fn keep_half_closed(&mut self, slot: usize) {
+        let id = self.connections[slot].id;
+        if self.half_closed.contains(&(slot, id)) {
+            return;
+        }
+        let connections = &self.connections;
+        self.half_closed.retain(|(slot, id)| {
+            connections.get(*slot).is_some_and(|connection| connection.id == *id && connection.is_half_closed())
+        });
+        self.half_closed.push_back((slot, id));
+        let options = &self.shared.options;
+        let most = (options.max_clients as usize / HALF_CLOSED_PART / options.threads).max(1);
+        if self.half_closed.len() > most
+            && let Some((oldest, _)) = self.half_closed.pop_front()
+        {
+            self.remove(oldest);
+        }
+    }
+
+    /// All connections together hold too much: closes the one of this thread that holds most, and gives the one that had
+    /// its turn another, to see whether that is enough.
+    #[cold]
+    fn close_largest(&mut self, slot: usize) {
+        let largest = self.connections.iter().max_by_key(|(_, connection)| connection.counted());
+        let largest = largest.map_or(slot, |(largest, _)| largest);
+        self.remove(largest);
+        if largest != slot {
+            self.again.push(slot);
         }
     }
 
     fn remove(&mut self, slot: usize) {
         let mut connection = self.connections.remove(slot);
-        connection.end(&self.shared, read_clocks());
+        connection.leave(&self.shared, read_clocks());
         let counters = &self.shared.engine.counters;
         counters.connected.fetch_sub(1, Ordering::Relaxed);
         counters.client_bytes.fetch_sub(connection.counted(), Ordering::Relaxed);
     }
 
-    fn close_overdue(&mut self, now: Now) {
+    /// Closes some of the connections whose time has passed; whether there are no more of them.
+    fn close_overdue(&mut self, now: Now) -> bool {
         let overdue =
             |(slot, connection): (usize, &Connection)| connection.is_overdue(&self.shared, now).then_some(slot);
-        let slots: Vec<usize> = self.connections.iter().filter_map(overdue).collect();
-        for slot in slots {
-            self.remove(slot);
+        let slots: Vec<usize> = self.connections.iter().filter_map(overdue).take(CLOSED_AT_ONCE).collect();
+        self.next_turn();
+        for slot in &slots {
+            self.remove(*slot);
+            self.next_turn();
         }
+        slots.len() < CLOSED_AT_ONCE
     }
 
     /// Answers what has arrived, sends what is to be sent, and says goodbye: a socket closed with input unread would
-    /// reset the connection and take replies with it.
+    /// reset the connection and take replies with it. When a thread panicked, nothing is run and nothing is sent any more.
     fn finish(&mut self, events: &mut Events) {
         let now = read_clocks();
-        self.take_in(now);
-        for _ in 0..LAST_TURNS {
-            self.all_turns(now);
-        }
+        self.all_turns(now);
+        self.last_turns(events, now);
         let begun = Instant::now();
         while begun.elapsed() < DRAIN && self.connections.iter().any(|(_, connection)| !connection.is_flushed()) {
-            self.wait(events, Duration::from_millis(50));
+            self.wait(events, if self.again.is_empty() { Duration::from_millis(50) } else { Duration::ZERO });
             self.all_turns(now);
         }
         for (_, connection) in &mut self.connections {
@@ -253,12 +357,40 @@ impl Worker {
         }
     }
 
+    /// Answers what has arrived. That includes what the system of a client still holds, which comes when a read has made
+    /// room for it: so the thread waits for more, as long as there is some.
+    fn last_turns(&mut self, events: &mut Events, now: Now) {
+        let begun = Instant::now();
+        let mut waits = 0;
+        while waits < LAST_WAITS && begun.elapsed() < LAST_TURNS && !self.shared.has_failed() {
+            let again = std::mem::take(&mut self.again);
+            self.wait(events, if again.is_empty() { QUIET } else { Duration::ZERO });
+            if again.is_empty() && events.is_empty() {
+                return;
+            }
+            waits += usize::from(again.is_empty());
+            self.take_events(events, now);
+            for slot in again {
+                self.turn(slot, now);
+            }
+        }
+    }
+
+    /// Takes in whoever was accepted, and gives every connection a turn.
     fn all_turns(&mut self, now: Now) {
+        if self.shared.has_failed() {
+            // Whatever the others were about to be told rests on what is half done.
+            self.connections.clear();
+            return;
+        }
+        self.take_in(now);
+        self.again.clear();
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.connections[slot].mark_readable();
-            self.turn(slot, now, false);
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.hear(Ready { readable: true, ..Ready::default() });
+                self.turn(slot, now);
+            }
         }
-        self.again.clear();
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::cache::CacheCommand;
+use crate::cache::{CacheCommand, If};
 use crate::execute::{AclCommand, ClientCommand, ConfigCommand, KeyCommand, Script, ScriptCommand, TextCommand};
 use crate::pubsub::BusCommand;
 use crate::store::Value;
@@ -257,10 +257,12 @@ pub enum Command<'a> {
     Acl(AclCommand<'a>),
     /// Facts about the server as memcached names them, of the named section; the general ones without a name.
     Stats(Option<&'a [u8]>),
-    /// Removes all keys of the selected database after so many milliseconds.
-    FlushIn(u64),
+    /// Removes all keys of the selected database at a time; at once where there is none.
+    FlushAt(Expiry),
     /// Lets the clock of the server run ahead by so many milliseconds more, where that is allowed.
     Advance(u64),
+    /// Panics, in the thread that accepts connections (true) or in the one that runs it, where that is allowed: for tests.
+    Panic(bool),
     /// Stops the server, where that is allowed.
     Shutdown,
     /// A last OK, then the end of the connection.
@@ -276,6 +278,8 @@ impl<'a> Command<'a> {
                 let depends = condition != Condition::Always || get || expiry == Expiry::Keep;
                 depends.then_some(key)
             }
+            Command::Cache(CacheCommand::Set { key, only, .. }) => (only != If::Always).then_some(key),
+            Command::Key(KeyCommand::Usage(key)) => Some(key),
             Command::Increment(key, _) => Some(key),
             Command::Item(ItemCommand::Store { key, mode, version, .. }) => {
                 (mode != Mode::Set || version.is_some()).then_some(key)
@@ -644,6 +648,11 @@ impl Error {
 pub const SYNTAX: Error = Error::new(Kind::Malformed, "ERR syntax error");
 /// An argument, or the value, is no number of 64 bits.
 pub const NOT_AN_INTEGER: Error = Error::new(Kind::Malformed, "ERR value is not an integer or out of range");
+
+/// The error of a value of so many bytes, where `most` are allowed.
+pub fn too_long(length: usize, most: usize) -> Error {
+    Error::with(Kind::TooLarge, format!("ERR value of {length} bytes is more than max-value {most}"))
+}
 
 /// The item has another version than the command wants.
 pub const OTHER_VERSION: Error = Error::new(Kind::Mismatch, "ERR the item has another version");

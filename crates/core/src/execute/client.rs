@@ -21,6 +21,8 @@ pub enum Replies {
     None,
     /// None to the command that comes next.
     SkipNext,
+    /// None to the command that is being run.
+    Skip,
 }
 
 /// Which connections are meant.
@@ -246,7 +248,10 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
         }
         ClientCommand::Kill(filter, old) => kill(cx, client, &filter, old),
         ClientCommand::Reply(replies) => {
-            client.replies = replies;
+            // As in Redis, SKIP changes nothing where there are no replies.
+            if (client.replies, replies) != (Replies::None, Replies::SkipNext) {
+                client.replies = replies;
+            }
             Ok(Reply::Ok)
         }
         ClientCommand::Track(args) => track(cx, client, args),

@@ -8,6 +8,7 @@ use crate::command::{Error, Kind, Reply};
 use crate::engine::Engine;
 use crate::engine::{REDIS_VERSION, VERSION};
 use crate::fence::Joined;
+use crate::key_list::KeyList;
 use crate::pubsub::Subscriptions;
 use crate::store::Party;
 use crate::tracking::Options;
@@ -43,12 +44,14 @@ pub struct Client {
     pub worker: bool,
     /// Leases that it was granted: database, key and token.
     pub holds: Vec<(u8, Box<[u8]>, u64)>,
+    /// Bytes of their keys.
+    held_bytes: usize,
     /// Its place behind the fence of its session.
     pub joined: Option<Joined>,
     /// The transaction that it has begun.
     pub queue: Option<Box<Queue>>,
     /// What the next transaction depends on.
-    pub watched: Vec<Watched>,
+    pub watched: KeyList<Watched>,
     /// Which replies it wants.
     pub replies: Replies,
     /// What it listens to.
@@ -78,9 +81,10 @@ impl Client {
             unordered: false,
             worker: false,
             holds: Vec::new(),
+            held_bytes: 0,
             joined: None,
             queue: None,
-            watched: Vec::new(),
+            watched: KeyList::default(),
             replies: Replies::All,
             subscriptions: None,
             tracking: None,
@@ -131,7 +135,6 @@ impl Client {
         (self.db, self.resp) = (0, 2);
         self.name.clear();
         self.queue = None;
-        self.watched.clear();
         self.tickets = false;
         self.replies = Replies::All;
     }
@@ -140,6 +143,7 @@ impl Client {
     pub fn remember(&mut self, key: &[u8], token: u64) {
         if !self.holds.iter().any(|(_, _, known)| *known == token) {
             self.holds.push((self.db, key.into(), token));
+            self.held_bytes += key.len();
         }
     }
 
@@ -147,7 +151,17 @@ impl Client {
     pub fn forget(&mut self, key: &[u8], token: u64) {
         if let Some(at) = self.holds.iter().position(|(_, known, held)| *held == token && **known == *key) {
             self.holds.swap_remove(at);
+            self.held_bytes -= key.len();
         }
+    }
+
+    /// Bytes that the server holds for the client.
+    pub fn memory(&self) -> usize {
+        let queue = self.queue.as_ref().map_or(0, |queue| queue.memory());
+        let prefixes = self.tracking.as_ref().map_or(0, |options| options.memory());
+        let topics = self.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.memory());
+        let leases = self.holds.capacity() * size_of::<(u8, Box<[u8]>, u64)>() + self.held_bytes;
+        queue + self.watched.memory() + prefixes + topics + leases
     }
 }
 

@@ -1,8 +1,8 @@
 //! Keys: whether they are there, how long they live, removing them.
 
-use super::Context;
+use super::{Context, TURN};
 use crate::command::{Args, ExpireWhen, Reply};
-use crate::store::{Entry, Key};
+use crate::store::{Entry, Key, Refused};
 
 /// One key, however often it is named, takes one lock; a single key takes no list of locks.
 pub(super) fn count(
@@ -17,6 +17,36 @@ pub(super) fn count(
     let named = keys.iter().map(|bytes| Key { db, bytes });
     let found = cx.with_all(named.clone(), |all, _| named.filter(|key| test(&mut all.entry(*key))).count());
     Reply::Int(found as i64)
+}
+
+/// Keys that are removed in one step.
+const STEP: usize = 128;
+/// Bytes of a value that cost as much to give back as a key to look at.
+const FREED: usize = 4096;
+
+/// Removes keys; how many there were. Many are removed in several steps, so that nobody waits for all of them.
+pub(super) fn remove(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Reply {
+    if keys.len() <= STEP || cx.held.is_some() {
+        return count(cx, db, keys, |entry| entry.remove());
+    }
+    let mut progress = cx.waits.progress.take().unwrap_or_default();
+    let mut cost = 0;
+    loop {
+        let rest = keys.from(progress.at as usize);
+        if rest.is_empty() {
+            return Reply::Int(progress.count);
+        }
+        if cost >= TURN && cx.may_stop() {
+            cx.waits.progress = Some(progress);
+            return Reply::Parked;
+        }
+        let removed = count(cx, db, rest.to(STEP), |entry| {
+            cost += 1 + entry.peek().map_or(0, |item| item.value.bytes().len() / FREED);
+            entry.remove()
+        });
+        progress.count += if let Reply::Int(removed) = removed { removed } else { 0 };
+        progress.at += STEP as u64;
+    }
 }
 
 pub(super) fn ttl(cx: &mut Context<'_>, key: Key<'_>, millis: bool) -> Reply {
@@ -43,8 +73,8 @@ pub(super) fn expire(cx: &mut Context<'_>, key: Key<'_>, millis: i64, absolute: 
             || when.sooner && before.is_some_and(|before| at >= before));
         if met && from_now <= 0 {
             entry.remove();
-        } else if met {
-            entry.expire(Some(at));
+        } else if met && !entry.expire(Some(at)) && entry.peek().is_some() {
+            return Reply::Error(Refused::Full.into());
         }
         Reply::Int(met.into())
     })

@@ -3,15 +3,16 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Client, Context, TOO_MUCH};
+use super::{Client, Context, TOO_MUCH, TURN};
 use crate::command::{Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, integer, is};
 use crate::glob;
 use crate::store::{DATABASES, Key};
+use crate::waiting::Progress;
 
 /// Keys that are looked at in one step while all are gone through.
 pub(super) const STEP: usize = 1024;
-/// Keys that one SCAN may look at, whatever COUNT says: it holds a lock for so long.
-const MOST: usize = 1 << 16;
+/// Keys that one SCAN may return, whatever COUNT says.
+const MOST: usize = 4096;
 
 /// A command on keys.
 #[derive(Clone, Copy, Debug)]
@@ -275,12 +276,12 @@ fn copy(
         return Err(Error::new(Kind::Malformed, "ERR source and destination objects are the same"));
     }
     cx.with_all([from, to].into_iter(), |all, _| {
-        let Some(kept) = all.entry(from).copied() else {
+        if all.entry(from).peek().is_none() {
             return match rename {
                 Some(Rename::Always | Rename::IfNew) => Err(Error::new(Kind::NotFound, "ERR no such key")),
                 _ => Ok(Reply::Int(0)),
             };
-        };
+        }
         let done = match rename {
             Some(Rename::Always) => Reply::Ok,
             _ => Reply::Int(1),
@@ -291,32 +292,38 @@ fn copy(
         if !replace && all.entry(to).peek().is_some() {
             return Ok(Reply::Int(0));
         }
-        all.entry(to).put_copied(&kept)?;
         if rename.is_some() {
-            all.entry(from).remove();
+            all.rename(from, to)?;
+        } else if let Some(kept) = all.entry(from).copied() {
+            all.entry(to).put_copied(&kept)?;
         }
         Ok(done)
     })
 }
 
 fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
-    let db = client.db;
-    let (mut found, mut bytes, mut cursor) = (Vec::new(), 0, 0);
-    let limit = cx.engine.limits.max_request;
-    loop {
-        cursor = cx.scan(db, cursor, STEP, &mut |key, _| {
-            if bytes <= limit && glob::matches(pattern, key) && client.access.may_read(key) {
-                bytes += key.len() + size_of::<Reply>();
+    let (db, limit) = (client.db, cx.engine.limits.max_request);
+    let mut progress = cx.waits.progress.take().unwrap_or_default();
+    for step in 1.. {
+        let Progress { at, found, bytes, .. } = &mut *progress;
+        *at = cx.scan(db, *at, STEP, &mut |key, _| {
+            if *bytes <= limit && glob::matches(pattern, key) && client.access.may_read(key) {
+                *bytes += key.len() + size_of::<Reply>();
                 found.push(Reply::Value(Blob::Owned(key.to_vec())));
             }
         });
-        if bytes > limit {
+        if *bytes > limit {
             return Err(TOO_MUCH);
         }
-        if cursor == 0 {
-            return Ok(Reply::Array(found));
+        if *at == 0 {
+            break;
+        }
+        if step * STEP >= TURN && cx.may_stop() {
+            cx.waits.progress = Some(progress);
+            return Ok(Reply::Parked);
         }
     }
+    Ok(Reply::Array(progress.found))
 }
 
 /// Goes on from a place chosen at random to the first key: good enough to look around, and never a walk through all.

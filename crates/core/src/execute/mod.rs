@@ -7,6 +7,7 @@ mod config;
 mod connection;
 mod keys;
 mod keyspace;
+mod room;
 mod scripts;
 mod server;
 mod strings;
@@ -15,6 +16,7 @@ mod text;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
 use crate::pubsub::BusCommand;
@@ -30,16 +32,19 @@ pub use config::ConfigCommand;
 pub(crate) use config::read_config;
 pub use connection::Client;
 use connection::hello;
-use keys::{count, expire, persist, ttl};
+use keys::{count, expire, persist, remove, ttl};
 pub use keyspace::KeyCommand;
 pub(crate) use keyspace::{
     read_copy, read_expiretime, read_keys, read_memory, read_move, read_object, read_pexpiretime, read_randomkey,
     read_rename, read_renamenx, read_scan, read_type,
 };
+pub(crate) use room::Writes;
 pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
 use server::{describe, document, info, keys_of, memory_stats, name_of};
-pub(crate) use strings::OVERFLOW;
+#[cfg(test)]
+pub(crate) use strings::get_served;
+pub(crate) use strings::{OVERFLOW, why_refused};
 use strings::{get, increment, mget, mset, set};
 pub use text::TextCommand;
 pub(crate) use text::{
@@ -68,8 +73,10 @@ type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
 pub trait Held {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
-    /// As [`Locked::fits`], of keys and values in turn.
-    fn fits(&self, db: u8, pairs: Args<'_>) -> bool;
+    /// As [`Locked::fits`].
+    fn fits(&self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
+    /// As [`Locked::rename`].
+    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
     /// Removes everything, or everything in one database; all shards are locked.
@@ -87,9 +94,12 @@ impl Held for Locked<'_> {
         Locked::entry(self, key)
     }
 
-    fn fits(&self, db: u8, pairs: Args<'_>) -> bool {
-        let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
-        Locked::fits(self, keys.zip(pairs.iter().skip(1).step_by(2).map(<[u8]>::len)))
+    fn fits(&self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
+        Locked::fits(self, values)
+    }
+
+    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused> {
+        Locked::rename(self, from, to)
     }
 
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>) {
@@ -98,7 +108,7 @@ impl Held for Locked<'_> {
     }
 
     fn clear(&mut self, db: Option<u8>) {
-        drop(Locked::clear(self, db));
+        Locked::clear(self, db);
     }
 
     fn len(&self, db: u8) -> u64 {
@@ -113,6 +123,9 @@ impl Held for Locked<'_> {
         Locked::scan(self, db, cursor, count, visit)
     }
 }
+
+/// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
+pub(crate) const TURN: usize = 8192;
 
 impl Context<'_> {
     /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
@@ -157,6 +170,12 @@ impl Context<'_> {
             }
             Some(held) => held.read_all(db, keys, scratch, &mut visit),
         }
+    }
+
+    /// Whether a command that has used up its turn may stop, to be run again: what need not be one step, unless it belongs to
+    /// a transaction.
+    pub fn may_stop(&self) -> bool {
+        self.waits.in_turns && self.held.is_none()
     }
 
     /// Removes everything, or everything in one database.
@@ -215,7 +234,10 @@ pub(crate) fn execute_row(
 ) -> Reply {
     if cx.engine.loaders.any() {
         // Reads of values look for themselves: a hit must not look twice.
-        let reads = matches!(command, Command::Get(_) | Command::MGet(_));
+        let reads = matches!(
+            command,
+            Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
+        );
         let db = client.db;
         match load_first(cx, client, needed(row, args, command).filter(|_| !reads).map(|bytes| Key { db, bytes })) {
             Ok(false) => {}
@@ -261,7 +283,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::MGet(keys) => return mget(cx, client, keys),
         Command::MSet(pairs) => return mset(cx, db, pairs),
-        Command::Delete(keys) => count(cx, db, keys, |entry| entry.remove()),
+        Command::Delete(keys) => return Ok(remove(cx, db, keys)),
         Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
         Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
@@ -321,14 +343,15 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Help(lines) => Reply::Array(lines.iter().map(|line| Reply::Word(line)).collect()),
         Command::Multi => return transaction::begin(client),
         Command::Exec => return transaction::exec(cx, client),
-        Command::Discard => return transaction::discard(client),
+        Command::Discard => return transaction::discard(cx, client),
         Command::Watch(keys) => return transaction::watch(cx, client, keys),
         Command::Unwatch => {
-            client.watched.clear();
+            transaction::unwatch(cx.engine, cx.now.mono, client);
             Reply::Ok
         }
         Command::Reset => {
             client.leave(cx.engine);
+            transaction::unwatch(cx.engine, cx.now.mono, client);
             client.reset();
             client.access = cx.engine.users.at_first();
             Reply::Word("RESET")
@@ -336,16 +359,20 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Item(item) => return items::run(cx, client, &item),
         Command::Cache(command) => return cache::run(cx, client, &command),
         Command::Stats(section) => return stats::stats(cx, section),
-        Command::FlushIn(0) => {
-            cx.clear(Some(db));
-            Reply::Ok
-        }
-        Command::FlushIn(millis) => {
-            cx.engine.pending.flush_in(db, cx.now, millis);
+        Command::FlushAt(when) => {
+            match expires_at(cx.now, cx.now.mono, when, None).filter(|at| *at > cx.now.mono) {
+                Some(at) => cx.engine.pending.flush_at(db, at),
+                None => cx.clear(Some(db)),
+            }
             Reply::Ok
         }
         Command::Advance(millis) => {
             cx.engine.pending.advance(millis);
+            Reply::Ok
+        }
+        Command::Panic(false) => panic!("debugpanic was asked for"),
+        Command::Panic(true) => {
+            cx.engine.pending.panic.store(true, Relaxed);
             Reply::Ok
         }
         Command::Shutdown => {

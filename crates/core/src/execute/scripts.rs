@@ -2,7 +2,7 @@
 //! each in one step. Any other script is refused with a word on what to use instead.
 
 use super::text::TextCommand;
-use super::{Client, Context, OVERFLOW, keyspace, text};
+use super::{Client, Context, OVERFLOW, TURN, keyspace, text};
 use crate::command::{Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, integer, is};
 use crate::glob;
 use crate::store::{Key, Meta};
@@ -171,8 +171,8 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &ScriptCommand
             Ok(Reply::Array(sums.iter().map(|sha| Reply::Int(known(sha).is_some().into())).collect()))
         }
         ScriptCommand::Clear(pattern) => {
-            clear(cx, client, pattern)?;
-            Ok(Reply::Null)
+            let reply = clear(cx, client, pattern)?;
+            Ok(if matches!(reply, Reply::Parked) { reply } else { Reply::Null })
         }
         ScriptCommand::Run { script, keys, args } => {
             let key = keys.get(0).ok_or(SYNTAX)?;
@@ -277,21 +277,27 @@ fn exchange(cx: &mut Context<'_>, key: Key<'_>, args: Args<'_>) -> Result<Reply,
 
 /// Removes all keys that match; how many there were.
 fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
-    let (db, mut cursor, mut removed) = (client.db, 0, 0);
-    loop {
+    let db = client.db;
+    let mut progress = cx.waits.progress.take().unwrap_or_default();
+    for step in 1.. {
         let mut found: Vec<Vec<u8>> = Vec::new();
-        cursor = cx.scan(db, cursor, keyspace::STEP, &mut |key, _| {
+        progress.at = cx.scan(db, progress.at, keyspace::STEP, &mut |key, _| {
             if glob::matches(pattern, key) && client.access.may_write(key) {
                 found.push(key.to_vec());
             }
         });
         for bytes in &found {
-            removed += i64::from(cx.with(Key { db, bytes }, |entry, _| entry.remove()));
+            progress.count += i64::from(cx.with(Key { db, bytes }, |entry, _| entry.remove()));
         }
-        if cursor == 0 {
-            return Ok(Reply::Int(removed));
+        if progress.at == 0 {
+            break;
+        }
+        if step * keyspace::STEP >= TURN && cx.may_stop() {
+            cx.waits.progress = Some(progress);
+            return Ok(Reply::Parked);
         }
     }
+    Ok(Reply::Int(progress.count))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Strings: reading, writing and counting values.
 
 use super::Client;
-use super::{Context, TOO_MUCH, expires_at, take};
+use super::{Context, Held, TOO_MUCH, expires_at, take};
 use crate::command::Blob;
-use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer};
+use crate::command::{Args, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer, too_long};
 use crate::json_value;
 use crate::store::{Item, Key, Meta, Refused};
-use crate::waiting::{self, Standing, stand};
+use crate::waiting::{self, Standing, stand_to_read};
 
 pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
 
@@ -31,16 +31,16 @@ pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply 
 
 /// A value that is not there, or stale, where workers load.
 #[cold]
-pub(super) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
+pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
     if !matches!(reply, Reply::Null) {
         waiting::refresh(cx, client, key);
         return reply;
     }
-    match stand(cx, client, key) {
+    match stand_to_read(cx, client, key) {
         Standing::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
         Standing::Failed(error) => Reply::Error(error),
         Standing::Waits => Reply::Parked,
-        // It came in between, or there is no such row.
+        // There is no such row, nobody loads it, or a transaction found it.
         Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
             entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)))
         }),
@@ -72,19 +72,29 @@ pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Res
 pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {
     let keys = pairs.iter().step_by(2).map(|bytes| Key { db, bytes });
     let values = pairs.iter().skip(1).step_by(2);
-    if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
-        return Err(Refused::TooLarge.into());
+    let most = cx.engine.limits.max_value;
+    if let Some(long) = values.clone().find(|value| value.len() > most) {
+        return Err(too_long(long.len(), most));
     }
-    let evict = cx.engine.store.options().evict;
     cx.with_all(keys.clone(), |all, _| {
-        if !evict && !all.fits(db, pairs) {
-            return Err(Refused::Full.into());
-        }
-        for (key, value) in keys.zip(values) {
-            all.entry(key).set(value, &Meta::default())?;
-        }
+        write_all(all, keys, values)?;
         Ok(Reply::Ok)
     })
+}
+
+/// Writes several values, all or none.
+pub(super) fn write_all<'a>(
+    all: &mut dyn Held,
+    keys: impl Iterator<Item = Key<'a>> + Clone,
+    values: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<(), Refused> {
+    if !all.fits(&mut keys.clone().zip(values.clone().map(<[u8]>::len))) {
+        return Err(Refused::Full);
+    }
+    for (key, value) in keys.zip(values) {
+        all.entry(key).set(value, &Meta::default())?;
+    }
+    Ok(())
 }
 
 pub(super) fn set(
@@ -95,12 +105,13 @@ pub(super) fn set(
     condition: Condition<'_>,
     get: bool,
 ) -> Result<Reply, Error> {
-    let now = cx.now;
+    let (now, most) = (cx.now, cx.engine.limits.max_value);
+    let refuse = |refused| why_refused(refused, value, most);
     cx.with(key, |entry, scratch| {
         // A write that depends on nothing has no reason to look for what was there.
         if condition == Condition::Always && !get && expiry != Expiry::Keep {
             let expires_at = expires_at(now, entry.now(), expiry, None);
-            entry.set(value, &Meta { expires_at, ..Meta::default() })?;
+            entry.set(value, &Meta { expires_at, ..Meta::default() }).map_err(refuse)?;
             return Ok(Reply::Ok);
         }
         let found = entry.peek();
@@ -114,9 +125,9 @@ pub(super) fn set(
         if met {
             let expires_at = expires_at(now, entry.now(), expiry, before);
             if expiry == Expiry::Keep && !absent {
-                entry.replace(value)?;
+                entry.replace(value).map_err(refuse)?;
             } else {
-                entry.set(value, &Meta { expires_at, ..Meta::default() })?;
+                entry.set(value, &Meta { expires_at, ..Meta::default() }).map_err(refuse)?;
             }
         }
         Ok(match (get, met) {
@@ -129,6 +140,15 @@ pub(super) fn set(
             },
         })
     })
+}
+
+/// The error of a value that was not stored.
+#[cold]
+pub(crate) fn why_refused(refused: Refused, value: &[u8], most: usize) -> Error {
+    match refused {
+        Refused::TooLarge => too_long(value.len(), most),
+        Refused::Full => refused.into(),
+    }
 }
 
 const ABSENT: Error = Error::new(Kind::NotFound, "ERR no such key");

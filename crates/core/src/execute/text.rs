@@ -1,7 +1,8 @@
 //! What is done to a part of a string, or with the value that was there: APPEND, GETRANGE, GETDEL, GETEX and their like.
 //! Reading their arguments, and what they do. A value that is derived from another keeps its expiry, flags and tags.
 
-use super::{Client, Context, expires_at, strings::get_served, take};
+use super::strings::{get_served, write_all};
+use super::{Client, Context, expires_at, take};
 use crate::command::{
     Args, Blob, Command, Error, Expiry, Kind, Reply, Row, SYNTAX, integer, is, lookup, read_time, time_option,
 };
@@ -232,7 +233,9 @@ fn take_and(cx: &mut Context<'_>, client: &Client, key: Key<'_>, after: After<'_
             entry.remove();
         } else {
             let at = expires_at(now, entry.now(), expiry, None);
-            entry.expire(at);
+            if !entry.expire(at) && entry.peek().is_some() {
+                return Err(Refused::Full.into());
+            }
         }
         Ok(reply)
     })?;
@@ -247,17 +250,11 @@ fn set_all_new(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, E
     if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
         return Err(Refused::TooLarge.into());
     }
-    let evict = cx.engine.store.options().evict;
     cx.with_all(keys.clone(), |all, _| {
         if keys.clone().any(|key| all.entry(key).peek().is_some()) {
             return Ok(Reply::Int(0));
         }
-        if !evict && !all.fits(db, pairs) {
-            return Err(Refused::Full.into());
-        }
-        for (key, value) in keys.zip(values) {
-            all.entry(key).set(value, &Meta::default())?;
-        }
+        write_all(all, keys, values)?;
         Ok(Reply::Int(1))
     })
 }

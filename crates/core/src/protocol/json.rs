@@ -307,6 +307,11 @@ impl Message {
         Args::new(&self.arena, &self.keys)
     }
 
+    /// Bytes of the longest value it carries.
+    pub fn value_len(&self) -> usize {
+        self.part(self.value).len().max(self.part(self.from).len())
+    }
+
     /// What it asks for; None for init, which the codec answers alone.
     pub fn command(&self) -> Option<Command<'_>> {
         let key = self.keys().get(0).unwrap_or_default();

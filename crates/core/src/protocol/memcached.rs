@@ -2,9 +2,9 @@
 //!
 //! A request is a line of words, and for some verbs a block of data whose length the line gives. It is read without
 //! allocating: words and block are spans of the input, and reading goes on where it stopped. Whether a block follows
-//! is decided as memcached decides it: a line that gives no length has none, so what follows is read as commands; a
-//! line that gives one but is wrong otherwise has its block passed over. Replies are spelled as memcached 1.6.18
-//! spells them.
+//! is decided as memcached 1.6.45 decides it: a line without a readable length has none, so what follows is read as
+//! commands; a line with one that is wrong otherwise has its block skipped, because the client may have taken the block
+//! from somebody else and it must never be run as commands. Replies are spelled as memcached 1.6.18 spells them.
 //!
 //! Flags of meta commands are those of the current protocol document. Of these memcached 1.6.18 lacks E (a number of
 //! the client's choice for `c` and `C`), x of `md` and s of `ms`, which are read as later releases read them.
@@ -15,6 +15,7 @@
 //!
 //! A client that has to say who it is says so by a first `set`, which the session takes before it runs anything.
 
+use crate::cache::CacheCommand;
 use crate::command::{
     Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
 };
@@ -86,6 +87,8 @@ pub enum Verb {
     Version,
     /// verbosity.
     Verbosity,
+    /// debugpanic.
+    DebugPanic,
     /// debugtime.
     DebugTime,
     /// shutdown.
@@ -122,6 +125,7 @@ pub fn verb(word: &[u8]) -> Verb {
         b"stats" => Verb::Stats,
         b"version" => Verb::Version,
         b"verbosity" => Verb::Verbosity,
+        b"debugpanic" => Verb::DebugPanic,
         b"debugtime" => Verb::DebugTime,
         b"shutdown" => Verb::Shutdown,
         b"quit" => Verb::Quit,
@@ -139,10 +143,12 @@ pub enum Block {
     Whole,
     /// It does not end where it should.
     Torn,
-    /// It is longer than a value may be, and is passed over as it arrives.
+    /// It is longer than a value may be, and is skipped as it arrives.
     TooLarge,
-    /// This is a part of one that is passed over.
-    Passed,
+    /// The line is wrong, and the block is skipped as it arrives.
+    Refused,
+    /// This is a part of one that is skipped.
+    Skipped,
 }
 
 /// A request that was read: its verb and what became of its block; the words are spans.
@@ -159,8 +165,10 @@ pub struct Reader {
     searched: usize,
     /// Length of the line with its end, and of the block without, once the line was read.
     line: Option<(usize, usize)>,
-    /// Bytes still to be passed over.
+    /// Bytes still to be skipped.
     skip: usize,
+    /// The block is too long to be skipped.
+    closes: bool,
     call: Call,
 }
 
@@ -170,20 +178,17 @@ impl Reader {
         self.call
     }
 
-    /// Whether what comes next is passed over: a state that must not be lost by reading again.
+    /// Whether what comes next is skipped: a state that must not be lost by reading again.
     pub fn is_skipping(&self) -> bool {
-        self.skip > 0
+        self.skip > 0 || self.closes
     }
 
     /// Reads the request at the beginning of `input`, which is what it was at the last call and whatever arrived
     /// since. Its words, and its block as the last, are appended to `spans`.
     #[inline]
     pub fn next(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
-        if self.skip > 0 {
-            let passed = self.skip.min(input.len());
-            self.skip -= passed;
-            self.call = Call { verb: Verb::Unknown, block: Block::Passed };
-            return Next::Request(passed);
+        if self.is_skipping() {
+            return self.skip(input);
         }
         let (line, length) = match self.line {
             Some(line) => line,
@@ -207,6 +212,17 @@ impl Reader {
         Next::Request(whole)
     }
 
+    #[cold]
+    fn skip(&mut self, input: &[u8]) -> Next {
+        if self.closes {
+            return Next::Close;
+        }
+        let skipped = self.skip.min(input.len());
+        self.skip -= skipped;
+        self.call = Call { verb: Verb::Unknown, block: Block::Skipped };
+        Next::Request(skipped)
+    }
+
     /// Reads the line; what is to be read behind it, or the outcome if that is nothing.
     #[inline]
     fn read_line(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<(usize, usize), Next> {
@@ -227,17 +243,18 @@ impl Reader {
         let words = Args::new(input, &spans[first..]);
         self.call = Call { verb: words.get(0).map_or(Verb::Unknown, verb), block: Block::None };
         if self.call.verb == Verb::Unknown && is_http(line) {
-            return Err(Next::Http);
+            return Err(Next::Close);
         }
         if line.len() > self.call.verb.longest_line(limits) {
             return Err(Next::Broken(LINE_TOO_LONG));
         }
         match block_length(self.call.verb, words) {
             None => Err(Next::Request(end + 1)),
-            Some(length) if length <= limits.max_value => Ok((end + 1, length)),
-            Some(length) => {
-                self.call.block = Block::TooLarge;
+            Some((length, true)) if length <= limits.max_value => Ok((end + 1, length)),
+            Some((length, good)) => {
+                self.call.block = if good { Block::TooLarge } else { Block::Refused };
                 self.skip = length + 2;
+                self.closes = length > limits.max_value.max(limits.max_skipped);
                 Err(Next::Request(end + 1))
             }
         }
@@ -271,20 +288,21 @@ fn split(line: &[u8], spans: &mut Vec<Span>) {
     }
 }
 
-/// Length of the block that follows, if the line is good enough to tell.
+/// Length of the block that follows, if the line tells it; and whether the line is good otherwise.
 #[inline]
-fn block_length(verb: Verb, words: Args<'_>) -> Option<usize> {
-    let at = match verb {
-        Verb::Set(_) if matches!(words.len(), 5 | 6) => 4,
-        Verb::Cas if matches!(words.len(), 6 | 7) => 4,
-        Verb::MetaSet if words.len() >= 3 => 2,
+fn block_length(verb: Verb, words: Args<'_>) -> Option<(usize, bool)> {
+    let (at, counts) = match verb {
+        Verb::Set(_) => (4, 5..=6),
+        Verb::Cas => (4, 6..=7),
+        Verb::MetaSet => (2, 3..=usize::MAX),
         _ => return None,
     };
     let length = unsigned(words.get(at)?).filter(|length| *length <= i32::MAX as u64 - 2)?;
-    let good = words.get(1)?.len() <= MAX_KEY
+    let good = counts.contains(&words.len())
+        && words.get(1)?.len() <= MAX_KEY
         && (at == 2 || unsigned(words.get(2)?).is_some() && signed(words.get(3)?).is_some())
-        && (verb != Verb::Cas || unsigned(words.get(5)?).is_some());
-    good.then_some(length as usize)
+        && (verb != Verb::Cas || words.get(5).and_then(unsigned).is_some());
+    Some((length as usize, good))
 }
 
 /// A number without a sign but a plus, as C reads it; all of the text.
@@ -379,7 +397,8 @@ impl Call {
         limits: &Limits,
     ) -> Option<Result<(Command<'a>, Form<'a>), &'static str>> {
         let read = match self.block {
-            Block::Passed => return None,
+            Block::Skipped => return None,
+            Block::Refused => self.plain(args, buffer, limits),
             Block::Torn => Err(BAD_CHUNK),
             Block::TooLarge => self.too_large(args, buffer),
             Block::Whole => self.store(args.to(args.len() - 1), args.get(args.len() - 1).unwrap_or_default(), buffer),
@@ -415,18 +434,23 @@ impl Call {
     }
 
     /// A value that is too long is not stored, and the old one goes if it was to be replaced: whoever reads next
-    /// must not take it for the new one.
+    /// must not take it for the new one. Where a version is given it may be a lease, which ends without a value.
     fn too_large<'a>(
         self,
         words: Args<'a>,
         buffer: &'a mut KeyBuffer,
     ) -> Result<(Command<'a>, Form<'a>), &'static str> {
         let (command, _) = self.store(words, &[], buffer)?;
-        let Command::Item(ItemCommand::Store { key, mode: Mode::Set, version: None, .. }) = command else {
-            return Err(TOO_LARGE);
+        let command = match command {
+            Command::Item(ItemCommand::Store { key, mode: Mode::Set, version: None, .. }) => {
+                Command::Item(ItemCommand::Remove { key, version: None })
+            }
+            Command::Item(ItemCommand::Store { key, version: Some(token), .. }) => {
+                Command::Cache(CacheCommand::Fail { key, token, message: b"the value is too large", retry: None })
+            }
+            _ => return Err(TOO_LARGE),
         };
-        let form = Form { shape: Shape::Words(TOO_LARGE, TOO_LARGE), quiet: false };
-        Ok((Command::Item(ItemCommand::Remove { key, version: None }), form))
+        Ok((command, Form { shape: Shape::Words(TOO_LARGE, TOO_LARGE), quiet: false }))
     }
 
     /// A request with its block.
@@ -538,14 +562,15 @@ fn manage<'a>(verb: Verb, words: Args<'a>, limits: &Limits) -> Result<(Command<'
             done(Command::Ping(None), "OK")
         }
         Verb::Flush => {
-            let delay = words.get(1).filter(|word| *word != b"noreply").map_or(Some(0), signed).ok_or(BAD_EXPTIME)?;
-            done(Command::FlushIn(delay.max(0) as u64 * 1000), "OK")
+            let when = words.get(1).filter(|word| *word != b"noreply").map_or(Some(Expiry::Never), expiry);
+            done(Command::FlushAt(when.ok_or(BAD_EXPTIME)?), "OK")
         }
         Verb::Stats if words.get(1) == Some(b"reset") => done(Command::Stats(Some(b"reset")), "RESET"),
         Verb::Stats => Ok((Command::Stats(words.get(1)), Form { shape: Shape::Table, quiet: false })),
         Verb::Quit => Ok((Command::Quit, Form { shape: Shape::Nothing, quiet: true })),
         Verb::Shutdown if limits.shutdown => Ok((Command::Shutdown, Form { shape: Shape::Nothing, quiet: true })),
         Verb::Shutdown => Err("ERROR: shutdown not enabled"),
+        Verb::DebugPanic if limits.debug_time => done(Command::Panic(words.get(1) == Some(b"accept")), "OK"),
         Verb::DebugTime if limits.debug_time => {
             let seconds = words.get(1).and_then(unsigned).ok_or(BAD_FORMAT)?;
             done(Command::Advance(seconds.saturating_mul(1000)), "OK")
@@ -615,7 +640,8 @@ impl Flags {
             b'P' | b'L' => {}
             b'T' => self.expiry = Some(expiry(token).ok_or(BAD_TOKEN)?),
             b'C' => self.version = Some(unsigned(token).ok_or(BAD_TOKEN)?),
-            b'E' => self.cas = Some(unsigned(token).ok_or(BAD_TOKEN)?),
+            // What a look would give this number to is a lease, and has one already; a plain `md` leaves no item.
+            b'E' if verb != Verb::MetaGet => self.cas = Some(unsigned(token).ok_or(BAD_TOKEN)?),
             b'F' if verb == Verb::MetaSet => self.client_flags = flags_number(token).ok_or(BAD_FORMAT)?,
             b'R' if verb == Verb::MetaGet => self.recache = Some(expiry(token).ok_or(BAD_TOKEN)?),
             b'N' if verb != Verb::MetaDelete => self.vivify = Some(expiry(token).ok_or(BAD_TOKEN)?),
@@ -964,7 +990,7 @@ mod tests {
                         let words =
                             words.map(|span| input[start..][span.start as usize..span.end as usize].to_vec()).collect();
                         let Call { verb, block } = reader.call();
-                        if block != Block::Passed {
+                        if block != Block::Skipped {
                             seen.push((verb, block, words));
                         }
                         start += length;
@@ -1081,7 +1107,8 @@ mod tests {
             ("mg Zm9 b\r\n", "CLIENT_ERROR error decoding key"),
             ("mg k k Oabc\r\n", "EN kk Oabc"),
             ("md k Oabc q\r\n", "NF Oabc"),
-            ("mg k N30 R30 E5 u v\r\n", "EN"),
+            ("mg k N30 R30 u v\r\n", "EN"),
+            ("mg k N30 E5 c\r\n", "CLIENT_ERROR invalid flag"),
             ("mg k Nx\r\n", BAD_TOKEN),
             ("mg k R\r\n", BAD_TOKEN),
             ("mg k I\r\n", "CLIENT_ERROR invalid flag"),
@@ -1096,6 +1123,7 @@ mod tests {
             ("ms k 1 MX\r\nx\r\n", "CLIENT_ERROR invalid mode for ms M token"),
             ("shutdown\r\n", "ERROR: shutdown not enabled"),
             ("debugtime 5\r\n", ERROR),
+            ("debugpanic io\r\n", ERROR),
             (&format!("get {long}\r\n"), BAD_FORMAT),
         ] {
             assert_eq!(run(input.as_bytes()), format!("{wanted}\r\n"), "{input:?}");

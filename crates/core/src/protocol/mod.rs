@@ -1,6 +1,7 @@
 //! Codecs without I/O: bytes to commands, replies to bytes. None knows the store.
 
 pub mod json;
+pub mod long_line;
 pub mod memcached;
 pub mod resp;
 pub mod sniff;
@@ -16,6 +17,6 @@ pub enum Next {
     More(usize),
     /// No request and none can follow.
     Broken(Error),
-    /// HTTP: nothing is executed, nothing answered.
-    Http,
+    /// No request, none can follow, and there is nothing to answer.
+    Close,
 }

@@ -3,6 +3,9 @@
 //! A request is read without allocating: its arguments are spans of the input. Reading goes on where it stopped, so
 //! a request that arrives in many pieces is looked at once. Lengths in headers are numbers to compare with, never
 //! sizes to allocate. After a protocol error nothing that follows can be trusted: the connection closes.
+//!
+//! An argument longer than a value may be is no such error, since its length tells where it ends: the request is given
+//! up as soon as that length is read ([`Reader::too_long`]), and the rest of it is skipped as it arrives.
 
 use std::sync::Arc;
 
@@ -25,11 +28,17 @@ pub struct Reader {
     length: Option<usize>,
     /// Bytes of all arguments so far.
     total: usize,
+    /// Length of the argument for which the request was given up.
+    too_long: Option<usize>,
+    /// The rest of such a request is skipped.
+    skipping: bool,
 }
 
-fn broken(text: &'static str) -> Next {
+const fn broken(text: &'static str) -> Next {
     Next::Broken(Error::new(Kind::Malformed, text))
 }
+
+const UNTERMINATED: Next = broken("ERR Protocol error: expected '\\r\\n' after a bulk string");
 
 /// A number in a header: digits only, no leading zero, at most ten of them; -1 where it may stand.
 fn header_number(text: &[u8]) -> Option<i64> {
@@ -107,7 +116,25 @@ impl Reader {
     /// since. Spans of its arguments are appended to `spans`.
     #[inline]
     pub fn next(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
+        // Between two requests there is no state to be reset.
+        if self.left.is_none()
+            && let Some(length) = whole(input, spans, limits)
+        {
+            return Next::Request(length);
+        }
+        self.next_part(input, spans, limits)
+    }
+
+    #[inline(never)]
+    fn next_part(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Next {
+        if self.skipping {
+            return self.skip(input, limits);
+        }
         match self.advance(input, spans, limits) {
+            Ok(Some(length)) if self.skipping => {
+                self.at = 0;
+                Next::Request(length)
+            }
             Ok(Some(length)) => {
                 *self = Reader::default();
                 Next::Request(length)
@@ -120,11 +147,88 @@ impl Reader {
         }
     }
 
+    /// Length of the argument that is too long for a value, if the request that was returned last ends before one. The
+    /// spans of that request are the arguments before it.
+    pub fn too_long(&self) -> Option<usize> {
+        self.too_long
+    }
+
+    /// Whether the rest of a request is being skipped: a state that must not be lost by reading again.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Skips what has arrived of the rest of a request: a request without arguments, of as many bytes.
+    #[cold]
+    fn skip(&mut self, input: &[u8], limits: &Limits) -> Next {
+        self.too_long = None;
+        self.at = 0;
+        match self.advance_skipping(input, limits) {
+            Err(end) => end,
+            Ok(()) if self.left == Some(0) => {
+                let length = self.at;
+                *self = Reader::default();
+                Next::Request(length)
+            }
+            Ok(()) if self.at > 0 => Next::Request(self.at),
+            Ok(()) => Next::More(input.len() + 1),
+        }
+    }
+
+    /// Moves `at` over what is there of the arguments that are still to come.
+    fn advance_skipping(&mut self, input: &[u8], limits: &Limits) -> Result<(), Next> {
+        while self.left != Some(0) {
+            let Some(length) = self.length else {
+                let Some((length, next)) = self.argument_header(input)? else { return Ok(()) };
+                if length > limits.max_skipped {
+                    return Err(broken("ERR Protocol error: invalid bulk length"));
+                }
+                self.begin_argument(length, next, limits)?;
+                continue;
+            };
+            let there = length.min(input.len() - self.at);
+            (self.at, self.length) = (self.at + there, Some(length - there));
+            match input.get(self.at..self.at + 2) {
+                None if there < length || input.len() == self.at || input[self.at] == b'\r' => return Ok(()),
+                Some(b"\r\n") => {}
+                _ => return Err(UNTERMINATED),
+            }
+            self.at += 2;
+            self.length = None;
+            self.left = self.left.map(|left| left - 1);
+        }
+        Ok(())
+    }
+
+    /// The length in the header of the next argument, and where the argument begins; None if it has not arrived.
+    fn argument_header(&self, input: &[u8]) -> Result<Option<(usize, usize)>, Next> {
+        match input.get(self.at) {
+            None => return Ok(None),
+            Some(b'$') => {}
+            Some(&other) => {
+                let text = format!("ERR Protocol error: expected '$', got '{}'", other.escape_ascii());
+                return Err(Next::Broken(Error::with(Kind::Malformed, text)));
+            }
+        }
+        let Some((line, next)) = header_line(input, self.at)? else { return Ok(None) };
+        match header_number(&line[1..]) {
+            Some(length @ 0..) => Ok(Some((length as usize, next))),
+            _ => Err(broken("ERR Protocol error: invalid bulk length")),
+        }
+    }
+
+    /// An argument of so many bytes begins at `at`.
+    fn begin_argument(&mut self, length: usize, at: usize, limits: &Limits) -> Result<(), Next> {
+        self.total += length;
+        if self.total > limits.max_request {
+            return Err(broken("ERR Protocol error: too big request"));
+        }
+        (self.at, self.length) = (at, Some(length));
+        Ok(())
+    }
+
     fn advance(&mut self, input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option<usize>, Next> {
         if self.left.is_none() {
-            if let Some(length) = whole(input, spans, limits) {
-                return Ok(Some(length));
-            }
             match input.first() {
                 None => return Ok(None),
                 Some(b'*') => {}
@@ -143,25 +247,15 @@ impl Reader {
             let length = match self.length {
                 Some(length) => length,
                 None => {
-                    match input.get(self.at) {
-                        None => return Ok(None),
-                        Some(b'$') => {}
-                        Some(&other) => {
-                            let text = format!("ERR Protocol error: expected '$', got '{}'", other.escape_ascii());
-                            return Err(Next::Broken(Error::with(Kind::Malformed, text)));
-                        }
+                    let Some((length, next)) = self.argument_header(input)? else { return Ok(None) };
+                    if length > limits.max_value.max(limits.max_skipped) {
+                        return Err(broken("ERR Protocol error: invalid bulk length"));
                     }
-                    let Some((line, next)) = header_line(input, self.at)? else { return Ok(None) };
-                    let length = match header_number(&line[1..]) {
-                        Some(length @ 0..) if length as usize <= limits.max_value => length as usize,
-                        _ => return Err(broken("ERR Protocol error: invalid bulk length")),
-                    };
-                    self.total += length;
-                    if self.total > limits.max_request {
-                        return Err(broken("ERR Protocol error: too big request"));
+                    self.begin_argument(length, next, limits)?;
+                    if length > limits.max_value {
+                        (self.too_long, self.skipping) = (Some(length), true);
+                        return Ok(Some(next));
                     }
-                    self.at = next;
-                    self.length = Some(length);
                     length
                 }
             };
@@ -169,7 +263,7 @@ impl Reader {
             match input.get(end..end + 2) {
                 None => return Ok(None),
                 Some(b"\r\n") => {}
-                Some(_) => return Err(broken("ERR Protocol error: expected '\\r\\n' after a bulk string")),
+                Some(_) => return Err(UNTERMINATED),
             }
             spans.push(Span { start: self.at as u32, end: end as u32 });
             self.at = end + 2;
@@ -191,7 +285,7 @@ fn inline(input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option
     };
     let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
     if is_http(line) {
-        return Err(Next::Http);
+        return Err(Next::Close);
     }
     let mut at = 0;
     for count in 0.. {
@@ -435,7 +529,7 @@ mod tests {
             "",
             "01",
             "1111111111111111111111111111111111111111",
-            "16777217",
+            "268435457",
         ] {
             for input in [format!("*{number}\r\n"), format!("*1\r\n${number}\r\n")] {
                 let (requests, end) = read(input.as_bytes(), &[input.len()]);
@@ -443,6 +537,69 @@ mod tests {
             }
         }
         assert!(matches!(read(b"*1\r\n$-1\r\n", &[9]).1, Some(Next::Broken(_))));
+    }
+
+    /// A request, and the length of its last argument if that was too long.
+    type Short = (Vec<Vec<u8>>, Option<usize>);
+
+    /// Reads `input` in pieces of one length with values of up to 10 bytes, 100 in a request. Requests whose last argument
+    /// was too long end with its length; what was skipped is left out.
+    fn read_short(input: &[u8], piece: usize) -> (Vec<Short>, Option<Next>) {
+        let limits = Limits { max_value: 10, max_skipped: 90, max_request: 100, ..Limits::default() };
+        let (mut requests, mut reader, mut spans, mut start) = (Vec::new(), Reader::default(), Vec::new(), 0);
+        for end in (1..=input.len()).filter(|end| end % piece == 0 || *end == input.len()) {
+            while start < end {
+                match reader.next(&input[start..end], &mut spans, &limits) {
+                    Next::Request(length) => {
+                        let word = |span: Span| input[start..][span.start as usize..span.end as usize].to_vec();
+                        let words: Vec<Vec<u8>> = spans.drain(..).map(word).collect();
+                        if !words.is_empty() || reader.too_long().is_some() {
+                            requests.push((words, reader.too_long()));
+                        }
+                        start += length;
+                    }
+                    Next::More(wanted) => {
+                        assert!(wanted > end - start);
+                        break;
+                    }
+                    ended => return (requests, Some(ended)),
+                }
+            }
+        }
+        (requests, None)
+    }
+
+    /// A request with a value of the length that is one too many, then PING in the same packet: the value is skipped
+    /// wherever it is cut, and what it holds is never read as a request.
+    #[test]
+    fn an_argument_that_is_too_long_is_skipped() {
+        let value = b"*1\r\n$7\r\nFLUSHDB";
+        let long = [b"*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$15\r\n", &value[..], b"\r\n$11\r\nelevenbytes\r\n"].concat();
+        let first = [b"*2\r\n$15\r\n", &value[..], b"\r\n$0\r\n\r\n"].concat();
+        let input = [&long[..], &first, b"*1\r\n$4\r\nPING\r\n"].concat();
+        let wanted =
+            vec![(vec![b"SET".to_vec(), b"k".to_vec()], Some(15)), (vec![], Some(15)), (vec![b"PING".to_vec()], None)];
+        for piece in 1..=input.len() {
+            assert_eq!(read_short(&input, piece), (wanted.clone(), None), "{piece}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_while_it_is_skipped_breaks_the_stream() {
+        for (rest, text) in [
+            (&b"$91\r\n"[..], "invalid bulk length"),
+            (b"$-1\r\n", "invalid bulk length"),
+            (b"$90\r\n", "too big request"),
+            (b":1\r\n", "expected '$', got ':'"),
+            (b"$1\r\nxyz", "expected '\\r\\n' after a bulk string"),
+        ] {
+            let input = [b"*3\r\n$3\r\nSET\r\n$11\r\nelevenbytes\r\n", rest, b"PING\r\n"].concat();
+            for piece in 1..=input.len() {
+                let (requests, end) = read_short(&input, piece);
+                assert_eq!(requests, [(vec![b"SET".to_vec()], Some(11))]);
+                assert!(matches!(&end, Some(Next::Broken(error)) if error.text.contains(text)), "{end:?} is no {text}");
+            }
+        }
     }
 
     #[test]
@@ -467,7 +624,7 @@ mod tests {
     fn http_is_recognised_whatever_its_verb() {
         for line in ["GET / HTTP/1.1", "PUT /x HTTP/2", "POST / x", "host: localhost", "DELETE /x HTTP/1.0"] {
             let input = format!("{line}\r\nSET x y\r\n");
-            assert_eq!(read(input.as_bytes(), &[input.len()]), (vec![], Some(Next::Http)), "{line}");
+            assert_eq!(read(input.as_bytes(), &[input.len()]), (vec![], Some(Next::Close)), "{line}");
         }
         assert_eq!(read(b"GET HTTP\r\n", &[10]).1, None);
     }

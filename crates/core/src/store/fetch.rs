@@ -210,6 +210,22 @@ impl Entry<'_> {
         self.shard.leases.release(self.hash, self.key, token, moment)
     }
 
+    /// A transaction depends on this key's being absent, until [`unwatch`](Entry::unwatch): a number to be compared with
+    /// [`changes`](Entry::changes). None if too many keys are watched.
+    pub fn watch(&mut self) -> Option<u32> {
+        self.shard.leases.watch(self.hash, self.key)
+    }
+
+    /// It does so no more.
+    pub fn unwatch(&mut self) {
+        self.shard.leases.unwatch(self.hash, self.key, self.now);
+    }
+
+    /// How often the key was written or removed, while it is watched.
+    pub fn changes(&self) -> Option<u32> {
+        self.shard.leases.get(self.hash, self.key).map(|lease| lease.voids())
+    }
+
     /// Leaves the queue; whether it stood there.
     pub fn leave(&mut self, party: Party, wait: u64) -> bool {
         self.shard.leases.leave(self.hash, self.key, party, wait, self.now)

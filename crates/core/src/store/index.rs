@@ -96,8 +96,37 @@ fn encode(tag: u64, place: Place, freq: u8) -> u64 {
 }
 
 impl Table {
+    /// Whether it grows before the next slot is used: at most seven of eight are; with few buckets that would fill one
+    /// bucket and spill at once.
+    fn is_full(&self) -> bool {
+        (self.used as usize + 1) * 8 > self.buckets.len() * SLOTS * 7
+    }
+
+    /// Buckets that it grows by.
+    fn more(&self) -> usize {
+        self.buckets.len() / 8 + 1
+    }
+
     fn home(&self, tag: u64) -> usize {
         ((tag * self.buckets.len() as u64) >> TAG_BITS) as usize
+    }
+
+    /// The lowest tag whose home is a bucket, or one behind it.
+    fn first_tag(&self, bucket: usize) -> u64 {
+        ((bucket as u64) << TAG_BITS).div_ceil(self.buckets.len() as u64)
+    }
+
+    /// Visits the slots whose home is a bucket, those of lower tags than `from` excepted.
+    fn visit_home(&self, home: usize, from: u64, visit: &mut dyn FnMut(u64)) {
+        for step in 0..self.buckets.len() {
+            let bucket = &self.buckets[(home + step) % self.buckets.len()].0;
+            let used = bucket.iter().filter(|slot| **slot & USED != 0);
+            let mine = used.filter(|slot| **slot >> TAG_SHIFT >= from && self.home(**slot >> TAG_SHIFT) == home);
+            mine.for_each(|slot| visit(*slot));
+            if bucket[0] & SPILLED == 0 {
+                return;
+            }
+        }
     }
 
     /// Puts a slot into the first bucket from its home on that has room.
@@ -139,6 +168,23 @@ impl Index {
         self.buckets * size_of::<Bucket>() + self.tables.len() * size_of::<Table>()
     }
 
+    /// Bytes of its tables.
+    pub(super) fn held(&self) -> usize {
+        self.buckets * size_of::<Bucket>()
+    }
+
+    /// Gives back the memory of the next table behind `cursor` that has any, with what it holds.
+    pub(super) fn shed_table(&mut self, cursor: &mut usize) {
+        for _ in 0..self.tables.len() {
+            *cursor = (*cursor + 1) % self.tables.len();
+            let table = std::mem::take(&mut self.tables[*cursor]);
+            self.buckets -= table.buckets.len();
+            if !table.buckets.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// The slot of a hash whose place `is` the one that is looked for.
     #[inline]
     pub(super) fn find(&self, hash: u64, mut is: impl FnMut(Place) -> bool) -> Option<Found> {
@@ -171,17 +217,21 @@ impl Index {
         }
     }
 
+    /// Bytes that the index grows by when a place is added under a hash.
+    #[inline]
+    pub(super) fn growth(&self, hash: u64) -> usize {
+        let table = &self.tables[self.table_of(hash)];
+        if table.is_full() { table.more() * size_of::<Bucket>() } else { 0 }
+    }
+
     /// Adds a place under a hash. There must be none yet that `find` would take for it.
     pub(super) fn insert(&mut self, hash: u64, place: Place, freq: u8) {
         let number = self.table_of(hash);
         let table = &mut self.tables[number];
-        let room = table.buckets.len() * SLOTS;
-        // At most seven of eight slots are used; with few buckets that would fill one bucket and spill at once.
-        if (table.used as usize + 1) * 8 > room * 7 {
-            let buckets = table.buckets.len();
-            let more = buckets / 8 + 1;
+        if table.is_full() {
+            let more = table.more();
             self.buckets += more;
-            table.resize(buckets + more);
+            table.resize(table.buckets.len() + more);
         }
         table.used += 1;
         table.place(encode(tag_of(hash), place, freq));
@@ -204,6 +254,20 @@ impl Index {
         self.tables[found.table].used -= 1;
     }
 
+    /// Places in it.
+    pub(super) fn len(&self) -> u64 {
+        self.tables.iter().map(|table| u64::from(table.used)).sum()
+    }
+
+    /// Panics unless its counts are right; for tests.
+    pub(super) fn check(&self) {
+        assert_eq!(self.buckets, self.tables.iter().map(|table| table.buckets.len()).sum::<usize>(), "buckets");
+        for table in &self.tables {
+            let used = table.buckets.iter().flat_map(|bucket| bucket.0).filter(|slot| slot & USED != 0).count();
+            assert_eq!(table.used as usize, used, "used slots of a table");
+        }
+    }
+
     /// Gives back the memory of a table that is less than half full; of the table after `cursor`, which goes round.
     pub(super) fn shrink_next(&mut self, cursor: &mut usize) {
         *cursor = (*cursor + 1) % self.tables.len();
@@ -216,22 +280,21 @@ impl Index {
     }
 
     /// Visits slots in an order that growing and shrinking keep: by table, then by tag. Visits about `count` from
-    /// `cursor` on, all of equal tag together, and returns the cursor to go on with; None when all were visited.
+    /// `cursor` on, all of one home bucket together, and returns the cursor to go on with; None when all were visited.
     pub(super) fn scan(&self, cursor: u64, count: usize, visit: &mut dyn FnMut(Place)) -> Option<u64> {
         let mut number = (cursor >> TAG_BITS) as usize;
         let mut from = tag_of(cursor);
         let mut left = count.max(1);
         while let Some(table) = self.tables.get(number) {
-            let slots = table.buckets.iter().flat_map(|bucket| bucket.0);
-            let mut slots: Vec<u64> = slots.filter(|slot| slot & USED != 0 && slot >> TAG_SHIFT >= from).collect();
-            slots.sort_unstable();
-            for (index, slot) in slots.iter().enumerate() {
-                let tag = slot >> TAG_SHIFT;
-                if left == 0 && slots[index - 1] >> TAG_SHIFT != tag {
-                    return Some((number as u64) << TAG_BITS | tag);
+            let first = if table.used == 0 { table.buckets.len() } else { table.home(from) };
+            for bucket in first..table.buckets.len() {
+                if left == 0 {
+                    return Some((number as u64) << TAG_BITS | table.first_tag(bucket));
                 }
-                left = left.saturating_sub(1);
-                visit(place_of(*slot));
+                table.visit_home(bucket, from, &mut |slot| {
+                    left = left.saturating_sub(1);
+                    visit(place_of(slot));
+                });
             }
             (number, from) = (number + 1, 0);
             if left == 0 {

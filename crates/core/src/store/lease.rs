@@ -174,6 +174,8 @@ pub(super) struct Lease {
     /// Holders in a row that did not answer.
     failures: u8,
     hold_off: Option<HoldOff>,
+    /// Transactions that depend on the key's being absent.
+    watchers: u32,
     /// The earliest moment at which it is looked at again.
     scheduled: u64,
 }
@@ -300,6 +302,29 @@ impl Leases {
     /// The key of a lease, by its hash.
     pub(super) fn key_of(&self, hash: u64) -> Option<(u8, Arc<[u8]>)> {
         self.map.get(&hash).map(|lease| (lease.db, Arc::clone(&lease.key)))
+    }
+
+    /// A transaction depends on a key that is absent: how often the key has been written or removed so far. None if there is
+    /// no room to count it.
+    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>) -> Option<u32> {
+        if !self.map.contains_key(&hash) {
+            if self.bytes() + LEASE_BYTES + key.bytes.len() > self.most {
+                return None;
+            }
+            self.key_bytes += key.bytes.len();
+            self.map.insert(hash, Lease::new(key));
+        }
+        let lease = self.get_mut(hash, key)?;
+        lease.watchers += 1;
+        Some(lease.voids)
+    }
+
+    /// It does so no more.
+    pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, now: u64) {
+        if let Some(lease) = self.get_mut(hash, key) {
+            lease.watchers = lease.watchers.saturating_sub(1);
+            self.drop_if_idle(hash, now);
+        }
     }
 
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
@@ -707,6 +732,7 @@ impl Lease {
             queued: false,
             failures: 0,
             hold_off: None,
+            watchers: 0,
             scheduled: u64::MAX,
         }
     }
@@ -771,6 +797,7 @@ impl Lease {
         self.waiters.is_empty()
             && self.voided.is_empty()
             && self.hold_off.is_none()
+            && self.watchers == 0
             && !self.queued
             && !self.grants.iter().any(|grant| now < grant.granted_at + MAX_AGE)
     }
@@ -784,6 +811,11 @@ impl Lease {
         let hold_off = self.hold_off.iter().flat_map(|hold_off| [hold_off.until, hold_off.until + REMEMBERED]);
         let all = held.into_iter().chain(old).chain(voided).chain(waiters).chain(hold_off);
         all.filter(|at| *at > now).min().unwrap_or(now + MAX_AGE)
+    }
+
+    /// How often the key was written or removed while this was there.
+    pub(super) fn voids(&self) -> u32 {
+        self.voids
     }
 
     /// How many wait.

@@ -199,6 +199,7 @@ impl Stats {
     }
 }
 
+mod check;
 mod eviction;
 mod experts;
 mod fetch;
@@ -215,8 +216,8 @@ pub use fetch::{Inspection, Sought};
 use index::Slot;
 pub use item::MAX_TAGS;
 pub use lease::{Granted, HoldOff, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
-use shard::Shard;
 pub use shard::{Copied, Entry};
+use shard::{MIN_SEGMENT, Shard};
 use tags::Tags;
 pub use tracked::Interest;
 
@@ -226,6 +227,10 @@ pub struct Store {
     tags: Tags,
     hasher: RandomState,
     options: Options,
+    /// The options as they are for the shards: with the memory that tags leave.
+    shard_options: Options,
+    /// Bytes of the smallest segment.
+    least_segment: usize,
     sweep: Mutex<Sweep>,
     sink: Arc<dyn Sink>,
 }
@@ -244,6 +249,10 @@ struct Sweep {
 
 /// Steps of the sweep in one tick; the lock of a shard is released between them.
 const SWEEPS: usize = 128;
+/// Bytes of what was flushed that are given back in one tick: a few milliseconds.
+const SHED: usize = 16 << 20;
+/// Items that one step of the sweep looks at: requests of other threads wait for it.
+const SWEEP: usize = 128;
 
 /// Keys whose memory is fetched ahead of their use at a time.
 pub const AHEAD: usize = 16;
@@ -282,17 +291,32 @@ impl Store {
 
     /// An empty store that tells `sink` what concerns others.
     pub fn with_sink(options: Options, sink: Arc<dyn Sink>) -> Store {
+        Store::with_segments(options, sink, MIN_SEGMENT)
+    }
+
+    /// An empty store whose segments may be as short as `least_segment` bytes: for tests, which reach every border of a
+    /// segment within a few steps.
+    #[doc(hidden)]
+    pub fn with_small_segments(options: Options, least_segment: usize) -> Store {
+        Store::with_segments(options, Arc::new(Nobody), least_segment)
+    }
+
+    fn with_segments(options: Options, sink: Arc<dyn Sink>, least_segment: usize) -> Store {
         assert!(options.shards.is_power_of_two() && options.shards <= MAX_SHARDS);
         let [a, b, c, d] = options.seed;
         let hasher = RandomState::with_seeds(a, b, c, d);
         let tags = options.memory / TAG_PART;
-        let each = Options { memory: options.memory - tags, ..options.clone() };
+        let shard_options = Options { memory: options.memory - tags, ..options.clone() };
         Store {
-            shards: (0..options.shards).map(|_| Mutex::new(Shard::new(&each, &hasher))).collect(),
+            shards: (0..options.shards)
+                .map(|_| Mutex::new(Shard::new(&shard_options, least_segment, &hasher)))
+                .collect(),
             tags: Tags::new(tags as usize),
             hasher,
             sweep: Mutex::default(),
             options,
+            shard_options,
+            least_segment,
             sink,
         }
     }
@@ -415,14 +439,38 @@ impl Store {
 
     /// A bounded step of upkeep, to be called some twenty times in a second: what has expired or was invalidated goes.
     pub fn tick(&self, now: u64) {
+        self.shed(SHED);
+        self.sweep(SWEEPS, SWEEP, now);
+    }
+
+    /// Gives back so many bytes of what was flushed, or somewhat more, in pieces of a segment.
+    pub fn shed(&self, most: usize) {
+        let mut left = most;
+        while left > 0 {
+            let before = left;
+            for shard in &self.shards {
+                left = left.saturating_sub(shard.lock().shed());
+                if left == 0 {
+                    return;
+                }
+            }
+            if left == before {
+                return;
+            }
+        }
+    }
+
+    /// So many steps of the sweep, each of which looks at so many items of one shard.
+    #[doc(hidden)]
+    pub fn sweep(&self, steps: usize, items: usize, now: u64) {
         let mut sweep = self.sweep.lock();
-        for _ in 0..SWEEPS {
+        for _ in 0..steps {
             if sweep.shard == 0 && !sweep.begun {
                 (sweep.begun, sweep.clock) = (true, self.tags.clock());
             }
             let mut shard = self.shards[sweep.shard].lock();
             let now = shard.advance(now);
-            let round = shard.sweep(&self.tags, sweep.thorough, now);
+            let round = shard.sweep(items, &self.tags, sweep.thorough, now);
             if shard.leases.is_stirred() {
                 self.settle(&mut shard);
             }
@@ -466,8 +514,7 @@ impl Store {
 
     /// Removes everything, or everything in one database.
     pub fn clear(&self, db: Option<u8>, now: u64) {
-        // What is removed is dropped when the locks are released.
-        drop(self.with_everything(now, |all| all.clear(db)));
+        self.with_everything(now, |all| all.clear(db));
     }
 
     /// Items of a database: those that expired count until they are swept or asked for.
@@ -494,6 +541,13 @@ impl Store {
     pub fn cursor_at(&self, random: u64) -> u64 {
         let shard = self.shard_of(random);
         scan_cursor(shard, self.shards[shard].lock().scan_place(random))
+    }
+
+    /// Panics unless every shard is what it must be between two steps. For tests: it looks at every item. `slack` bytes of a
+    /// shard may be used above its budget, by what grows without a write that makes room for it: leases, ghosts.
+    #[doc(hidden)]
+    pub fn check(&self, slack: usize) {
+        self.shards.iter().for_each(|shard| shard.lock().check(slack));
     }
 
     /// What is held, and what happened since the start.
@@ -532,6 +586,9 @@ fn scan_cursor(shard: usize, from: u64) -> u64 {
     (shard as u64) << SHARD_SHIFT | from
 }
 
+/// Items that a scan passes at most in one call, whatever it is asked for: a few milliseconds.
+const MOST_LOOKED_AT: usize = 16_384;
+
 /// Goes through shards: `step` scans one from a place on and returns the next place in it, or None when there is no such
 /// shard. Items of other databases are passed over, within bounds.
 fn scan(
@@ -549,12 +606,15 @@ fn scan(
     }) {
         looked_at += count;
         (number, from) = next.map_or((number + 1, 0), |next| (number, next));
-        if seen >= count || looked_at >= 16 * count {
+        if seen >= count || looked_at >= (16 * count).min(MOST_LOOKED_AT) {
             return scan_cursor(number, from);
         }
     }
     0
 }
+
+/// Bytes that are kept beside a value at most.
+const MOST_BESIDE: usize = 64 + 8 * MAX_TAGS;
 
 /// Several shards, locked.
 pub struct Locked<'s> {
@@ -586,6 +646,30 @@ impl Locked<'_> {
         let shard = self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked");
         let now = shard.advance(self.now);
         Entry::new(shard, &self.store.tags, key, hash, now, slot)
+    }
+
+    /// Moves the value of a key, with all that is kept beside it, to another key, over what is there. Whether there is one.
+    /// It is refused for want of memory only when the new key is the longer one.
+    pub fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused> {
+        let Some(copy) = self.entry(from).copied() else { return Ok(false) };
+        if self.entry(to).put_copied(&copy) == Err(Refused::Full) {
+            self.rename_when_full(from, to, &copy)?;
+        }
+        self.entry(from).remove();
+        Ok(true)
+    }
+
+    /// Where nothing may be evicted: the memory that the item gives up is passed on to the shard of the new key first.
+    #[cold]
+    fn rename_when_full(&mut self, from: Key<'_>, to: Key<'_>, copy: &Copied) -> Result<(), Refused> {
+        let hashes = [from, to].map(|key| self.store.hash(key));
+        let giver = self.shard(hashes[0]);
+        let freed = giver.freed_with(from, hashes[0]).min(giver.budget);
+        self.shard_mut(hashes[1]).budget += freed;
+        let moved = self.entry(to).put_moved(copy);
+        let giver = if moved.is_ok() { hashes[0] } else { hashes[1] };
+        self.shard_mut(giver).budget -= freed;
+        moved.map(|_| ())
     }
 
     /// As [`Store::read_all`], of keys whose shards are locked.
@@ -633,14 +717,25 @@ impl Locked<'_> {
         self.guards[self.store.shard_of(hash)].as_ref().expect("the shard of every key is locked")
     }
 
-    /// Whether all these values can be written for sure, under keys whose shards are locked; it may say no too early, when
-    /// nothing may be evicted and memory is nearly full.
-    pub fn fits<'k>(&self, values: impl Iterator<Item = (Key<'k>, usize)> + Clone) -> bool {
-        self.guards.iter().enumerate().all(|(number, shard)| {
-            let here = values.clone().filter(|(key, _)| self.store.shard_of(self.store.hash(*key)) == number);
-            let keys = here.clone().map(|(key, _)| key.bytes.len()).sum();
-            shard.as_ref().is_none_or(|shard| shard.fits(keys, here.map(|(_, length)| length)))
-        })
+    fn shard_mut(&mut self, hash: u64) -> &mut Shard {
+        self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked")
+    }
+
+    /// Whether all these values, given with their lengths, can be written for sure, under keys whose shards are locked. It may
+    /// say no too early, when nothing may be evicted and memory is nearly full.
+    pub fn fits<'k>(&self, values: impl Iterator<Item = (Key<'k>, usize)>) -> bool {
+        if self.store.options.evict {
+            return true;
+        }
+        let mut wanted = [0; MAX_SHARDS];
+        // What is longer is refused anyway.
+        let longest = self.store.options.max_value + MOST_BESIDE;
+        for (key, length) in values {
+            let (hash, length) = (self.store.hash(key), length.min(longest));
+            wanted[self.store.shard_of(hash)] += self.shard(hash).wanted(key, length);
+        }
+        let mut shards = self.guards.iter().zip(wanted).filter(|(_, wanted)| *wanted > 0);
+        shards.all(|(shard, wanted)| shard.as_ref().is_some_and(|shard| shard.has_room_for(wanted)))
     }
 
     /// As [`Store::prefetch`], of keys whose shards are locked.
@@ -676,12 +771,11 @@ impl Locked<'_> {
         })
     }
 
-    /// Removes everything, or everything in one database, from the locked shards. What is returned is to be dropped
-    /// when the locks are released.
-    #[must_use]
-    pub fn clear(&mut self, db: Option<u8>) -> impl Sized + use<> {
-        let options = &self.store.options;
+    /// Removes everything, or everything in one database, from the locked shards. Memory comes free in the ticks that follow,
+    /// or as it is needed.
+    pub fn clear(&mut self, db: Option<u8>) {
+        let (options, least) = (&self.store.shard_options, self.store.least_segment);
         self.store.sink.send(Note::Cleared);
-        self.guards.iter_mut().flatten().filter_map(|shard| shard.clear(db, options)).collect::<Vec<_>>()
+        self.guards.iter_mut().flatten().for_each(|shard| shard.clear(db, options, least));
     }
 }

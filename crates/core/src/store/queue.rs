@@ -18,8 +18,9 @@ impl<const N: usize> Default for Lists<N> {
 }
 
 impl<const N: usize> Lists<N> {
-    pub(super) fn bytes(&self) -> usize {
-        self.links.capacity() * size_of::<[u32; 2]>()
+    /// Takes the memory for numbers below `numbers`.
+    pub(super) fn reserve(&mut self, numbers: usize) {
+        self.links.reserve_exact(numbers - self.links.len());
     }
 
     pub(super) fn front(&self, list: usize) -> Option<usize> {
@@ -49,6 +50,14 @@ impl<const N: usize> Lists<N> {
         } else {
             self.links[neighbour as usize][end] = number as u32;
         }
+    }
+
+    /// The numbers of a list, first to last.
+    pub(super) fn iter(&self, list: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(self.front(list), |number| {
+            let next = self.links[*number][1];
+            (next != NONE).then_some(next as usize)
+        })
     }
 
     /// Takes a number out of the list that it stands in.

@@ -1,4 +1,8 @@
-//! Segments: fixed pieces of memory that items are appended to, and the queues they stand in.
+//! Segments: pieces of memory that items are appended to, and the queues they stand in.
+//!
+//! All segments of a shard have one length, except those that hold a single long item. An offset into a segment that
+//! outlasts a step is a field of that segment: when the segment is released the offset ends with it, so no offset is ever
+//! applied to another segment that got the same number.
 
 use super::item::{Encoded, Record};
 
@@ -42,13 +46,36 @@ pub(super) struct Segment {
     pub(super) next_expiry: u64,
     /// Nothing is appended to it any more, and it is not taken apart: it stands in its queue.
     pub(super) queued: bool,
-    /// Sixteenths of it that lived when it was last put among the sparse ones.
+    /// Its [`level`](Segment::level) when it was last put among the sparse ones.
     pub(super) level: usize,
+    /// Where the sweep goes on, while it is in this segment.
+    pub(super) swept: usize,
+    /// Where reclaiming goes on, while this segment is the victim.
+    pub(super) reclaimed: usize,
 }
 
 impl Segment {
     pub(super) fn new(data: Box<[u8]>, bases: Bases, queue: Queue, since: u64) -> Segment {
-        Segment { data, bases, queue, since, used: 0, live: 0, next_expiry: u64::MAX, queued: false, level: 0 }
+        Segment {
+            data,
+            bases,
+            queue,
+            since,
+            used: 0,
+            live: 0,
+            next_expiry: u64::MAX,
+            queued: false,
+            level: 0,
+            swept: 0,
+            reclaimed: 0,
+        }
+    }
+
+    /// Sixteenths of it that are not dead. Memory at its end that was never written counts as not dead: copying the items
+    /// elsewhere would waste as much there.
+    #[inline]
+    pub(super) fn level(&self) -> usize {
+        (self.data.len() - (self.used - self.live)) * 16 / self.data.len()
     }
 
     pub(super) fn room(&self) -> usize {

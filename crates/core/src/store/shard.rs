@@ -26,11 +26,16 @@ use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
 /// Segments that a shard has when it is full: with 64 eviction misses about 1 % more than item by item, with 256 no more.
 const SEGMENTS: u64 = 256;
 /// Smallest segment: the items of a few kilobytes would not fit a smaller one, and there are 64 of them in a megabyte.
-const MIN_SEGMENT: usize = 16 << 10;
+pub(super) const MIN_SEGMENT: usize = 16 << 10;
 /// What the heap keeps with a piece of memory: with it a segment fills whole pages.
-const HEAP: usize = 32;
-/// A value longer than this part of a segment lies beside the log; what a segment wastes at its end is at most this.
+pub(super) const HEAP: usize = 32;
+/// A value longer than this part of a segment lies beside the log.
 const LARGE_PART: usize = 8;
+/// An item longer than this part of a segment, because of its key, has a segment of its own.
+const LONG_PART: usize = 2;
+/// Places for segments, and for values beside the log, are added so many at a time: doubling them would take memory at once
+/// that no write asked for.
+const PLACES: usize = 16;
 /// Smallest item that the index is laid out for; with many smaller ones its tables only grow somewhat larger.
 const SMALLEST: u64 = 48;
 /// Segments that are kept free, so that items can be copied while others are written.
@@ -44,20 +49,25 @@ const AHEAD_BYTES: usize = 512;
 const STEP: (usize, usize) = (16, 64);
 /// Part of the items that is looked at in one step, as a divisor: of few, a large step would leave much memory empty.
 const STEP_PART: usize = 256;
-/// A segment of which fewer sixteenths than this live is sparse.
-const SPARSE: usize = 12;
-/// Items that one step of the sweep looks at: requests of other threads wait for it.
-const SWEEP: usize = 128;
+/// A segment of which fewer sixteenths than this are not dead is sparse.
+pub(super) const SPARSE: usize = 12;
+/// Victims that may gain nothing one after the other before a write without eviction is refused: each has a quarter of dead
+/// bytes at least, so of a few one gains a segment unless long items waste it again.
+const IDLE_VICTIMS: usize = 16;
+/// Part of the memory that is kept free without eviction, as a divisor: only items that move may take it.
+const KEPT_PART: usize = 32;
 /// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
 const LEASE_PART: usize = 16;
 const LEAST_LEASES: usize = 64 << 10;
+/// What was flushed and is no larger is given back at once.
+const LEAST_REST: usize = 64 << 10;
 /// Fewest keys that ghosts remember.
 const MIN_GHOSTS: usize = 1024;
 
-/// A segment that is being taken apart.
-struct Victim {
-    segment: usize,
-    at: usize,
+/// A segment that is being taken apart. It is neither open nor queued, so only reclaiming it releases it.
+#[derive(Clone, Copy)]
+pub(super) struct Victim {
+    pub(super) segment: usize,
     why: Why,
 }
 
@@ -72,8 +82,19 @@ enum Room {
     Lacks,
 }
 
+/// What a write does to a shard.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
+enum Put {
+    /// A value comes, or replaces another.
+    Value,
+    /// What is there is written anew with something changed beside its value: no more is held afterwards.
+    Change,
+    /// A value comes from another key, which gives it up afterwards.
+    Moved,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
     /// It is sparse: everything that lives is copied on.
     Sparse,
     /// It is the oldest of its queue.
@@ -81,23 +102,25 @@ enum Why {
 }
 
 pub(super) struct Shard {
-    index: Index,
+    pub(super) index: Index,
     /// A place per number; None is free.
-    segments: Vec<Option<Segment>>,
-    free: Vec<usize>,
+    pub(super) segments: Vec<Option<Segment>>,
+    pub(super) free: Vec<usize>,
     /// Memory of segments that are not in use.
-    spare: Vec<Box<[u8]>>,
+    pub(super) spare: Vec<Box<[u8]>>,
+    /// Bytes of all segments, spare ones included.
+    pub(super) log_bytes: usize,
     /// Sealed segments, oldest first: small and main.
-    queues: Lists<2>,
-    /// Those of them that are sparse, by sixteenths of a segment that live.
-    sparse: Lists<SPARSE>,
-    open: [Option<usize>; 2],
+    pub(super) queues: Lists<2>,
+    /// Those of them that are sparse, by sixteenths of a segment that are not dead.
+    pub(super) sparse: Lists<SPARSE>,
+    pub(super) open: [Option<usize>; 2],
     /// Live bytes of both queues, values beside the log included.
-    queue_bytes: [usize; 2],
-    victim: Option<Victim>,
-    large: Vec<Option<Arc<[u8]>>>,
-    large_free: Vec<u32>,
-    large_bytes: usize,
+    pub(super) queue_bytes: [usize; 2],
+    pub(super) victim: Option<Victim>,
+    pub(super) large: Vec<Option<Arc<[u8]>>>,
+    pub(super) large_free: Vec<u32>,
+    pub(super) large_bytes: usize,
     ghosts: Ghosts,
     experts: Experts,
     /// Bytes ever appended.
@@ -105,11 +128,15 @@ pub(super) struct Shard {
     /// Something had to go: no new item finds room without that any more.
     full: bool,
     pub(super) leases: Leases,
+    /// What was here before it was flushed, and its bytes: given back piece by piece, since all at once takes too long.
+    pub(super) rests: Vec<Shard>,
+    pub(super) rest_bytes: usize,
     /// Keys that clients keep copies of, if any do.
     tracked: Option<Box<Tracked>>,
-    hasher: RandomState,
-    budget: usize,
-    segment_size: usize,
+    pub(super) hasher: RandomState,
+    /// Bytes that it may take. Without eviction shards pass parts of it to each other as items move.
+    pub(super) budget: usize,
+    pub(super) segment_size: usize,
     max_value: usize,
     evict: bool,
     now: u64,
@@ -117,14 +144,14 @@ pub(super) struct Shard {
     /// State of the generator that early refreshes are drawn from.
     pub(super) random: u64,
     /// Items of a database up to this version are gone.
-    floors: [u64; DATABASES],
-    counts: [u64; DATABASES],
+    pub(super) floors: [u64; DATABASES],
+    pub(super) counts: [u64; DATABASES],
     /// Those of `counts` that are to expire.
-    expires: [u64; DATABASES],
-    items: u64,
+    pub(super) expires: [u64; DATABASES],
+    pub(super) items: u64,
     stats: Stats,
-    /// Where the sweep is: segment and offset.
-    sweep_at: (usize, usize),
+    /// The segment that the sweep is in; the offset is kept there.
+    pub(super) sweep_at: usize,
     /// This round looks at every item, since a database was flushed before it.
     sweep_all: bool,
     /// A database was flushed since this round began.
@@ -136,6 +163,8 @@ pub(super) struct Shard {
 #[derive(Clone, Debug)]
 pub struct Copied {
     value: Arc<[u8]>,
+    /// It lay beside the log, and can lie there again without a copy.
+    beside: bool,
     flags: u32,
     expires_at: Option<u64>,
     fresh_until: Option<u64>,
@@ -157,13 +186,19 @@ pub struct Entry<'a> {
     slot: Option<Slot>,
 }
 
+/// What a place for a segment takes: itself, its number in the list of free ones, and its links in two sets of lists.
+const SEGMENT_PLACE: usize = size_of::<Option<Segment>>() + size_of::<usize>() + 2 * size_of::<[u32; 2]>();
+/// What a place for a value beside the log takes: itself, and its number in the list of free ones.
+const LARGE_PLACE: usize = size_of::<Option<Arc<[u8]>>>() + size_of::<u32>();
+
 /// What a value beside the log takes: its counters, and the rest of its last page.
-fn large_cost(length: usize) -> usize {
+pub(super) fn large_cost(length: usize) -> usize {
     (length + 32).next_multiple_of(4096)
 }
 
 impl Shard {
-    pub(super) fn new(options: &Options, hasher: &RandomState) -> Shard {
+    /// An empty shard, whose segments have `least` bytes or more.
+    pub(super) fn new(options: &Options, least: usize, hasher: &RandomState) -> Shard {
         let budget = (options.memory / options.shards as u64) as usize;
         let wanted = 1usize << (budget as u64 / SEGMENTS).max(1).ilog2();
         Shard {
@@ -171,6 +206,7 @@ impl Shard {
             segments: Vec::new(),
             free: Vec::new(),
             spare: Vec::new(),
+            log_bytes: 0,
             queues: Lists::default(),
             sparse: Lists::default(),
             open: [None; 2],
@@ -184,10 +220,12 @@ impl Shard {
             appended: 0,
             full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
+            rests: Vec::new(),
+            rest_bytes: 0,
             tracked: None,
             hasher: hasher.clone(),
             budget,
-            segment_size: wanted.clamp(MIN_SEGMENT, MAX_SEGMENT) - HEAP,
+            segment_size: wanted.clamp(least, MAX_SEGMENT) - HEAP,
             max_value: options.max_value,
             evict: options.evict,
             now: 0,
@@ -198,7 +236,7 @@ impl Shard {
             expires: [0; DATABASES],
             items: 0,
             stats: Stats::default(),
-            sweep_at: (0, 0),
+            sweep_at: 0,
             sweep_all: false,
             flushed: false,
             shrink_at: 0,
@@ -241,18 +279,16 @@ impl Shard {
     }
 
     /// Bytes that the shard takes.
-    fn used(&self) -> usize {
-        let segments = self.segments.len() - self.free.len() + self.spare.len();
-        segments * (self.segment_size + HEAP)
-            + self.segments.capacity() * size_of::<Option<Segment>>()
-            + self.queues.bytes()
-            + self.sparse.bytes()
+    pub(super) fn used(&self) -> usize {
+        self.log_bytes
+            + self.segments.capacity() * SEGMENT_PLACE
             + self.index.bytes()
             + self.large_bytes
-            + self.large.capacity() * size_of::<Option<Arc<[u8]>>>()
+            + self.large.capacity() * LARGE_PLACE
             + self.ghosts.bytes()
             + self.experts.bytes()
             + self.leases.bytes()
+            + self.rest_bytes
     }
 
     /// Counts a read that found an item.
@@ -273,7 +309,14 @@ impl Shard {
         self.budget.saturating_sub(self.used())
     }
 
-    fn segment(&self, number: usize) -> &Segment {
+    /// Bytes that segments and values may take before something has to go; less than nothing when the index, leases or
+    /// ghosts have grown since the last write.
+    fn available(&self) -> isize {
+        let spare = self.spare.len() * (self.segment_size + HEAP);
+        (self.budget + spare) as isize - self.used() as isize
+    }
+
+    pub(super) fn segment(&self, number: usize) -> &Segment {
         self.segments[number].as_ref().expect("the index points to segments that are in use")
     }
 
@@ -316,7 +359,7 @@ impl Shard {
             && (record.tags.is_empty() || !tags.are_dead(record.tags, record.clock))
     }
 
-    fn large_len(&self, value: Stored<'_>) -> usize {
+    pub(super) fn large_len(&self, value: Stored<'_>) -> usize {
         match value {
             Stored::Inline(_) => 0,
             Stored::Large(number) => self.large[number as usize].as_ref().map_or(0, |value| large_cost(value.len())),
@@ -392,16 +435,22 @@ impl Shard {
 
     fn keep_large(&mut self, value: Arc<[u8]>) -> u32 {
         self.large_bytes += large_cost(value.len());
-        match self.large_free.pop() {
-            Some(number) => {
-                self.large[number as usize] = Some(value);
-                number
-            }
-            None => {
-                self.large.push(Some(value));
-                self.large.len() as u32 - 1
-            }
+        if let Some(number) = self.large_free.pop() {
+            self.large[number as usize] = Some(value);
+            return number;
         }
+        if self.large.len() == self.large.capacity() {
+            self.large.reserve_exact(PLACES);
+            self.large_free.reserve_exact(self.large.capacity());
+        }
+        self.large.push(Some(value));
+        self.large.len() as u32 - 1
+    }
+
+    /// Bytes by which the list of values beside the log grows with the next of them.
+    fn large_growth(&self) -> usize {
+        let full = self.large_free.is_empty() && self.large.len() == self.large.capacity();
+        if full { PLACES * LARGE_PLACE } else { 0 }
     }
 
     fn free_large(&mut self, number: u32) {
@@ -420,17 +469,15 @@ impl Shard {
         }
     }
 
-    /// How many sixteenths of a segment live.
-    fn level(&self, segment: &Segment) -> usize {
-        segment.live * 16 / self.segment_size
-    }
-
     /// What lives of a segment has changed: if it stands in a queue, it is found among those as sparse as it is.
     #[inline]
     fn note_live(&mut self, number: usize) {
         let segment = self.segment(number);
-        let (level, before) = (self.level(segment), segment.level);
-        if segment.queued && level != before {
+        if !segment.queued {
+            return;
+        }
+        let (level, before) = (segment.level(), segment.level);
+        if level != before {
             self.list_sparse(number, before, level);
         }
     }
@@ -448,7 +495,7 @@ impl Shard {
     /// Puts a segment into its queue, where it is the youngest, or the oldest.
     fn put_in(&mut self, number_: usize, oldest: bool) {
         let segment = self.segment(number_);
-        let (queue, level) = (segment.queue as usize, self.level(segment));
+        let (queue, level) = (segment.queue as usize, segment.level());
         if oldest {
             self.queues.push_front(queue, number_);
         } else {
@@ -472,34 +519,62 @@ impl Shard {
     fn release(&mut self, number: usize) {
         let segment = self.segments[number].take().expect("a segment in use");
         self.free.push(number);
-        if self.spare.len() < RESERVE {
+        if self.spare.len() < RESERVE && segment.data.len() == self.segment_size {
             self.spare.push(segment.data);
+        } else {
+            self.log_bytes -= segment.data.len() + HEAP;
         }
     }
 
-    /// A new open segment for a queue, if memory allows; with `reserve` also from what is kept free for copies.
-    fn open_segment(&mut self, queue: Queue, keep: usize, tags: &Tags) -> Option<usize> {
-        let data = match self.spare.pop() {
-            Some(data) => data,
-            None if self.headroom() >= (keep + 1) * self.segment_size => vec![0; self.segment_size].into(),
-            None => return None,
-        };
-        let number_ = match self.free.pop() {
-            Some(number) => number,
-            None if self.segments.len() < MAX_SEGMENTS => {
-                self.segments.push(None);
-                self.segments.len() - 1
-            }
-            None => {
-                self.spare.push(data);
-                return None;
-            }
-        };
+    /// Bytes by which the list of segments grows with the next of them.
+    fn segment_growth(&self) -> usize {
+        let full = self.free.is_empty() && self.segments.len() == self.segments.capacity();
+        if full { PLACES * SEGMENT_PLACE } else { 0 }
+    }
+
+    /// A place for a segment; None if there is none or no memory for it.
+    fn segment_place(&mut self) -> Option<usize> {
+        if let Some(number) = self.free.pop() {
+            return Some(number);
+        }
+        if self.segments.len() == MAX_SEGMENTS {
+            return None;
+        }
+        if self.segments.len() == self.segments.capacity() {
+            self.segments.reserve_exact(PLACES);
+            let places = self.segments.capacity();
+            self.free.reserve_exact(places);
+            self.queues.reserve(places);
+            self.sparse.reserve(places);
+        }
+        self.segments.push(None);
+        Some(self.segments.len() - 1)
+    }
+
+    /// A new segment of so many bytes for a queue, neither open nor queued yet; None if there is no memory for it.
+    fn new_segment(&mut self, queue: Queue, length: usize, tags: &Tags) -> Option<usize> {
+        let is_spare = length == self.segment_size && !self.spare.is_empty();
+        let added = if is_spare { 0 } else { length + HEAP };
+        if self.headroom() < added + self.segment_growth() {
+            return None;
+        }
+        let number = self.segment_place()?;
+        let spare = if is_spare { self.spare.pop() } else { None };
+        let data = spare.unwrap_or_else(|| {
+            self.log_bytes += added;
+            vec![0; length].into()
+        });
         let bases = Bases::new(self.version, self.now, tags.clock());
-        self.segments[number_] = Some(Segment::new(data, bases, queue, self.appended));
+        self.segments[number] = Some(Segment::new(data, bases, queue, self.appended));
+        Some(number)
+    }
+
+    /// A new open segment for a queue; None if there is no memory for it.
+    fn open_segment(&mut self, queue: Queue, tags: &Tags) -> Option<usize> {
+        let number = self.new_segment(queue, self.segment_size, tags)?;
         self.seal(queue);
-        self.open[queue as usize] = Some(number_);
-        Some(number_)
+        self.open[queue as usize] = Some(number);
+        Some(number)
     }
 
     fn seal(&mut self, queue: Queue) {
@@ -509,29 +584,66 @@ impl Shard {
         }
     }
 
-    /// Appends a record to the open segment of a queue; None if there is no memory for another segment.
-    fn append(&mut self, queue: Queue, record: &Record<'_>, keep: usize, tags: &Tags) -> Option<Place> {
+    /// Whether an item of so many bytes has a segment of its own.
+    fn is_long(&self, bytes: usize) -> bool {
+        bytes > self.segment_size / LONG_PART
+    }
+
+    /// Appends a record of at most `longest` bytes to a queue: to its open segment, or as a segment of its own if it is
+    /// long. None if there is no memory for another segment.
+    fn append(&mut self, queue: Queue, record: &Record<'_>, longest: usize, tags: &Tags) -> Option<Place> {
+        if self.is_long(longest) {
+            return self.append_long(queue, record, longest, tags);
+        }
         for _ in 0..2 {
             if let Some(number) = self.open[queue as usize] {
                 let segment = self.segments[number].as_mut().expect("an open segment");
                 let encoded = Encoded::new(record, &segment.bases);
                 if encoded.size <= segment.room() {
-                    let offset = segment.append(record, &encoded);
-                    self.queue_bytes[queue as usize] += encoded.size;
-                    self.appended += encoded.size as u64;
-                    return Some(Place { segment: number, offset });
+                    return Some(self.append_to(number, record, &encoded));
                 }
             }
-            self.open_segment(queue, keep, tags)?;
+            self.open_segment(queue, tags)?;
         }
         None
     }
 
-    /// Sees to it that `bytes` of log and `beside` of large values can be written.
-    fn make_room(&mut self, bytes: usize, beside: usize, tags: &Tags, now: u64) -> Room {
-        let low = RESERVE * self.segment_size + beside;
+    #[inline(always)]
+    fn append_to(&mut self, number: usize, record: &Record<'_>, encoded: &Encoded) -> Place {
+        let segment = self.segments[number].as_mut().expect("a segment in use");
+        let offset = segment.append(record, encoded);
+        let queue = segment.queue as usize;
+        self.queue_bytes[queue] += encoded.size;
+        self.appended += encoded.size as u64;
+        Place { segment: number, offset }
+    }
+
+    #[cold]
+    fn append_long(&mut self, queue: Queue, record: &Record<'_>, longest: usize, tags: &Tags) -> Option<Place> {
+        let number = self.new_segment(queue, longest, tags)?;
+        let encoded = Encoded::new(record, &self.segment(number).bases);
+        let place = self.append_to(number, record, &encoded);
+        self.put_in(number, false);
+        Some(place)
+    }
+
+    /// Sees to it that an item of at most `longest` bytes can be appended, and `beside` bytes can be taken for values beside
+    /// the log and for the index; `kept` bytes are left free.
+    #[inline(always)]
+    fn make_room(&mut self, longest: usize, beside: usize, kept: usize, tags: &Tags, now: u64) -> Room {
+        let low = RESERVE * self.segment_size + beside + kept;
+        let enough = low + self.own_memory(longest) + PLACES * SEGMENT_PLACE;
+        if self.spare.is_empty() && self.available() >= enough as isize {
+            return Room::There;
+        }
+        while self.available() < enough as isize && self.shed() > 0 {}
+        self.reclaim_room(longest, beside, kept, tags, now)
+    }
+
+    fn reclaim_room(&mut self, longest: usize, beside: usize, kept: usize, tags: &Tags, now: u64) -> Room {
+        let low = RESERVE * self.segment_size + beside + kept;
         let mut room = Room::There;
-        if self.headroom() + self.spare.len() * self.segment_size < low {
+        if self.available() < low as isize {
             room = Room::Made;
             for _ in 0..(self.items as usize / STEP_PART).clamp(STEP.0, STEP.1) {
                 if self.reclaim(true, tags, now) == 0 {
@@ -540,39 +652,73 @@ impl Shard {
             }
         }
         // The reserve is used up: what is left of the oldest goes without a look at who was asked for.
-        while self.lacks(bytes, beside) {
+        let (mut idle, mut victims) = (0, 0);
+        while self.lacks(longest, beside + kept) {
             room = Room::Made;
-            if beside > self.headroom() && !self.spare.is_empty() {
-                self.spare.pop();
-            } else if !self.evict_whole(tags, now) {
+            let before = self.available();
+            victims += 1;
+            debug_assert!(victims <= (IDLE_VICTIMS + 1) * (self.segments.len() + 1), "segments are copied without end");
+            if !self.evict_whole(tags, now) {
                 return Room::Lacks;
             }
+            idle = if self.available() > before { 0 } else { idle + 1 };
+            if idle == IDLE_VICTIMS && !self.evict {
+                return Room::Lacks;
+            }
+        }
+        // Spare segments are memory for all that is no segment, too.
+        let wanted = self.own_memory(longest) + self.segment_growth() + beside;
+        while self.used() + wanted > self.budget && self.spare.pop().is_some() {
+            self.log_bytes -= self.segment_size + HEAP;
         }
         room
     }
 
-    /// Whether values of these lengths can all be written for sure, under keys of so many bytes together; where nothing may
-    /// be evicted it says no while some of the last segments are left, since it does not look how they would lie.
-    pub(super) fn fits(&self, keys: usize, values: impl Iterator<Item = usize>) -> bool {
-        let (mut bytes, mut beside) = (keys, 0);
-        for length in values {
-            bytes += MOST_PLAIN;
-            if length <= self.segment_size / LARGE_PART {
-                bytes += length;
-            } else {
-                beside += large_cost(length);
-            }
-        }
-        // Twice for what segments waste at their ends and the index grows by; the open ones, and one begun for the rest.
-        let wanted = 2 * bytes + 3 * self.segment_size + beside;
-        self.evict || self.headroom() + self.spare.len() * self.segment_size >= wanted
+    /// Bytes that a long item takes as a segment of its own; none for others.
+    fn own_memory(&self, longest: usize) -> usize {
+        if self.is_long(longest) { longest + HEAP } else { 0 }
     }
 
-    fn lacks(&self, bytes: usize, beside: usize) -> bool {
-        let fits = self.open[0].is_some_and(|number| self.segment(number).room() >= bytes)
-            && self.open[1].is_some_and(|number| self.segment(number).room() >= bytes);
-        let wanted = if fits || !self.spare.is_empty() { 0 } else { self.segment_size };
-        self.headroom() < wanted + beside
+    fn lacks(&self, longest: usize, beside: usize) -> bool {
+        let has_room = |open: Option<usize>| open.is_some_and(|number| self.segment(number).room() >= longest);
+        let wanted = match self.own_memory(longest) {
+            0 if longest == 0 || self.open.into_iter().all(has_room) => 0,
+            0 => self.segment_size + HEAP + self.segment_growth(),
+            own => own + self.segment_growth(),
+        };
+        self.available() < (wanted + beside) as isize
+    }
+
+    /// Bytes that writing a value of so many bytes takes at most, beside others that are written in the same step: twice what
+    /// lies in segments, for what those waste at their ends and the index grows by.
+    pub(super) fn wanted(&self, key: Key<'_>, length: usize) -> usize {
+        let around = 2 * (MOST_PLAIN + key.bytes.len());
+        around + if length <= self.segment_size / LARGE_PART { 2 * length } else { large_cost(length) }
+    }
+
+    /// Whether so many bytes can be written for sure without eviction. It says no while some of the last segments are left,
+    /// since it does not look how items would lie: the open ones may lack room, and one is begun for the rest.
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
+        self.available() >= (bytes + 3 * self.segment_size + self.kept()) as isize
+    }
+
+    /// Bytes that come free at once when an item goes: its value beside the log, and a segment of its own.
+    pub(super) fn freed_with(&self, key: Key<'_>, hash: u64) -> usize {
+        let Some(found) = self.find(key, hash) else { return 0 };
+        self.own_segment(&found) + self.large_len(self.record(found.place).value)
+    }
+
+    /// Bytes of the segment that an item has for itself, if it has.
+    fn own_segment(&self, found: &Found) -> usize {
+        let length = self.segment(found.place.segment).data.len();
+        if length == self.segment_size { 0 } else { length + HEAP }
+    }
+
+    /// Bytes that only items that move may take: without eviction an item that is renamed, or whose expiry changes, is
+    /// written anew before the old one goes, and must find room for that also when nothing else does.
+    fn kept(&self) -> usize {
+        let kept = (2 * self.segment_size).max(self.budget / KEPT_PART) + PLACES * SEGMENT_PLACE;
+        if self.evict { 0 } else { kept }
     }
 
     /// Takes one victim apart to its end; false if there is none, or if nothing can go.
@@ -616,7 +762,8 @@ impl Shard {
         };
         let Some(segment) = segment else { return false };
         self.take_out(segment);
-        self.victim = Some(Victim { segment, at: 0, why });
+        self.segment_mut(segment).reclaimed = 0;
+        self.victim = Some(Victim { segment, why });
         true
     }
 
@@ -626,7 +773,8 @@ impl Shard {
         if self.victim.is_none() && !self.choose_victim() {
             return 0;
         }
-        let Some(Victim { segment, at, why }) = self.victim else { return 0 };
+        let Some(Victim { segment, why }) = self.victim else { return 0 };
+        let at = self.segment(segment).reclaimed;
         if at >= self.segment(segment).used || self.segment(segment).live == 0 {
             self.victim = None;
             self.release(segment);
@@ -634,15 +782,13 @@ impl Shard {
         }
         let place = Place { segment, offset: at };
         let size = self.record(place).size;
+        self.segment_mut(segment).reclaimed = at + size;
         self.fetch_ahead(segment, at + size);
         if !self.reclaim_item(place, why, save, tags, now) {
             // Nothing may go and there is nowhere to copy it: the segment stays as it is.
             self.victim = None;
             self.put_in(segment, true);
             return 0;
-        }
-        if let Some(victim) = &mut self.victim {
-            victim.at += size;
         }
         size
     }
@@ -699,7 +845,7 @@ impl Shard {
         let record = decode(&segment.data[from.offset..], &segment.bases);
         let beside = self.large_len(record.value);
         let size = record.size;
-        let moved = self.append(queue, &record, 0, tags);
+        let moved = self.append(queue, &record, record.longest(), tags);
         self.segments[from.segment] = Some(segment);
         let Some(place) = moved else { return false };
         self.index.update(found, place, freq);
@@ -721,43 +867,51 @@ impl Shard {
         self.ghosts.insert(hash);
     }
 
-    /// A bounded step through the segments: what nobody can have any more goes. Segments in which nothing is due are
+    /// A step through the segments that looks at so many items: what nobody can have any more goes. Segments in which nothing is due are
     /// passed over unless the round is `thorough`, for what was invalidated. True when it came round.
-    pub(super) fn sweep(&mut self, tags: &Tags, thorough: bool, now: u64) -> bool {
+    pub(super) fn sweep(&mut self, items: usize, tags: &Tags, thorough: bool, now: u64) -> bool {
         self.index.shrink_next(&mut self.shrink_at);
-        for _ in 0..SWEEP {
-            let (number, at) = self.sweep_at;
-            let Some(segment) = self.segments.get(number) else {
-                self.sweep_at = (0, 0);
+        for _ in 0..items {
+            let number = self.sweep_at;
+            let Some(place) = self.segments.get_mut(number) else {
+                self.sweep_at = 0;
                 self.sweep_all = std::mem::take(&mut self.flushed);
                 return true;
             };
-            let wanted = segment.as_ref().is_some_and(|segment| {
-                let due = at > 0 || thorough || self.sweep_all || segment.next_expiry <= now;
-                at < segment.used && segment.live > 0 && due
+            let all = thorough || self.sweep_all;
+            let wanted = place.as_mut().is_some_and(|segment| {
+                let due = segment.swept > 0 || all || segment.next_expiry <= now;
+                segment.swept < segment.used && segment.live > 0 && due
             });
-            if !wanted {
-                self.sweep_at = (number + 1, 0);
+            if wanted {
+                self.sweep_item(number, tags, now);
                 continue;
             }
-            if at == 0 {
-                // Noted anew by what lives and by what is written meanwhile.
-                self.segment_mut(number).next_expiry = u64::MAX;
+            if let Some(segment) = place {
+                segment.swept = 0;
             }
-            self.sweep_item(Place { segment: number, offset: at }, tags, now);
+            self.sweep_at = number + 1;
         }
         false
     }
 
-    fn sweep_item(&mut self, place: Place, tags: &Tags, now: u64) {
+    /// Looks at the next item of a segment.
+    fn sweep_item(&mut self, number: usize, tags: &Tags, now: u64) {
+        let segment = self.segment_mut(number);
+        if segment.swept == 0 {
+            // Noted anew by what lives and by what is written meanwhile.
+            segment.next_expiry = u64::MAX;
+        }
+        let place = Place { segment: number, offset: segment.swept };
         let record = self.record(place);
         let gone_at = record.gone_at().unwrap_or(u64::MAX);
         let kept = self.is_kept(&record, tags, now);
-        let next = (place.segment, place.offset + record.size);
+        let next = place.offset + record.size;
         let hash = super::hash(&self.hasher, Key { db: record.db, bytes: record.key });
-        self.sweep_at = next;
+        // Before the item goes, since its segment may go with it.
+        let segment = self.segment_mut(number);
+        segment.swept = next;
         if kept {
-            let segment = self.segment_mut(place.segment);
             segment.next_expiry = segment.next_expiry.min(gone_at);
             return;
         }
@@ -767,8 +921,8 @@ impl Shard {
         }
     }
 
-    /// Removes everything, or one database. What is returned is to be dropped when the lock is released.
-    pub(super) fn clear(&mut self, db: Option<u8>, options: &Options) -> Option<Box<Shard>> {
+    /// Removes everything, or one database. The memory comes free step by step.
+    pub(super) fn clear(&mut self, db: Option<u8>, options: &Options, least: usize) {
         self.leases.void_all(db);
         if let Some(tracked) = &mut self.tracked {
             tracked.forget();
@@ -778,14 +932,62 @@ impl Shard {
             self.counts[usize::from(db)] = 0;
             self.expires[usize::from(db)] = 0;
             self.flushed = true;
-            return None;
+            return;
         }
-        let fresh =
-            Shard { now: self.now, version: self.version, stats: self.stats, ..Shard::new(options, &self.hasher) };
-        let mut old = Box::new(std::mem::replace(self, fresh));
+        let fresh = Shard {
+            now: self.now,
+            version: self.version,
+            stats: self.stats,
+            ..Shard::new(options, least, &self.hasher)
+        };
+        let mut old = std::mem::replace(self, fresh);
         std::mem::swap(&mut self.leases, &mut old.leases);
         std::mem::swap(&mut self.tracked, &mut old.tracked);
-        Some(old)
+        (self.rests, self.rest_bytes) = (std::mem::take(&mut old.rests), std::mem::take(&mut old.rest_bytes));
+        let rest = old.rest();
+        if rest > LEAST_REST {
+            self.rest_bytes += rest + old.aside();
+            self.rests.push(old);
+        }
+        // Its budget may have been larger, by what other shards had passed to it.
+        while self.used() > self.budget && self.shed() > 0 {}
+    }
+
+    /// Bytes that can be given back in pieces.
+    pub(super) fn rest(&self) -> usize {
+        self.log_bytes + self.large_bytes + self.index.held()
+    }
+
+    /// Bytes that are given back with the last piece.
+    pub(super) fn aside(&self) -> usize {
+        self.ghosts.bytes() + self.experts.bytes()
+    }
+
+    /// Gives back a piece of what was flushed; how many bytes, 0 when nothing is left.
+    pub(super) fn shed(&mut self) -> usize {
+        let Some(old) = self.rests.last_mut() else { return 0 };
+        let before = old.rest();
+        old.shed_piece();
+        let after = old.rest();
+        self.rest_bytes -= before - after;
+        if after == 0 {
+            self.rest_bytes -= old.aside();
+            self.rests.pop();
+        }
+        before - after
+    }
+
+    /// Gives back a segment, or a value beside the log, or else a table of the index.
+    fn shed_piece(&mut self) {
+        if let Some(data) = self.spare.pop() {
+            self.log_bytes -= data.len() + HEAP;
+        } else if let Some(segment) = pop_some(&mut self.segments) {
+            self.log_bytes -= segment.data.len() + HEAP;
+        } else if let Some(value) = pop_some(&mut self.large) {
+            self.large_bytes -= large_cost(value.len());
+        } else {
+            self.index.shed_table(&mut self.shrink_at);
+        }
     }
 
     /// Tells those who wait for keys that were changed in this step what is there now, or who is to load.
@@ -880,9 +1082,8 @@ impl Shard {
         })
     }
 
-    /// Writes a record over the item that is there, or as a new one unless it is a `change` of one. The record lies
-    /// outside the segments.
-    fn put(&mut self, record: &Record<'_>, change: bool, hash: u64, tags: &Tags, now: u64) -> Result<(), Refused> {
+    /// Writes a record over the item that is there, or as a new one. The record lies outside the segments.
+    fn put(&mut self, record: &Record<'_>, how: Put, hash: u64, tags: &Tags, now: u64) -> Result<(), Refused> {
         let key = Key { db: record.db, bytes: record.key };
         self.tell_changed(hash, record.key);
         let found = self.find(key, hash);
@@ -892,17 +1093,19 @@ impl Shard {
             self.experts.write(hash, self.items, self.full);
             return Ok(());
         }
-        let bytes = record.longest();
-        if bytes > self.segment_size {
-            return Err(Refused::TooLarge);
-        }
-        let found = match self.make_room(bytes, 0, tags, now) {
-            Room::There => found,
+        let longest = record.longest();
+        let (growth, kept) = (self.index.growth(hash), if how == Put::Value { self.kept() } else { 0 });
+        let (found, squeezed) = match self.make_room(longest, growth, kept, tags, now) {
+            Room::There => (found, None),
             // The item may have been moved, or dropped, and its value beside the log with it.
-            Room::Made => self.find(key, hash),
-            Room::Lacks => return Err(Refused::Full),
+            Room::Made => (self.find(key, hash), None),
+            Room::Lacks if how == Put::Value => return Err(Refused::Full),
+            Room::Lacks => {
+                let squeezed = self.squeeze(longest).ok_or(Refused::Full)?;
+                (self.find(key, hash), Some(squeezed))
+            }
         };
-        if change && found.is_none() {
+        if how == Put::Change && found.is_none() {
             return Err(Refused::Full);
         }
         let (queue, freq) = match &found {
@@ -911,7 +1114,7 @@ impl Shard {
             None => (self.queue_for_new(), 0),
         };
         self.experts.write(hash, self.items, self.full);
-        let place = self.append(queue, record, 0, tags).ok_or(Refused::Full)?;
+        let place = self.append(squeezed.unwrap_or(queue), record, longest, tags).ok_or(Refused::Full)?;
         match &found {
             Some(found) => {
                 let kept = if let Stored::Large(number) = record.value { Some(number) } else { None };
@@ -921,9 +1124,49 @@ impl Shard {
             }
             None => self.index.insert(hash, place, freq),
         }
-        self.queue_bytes[queue as usize] += self.large_len(record.value);
+        self.queue_bytes[squeezed.unwrap_or(queue) as usize] += self.large_len(record.value);
         self.count(record);
         Ok(())
+    }
+
+    /// Makes room for an item of at most `longest` bytes without any memory: the segment with the most dead bytes is
+    /// compacted in its place, and is the open one of its queue from then on. Returns the queue; None if no segment has
+    /// enough dead bytes.
+    #[cold]
+    fn squeeze(&mut self, longest: usize) -> Option<Queue> {
+        let dead = |segment: &Segment| segment.data.len() - segment.live;
+        let standard = |segment: &Segment| segment.queued && segment.data.len() == self.segment_size;
+        let queued = self.segments.iter().enumerate().filter_map(|(number, segment)| Some((number, segment.as_ref()?)));
+        let (number, _) = queued
+            .filter(|(_, segment)| standard(segment) && dead(segment) >= longest)
+            .max_by_key(|(_, segment)| dead(segment))?;
+        self.take_out(number);
+        self.compact(number);
+        let queue = self.segment(number).queue;
+        self.seal(queue);
+        self.open[queue as usize] = Some(number);
+        Some(queue)
+    }
+
+    /// Moves the items of a segment together, within it.
+    fn compact(&mut self, number: usize) {
+        let mut segment = self.segments[number].take().expect("a segment in use");
+        let (mut at, mut end) = (0, 0);
+        while at < segment.used {
+            let record = decode(&segment.data[at..], &segment.bases);
+            let (size, key) = (record.size, Key { db: record.db, bytes: record.key });
+            let hash = super::hash(&self.hasher, key);
+            if let Some(found) = self.index.find(hash, |known| known == Place { segment: number, offset: at }) {
+                segment.data.copy_within(at..at + size, end);
+                self.index.update(&found, Place { segment: number, offset: end }, found.freq);
+                end += size;
+            }
+            at += size;
+        }
+        segment.used = end;
+        // Items stand elsewhere now: the sweep looks at all of them again.
+        (segment.swept, segment.reclaimed) = (0, 0);
+        self.segments[number] = Some(segment);
     }
 
     fn count(&mut self, record: &Record<'_>) {
@@ -990,6 +1233,16 @@ impl Shard {
         self.version += 1;
         self.version
     }
+}
+
+/// The last element that is there; those behind it go.
+fn pop_some<T>(places: &mut Vec<Option<T>>) -> Option<T> {
+    while let Some(place) = places.pop() {
+        if place.is_some() {
+            return place;
+        }
+    }
+    None
 }
 
 /// Tags as bytes, on the stack.
@@ -1073,8 +1326,9 @@ impl<'a> Entry<'a> {
             tag_bytes(meta.tags, &mut place)
         };
         let clock = self.tags.clock();
-        let version =
-            self.write(value, |key, value, version| Record::new(key.db, key.bytes, value, meta, tags, version, clock))?;
+        let version = self.write(Value::Inline(value), Put::Value, |key, value, version| {
+            Record::new(key.db, key.bytes, value, meta, tags, version, clock)
+        })?;
         self.void();
         Ok(version)
     }
@@ -1083,7 +1337,9 @@ impl<'a> Entry<'a> {
     pub(super) fn put_loaded(&mut self, value: &[u8], meta: &Meta<'_>, clock: u64) -> Result<u64, Refused> {
         let mut place = [0; 8 * MAX_TAGS];
         let tags = if meta.tags.is_empty() { &[] } else { tag_bytes(meta.tags, &mut place) };
-        self.write(value, |key, value, version| Record::new(key.db, key.bytes, value, meta, tags, version, clock))
+        self.write(Value::Inline(value), Put::Value, |key, value, version| {
+            Record::new(key.db, key.bytes, value, meta, tags, version, clock)
+        })
     }
 
     /// The value was changed by somebody who was not asked to load it: what is being loaded is too old.
@@ -1115,8 +1371,13 @@ impl<'a> Entry<'a> {
         place[..old.tags.len()].copy_from_slice(old.tags);
         let tags = &place[..old.tags.len()];
         let like = Record { key: b"", value: Stored::Large(0), tags: &[], cas, ..old };
-        let version =
-            self.write(value, |key, value, version| Record { key: key.bytes, value, version, tags, ..like })?;
+        let version = self.write(Value::Inline(value), Put::Value, |key, value, version| Record {
+            key: key.bytes,
+            value,
+            version,
+            tags,
+            ..like
+        })?;
         self.void();
         Ok(version)
     }
@@ -1128,19 +1389,30 @@ impl<'a> Entry<'a> {
         if !self.shard.is_live(&record, self.tags, self.now) {
             return None;
         }
-        let value = match self.shard.view(&record).value {
-            Value::Inline(bytes) => Arc::from(bytes),
-            Value::Shared(bytes) => Arc::clone(bytes),
+        let (value, beside) = match self.shard.view(&record).value {
+            Value::Inline(bytes) => (Arc::from(bytes), false),
+            Value::Shared(bytes) => (Arc::clone(bytes), true),
         };
         let Record { flags, expires_at, fresh_until, error_until, cost, written_at, clock, .. } = record;
         let tags = record.tags.to_vec();
-        Some(Copied { value, flags, expires_at, fresh_until, error_until, cost, written_at, tags, clock })
+        Some(Copied { value, beside, flags, expires_at, fresh_until, error_until, cost, written_at, tags, clock })
     }
 
     /// Writes a value that was kept under another key. The tag clock stays that of its write, so that what was
     /// invalidated before stays so. Returns the new version.
     pub fn put_copied(&mut self, copy: &Copied) -> Result<u64, Refused> {
-        let version = self.write(&copy.value, |key, value, version| Record {
+        self.put_from(copy, Put::Value)
+    }
+
+    /// As [`put_copied`](Entry::put_copied), of a value that its old key gives up afterwards: it may take what is kept free
+    /// for that.
+    pub(super) fn put_moved(&mut self, copy: &Copied) -> Result<u64, Refused> {
+        self.put_from(copy, Put::Moved)
+    }
+
+    fn put_from(&mut self, copy: &Copied, how: Put) -> Result<u64, Refused> {
+        let value = if copy.beside { Value::Shared(&copy.value) } else { Value::Inline(&copy.value) };
+        let version = self.write(value, how, |key, value, version| Record {
             db: key.db,
             key: key.bytes,
             value,
@@ -1183,35 +1455,42 @@ impl<'a> Entry<'a> {
         Some(record.size + self.shard.large_len(record.value) + size_of::<u64>())
     }
 
+    #[inline(always)]
     fn write<'r>(
         &mut self,
-        value: &'r [u8],
+        value: Value<'r>,
+        how: Put,
         record: impl FnOnce(Key<'r>, Stored<'r>, u64) -> Record<'r>,
     ) -> Result<u64, Refused>
     where
         'a: 'r,
     {
         let shard = &mut *self.shard;
-        if value.len() > shard.max_value {
+        let bytes = value.bytes();
+        if bytes.len() > shard.max_value {
             return Err(Refused::TooLarge);
         }
         let version = shard.next_version();
-        if value.len() <= shard.segment_size / LARGE_PART {
-            let record = record(self.key, Stored::Inline(value), version);
-            shard.put(&record, false, self.hash, self.tags, self.now)?;
+        if bytes.len() <= shard.segment_size / LARGE_PART {
+            let record = record(self.key, Stored::Inline(bytes), version);
+            shard.put(&record, how, self.hash, self.tags, self.now)?;
             return Ok(version);
         }
-        let beside = large_cost(value.len());
+        let beside = large_cost(bytes.len()) + shard.large_growth();
         if beside > shard.budget {
             return Err(Refused::TooLarge);
         }
         // Room first: the value must not be held beside what it pushes out.
-        if shard.make_room(0, beside, self.tags, self.now) == Room::Lacks {
+        let kept = if how == Put::Value { shard.kept() } else { 0 };
+        if shard.make_room(0, beside, kept, self.tags, self.now) == Room::Lacks {
             return Err(Refused::Full);
         }
-        let number = shard.keep_large(Arc::from(value));
+        let number = shard.keep_large(match value {
+            Value::Inline(bytes) => Arc::from(bytes),
+            Value::Shared(bytes) => Arc::clone(bytes),
+        });
         let record = record(self.key, Stored::Large(number), version);
-        let put = shard.put(&record, false, self.hash, self.tags, self.now);
+        let put = shard.put(&record, how, self.hash, self.tags, self.now);
         if put.is_err() {
             shard.free_large(number);
         }
@@ -1270,6 +1549,11 @@ impl<'a> Entry<'a> {
         let value = value.as_ref().map_or_else(|number| Stored::Large(*number), |value| Stored::Inline(value));
         let mut record = Record { key: self.key.bytes, value, tags: &place[..tags], ..like };
         change(&mut record);
-        self.shard.put(&record, true, self.hash, self.tags, self.now).is_ok()
+        // The segment of a long item is written anew and comes free at once.
+        let own = self.shard.own_segment(&found);
+        self.shard.budget += own;
+        let put = self.shard.put(&record, Put::Change, self.hash, self.tags, self.now);
+        self.shard.budget -= own;
+        put.is_ok()
     }
 }

@@ -22,7 +22,10 @@ pub struct Connection {
 
 impl World {
     pub fn new() -> World {
-        let limits = Limits::default();
+        World::with(Limits::default())
+    }
+
+    pub fn with(limits: Limits) -> World {
         let options = Options {
             memory: 16 << 20,
             shards: 4,
@@ -38,6 +41,11 @@ impl World {
             scratch: Scratch::default(),
             connections: Vec::new(),
         }
+    }
+
+    /// Bytes that the server holds for a connection.
+    pub fn memory(&self, number: usize) -> u64 {
+        self.connections[number].as_ref().unwrap().session.memory()
     }
 
     /// A new connection; `hello` is sent first and its answer dropped.

@@ -1,0 +1,202 @@
+//! Commands on many keys, and what they do when memory is full and nothing may be evicted.
+
+use std::collections::HashSet;
+
+use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::output::Output;
+use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::store::{Key, Meta, Options, Party, Store};
+
+const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
+
+fn engine(memory: u64, shards: usize, evict: bool) -> Engine {
+    let limits = Limits::default();
+    let seed = [1, 2, 3, 4];
+    let options = Options { memory, shards, evict, max_value: limits.max_value, seed, epoch: 1, load_limit: 30_000 };
+    Engine::new(options, limits, Facts::default(), 1)
+}
+
+/// A connection of a client.
+struct Talk<'e> {
+    engine: &'e Engine,
+    session: Session,
+    input: Vec<u8>,
+    scratch: Scratch,
+    out: Output,
+}
+
+impl Talk<'_> {
+    fn new(engine: &Engine) -> Talk<'_> {
+        let (session, scratch, out) = (Session::new(Party::default()), Scratch::default(), Output::default());
+        Talk { engine, session, input: Vec::new(), scratch, out }
+    }
+
+    /// One turn of the thread that serves it; what it answers, and whether it has more to do.
+    fn turn(&mut self) -> (String, bool) {
+        let (taken, flow) = self.session.feed(self.engine, NOW, &mut self.scratch, &self.input, &mut self.out);
+        self.input.drain(..taken);
+        (self.out.take_bytes().escape_ascii().to_string(), flow == Flow::Park)
+    }
+
+    fn send(&mut self, words: &[&str]) {
+        self.input.extend(format!("*{}\r\n", words.len()).bytes());
+        words.iter().for_each(|word| self.input.extend(format!("${}\r\n{word}\r\n", word.len()).bytes()));
+    }
+
+    fn ask(&mut self, words: &[&str]) -> String {
+        self.send(words);
+        let mut answer = String::new();
+        loop {
+            let (more, goes_on) = self.turn();
+            answer += &more;
+            if !goes_on {
+                return answer;
+            }
+            assert!(self.session.is_ready());
+        }
+    }
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("key:{number}")).collect()
+}
+
+fn fill(store: &Store, names: &[String]) {
+    for name in names {
+        let key = Key { db: 0, bytes: name.as_bytes() };
+        store.with(key, NOW.mono, |entry| entry.set(b"value", &Meta::default())).expect("there is room");
+    }
+}
+
+/// Writes values of changing length until some are refused; the names of those that are there.
+fn fill_up(talk: &mut Talk<'_>) -> Vec<String> {
+    let (mut held, mut refused) = (Vec::new(), 0);
+    for number in 0.. {
+        let name = format!("key:{number:06}");
+        let answer = talk.ask(&["SET", &name, &"v".repeat([10, 400, 9000, 70_000][number % 4])]);
+        if answer.starts_with("-OOM") {
+            refused += 1;
+        } else {
+            held.push(name);
+        }
+        if refused == 200 {
+            break;
+        }
+    }
+    held
+}
+
+/// The new value was written before the old one went, so a full memory refused the renaming of what it held already.
+#[test]
+fn a_full_memory_refuses_no_renaming() {
+    let engine = engine(16 << 20, 4, false);
+    let mut talk = Talk::new(&engine);
+    let held = fill_up(&mut talk);
+    for (number, name) in held.iter().enumerate() {
+        let other = format!("new:{number:06}");
+        assert_eq!(talk.ask(&["RENAME", name, &other]), "+OK\\r\\n", "{name}");
+        assert_eq!(talk.ask(&["EXISTS", name, &other]), ":1\\r\\n");
+    }
+    engine.store.check(0);
+    assert_eq!(talk.ask(&["DBSIZE"]), format!(":{}\\r\\n", held.len()));
+}
+
+/// EXEC ran what fitted of a transaction: the old value was removed, and the new one was not there.
+#[test]
+fn a_full_memory_refuses_a_transaction_before_its_first_request() {
+    let engine = engine(16 << 20, 4, false);
+    let mut talk = Talk::new(&engine);
+    let held = fill_up(&mut talk);
+    let large = "v".repeat(900_000);
+    let last = [
+        vec!["SET", "big", &large],
+        vec!["APPEND", "new", &large],
+        vec!["SETRANGE", "new", "800000", "x"],
+        vec!["MSET", "flag", "1", "big", &large],
+        vec!["CACHE.SET", "big", &large, "TTL", "1000"],
+    ];
+    for request in last {
+        for words in [vec!["MULTI"], vec!["DEL", &held[300]], request, vec!["SET", "flag", "done"]] {
+            talk.ask(&words);
+        }
+        let answer = talk.ask(&["EXEC"]);
+        assert!(answer.starts_with("-EXECABORT Transaction discarded because of: OOM "), "{answer}");
+        assert_eq!(talk.ask(&["EXISTS", &held[300], "flag", "big", "new"]), ":1\\r\\n");
+    }
+    // What needs no memory is done, and what was made free can be used.
+    for words in [vec!["MULTI"], vec!["DEL", &held[2]], vec!["RENAME", &held[3], "new:000003"], vec!["GET", &held[0]]] {
+        talk.ask(&words);
+    }
+    assert_eq!(talk.ask(&["EXEC"]), "*3\\r\\n:1\\r\\n+OK\\r\\n$10\\r\\nvvvvvvvvvv\\r\\n");
+}
+
+/// A request of many keys held its thread, and all shards, until the last of them.
+#[test]
+fn many_keys_are_removed_in_turns() {
+    let engine = engine(64 << 20, 4, true);
+    let (mut talk, mut other) = (Talk::new(&engine), Talk::new(&engine));
+    let names = names(30_000);
+    fill(&engine.store, &names);
+    let words: Vec<&str> = std::iter::once("DEL").chain(names.iter().map(String::as_str)).chain(["none"]).collect();
+    talk.send(&words);
+    talk.send(&["GET", "key:0"]);
+    let mut turns = 0;
+    let answer = loop {
+        let (answer, goes_on) = talk.turn();
+        if !goes_on {
+            break answer;
+        }
+        assert!(answer.is_empty() && talk.session.is_ready(), "what follows waits for it");
+        turns += 1;
+        let left = 30_000 - turns * 8192;
+        assert_eq!(other.ask(&["DBSIZE"]), format!(":{left}\\r\\n"));
+    };
+    assert_eq!((answer.as_str(), turns), (":30000\\r\\n$-1\\r\\n", 3));
+}
+
+#[test]
+fn in_a_transaction_many_keys_are_removed_in_one_step() {
+    let engine = engine(64 << 20, 4, true);
+    let mut talk = Talk::new(&engine);
+    let names = names(20_000);
+    fill(&engine.store, &names);
+    talk.ask(&["MULTI"]);
+    talk.ask(&std::iter::once("UNLINK").chain(names.iter().map(String::as_str)).collect::<Vec<_>>());
+    talk.send(&["EXEC"]);
+    assert_eq!(talk.turn(), ("*1\\r\\n:20000\\r\\n".to_owned(), false));
+}
+
+/// Keys that come and go between its turns do not disturb it: those that were there all the time are found once.
+#[test]
+fn all_keys_are_told_in_turns() {
+    let engine = engine(64 << 20, 4, true);
+    let (mut talk, mut other) = (Talk::new(&engine), Talk::new(&engine));
+    fill(&engine.store, &names(30_000));
+    talk.send(&["KEYS", "key:*"]);
+    let mut turns = 0;
+    let answer = loop {
+        let (answer, goes_on) = talk.turn();
+        if !goes_on {
+            break answer;
+        }
+        turns += 1;
+        other.ask(&["SET", &format!("key:new{turns}"), "1"]);
+    };
+    assert!((3..6).contains(&turns), "{turns} turns");
+    let found: Vec<&str> =
+        answer.split("\\r\\n").filter(|word| word.starts_with("key:") && !word.contains("new")).collect();
+    assert_eq!((found.len(), found.iter().collect::<HashSet<_>>().len()), (30_000, 30_000));
+}
+
+/// SCAN looked through up to a million items of other databases under COUNT 65536.
+#[test]
+fn one_scan_looks_at_a_bounded_number_of_keys() {
+    let engine = engine(64 << 20, 1, true);
+    let mut talk = Talk::new(&engine);
+    fill(&engine.store, &names(40_000));
+    let answer = talk.ask(&["SCAN", "0", "COUNT", "1000000"]);
+    assert!((4096..4200).contains(&answer.matches("key:").count()));
+    talk.ask(&["SELECT", "1"]);
+    let answer = talk.ask(&["SCAN", "0", "COUNT", "1000000"]);
+    assert!(!answer.starts_with("*2\\r\\n$1\\r\\n0"), "it went on through all: {answer}");
+}
