@@ -170,7 +170,7 @@ def test_version() -> None:
         (["set", "k"], "Missing argument 'value'"),
         (["set", "k", "v", "--ttl", "x"], "ttl: 'x': should look like 30s, 500ms, 5m, 1h or 1d"),
         (["get", "k", "-u", "ftp://x"], "ftp://x: no such kind of URL; allowed are globalcache://HOST:PORT/DB, "),
-        (["get", "k", "-u", "redis://x:y"], "redis://x:y: Port could not be cast to integer value as 'y'; allowed "),
+        (["get", "k", "-u", "redis://x:y"], "redis://...: a port is a number from 1 to 65535; write %3A, "),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(words: list[str], line: str) -> None:

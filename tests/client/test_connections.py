@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS = ["threads", "tasks"]
-# Bytes of the longest value, as the server tells `small`.
+# Bytes of the longest value, as the server of `small` tells.
 LONGEST = 1000
 
 
@@ -359,10 +359,9 @@ def test_a_connection_older_than_a_lost_write_is_not_read(face: Face, monkeypatc
 
 
 @pytest.fixture
-def small(kind: str, server: globalcache.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Face]:
-    """A cache whose server has told it that it takes no long values."""
-    monkeypatch.setattr(Home, "max_value", property(lambda _: LONGEST, lambda *_: None), raising=False)
-    with Face(kind, server.url, timeout=5) as face:
+def small(kind: str) -> Iterator[Face]:
+    """A cache whose server takes no long values, and has told so."""
+    with globalcache.Server(max_value=LONGEST) as server, Face(kind, server.url, timeout=5) as face:
         face("ping")
         yield face
 

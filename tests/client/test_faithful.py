@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import functools
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import pydantic
 import pytest
@@ -83,6 +83,10 @@ def test_a_difference_is_found_exactly_if_there_is_one(random: Random) -> None:
         (Record(1, 1), Record, "value.number is int 1 and would come back as float 1.0"),
         (ByIdentity({1, 2}), ByIdentity, r"value.any is set \{1, 2\}"),
         (AlwaysEqual(DAY), AlwaysEqual, "value.any is date"),
+        # Of a union, what one member writes another one may read.
+        ({"any": 1}, AlwaysEqual | dict[str, Any], "value is dict .* and would come back as AlwaysEqual"),
+        (AlwaysEqual(1), Union[AlwaysEqual, Any, list], "value is .* and would come back as dict"),  # noqa: UP007
+        ([{"any": 1}], list[AlwaysEqual] | list[dict[str, int]], r"value\[0\] is dict .* come back as AlwaysEqual"),
         (Pair((1,)), Pair, "value.left is tuple"),
         ([Struct({DAY})], list[Struct], r"value\[0\].any is set"),
         ({-0.0}, list[float], "value is set"),

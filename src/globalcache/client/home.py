@@ -174,11 +174,13 @@ class Home:
 
     def failed(self, error: CacheError) -> None:
         """Note an attempt to connect that failed, a refused login among them; the first one is logged."""
-        self._last_error = error
+        # Another one of its class, and text for the log: a traceback holds the frames of the caller.
+        text = str(error)
+        self._last_error = type(error)(text)
         slow = isinstance(error, DeadlineError)
         if self.breaker.failed(time.monotonic(), random.random(), slow=slow):  # noqa: S311 - spreads attempts
-            _log.warning("globalcache: going on without the cache: %s", error)
-            self._events("away", server=str(self.address), error=str(error))
+            _log.warning("globalcache: going on without the cache: %s", text)
+            self._events("away", server=str(self.address), error=text)
 
     def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
         """Remember a write that the server may not have seen."""

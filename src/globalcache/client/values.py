@@ -41,6 +41,7 @@ _json_encode = msgspec.json.Encoder(enc_hook=lambda value: _enc_hook(value)).enc
 _json_decode = msgspec.json.Decoder().decode
 # Types that JSON has, of which every value comes back as it is; floats do if they are finite.
 _PLAIN = frozenset({str, int, bool, type(None)})
+_SCALAR = _PLAIN | {float}
 _ONLY_TEXT = frozenset({str})
 _ANYTHING = (None, Any, object)
 _FITTING = "return what the annotation says, or annotate what is returned, or give type="
@@ -373,7 +374,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _walk_of(kind: Any, *, in_record: bool = False) -> Callable[[Any], bool] | None:
-    """Return a function that walks through values of a type; None if they have to be read back."""
+    """Return a function that walks through values of a type; None if they have to be read back.
+
+    `in_record`: records are read back.
+    """
     if kind in _ANYTHING:
         return _is_plain
     if kind in {list, dict, float, *_PLAIN}:
@@ -381,6 +385,9 @@ def _walk_of(kind: Any, *, in_record: bool = False) -> Callable[[Any], bool] | N
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return None if in_record else _walk_of_record(kind)
     inner = typing.get_args(kind)
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        # What one member writes another one may read: a record comes back as a dict, or a dict as a record.
+        in_record = in_record or sum(member not in _SCALAR for member in inner) > 1
     walks = [_walk_of(argument, in_record=in_record) for argument in inner]
     if not walks or None in walks:
         return None
