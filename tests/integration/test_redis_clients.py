@@ -94,7 +94,8 @@ def test_the_server_says_who_it_is(server: globalcache.Server, client: Any) -> N
     assert client.client_setname("me")
     assert client.client_getname() in ("me", b"me")
     assert client.client_id() > 0
-    assert client.command_count() == len(client.command_list()) == len(client.command())
+    names = [name for name in client.command_list() if "|" not in str(name)]  # subcommands are listed, too
+    assert client.command_count() == len(names) == len(client.command())
     assert client.ping() is True
     assert client.echo("x") == b"x"
 

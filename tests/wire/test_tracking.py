@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import globalcache
-from tests.wire.redis_wire import Raw, redis_server
+from tests.wire.redis_wire import Raw, redis_server, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,6 +186,80 @@ def test_another_connection_may_be_told_instead(port: int) -> None:
         assert one.ask(b"CLIENT", b"TRACKING", b"ON", b"REDIRECT", b"999999") == (
             b"-ERR The client ID you want redirect to does not exist\r\n"
         )
+
+
+def test_a_redirection_that_broke_is_announced(port: int) -> None:
+    """R closes; W changes what A read: A is sent a message in the place of the invalidation, and one for each later."""
+    with Raw(port, 3) as one, Raw(port) as two:
+        with Raw(port) as listener:
+            number = listener.ask(b"CLIENT", b"ID")[1:-2]
+            listener.ask(b"SUBSCRIBE", b"__redis__:invalidate")
+            one.ask(b"CLIENT", b"TRACKING", b"ON", b"REDIRECT", number)
+            one.ask(b"GET", b"k")
+        while two.ask(b"CLIENT", b"LIST", b"ID", number) not in {b"$0\r\n\r\n", b"=4\r\ntxt:\r\n"}:
+            pass
+        broken = push(bulk(b"tracking-redir-broken"), b":%b\r\n" % number)
+        two.ask(b"SET", b"k", b"1")
+        assert one.ask(b"PING") == broken
+        assert one.reply() == b"+PONG\r\n"
+        assert b"broken_redirect" in one.ask(b"CLIENT", b"TRACKINGINFO")
+        one.ask(b"GET", b"k")
+        two.ask(b"SET", b"k", b"2")
+        assert one.reply() == broken
+
+
+@pytest.mark.parametrize("resp", [2, 3])
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        ["ON BCAST", "INFO", "ON BCAST PREFIX a", "ON BCAST", "INFO", "OFF", "INFO"],
+        [
+            "ON BCAST PREFIX a",
+            "ON BCAST",
+            "ON BCAST PREFIX b PREFIX c",
+            "ON BCAST PREFIX ab",
+            "ON BCAST PREFIX a",
+            "INFO",
+        ],
+        ["ON BCAST PREFIX a PREFIX ab", "INFO", "ON BCAST PREFIX ab PREFIX c PREFIX a", "INFO"],
+        ["ON", "ON BCAST", "ON OPTIN", "ON OPTOUT", "ON", "INFO", "ON PREFIX a", "ON BCAST OPTIN", "ON OPTIN OPTOUT"],
+        [
+            "OFF FOO",
+            "OFF NOLOOP",
+            "OFF REDIRECT 999999",
+            "OFF PREFIX",
+            "MAYBE",
+            "ON REDIRECT x",
+            "ON REDIRECT 0",
+            "INFO",
+        ],
+        ["ON NOLOOP", "INFO", "ON", "INFO", "ON OPTIN", "YES", "INFO", "ON OPTIN NOLOOP", "INFO", "NO", "OFF", "YES"],
+        ["ON OPTOUT", "NO", "INFO", "YES", "MAYBE", "ON OPTOUT", "INFO", "OFF", "ON OPTOUT", "INFO"],
+    ],
+)
+def test_options_go_together_as_in_redis(
+    server: globalcache.Server, redis_port: int, resp: int, sequence: list[str]
+) -> None:
+    """INFO stands for CLIENT TRACKINGINFO, YES and the like for CLIENT CACHING, and the rest for CLIENT TRACKING."""
+    answers = []
+    for port in (int(server.address.rsplit(":", 1)[1]), redis_port):
+        with Raw(port, resp) as raw:
+            for line in sequence:
+                words = line.encode().split()
+                if line == "INFO":
+                    asked = [b"TRACKINGINFO"]
+                else:
+                    asked = [b"CACHING" if line in {"YES", "NO", "MAYBE"} else b"TRACKING", *words]
+                answers.append((line, raw.ask(b"CLIENT", *asked)))
+    half = len(answers) // 2
+    assert answers[:half] == answers[half:]
+
+
+def test_broadcasts_of_one_turn_are_one_message(port: int) -> None:
+    with Raw(port, 3) as one, Raw(port) as two:
+        one.ask(b"CLIENT", b"TRACKING", b"ON", b"BCAST")
+        two.socket.sendall(b"".join(request([b"SET", key, b"1"]) for key in (b"b", b"a", b"b", b"c")))
+        assert one.reply() == void(b"a", b"b", b"c")
 
 
 @pytest.mark.parametrize("resp", [2, 3])

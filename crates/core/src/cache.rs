@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, Values, integer, is, lookup};
+use crate::command::{Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, Values, integer, is};
+use crate::engine::{Engine, VERSION};
 use crate::execute::{Client, Context, TOO_MUCH, take, why_refused};
 use crate::loaders::Serving;
-use crate::store::{HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
-use crate::users::Access;
+use crate::store::{Hold, HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
+use crate::users::{Access, Need};
 use crate::waiting::{Standing, load_failed, refresh, stand_to_read, wait_number};
 
 pub use crate::store::MAX_TAGS;
@@ -80,9 +81,13 @@ impl<'a> Keep<'a> {
         Ok(Some(at + 2))
     }
 
-    /// An error if a value is to live for 0 ms. Absence may: it answers those that wait for the load, and is not kept.
+    /// Whether no value is to live for 0 ms. Absence may: it answers those that wait for the load, and is not kept.
+    fn is_in_range(&self) -> bool {
+        self.ttl != Some(0) || self.absent
+    }
+
     fn check(&self) -> Result<(), Error> {
-        if self.ttl == Some(0) && !self.absent { Err(crate::command::NOT_AN_INTEGER) } else { Ok(()) }
+        if self.is_in_range() { Ok(()) } else { Err(NOT_AN_INTEGER) }
     }
 }
 
@@ -127,6 +132,8 @@ pub enum CacheCommand<'a> {
         value: &'a [u8],
         /// What is kept with it.
         keep: Keep<'a>,
+        /// Why it cannot be kept as its options say: then it only ends its lease.
+        problem: Option<&'a Error>,
     },
     /// A load failed.
     Fail {
@@ -198,7 +205,7 @@ pub enum CacheCommand<'a> {
 
 fn number(args: Args<'_>, at: usize, least: i64, most: i64) -> Result<i64, Error> {
     let number = integer(args.get(at).ok_or(SYNTAX)?)?;
-    if (least..=most).contains(&number) { Ok(number) } else { Err(crate::command::NOT_AN_INTEGER) }
+    if (least..=most).contains(&number) { Ok(number) } else { Err(NOT_AN_INTEGER) }
 }
 
 fn millis(args: Args<'_>, at: usize, least: i64) -> Result<u64, Error> {
@@ -253,12 +260,22 @@ pub(crate) fn read_fetch<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Err
 }
 
 pub(crate) fn read_fill<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let (mut keep, mut at) = (Keep::new(args), 3);
+    static OUT_OF_RANGE: Error = NOT_AN_INTEGER;
+    let (mut keep, mut at, mut problem) = (Keep::new(args), 3, None);
     while at < args.len() {
-        at = keep.read(args, at)?.ok_or(SYNTAX)?;
+        at = match keep.read(args, at) {
+            // Such a fill ends its lease, and those who wait get the value: the other options count.
+            Err(error) if error == NOT_AN_INTEGER && !args.get(at).is_some_and(|option| is(option, "TAGS")) => {
+                problem = Some(&OUT_OF_RANGE);
+                at + 2
+            }
+            next => next?.ok_or(SYNTAX)?,
+        };
     }
-    keep.check()?;
-    command(CacheCommand::Fill { key: arg(args, 0), token: token(args, 1)?, value: arg(args, 2), keep })
+    if !keep.is_in_range() {
+        problem = Some(&OUT_OF_RANGE);
+    }
+    command(CacheCommand::Fill { key: arg(args, 0), token: token(args, 1)?, value: arg(args, 2), keep, problem })
 }
 
 pub(crate) fn read_fail<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -366,32 +383,37 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         CacheCommand::GetMany(keys) => get_many(cx, client, keys),
         CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
         CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
-        CacheCommand::Fill { key, token, value, keep } => {
-            client.forget(key, token);
-            let reply =
-                with_meta(cx, db, &keep, |cx, meta| cx.with(key_of(key), |entry, _| entry.fill(token, value, meta)));
-            answered(cx, client);
-            Ok(Reply::Int(reply?.unwrap_or(0) as i64))
+        CacheCommand::Fill { key, token, value, keep, problem } => {
+            let filled = with_meta(cx, db, &keep, |cx, meta| {
+                cx.with(key_of(key), |entry, _| match problem {
+                    None => entry.fill(token, value, meta).map_err(Error::from),
+                    Some(problem) => {
+                        entry.fill_unstored(token, value, meta);
+                        Err(problem.clone())
+                    }
+                })
+            });
+            answered(cx, client, key_of(key), token);
+            Ok(Reply::Int(filled?.unwrap_or(0) as i64))
         }
         CacheCommand::Fail { key, token, message, retry } => {
-            client.forget(key, token);
             let message = String::from_utf8_lossy(&message[..message.len().min(MAX_MESSAGE)]);
             let message: Arc<str> = Arc::from(&*message);
             let known = cx.with(key_of(key), |entry, _| entry.fail(token, &message, retry));
-            answered(cx, client);
+            answered(cx, client, key_of(key), token);
             Ok(Reply::Int(known.into()))
         }
         CacheCommand::Renew { key, token, millis } => {
-            let held = cx.with(key_of(key), |entry, _| entry.renew(token, millis, client.party));
-            if held {
-                client.remember(key, token);
+            let until = cx.with(key_of(key), |entry, _| entry.renew(token, millis, client.party));
+            if let Some(until) = until {
+                let hold = remember(cx, client, key_of(key), token);
+                cx.engine.loaders.renewed(hold, until);
             }
-            Ok(Reply::Int(held.into()))
+            Ok(Reply::Int(until.is_some().into()))
         }
         CacheCommand::Release(key, token) => {
-            client.forget(key, token);
             let held = cx.with(key_of(key), |entry, _| entry.release(token));
-            answered(cx, client);
+            answered(cx, client, key_of(key), token);
             Ok(Reply::Int(held.into()))
         }
         // Those who wait are known to the session, which leaves the queues before this is run.
@@ -420,19 +442,49 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             Ok(Reply::Map(vec![
                 (Reply::word("run_id"), Reply::Value(Blob::Owned(cx.engine.facts.run_id.clone().into_bytes()))),
                 (Reply::word("tickets"), Reply::Int(tickets.into())),
-                (Reply::word("version"), Reply::word(crate::engine::VERSION)),
                 (Reply::word("max_value"), Reply::Int(cx.engine.limits.max_value as i64)),
                 (Reply::word("max_request"), Reply::Int(cx.engine.limits.max_request as i64)),
+                (Reply::word("version"), Reply::word(VERSION)),
             ]))
         }
     }
 }
 
-/// A worker has answered for one of its loads, and can be sent another.
-fn answered(cx: &Context<'_>, client: &Client) {
-    if client.worker {
-        cx.engine.loaders.done(client.party);
+/// The client has answered for a lease, its own or that of another connection.
+fn answered(cx: &Context<'_>, client: &mut Client, key: Key<'_>, token: u64) {
+    let hold = cx.engine.store.hold(key, token);
+    client.holds.remove(hold);
+    cx.engine.loaders.done(hold);
+}
+
+/// The client was granted a lease.
+fn remember(cx: &Context<'_>, client: &mut Client, key: Key<'_>, token: u64) -> Hold {
+    let (store, party, hold) = (&cx.engine.store, client.party, cx.engine.store.hold(key, token));
+    // In a transaction the shards are locked: which leases have ended is looked for some other time.
+    let locked = cx.held.is_some();
+    client.holds.add(hold, |hold| locked || store.stands(hold, party));
+    hold
+}
+
+/// The key and the token of a fill, as far as they can be read.
+pub(crate) fn fill_of(args: Args<'_>) -> Option<(&[u8], u64)> {
+    Some((args.get(0)?, token(args, 1).ok()?))
+}
+
+/// The end of a lease whose fill could not be read, because its value is too long, say.
+#[cold]
+pub(crate) fn end_unread_fill(engine: &Engine, client: &mut Client, now: u64, fill: (&[u8], u64), error: &str) {
+    let (bytes, token) = fill;
+    let known = client.access.user().is_some() && may_fill(client, bytes);
+    if !known || crate::gate::admit(std::iter::once(bytes)).is_err() {
+        return;
     }
+    let key = Key { db: client.db, bytes };
+    let message: Arc<str> = Arc::from(error.trim_start_matches("ERR "));
+    engine.store.with(key, now, |entry| entry.fill_unread(token, &message));
+    let hold = engine.store.hold(key, token);
+    client.holds.remove(hold);
+    engine.loaders.done(hold);
 }
 
 /// Runs `step` with what is kept beside a value, in the store's form.
@@ -625,20 +677,29 @@ fn fetch(
                 let ttl = ttl(loaded.expires_at, now);
                 Ok(state(word, Reply::Value(Blob::Shared(loaded.value)), 0, loaded.version, ttl, loaded.flags))
             }
-            Outcome::Lease(granted) => Ok(nothing("miss", granted.token)),
+            Outcome::Lease(granted) => {
+                remember(cx, client, key, granted.token);
+                Ok(nothing("miss", granted.token))
+            }
             Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
             Outcome::Timeout => Ok(nothing("timeout", 0)),
         };
     }
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;
     // Who holds a lease may be waiting for itself, and in place nothing else of the connection is run.
-    let waits = wait > 0 && cx.held.is_none() && (pushed || client.holds.is_empty());
+    let (store, party, locked) = (&cx.engine.store, client.party, cx.held.is_some());
+    let stands = |hold| store.stands(hold, party);
+    let waits = wait > 0 && !locked && (pushed || !client.holds.any(stands));
     let seeker = Seeker {
         party: client.party,
         wait: wait_number(cx.waits.number, 0),
         deadline: if waits { now + wait.min(1 << 40) } else { 0 },
         // Nobody is made to load who could not store what was loaded.
-        lease: if client.holds.len() < MAX_HOLDS && cx.held.is_none() && may_fill(client, bytes) { lease } else { 0 },
+        lease: if !locked && !client.holds.is_full(MAX_HOLDS, now, stands) && may_fill(client, bytes) {
+            lease
+        } else {
+            0
+        },
         served: cx.engine.loaders.serving(key) == Serving::Worker,
         bound: true,
     };
@@ -658,7 +719,7 @@ fn fetch(
     match seen {
         Seen::Reply(reply, token) => {
             if token > 0 {
-                client.remember(bytes, token);
+                remember(cx, client, key, token);
             }
             Ok(reply)
         }
@@ -675,7 +736,8 @@ fn fetch(
 pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
     match &client.access {
         Access::Limited(user) => {
-            client.access.may_write(key) && lookup(b"CACHE.FILL").is_some_and(|row| user.may_run(row))
+            let need = Need { read: false, write: true };
+            user.rights().any(|rights| rights.may_run_named("cache.fill") && rights.may_use(key, need))
         }
         _ => true,
     }

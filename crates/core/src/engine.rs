@@ -1,6 +1,6 @@
 //! What all connections of a server share: the store, the limits, the counters and the facts that INFO tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -149,6 +149,15 @@ pub struct Engine {
     pub strict: Limits,
 }
 
+/// Leases that stand now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// All of them.
+    pub standing: u64,
+    /// Those whose holder was a connection that is gone.
+    pub unowned: u64,
+}
+
 /// Passes on what a step of the store means for others.
 struct Post {
     mail: Arc<Mailboxes>,
@@ -244,19 +253,25 @@ impl Engine {
         self.loaders.pump(&self.store, &self.mail, self.time(now).mono);
     }
 
-    /// A message came for a connection that is gone: a lease in it passes on.
+    /// A message came for a connection that is gone: a lease in it passes on, and clients that had invalidations sent to
+    /// it are told that they are not.
     pub fn undelivered(&self, party: Party, event: Event, now: Now) {
-        let (db, key) = match event {
-            Event::Outcome(_, Outcome::Lease(granted)) => (granted.db, granted.key),
-            Event::Load(db, key, _) => (db, key),
+        let (db, key, token) = match event {
+            Event::Void(_) | Event::Keys(..) => return self.tracking.closed(party.id, &self.mail),
+            Event::Outcome(_, Outcome::Lease(granted)) => (granted.db, granted.key, granted.token),
+            Event::Load(db, key, token) => (db, key, token),
             _ => return,
         };
-        self.store.with(Key { db, bytes: &key }, self.time(now).mono, |entry| entry.lost(party));
+        let key = Key { db, bytes: &key };
+        self.store.with(key, self.time(now).mono, |entry| entry.give_up(token));
+        self.loaders.done(self.store.hold(key, token));
     }
 
     /// Ends waits and leases whose time is over; whether there are any, so that it is to be called again soon.
     pub fn tick_leases(&self, now: Now) -> bool {
-        let any = self.store.tick_leases(self.time(now).mono);
+        let mono = self.time(now).mono;
+        let any = self.store.tick_leases(mono);
+        self.loaders.expire(mono);
         self.pump(now);
         any
     }
@@ -281,11 +296,35 @@ impl Engine {
         }
     }
 
+    /// Counts the leases that stand now. `each` visits their holders: twice if there seem to be some whose connection is
+    /// gone, since one that closes meanwhile hands its leases on first.
+    pub fn count_leases(&self, each: impl Fn(&mut dyn FnMut(Option<Party>))) -> LeaseCounts {
+        let (mut standing, mut holders) = (0, HashSet::new());
+        each(&mut |holder| {
+            standing += 1;
+            holders.extend(holder.map(|party| party.id));
+        });
+        holders.retain(|id| self.clients.get(*id).is_none());
+        let mut unowned = 0;
+        if !holders.is_empty() {
+            each(&mut |holder| unowned += u64::from(holder.is_some_and(|party| holders.contains(&party.id))));
+        }
+        LeaseCounts { standing, unowned }
+    }
+
     /// The text of INFO, of the sections that `wanted` accepts (names in lower case).
-    pub fn info(&self, now: Now, stats: &Stats, lens: &[u64; DATABASES], wanted: impl Fn(&str) -> bool) -> String {
+    pub fn info(
+        &self,
+        now: Now,
+        (stats, leases): (&Stats, LeaseCounts),
+        lens: &[u64; DATABASES],
+        wanted: impl Fn(&str) -> bool,
+    ) -> String {
         let mut text = String::new();
-        for (title, rows) in
-            self.sections(now, stats, lens).into_iter().filter(|section| wanted(&section.0.to_ascii_lowercase()))
+        for (title, rows) in self
+            .sections(now, (stats, leases), lens)
+            .into_iter()
+            .filter(|section| wanted(&section.0.to_ascii_lowercase()))
         {
             if !text.is_empty() {
                 text.push_str("\r\n");
@@ -309,7 +348,7 @@ impl Engine {
     }
 
     /// What only grows, and begins again from 0 with CONFIG RESETSTAT.
-    fn counted(&self, store: &Stats) -> [(&'static str, u64); 11] {
+    fn counted(&self, store: &Stats) -> [(&'static str, u64); 15] {
         let counters = &self.counters;
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         [
@@ -324,6 +363,10 @@ impl Engine {
             ("keyspace_hits", store.hits),
             ("keyspace_misses", store.misses),
             ("loads", self.loaders.loads()),
+            ("fills_refused_changed", store.refused.changed),
+            ("fills_refused_tag", store.refused.tag),
+            ("fills_refused_late", store.refused.late),
+            ("fills_refused_value", store.refused.value),
         ]
     }
 
@@ -334,7 +377,7 @@ impl Engine {
         self.counters.longest_turn.store(0, Relaxed);
     }
 
-    fn sections(&self, now: Now, store: &Stats, lens: &[u64; DATABASES]) -> Vec<Section> {
+    fn sections(&self, now: Now, (store, leases): (&Stats, LeaseCounts), lens: &[u64; DATABASES]) -> Vec<Section> {
         let (facts, counters) = (&self.facts, &self.counters);
         let count = |counter: &AtomicU64| counter.load(Relaxed).to_string();
         let uptime = now.mono.saturating_sub(facts.started) / 1000;
@@ -350,6 +393,10 @@ impl Engine {
             ("pubsub_channels", channels.to_string()),
             ("pubsub_patterns", patterns.to_string()),
             ("tracking_total_keys", store.tracked.to_string()),
+            ("leases", leases.standing.to_string()),
+            ("leases_unowned", leases.unowned.to_string()),
+            ("tracking_total_items", store.tracked_pairs.to_string()),
+            ("tracking_total_prefixes", self.tracking.prefixes().to_string()),
             ("longest_turn_usec", count(&counters.longest_turn)),
         ];
         let word = |text: &str| text.to_owned();

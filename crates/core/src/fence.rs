@@ -6,8 +6,11 @@
 //! - The old connection sends SET K v1, the server stalls; the client gives up, comes back, sends INVALIDATE K, is
 //!   answered; then the server reads SET K v1 from the old connection: v1 stays, although everybody was told it went.
 //!
+//! A name belongs to the user who uses it: nobody is fenced by another user who chose the same.
+//!
 //! So every batch of a named client runs with its fence held for reading, and a newcomer raises the generation with the
-//! fence held for writing: what runs is done before, and what comes after sees that it is too old.
+//! fence held for writing: what runs is done before, and what comes after sees that it is too old. The batch in which a
+//! client says its name ends with that request, and a connection that is refused for being too old is closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +28,7 @@ pub type Fence = Arc<RwLock<u64>>;
 /// A client's place behind its fence.
 #[derive(Clone, Debug)]
 pub struct Joined {
-    id: Box<[u8]>,
+    name: Name,
     party: Party,
     /// The fence.
     pub fence: Fence,
@@ -34,14 +37,24 @@ pub struct Joined {
     servers: bool,
 }
 
+/// What a session is known by: its user and the name that it gave itself.
+type Name = (Box<str>, Box<[u8]>);
+
 /// A client's fence, and its connections with their generations.
 type Connections = (Fence, Vec<(Party, u64)>);
 
 #[derive(Default)]
 struct Known {
-    fences: HashMap<Box<[u8]>, Connections>,
+    fences: HashMap<Name, Connections>,
     /// The hash of the list of servers that the connected clients use, and how many of them told it.
     servers: Option<(Box<[u8]>, usize)>,
+}
+
+impl Joined {
+    /// The user whose session it is.
+    pub fn user(&self) -> &str {
+        &self.name.0
+    }
 }
 
 /// The fences of all clients.
@@ -63,6 +76,8 @@ impl Fences {
         if client.joined.is_some() {
             return Err(Error::new(Kind::Malformed, "ERR this connection has a session already"));
         }
+        let user = client.access.user().map(|user| user.name()).unwrap_or_default();
+        let name: Name = (user.into(), id.into());
         let fence = {
             let mut known = self.known.lock();
             match (&mut known.servers, servers) {
@@ -74,7 +89,7 @@ impl Fences {
                 (none @ None, Some(told)) => *none = Some((told.into(), 1)),
                 (_, None) => {}
             }
-            let (fence, connections) = known.fences.entry(id.into()).or_default();
+            let (fence, connections) = known.fences.entry(name.clone()).or_default();
             for (old, _) in connections.iter().filter(|(_, known)| *known < generation) {
                 mail.post(*old, Event::Close);
             }
@@ -82,9 +97,11 @@ impl Fences {
             Arc::clone(fence)
         };
         let (party, servers) = (client.party, servers.is_some());
-        client.joined = Some(Joined { id: id.into(), party, fence: Arc::clone(&fence), generation, servers });
+        client.joined = Some(Joined { name, party, fence: Arc::clone(&fence), generation, servers });
         let mut newest = fence.write();
         if generation < *newest {
+            // Nothing that it has sent behind this is run.
+            client.quitting = true;
             return Err(Error::new(Kind::Mismatch, "FENCED a newer connection of this session is there already"));
         }
         *newest = generation;
@@ -94,10 +111,10 @@ impl Fences {
     /// A connection is gone.
     pub fn leave(&self, joined: &Joined) {
         let mut known = self.known.lock();
-        if let Some((_, connections)) = known.fences.get_mut(&joined.id) {
+        if let Some((_, connections)) = known.fences.get_mut(&joined.name) {
             connections.retain(|(party, _)| *party != joined.party);
             if connections.is_empty() {
-                known.fences.remove(&joined.id);
+                known.fences.remove(&joined.name);
             }
         }
         if joined.servers

@@ -2,9 +2,10 @@
 //! such a command with so many arguments; that its keys are keys; that whoever asks said who it is; that the user may
 //! ask for the command, and may use each of its keys and channels.
 
-use crate::command::{Args, Command, Error, ItemCommand, Kind, Row, flag, integer, is, lookup};
+use crate::command::redis::{self, UNITS, Unit};
+use crate::command::{Args, Command, Error, ItemCommand, Kind, Row, flag, integer, is};
 use crate::execute::Client;
-use crate::users::{Access, Need, User};
+use crate::users::{Access, Need, Rights, User};
 
 /// Longest key in bytes; its length has to fit two bytes of the item's header.
 pub const MAX_KEY: usize = 65_535;
@@ -33,82 +34,109 @@ pub fn permit(client: &Client, row: &'static Row, args: Args<'_>) -> Result<(), 
     }
 }
 
-/// Subcommands that tell or change what belongs to others; the rest of CLIENT and ACL is about the client itself.
-fn is_for_operators(row: &Row, args: Args<'_>) -> bool {
-    let sub = args.get(1).unwrap_or_default();
-    match row.name {
-        "CLIENT" => ["LIST", "KILL", "NO-EVICT"].iter().any(|name| is(sub, name)),
-        "ACL" => !is(sub, "WHOAMI"),
-        _ => false,
+/// What a user was refused, the later one of which is told if several rights refuse a request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Denied {
+    Command(usize),
+    Key,
+    Channel,
+}
+
+impl Denied {
+    fn error(self, user: &User) -> Error {
+        match self {
+            Denied::Command(place) => {
+                let (user, command) = (user.name(), &UNITS[place].name);
+                let text = format!("NOPERM User {user} has no permissions to run the '{command}' command");
+                Error::with(Kind::Denied, text)
+            }
+            Denied::Key => NO_KEY,
+            Denied::Channel => NO_CHANNEL,
+        }
     }
+}
+
+/// Whether one of the rights of a user allows a request.
+fn any_of(user: &User, allows: impl Fn(&Rights) -> Result<(), Denied>) -> Result<(), Error> {
+    let mut refused = None;
+    for rights in user.rights() {
+        match allows(rights) {
+            Ok(()) => return Ok(()),
+            Err(denied) => refused = refused.max(Some(denied)),
+        }
+    }
+    refused.map_or(Ok(()), |denied| Err(denied.error(user)))
 }
 
 fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> {
     if row.flags & flag::NO_AUTH != 0 {
         return Ok(());
     }
-    let operator = || lookup(b"CONFIG").is_some_and(|config| user.may_run(config));
-    let own = row.name == "ACL" && !is_for_operators(row, args);
-    if !own && (!user.may_run(row) || is_for_operators(row, args) && !operator()) {
-        return Err(no_command(user, &row.name.to_ascii_lowercase()));
+    let place = redis::place_in(row, args);
+    any_of(user, |rights| {
+        if !rights.may_run(place) {
+            return Err(Denied::Command(place));
+        }
+        if !may_use_keys(rights, row, place, args) {
+            return Err(Denied::Key);
+        }
+        may_use_rest(rights, row, args)
+    })
+}
+
+fn may_use_keys(rights: &Rights, row: &Row, place: usize, args: Args<'_>) -> bool {
+    if row.name == "CACHE.INVALIDATE" {
+        return invalidated(args).iter().all(|key| rights.may_use(key, WRITE));
     }
-    let mut need = Need::of(row);
-    need.read |= row.name == "SET" && args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"));
-    if !all_keys(row, args).all(|key| user.may_use(key, need)) {
-        return Err(NO_KEY);
-    }
+    UNITS[place].specs.iter().all(|spec| {
+        let mut need = Need { read: spec.reads, write: spec.writes };
+        // SET reads only if it is asked for what was there.
+        need.read &= row.name != "SET" || set_reads(args);
+        // Where the number of keys is wrong the command is refused when it is read.
+        spec.keys(args).is_none_or(|mut keys| keys.all(|key| rights.may_use(key, need)))
+    })
+}
+
+/// Whether a SET returns or compares what was there.
+pub fn set_reads(args: Args<'_>) -> bool {
+    args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"))
+}
+
+const BOTH: Need = Need { read: true, write: true };
+const WRITE: Need = Need { read: false, write: true };
+
+/// What a command uses besides the keys that it names: patterns, channels, everything.
+fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied> {
     let rest = || args.from(1).iter();
+    let check = |allowed: bool, denied: Denied| if allowed { Ok(()) } else { Err(denied) };
     match row.name {
         // What matches may be told: names of keys that fit a pattern, whatever they are.
         "CACHE.LOADER" | "CACHE.FORGET" => {
             // Who could not answer for a load must not be sent one.
-            if row.name == "CACHE.LOADER" && !lookup(b"CACHE.FILL").is_some_and(|fill| user.may_run(fill)) {
-                return Err(no_command(user, "cache.fill"));
+            if row.name == "CACHE.LOADER" && !rights.may_run_named("cache.fill") {
+                return Err(Denied::Command(redis::place_of("cache.fill").expect("a command of the table")));
             }
-            let both = Need { read: true, write: true };
             let mut patterns = rest().take_while(|word| !is(word, "INFLIGHT"));
-            if patterns.all(|glob| user.may_use_all(glob, both)) { Ok(()) } else { Err(NO_KEY) }
+            check(patterns.all(|glob| rights.may_use_all(glob, BOTH)), Denied::Key)
         }
         // What names no key touches all of them.
-        "FLUSHALL" | "FLUSHDB" if !may_empty(user) => Err(NO_KEY),
-        "SUBSCRIBE" if !rest().all(|channel| user.may_use_channel(channel)) => Err(NO_CHANNEL),
-        "PUBLISH" if !args.get(1).is_some_and(|channel| user.may_use_channel(channel)) => Err(NO_CHANNEL),
-        "PSUBSCRIBE" if !rest().all(|pattern| user.may_use_channels(pattern)) => Err(NO_CHANNEL),
+        "FLUSHALL" | "FLUSHDB" => check(rights.may_use_all(b"*", WRITE), Denied::Key),
+        "SUBSCRIBE" => check(rest().all(|channel| rights.may_use_channel(channel)), Denied::Channel),
+        "PUBLISH" => {
+            let channel = args.get(1).unwrap_or_default();
+            check(rights.may_use_channel(channel), Denied::Channel)
+        }
+        "PSUBSCRIBE" => check(rest().all(|pattern| rights.may_use_channels(pattern)), Denied::Channel),
         _ => Ok(()),
     }
 }
 
-fn no_command(user: &User, name: &str) -> Error {
-    Error::with(Kind::Denied, format!("NOPERM User {} has no permissions to run the '{name}' command", user.name()))
-}
-
-/// Whether a user may remove what he does not name.
-fn may_empty(user: &User) -> bool {
-    user.may_use_all(b"*", Need { read: false, write: true })
-}
-
-/// The keys among the arguments of a command, those of commands included that count their keys.
-pub fn all_keys<'a>(row: &Row, args: Args<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    let counted = |at: usize| {
-        let count = args.get(at).and_then(|text| integer(text).ok()).unwrap_or(0).max(0) as usize;
-        args.to((at + 1).saturating_add(count)).from(at + 1)
-    };
-    let named = match row.name {
-        "EVAL" | "EVALSHA" => counted(2),
-        "MEMORY" => args.from(2),
-        "CACHE.INVALIDATE" => {
-            // KEYS may stand behind TAGS.
-            let first = args.get(1).unwrap_or_default();
-            if is(first, "KEYS") {
-                counted(2)
-            } else {
-                let tags = args.get(2).and_then(|text| integer(text).ok()).unwrap_or(0).max(0) as usize;
-                counted(tags.saturating_add(4))
-            }
-        }
-        _ => args.to(0),
-    };
-    row.keys(args).chain(named.iter())
+/// The keys of CACHE.INVALIDATE, which stand behind their number.
+fn invalidated(args: Args<'_>) -> Args<'_> {
+    let number = |at: usize| args.get(at).and_then(|text| integer(text).ok()).unwrap_or(0).max(0) as usize;
+    // KEYS may stand behind TAGS.
+    let at = if is(args.get(1).unwrap_or_default(), "KEYS") { 2 } else { number(2).saturating_add(4) };
+    args.to(at.saturating_add(1).saturating_add(number(at))).from(at.saturating_add(1))
 }
 
 /// As [`permit`], for protocols whose commands are no rows of the table: by the row of the command that does the same.
@@ -124,15 +152,25 @@ pub fn permit_like(client: &Client, command: &Command<'_>) -> Result<(), Error> 
 
 fn limited_like(user: &User, command: &Command<'_>) -> Result<(), Error> {
     let (name, first, rest) = like(command);
-    let row = lookup(name.as_bytes()).expect("a row of the table");
-    // For a single key the name stands for the rest of the arguments, which name no key.
-    if !user.may_run(row) && row.flags & flag::NO_AUTH == 0 {
-        return Err(no_command(user, &row.name.to_ascii_lowercase()));
+    let place = redis::place_of(name).expect("a command of the table");
+    let Unit { row, specs, .. } = &UNITS[place];
+    if row.flags & flag::NO_AUTH != 0 {
+        return Ok(());
     }
-    let need = Need::of(row);
-    let mut keys = first.into_iter().chain(rest.into_iter().flat_map(|keys| keys.iter()));
+    let spec = specs.first();
+    let mut need = Need { read: spec.is_some_and(|spec| spec.reads), write: spec.is_none_or(|spec| spec.writes) };
+    need.read &= name != "SET";
     let empties = matches!(command, Command::Flush { .. } | Command::FlushAt(_));
-    if keys.all(|key| user.may_use(key, need)) && (!empties || may_empty(user)) { Ok(()) } else { Err(NO_KEY) }
+    any_of(user, |rights| {
+        let mut keys = first.into_iter().chain(rest.into_iter().flat_map(|keys| keys.iter()));
+        if !rights.may_run(place) {
+            Err(Denied::Command(place))
+        } else if !keys.all(|key| rights.may_use(key, need)) || empties && !rights.may_use_all(b"*", WRITE) {
+            Err(Denied::Key)
+        } else {
+            Ok(())
+        }
+    })
 }
 
 /// The row of the table that does what a command does, and the keys of the command.
@@ -170,13 +208,13 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
             Cache::Release(key, _) => ("CACHE.RELEASE", Some(key), None),
             Cache::Set { key, .. } => ("CACHE.SET", Some(key), None),
             Cache::Inspect(key) => ("CACHE.INSPECT", Some(key), None),
-            _ => ("CONFIG", None, None),
+            _ => ("CONFIG|SET", None, None),
         },
         Command::Ping(_) | Command::Quit => ("PING", None, None),
         Command::Auth(..) => ("AUTH", None, None),
         Command::Flush { .. } | Command::FlushAt(_) => ("FLUSHDB", None, None),
         Command::Stats(_) => ("INFO", None, None),
         // What no other protocol asks, and what steers the server.
-        _ => ("CONFIG", None, None),
+        _ => ("CONFIG|SET", None, None),
     }
 }

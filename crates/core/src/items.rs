@@ -283,14 +283,23 @@ fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Repl
     };
     let now = cx.now;
     with(cx, db, key, |entry, scratch| {
-        choose(entry, cas)?;
         let there = mode != Mode::Set && entry.peek().is_some();
         let fills = version.filter(|token| !matches!(mode, Mode::Append | Mode::Prepend) && entry.takes(*token));
         if let Some(token) = fills.filter(|_| mode != Mode::Add || !there) {
             let expires_at = expires_at(now, entry.now(), expiry, None);
-            let filled = entry.fill(token, value, &Meta { flags, expires_at, cas, ..Meta::default() })?;
+            let meta = Meta { flags, expires_at, cas, ..Meta::default() };
+            if let Err(error) = choose(entry, cas) {
+                entry.fill_unstored(token, value, &meta);
+                return Err(error);
+            }
+            let filled = entry.fill(token, value, &meta)?;
             return stored(Ok(filled.ok_or(OTHER_VERSION)?), cas, value.len());
         }
+        if let Some(token) = version.filter(|token| entry.is_voided(*token)) {
+            // Not stored; those who joined before the key was changed get it, and another load may begin.
+            let _ = entry.fill(token, value, &Meta { flags, ..Meta::default() });
+        }
+        choose(entry, cas)?;
         // memcached looks at the mode first; a version that is wrong is refused whatever the mode.
         if there == (mode == Mode::Add) && mode != Mode::Set && vivify.is_none() {
             return Ok(Reply::Null);

@@ -5,12 +5,12 @@
 //!
 //! Loads are given out by credit. A worker is sent no more than it can have under way, the rest waits here, and the
 //! lease of a load begins when it is sent: else leases would end in the queue of a worker, and every one that passes on
-//! would be loaded twice.
+//! would be loaded twice. A worker has its credit back when it answers, by whichever connection, or when its time to answer
+//! is over: one that never answers is sent other loads all the same.
 //!
-//! Order of locks: that of a shard comes before [`Loaders::want`]'s, which is held for a push only; none is held while
-//! the store is used.
+//! Order of locks: that of a shard comes before those of this module; none of them is held while the store is used.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,13 +19,15 @@ use parking_lot::{Mutex, RwLock};
 use crate::command::{Error, Kind};
 use crate::glob;
 use crate::mailbox::{Event, Mailboxes};
-use crate::store::{Key, Party, Store};
+use crate::store::{Hold, Key, Party, Store};
 
 /// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
 const LEASE: u64 = 3_000;
 /// Patterns that may be served, and workers that may be connected: far more than an application has.
 const MAX_PATTERNS: usize = 1024;
 const MAX_WORKERS: usize = 1024;
+/// How often loads are looked for whose time is over, in milliseconds.
+const EXPIRE_EVERY: u64 = 100;
 /// Loads that may wait for a worker, for each pattern. Beyond it the oldest is given up; who waits for it is told when
 /// its time is over.
 const MAX_QUEUE: usize = 1 << 17;
@@ -59,7 +61,7 @@ struct Worker {
     patterns: Vec<usize>,
     /// Loads that it takes at a time.
     credit: usize,
-    /// Loads that it has.
+    /// Loads that it was sent and may still answer, and those that are being sent.
     busy: usize,
 }
 
@@ -72,6 +74,22 @@ struct Work {
     queues: Vec<VecDeque<Wanted>>,
     /// Whose turn it is.
     next: usize,
+    /// What workers were sent: to whom, and until when it may answer.
+    loads: HashMap<Hold, (Party, u64)>,
+    /// When loads whose time is over are looked for.
+    expire_at: u64,
+}
+
+impl Work {
+    fn give_back(&mut self, party: Party) {
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.party == party) {
+            worker.busy = worker.busy.saturating_sub(1);
+        }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.queues.iter().any(|queue| !queue.is_empty())
+    }
 }
 
 /// Patterns, workers, and what is to be loaded.
@@ -165,11 +183,12 @@ impl Loaders {
         Ok(())
     }
 
-    /// A worker is gone. What it was loading is wanted anew by the leases it held.
+    /// A worker is gone, or is going: to be called before the leases that it held pass on, since they would come to it again.
     pub fn leave(&self, party: Party) {
         let mut work = self.work.lock();
         let Some(at) = work.workers.iter().position(|worker| worker.party == party) else { return };
         let worker = work.workers.swap_remove(at);
+        work.loads.retain(|_, (known, _)| *known != party);
         let mut patterns = self.patterns.write();
         for number in worker.patterns {
             patterns[number].workers -= 1;
@@ -201,13 +220,54 @@ impl Loaders {
         self.stirred.store(true, Ordering::Release);
     }
 
-    /// A worker has answered for a load that it was sent.
-    pub fn done(&self, party: Party) {
-        let mut work = self.work.lock();
-        if let Some(worker) = work.workers.iter_mut().find(|worker| worker.party == party) {
-            worker.busy = worker.busy.saturating_sub(1);
+    /// Somebody has answered for a load, by whichever connection: if a worker was sent it, it can be sent another.
+    pub fn done(&self, hold: Hold) {
+        if !self.any() {
+            return;
         }
-        if work.queues.iter().any(|queue| !queue.is_empty()) {
+        let mut work = self.work.lock();
+        if let Some((party, _)) = work.loads.remove(&hold) {
+            work.give_back(party);
+            if work.is_waited_for() {
+                self.stirred.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// A load takes longer: it may be answered until then.
+    pub fn renewed(&self, hold: Hold, until: u64) {
+        if self.any()
+            && let Some((_, deadline)) = self.work.lock().loads.get_mut(&hold)
+        {
+            *deadline = until;
+        }
+    }
+
+    /// A load is sent to a worker: called under the lock of its shard, before the worker can answer.
+    fn assigned(&self, hold: Hold, party: Party, until: u64) {
+        let mut work = self.work.lock();
+        if work.workers.iter().any(|worker| worker.party == party) {
+            work.loads.insert(hold, (party, until));
+        }
+    }
+
+    /// Gives workers their credit back for loads that they did not answer in time.
+    pub fn expire(&self, now: u64) {
+        if !self.any() {
+            return;
+        }
+        let mut work = self.work.lock();
+        if now < work.expire_at {
+            return;
+        }
+        work.expire_at = now + EXPIRE_EVERY;
+        let mut late = Vec::new();
+        work.loads.retain(|_, (party, until)| {
+            late.extend((*until <= now).then_some(*party));
+            *until > now
+        });
+        late.iter().for_each(|party| work.give_back(*party));
+        if !late.is_empty() && work.is_waited_for() {
             self.stirred.store(true, Ordering::Release);
         }
     }
@@ -221,6 +281,7 @@ impl Loaders {
                 let given = store.with(Key { db, bytes: &key }, now, |entry| {
                     let token = entry.assign(party, LEASE);
                     if let Some(token) = token {
+                        self.assigned(entry.hold(token), party, now + LEASE);
                         mail.post(party, Event::Load(db, Arc::clone(&key), token));
                     }
                     token.is_some()
@@ -228,7 +289,7 @@ impl Loaders {
                 if given {
                     self.loads.fetch_add(1, Ordering::Relaxed);
                 } else {
-                    self.done(party);
+                    self.work.lock().give_back(party);
                 }
             }
             for (db, key) in alone {
@@ -240,7 +301,7 @@ impl Loaders {
     /// What to send to whom, and the new loads that nobody is there for.
     fn take_work(&self) -> (Vec<(Wanted, Party)>, Vec<Wanted>) {
         let mut work = self.work.lock();
-        let Work { workers, queues, next } = &mut *work;
+        let Work { workers, queues, next, .. } = &mut *work;
         let mut alone = Vec::new();
         {
             let wanted = std::mem::take(&mut *self.wanted.lock());

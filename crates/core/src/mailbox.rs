@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::command::Reply;
 use crate::store::{Outcome, Party};
+use crate::tracking::{Batch, Tracker};
 
 /// What a connection is told that it did not just ask for.
 #[derive(Clone, Debug)]
@@ -24,13 +25,25 @@ pub enum Event {
     Push(Arc<Reply>),
     /// What it keeps a copy of is void: a key, or everything.
     Void(Option<Arc<[u8]>>),
+    /// Keys that changed, for a client that tracks a prefix of them.
+    Keys(Arc<Batch>, Arc<Tracker>),
+    /// The connection of this number, to which its invalidations were redirected, has closed.
+    RedirectBroken(u64),
     /// The connection is to be closed, whatever it has sent.
     Close,
 }
 
 #[derive(Default)]
+struct Letters {
+    events: Vec<(Party, Event)>,
+    /// Batches of keys, which grow until they are taken and stand behind everything else: what was posted earlier is
+    /// older than the last key.
+    batches: Vec<(Party, Event)>,
+}
+
+#[derive(Default)]
 struct Mailbox {
-    events: Mutex<Vec<(Party, Event)>>,
+    letters: Mutex<Letters>,
     stirred: AtomicBool,
 }
 
@@ -48,8 +61,11 @@ impl Mailboxes {
     /// Leaves a message for a connection.
     pub fn post(&self, to: Party, event: Event) {
         if let Some(mailbox) = self.boxes.get(usize::from(to.mailbox)) {
-            let mut events = mailbox.events.lock();
-            events.push((to, event));
+            let mut letters = mailbox.letters.lock();
+            match event {
+                Event::Keys(..) => letters.batches.push((to, event)),
+                _ => letters.events.push((to, event)),
+            }
             mailbox.stirred.store(true, Ordering::Release);
         }
     }
@@ -63,19 +79,40 @@ impl Mailboxes {
 
     /// Takes what was left in a mailbox, oldest first.
     pub fn take(&self, number: usize) -> Vec<(Party, Event)> {
-        std::mem::take(&mut *self.boxes[number].events.lock())
+        let mut letters = self.boxes[number].letters.lock();
+        let Letters { mut events, batches } = std::mem::take(&mut *letters);
+        // Under the lock: a key that is added later must not overtake what is posted in between.
+        for (_, event) in &batches {
+            if let Event::Keys(batch, _) = event {
+                batch.close();
+            }
+        }
+        events.extend(batches);
+        events
     }
 
     /// Takes what was left for one connection, oldest first.
     pub fn take_of(&self, party: Party) -> Vec<Event> {
         let Some(mailbox) = self.boxes.get(usize::from(party.mailbox)) else { return Vec::new() };
-        let mut events = mailbox.events.lock();
-        if events.iter().all(|(to, _)| *to != party) {
+        let mut letters = mailbox.letters.lock();
+        if !letters.events.iter().chain(&letters.batches).any(|(to, _)| *to == party) {
             return Vec::new();
         }
-        let (own, others) = std::mem::take(&mut *events).into_iter().partition(|(to, _)| *to == party);
-        *events = others;
-        own.into_iter().map(|(_, event): (Party, Event)| event).collect()
+        let Letters { events, batches } = std::mem::take(&mut *letters);
+        let mut own = Vec::new();
+        let mut sort = |all: Vec<(Party, Event)>| -> Vec<(Party, Event)> {
+            let (mine, others) = all.into_iter().partition(|(to, _)| *to == party);
+            own.extend::<Vec<_>>(mine);
+            others
+        };
+        *letters = Letters { events: sort(events), batches: sort(batches) };
+        for (_, event) in &own {
+            // A key that is added later goes to a new batch, of which this connection has a message again.
+            if let Event::Keys(batch, _) = event {
+                batch.close();
+            }
+        }
+        own.into_iter().map(|(_, event)| event).collect()
     }
 
     /// How many there are.

@@ -8,11 +8,11 @@
 //! granted to a client that cannot hear of it. Clients whose replies carry numbers (tickets of RESP3, JSON) go on: their
 //! request is kept here, and its outcome follows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::cache::CacheCommand;
+use crate::cache::{CacheCommand, end_unread_fill, fill_of};
 use crate::command::{
     Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, integer, lookup,
     too_long,
@@ -29,7 +29,7 @@ use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
 use crate::store::{AHEAD, Entry, Granted, Key, Meta, Outcome, Party, Value};
-use crate::tracking::acting;
+use crate::tracking::{Batch, Options, Tracker, acting};
 use crate::transaction;
 use crate::users::Access;
 use crate::waiting::{Waits, load_first, wait_parts};
@@ -363,7 +363,9 @@ impl Session {
         while start < input.len() {
             frames.clear();
             run.scratch.spans.clear();
-            run.scratch.spans.append(&mut self.partial);
+            if !self.partial.is_empty() {
+                run.scratch.spans.append(&mut std::mem::take(&mut self.partial));
+            }
             let (end, stop) = self.read_ahead(run, input, start, frames, memcached);
             if frames.len() > 1 {
                 run.prefetch(&self.client, input, frames, self.is_plain(run.engine));
@@ -585,7 +587,7 @@ impl Session {
             && self.client.queue.is_none()
             && let (Some(key), Some(Ok(token))) = (args.get(1), args.get(2).map(integer))
         {
-            end_lease(run.engine, run.now, &mut self.client, key, token as u64, &error);
+            end_unread_fill(run.engine, &mut self.client, run.now.mono, (key, token as u64), &error.text);
         }
         let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, name, error);
         let reply = Reply::Error(reply);
@@ -606,7 +608,16 @@ impl Session {
         let Scratch { values, spans, .. } = &mut *run.scratch;
         let args = Args::new(&input[frame.start..], &spans[frame.spans.0..frame.spans.1]);
         let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
-        let Some(read) = call.read(args, &mut buffer, &run.engine.limits) else { return true };
+        let read = call.read(args, &mut buffer, &run.engine.limits);
+        if matches!(read, None | Some(Err(_))) {
+            let mut buffer: memcached::KeyBuffer = [0; memcached::MAX_KEY];
+            if let Some(fill) = call.fill(args, &mut buffer) {
+                let too_large = matches!(read, Some(Err(line)) if line == memcached::TOO_LARGE);
+                let why = if too_large { "the value is too large" } else { "its fill could not be read" };
+                end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, why);
+            }
+        }
+        let Some(read) = read else { return true };
         run.commands += 1;
         values.clear();
         let (command, form) = match read {
@@ -712,7 +723,14 @@ impl Session {
                         Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
                     execute_row(&mut cx, &mut self.client, row, args, command)
                 }
-                Err(error) => Reply::Error(error.clone()),
+                Err(error) => {
+                    if row.name == "CACHE.FILL"
+                        && let Some(fill) = fill_of(args.from(1))
+                    {
+                        end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
+                    }
+                    Reply::Error(error.clone())
+                }
             },
             Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
         };
@@ -724,6 +742,16 @@ impl Session {
                 Some(reply) => reply,
                 None => return false,
             },
+            reply => {
+                if !waits.keys.is_empty() {
+                    self.give_back(run.engine, run.now.mono, &waits);
+                }
+                reply
+            }
+        };
+        // A request that waits in its place takes its CLIENT CACHING when it runs.
+        self.client.end_caching(name);
+        let reply = match reply {
             Reply::Value(Blob::Scratch(range)) if self.client.replies == Replies::All => {
                 run.commands += 1;
                 resp::bulk(&run.scratch.values[range], out.bytes());
@@ -761,7 +789,7 @@ impl Session {
 
     /// Keeps a request that waits, or leaves it where it is; what is answered at once if what follows is run.
     #[cold]
-    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, waits: Waits) -> Option<Reply> {
+    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits) -> Option<Reply> {
         if waits.progress.is_some() {
             self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
             return None;
@@ -780,6 +808,7 @@ impl Session {
             waits.leave(engine, &self.client, now.mono);
             return Some(Reply::Error(TOO_MANY_WAIT));
         }
+        waits.caching = self.client.tracking.as_ref().map(|options| options.caching);
         self.keep(waits, Kept::of(args), self.client.db);
         Some(ticket_reply(args.get(0).unwrap_or_default(), number))
     }
@@ -837,8 +866,22 @@ impl Session {
             self.under_way = Some(Ticket { waits, request, db });
             return false;
         }
+        self.client.end_caching(row.name.as_bytes());
         self.send_reply(run, &reply, out);
         true
+    }
+
+    /// Leases that came to a request which did not take them, because the user may not ask for the key any more, say, go
+    /// on to somebody else.
+    fn give_back(&mut self, engine: &Engine, now: u64, waits: &Waits) {
+        for known in &waits.keys {
+            let key = Key { db: known.db, bytes: &known.key };
+            if let Some(Outcome::Lease(Granted { token, .. })) = known.outcome
+                && !self.client.holds.has(engine.store.hold(key, token))
+            {
+                engine.store.with(key, now, |entry| entry.give_up(token));
+            }
+        }
     }
 
     /// Leaves the queues that a ticket stands for; whether it stood for any.
@@ -877,8 +920,8 @@ impl Session {
     /// Gives up the leases of this connection; what is loaded under them may still be stored.
     fn pass_leases(&mut self, engine: &Engine, now: Now) {
         let party = self.client.party;
-        for (db, key, _) in std::mem::take(&mut self.client.holds) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.lost(party));
+        for hold in self.client.holds.take() {
+            engine.store.lost(hold, party, now.mono);
         }
     }
 
@@ -895,20 +938,49 @@ impl Session {
         match event {
             Event::Close => return Flow::Close,
             Event::Void(key) => self.push_void(key, out),
+            Event::Keys(batch, tracker) => self.push_keys(&batch, &tracker, out),
+            Event::RedirectBroken(target) => self.push_broken(target, out),
             Event::Push(reply) => resp::encode(&reply, resp3, &[], out),
-            Event::Load(_, key, token) => self.push_loads(&[(key, token)], out),
+            Event::Load(db, key, token) => self.push_loads(engine, &[(db, key, token)], out),
             Event::Outcome(wait, outcome) => self.take_outcome(engine, now, scratch, wait, outcome, out),
         }
         Flow::Continue
     }
 
-    /// Tells a client what of its copies is void: of RESP2, only one that listens for it can be told.
+    /// Sends a client the invalidation of a key, or of everything.
     fn push_void(&self, key: Option<Arc<[u8]>>, out: &mut Output) {
-        // Of keys that another connection keeps copies of, too, it hears only what it may know.
+        // It may be redirected here by a client that may read more.
         if key.as_ref().is_some_and(|key| !self.client.access.may_read(key)) {
             return;
         }
-        let keys = key.map_or(Reply::NoArray, |key| Reply::Array(vec![Reply::Value(Blob::Shared(key))]));
+        self.push_invalidation(key.map(|key| vec![key]), out);
+    }
+
+    /// Sends a client the invalidations of a batch of keys that it may read.
+    #[cold]
+    fn push_keys(&self, batch: &Batch, tracker: &Tracker, out: &mut Output) {
+        let access = &self.client.access;
+        if self.client.resp == 3 && matches!(access, Access::All(_)) {
+            let encode = || {
+                let mut all = Output::default();
+                self.push_invalidation(batch.keys_for(|_, _| true), &mut all);
+                all.take_bytes()
+            };
+            if let Some(bytes) = batch.encoded(tracker, encode) {
+                out.bytes().extend_from_slice(bytes);
+                return;
+            }
+        }
+        let keys = batch.keys_for(|key, actor| tracker.wants(key, actor) && access.may_read(key));
+        if keys.as_ref().is_none_or(|keys| !keys.is_empty()) {
+            self.push_invalidation(keys, out);
+        }
+    }
+
+    /// A client of RESP2 gets invalidations only while it listens to channels.
+    fn push_invalidation(&self, keys: Option<Vec<Arc<[u8]>>>, out: &mut Output) {
+        let list = |keys: Vec<Arc<[u8]>>| keys.into_iter().map(|key| Reply::Value(Blob::Shared(key))).collect();
+        let keys = keys.map_or(Reply::NoArray, |keys| Reply::Array(list(keys)));
         if self.client.resp == 3 {
             resp::encode(&Reply::Push(vec![Reply::word("invalidate"), keys]), true, &[], out);
         } else if self.client.only_listens() {
@@ -917,10 +989,24 @@ impl Session {
         }
     }
 
+    /// The connection that the client had its invalidations sent to has closed.
+    #[cold]
+    fn push_broken(&mut self, target: u64, out: &mut Output) {
+        let redirected = |options: &&mut Box<Options>| options.redirect.is_some_and(|party| party.id == target);
+        let Some(options) = self.client.tracking.as_mut().filter(redirected) else { return };
+        options.broken = true;
+        if self.client.resp == 3 {
+            let push = Reply::Push(vec![Reply::word("tracking-redir-broken"), Reply::Int(target as i64)]);
+            resp::encode(&push, true, &[], out);
+        }
+    }
+
     /// Sends loads to a worker: those that come together in one push.
-    pub fn push_loads(&mut self, loads: &[(Arc<[u8]>, u64)], out: &mut Output) {
-        let each = loads.iter().map(|(key, token)| {
-            self.client.remember(key, *token);
+    pub fn push_loads(&mut self, engine: &Engine, loads: &[(u8, Arc<[u8]>, u64)], out: &mut Output) {
+        let (store, party) = (&engine.store, self.client.party);
+        let each = loads.iter().map(|(db, key, token)| {
+            let hold = store.hold(Key { db: *db, bytes: key }, *token);
+            self.client.holds.add(hold, |hold| store.stands(hold, party));
             Reply::Array(vec![Reply::Value(Blob::Shared(key.clone())), Reply::Int(*token as i64)])
         });
         let push = Reply::Push(std::iter::once(Reply::word("load")).chain(each).collect());
@@ -937,9 +1023,6 @@ impl Session {
         out: &mut Output,
     ) {
         let outcome = if self.peer_ended { decline(engine, now, outcome) } else { outcome };
-        if let Outcome::Lease(granted) = &outcome {
-            self.client.remember(&granted.key, granted.token);
-        }
         let (number, index) = wait_parts(wait);
         if let Some(waits) = self.parked.as_mut().filter(|waits| waits.number == number) {
             waits.tell(index, outcome);
@@ -948,8 +1031,7 @@ impl Session {
         let Some(ticket) = self.tickets.get_mut(&number) else {
             // Nobody here awaits it any more: a lease goes on to somebody who does.
             if let Outcome::Lease(Granted { db, key, token }) = outcome {
-                self.client.forget(&key, token);
-                engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+                engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.give_up(token));
             }
             return;
         };
@@ -969,6 +1051,7 @@ impl Session {
         let joined = joined.map(|joined| (Arc::clone(&joined.fence), joined.generation));
         let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
         if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {
+            self.give_back(engine, engine.time(now).mono, &ticket.waits);
             return;
         }
         let mut run = Run { engine, clock: now, now: engine.time(now), scratch, commands: 0, errors: 0 };
@@ -999,6 +1082,7 @@ impl Session {
                 if matches!(reply, Reply::Parked) {
                     self.keep(waits, Kept::Resp(bytes, spans), db);
                 } else {
+                    self.give_back(engine, run.now.mono, &waits);
                     run.errors += u64::from(matches!(reply, Reply::Error(_)));
                     let push = Reply::Push(vec![Reply::word("outcome"), Reply::Int(number as i64), reply]);
                     resp::encode(&push, true, &run.scratch.values, out);
@@ -1014,19 +1098,26 @@ impl Session {
     pub fn close(&mut self, engine: &Engine, now: Now) {
         let now = engine.time(now);
         let party = self.client.party;
+        if self.client.worker {
+            // First: what it was loading must not be sent to it again.
+            engine.loaders.leave(party);
+        }
         self.client.leave(engine);
         transaction::unwatch(engine, now.mono, &mut self.client);
         self.client.queue = None;
-        engine.clients.leave(party.id);
         self.pass_leases(engine, now);
-        for waits in self.parked.take().into_iter().chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
-            for known in &waits.keys {
-                let key = Key { db: known.db, bytes: &known.key };
-                engine.store.with(key, now.mono, |entry| entry.lost(party));
-            }
+        let parked = self.parked.take().into_iter();
+        // Many requests may wait for one key, and each look goes through all its waiters.
+        let mut keys: HashSet<(u8, Arc<[u8]>)> = HashSet::new();
+        for waits in parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
+            keys.extend(waits.keys.iter().map(|known| (known.db, Arc::clone(&known.key))));
         }
-        if self.client.worker {
-            engine.loaders.leave(party);
+        for (db, key) in keys {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(party));
+        }
+        engine.clients.leave(party.id);
+        if engine.tracking.is_target(party.id) {
+            engine.tracking.closed(party.id, &engine.mail);
         }
         (self.ticket_bytes, self.long_line) = (0, None);
         if let Some(joined) = self.client.joined.take() {
@@ -1109,7 +1200,7 @@ impl Session {
             return Reply::Error(refused);
         }
         if let Some(Command::Cache(CacheCommand::Fill { key, token, .. })) = message.command() {
-            end_lease(run.engine, run.now, &mut self.client, key, token, &error);
+            end_unread_fill(run.engine, &mut self.client, run.now.mono, (key, token), &error.text);
         }
         Reply::Error(error)
     }
@@ -1120,6 +1211,11 @@ impl Session {
         self.client.unordered = true;
         self.number = number_waits(&mut waits, self.number);
         let admitted = message.read(line).and_then(|()| gate::admit(message.keys().iter()));
+        if let Err(error) = &admitted
+            && let Some(fill) = message.fill()
+        {
+            end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
+        }
         let command = admitted.map(|()| message.command());
         let permitted = command.and_then(|command| {
             command.as_ref().map_or(Ok(()), |command| gate::permit_like(&self.client, command)).map(|()| command)
@@ -1135,6 +1231,7 @@ impl Session {
             Err(error) => Reply::Error(error),
         };
         if !matches!(reply, Reply::Parked) {
+            self.give_back(run.engine, run.now.mono, &waits);
             self.answer(run, &message, &reply, out);
         } else if self.tickets.len() >= MAX_TICKETS {
             waits.leave(run.engine, &self.client, run.now.mono);
@@ -1151,19 +1248,10 @@ impl Session {
     }
 }
 
-/// Ends the lease under which a value was loaded that is too long to be read: those who wait are told why.
-fn end_lease(engine: &Engine, now: Now, client: &mut Client, key: &[u8], token: u64, error: &Error) {
-    let message = error.text.strip_prefix("ERR ").unwrap_or(&error.text).as_bytes();
-    let fail = CacheCommand::Fail { key, token, message, retry: None };
-    let (scratch, waits) = (&mut Vec::new(), &mut Waits::default());
-    let mut cx = Context { engine, now, scratch, held: None, waits };
-    execute(&mut cx, client, &Command::Cache(fail));
-}
-
 /// Hands a lease on that came to a client which cannot fill it any more; to that client its wait has timed out.
 fn decline(engine: &Engine, now: Now, outcome: Outcome) -> Outcome {
     let Outcome::Lease(Granted { db, key, token }) = outcome else { return outcome };
-    engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.release(token));
+    engine.store.with(Key { db, bytes: &key }, engine.time(now).mono, |entry| entry.give_up(token));
     Outcome::Timeout
 }
 

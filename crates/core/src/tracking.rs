@@ -1,17 +1,26 @@
-//! Client tracking: clients that keep copies of what they read are told when a key changes, so that they drop the copy.
+//! Client tracking: clients that keep copies of what they read are sent an invalidation when a key changes, so that they
+//! drop the copy.
 //!
-//! A key is registered before it is read, and what is told goes to the client's mailbox under the lock of the shard.
-//! Mailboxes are emptied between batches, so a client reads a value first and that it is void afterwards:
+//! A key is registered before it is read, and the invalidation goes to the client's mailbox under the lock of the shard.
+//! Mailboxes are emptied between batches, so a client reads a value first and its invalidation afterwards:
 //!
-//! - C registers K; W writes K, C is told, the registration is spent; C reads K. The reply goes out first, then the
-//!   message: C drops what it read although it was new. Too much, never too little.
+//! - C registers K; W writes K, an invalidation is posted and the registration is spent; C reads K. The reply is sent
+//!   first, then the invalidation: C drops what it read although it was new. Too much, never too little.
 //!
-//! Invalidating a tag touches no key: everybody who read a key with a tag drops everything.
+//! Clients in broadcast mode share a [`Batch`] for each prefix: a write appends its key once, however many clients there
+//! are, and each I/O thread sends the keys that have come together as one message. A batch is closed when a mailbox that
+//! has it is emptied, and stands behind everything else in that mailbox:
+//!
+//! - C waits for a load of K; a batch is open; the load ends, v1 is posted; W writes K, which joins the batch. If the
+//!   batch were sent first, C would drop K and then keep v1.
+//!
+//! Invalidating a tag touches no key: each client that read a key with a tag drops everything.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,35 +29,40 @@ use crate::store::{Interest, Party, Store};
 use crate::users::Access;
 
 thread_local! {
-    /// The client whose requests this thread runs: what it changes itself need not be told to it.
+    /// The client whose requests this thread runs, for NOLOOP.
     static ACTOR: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The requests of a client are run from now on; 0: of none.
+/// The requests of this client are run from now on; 0: of no client.
 #[inline]
 pub(crate) fn acting(id: u64) {
     ACTOR.set(id);
 }
 
-/// Prefixes that one client may be told of.
+/// Prefixes that one client may track.
 pub(crate) const MAX_PREFIXES: usize = 1024;
 
-/// How a client wants to be told.
-#[derive(Clone, Debug)]
+/// Keys of a batch; beyond it the clients drop everything.
+const MAX_BATCH: usize = 1 << 16;
+
+/// How a client tracks.
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Of every key with one of the prefixes, read or not.
+    /// Every key with one of the prefixes, read or not.
     pub broadcast: bool,
-    /// Only of keys that are read after CLIENT CACHING YES.
+    /// Only keys that are read after CLIENT CACHING YES.
     pub opt_in: bool,
-    /// Not of keys that are read after CLIENT CACHING NO.
+    /// No keys that are read after CLIENT CACHING NO.
     pub opt_out: bool,
-    /// Not of what it changed itself.
+    /// No invalidations of the client's own changes.
     pub no_loop: bool,
-    /// The connection that is told instead.
+    /// The connection that is sent the invalidations instead.
     pub redirect: Option<Party>,
-    /// Prefixes of broadcast; none: all keys.
+    /// That connection has closed.
+    pub broken: bool,
+    /// Prefixes of broadcast; an empty one means all keys.
     pub prefixes: Vec<Box<[u8]>>,
-    /// CLIENT CACHING was said for the next command.
+    /// CLIENT CACHING was called for the next command.
     pub caching: bool,
 }
 
@@ -60,121 +74,338 @@ impl Options {
     }
 }
 
-struct Tracker {
+/// A client that keeps copies.
+#[derive(Debug)]
+pub struct Tracker {
+    party: Party,
     target: Party,
     no_loop: bool,
-    /// Prefixes, if it is told of every change.
-    broadcast: Option<Vec<Box<[u8]>>>,
+    broadcast: bool,
+    prefixes: Vec<Box<[u8]>>,
     /// It read keys that have tags.
-    tagged: bool,
-    /// Which keys may be named to it.
+    tagged: AtomicBool,
+    /// The target has closed.
+    broken: AtomicBool,
+    /// The client has been sent a message about that which stands for the next invalidation.
+    announced: AtomicBool,
+    /// Which keys it may read.
     access: Access,
+}
+
+impl Tracker {
+    fn new(party: Party, access: &Access, options: &Options) -> Tracker {
+        Tracker {
+            party,
+            target: options.redirect.unwrap_or(party),
+            no_loop: options.no_loop,
+            broadcast: options.broadcast,
+            prefixes: options.prefixes.clone(),
+            tagged: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
+            access: access.clone(),
+        }
+    }
+
+    /// Whether it is sent every change of its prefixes, without a look at each.
+    fn takes_all(&self) -> bool {
+        !self.no_loop && matches!(self.access, Access::All(_))
+    }
+
+    /// Whether it is to be sent the invalidation of a key that `actor` changed.
+    pub(crate) fn wants(&self, key: &[u8], actor: u64) -> bool {
+        !(self.no_loop && self.party.id == actor) && self.access.may_read(key)
+    }
+
+    /// Posts an invalidation; if the target has closed, a message about that to the client itself.
+    fn tell(&self, mail: &Mailboxes, event: impl FnOnce() -> Event) {
+        if !self.broken.load(Ordering::Acquire) {
+            mail.post(self.target, event());
+        } else if !self.announced.swap(false, Ordering::AcqRel) {
+            mail.post(self.party, Event::RedirectBroken(self.target.id));
+        }
+    }
+}
+
+/// Keys that changed since the clients of a prefix were last sent any.
+#[derive(Debug, Default)]
+pub struct Batch {
+    changes: Mutex<Changes>,
+    /// The message to RESP3 clients that take all keys.
+    encoded: OnceLock<Box<[u8]>>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// Keys and the clients that changed them; 0 where there were several.
+    keys: Vec<(Arc<[u8]>, u64)>,
+    /// There were too many.
+    everything: bool,
+    closed: bool,
+}
+
+impl Changes {
+    /// Sorts the keys and leaves one of each.
+    fn unite(&mut self) {
+        self.keys.sort_unstable();
+        self.keys.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same && next.1 != kept.1 {
+                kept.1 = 0;
+            }
+            same
+        });
+    }
+}
+
+impl Batch {
+    fn closed() -> Batch {
+        let batch = Batch::default();
+        batch.close();
+        batch
+    }
+
+    /// Takes no more keys.
+    pub(crate) fn close(&self) {
+        let mut changes = self.changes.lock();
+        if !std::mem::replace(&mut changes.closed, true) {
+            changes.unite();
+        }
+    }
+
+    /// Appends a key; false if the batch is closed.
+    fn add(&self, key: &Arc<[u8]>, actor: u64) -> bool {
+        let mut changes = self.changes.lock();
+        if changes.closed {
+            return false;
+        }
+        if changes.keys.len() == MAX_BATCH {
+            changes.unite();
+            if changes.keys.len() > MAX_BATCH / 2 {
+                changes.everything = true;
+                changes.keys = Vec::new();
+            }
+        }
+        if !changes.everything {
+            changes.keys.push((Arc::clone(key), actor));
+        }
+        true
+    }
+
+    /// The keys of a closed batch that a client is to be sent; None: it drops everything.
+    pub(crate) fn keys_for(&self, wants: impl Fn(&[u8], u64) -> bool) -> Option<Vec<Arc<[u8]>>> {
+        let changes = self.changes.lock();
+        let wanted = changes.keys.iter().filter(|(key, actor)| wants(key, *actor)).map(|(key, _)| Arc::clone(key));
+        (!changes.everything).then(|| wanted.collect())
+    }
+
+    /// The message of a closed batch to a client that takes all keys, made once for all of them.
+    pub(crate) fn encoded(&self, tracker: &Tracker, encode: impl FnOnce() -> Vec<u8>) -> Option<&[u8]> {
+        tracker.takes_all().then(|| &**self.encoded.get_or_init(|| encode().into()))
+    }
+}
+
+/// The clients of a prefix, and the batch of keys that is open for them.
+struct Prefix {
+    members: Vec<Arc<Tracker>>,
+    batch: Arc<Batch>,
+}
+
+#[derive(Default)]
+struct Trackers {
+    clients: HashMap<u64, Arc<Tracker>>,
+    prefixes: HashMap<Box<[u8]>, Prefix>,
+    /// How many prefixes there are of each length.
+    lengths: BTreeMap<usize, usize>,
+    /// Clients whose invalidations are sent to a connection, by its number.
+    redirected: HashMap<u64, Vec<u64>>,
+}
+
+impl Trackers {
+    fn insert(&mut self, tracker: &Arc<Tracker>) {
+        for prefix in &tracker.prefixes {
+            let known = self.prefixes.entry(prefix.clone()).or_insert_with(|| {
+                *self.lengths.entry(prefix.len()).or_default() += 1;
+                Prefix { members: Vec::new(), batch: Arc::default() }
+            });
+            // The batch that is open was not posted to this member.
+            known.batch = Arc::new(Batch::closed());
+            known.members.push(Arc::clone(tracker));
+        }
+        if tracker.target != tracker.party {
+            self.redirected.entry(tracker.target.id).or_default().push(tracker.party.id);
+        }
+        self.clients.insert(tracker.party.id, Arc::clone(tracker));
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Tracker>> {
+        let tracker = self.clients.remove(&id)?;
+        for prefix in &tracker.prefixes {
+            let Some(known) = self.prefixes.get_mut(prefix) else { continue };
+            known.members.retain(|member| member.party.id != id);
+            if known.members.is_empty() {
+                self.prefixes.remove(prefix);
+                let count = self.lengths.get_mut(&prefix.len()).expect("every prefix is counted");
+                *count -= 1;
+                if *count == 0 {
+                    self.lengths.remove(&prefix.len());
+                }
+            }
+        }
+        if let Some(clients) = self.redirected.get_mut(&tracker.target.id) {
+            clients.retain(|known| *known != id);
+            if clients.is_empty() {
+                self.redirected.remove(&tracker.target.id);
+            }
+        }
+        Some(tracker)
+    }
+
+    fn redirected_to(&self, target: u64) -> impl Iterator<Item = &Arc<Tracker>> {
+        self.redirected.get(&target).into_iter().flatten().filter_map(|id| self.clients.get(id))
+    }
+
+    /// Appends a key to the batch of each of its prefixes. A client has one at most of them.
+    fn broadcast(&mut self, key: &Arc<[u8]>, actor: u64, mail: &Mailboxes) {
+        for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
+            let Some(prefix) = self.prefixes.get_mut(&key[..length]) else { continue };
+            if !prefix.batch.add(key, actor) {
+                prefix.batch = Arc::default();
+                prefix.batch.add(key, actor);
+                for member in &prefix.members {
+                    member.tell(mail, || Event::Keys(Arc::clone(&prefix.batch), Arc::clone(member)));
+                }
+            }
+        }
+    }
 }
 
 /// The clients that keep copies.
 #[derive(Default)]
 pub struct Tracking {
     any: AtomicBool,
-    /// Held while clients come and go; `clients` alone is taken under the locks of shards.
-    coming: Mutex<()>,
-    clients: Mutex<HashMap<u64, Tracker>>,
+    /// Held while clients come and go, as the locks of shards are; `trackers` alone is taken under those.
+    coming: Mutex<Interest>,
+    trackers: Mutex<Trackers>,
 }
 
 impl Tracking {
-    /// Whether anybody keeps copies.
+    /// Whether any client keeps copies.
     #[inline]
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
 
-    /// How many keep copies.
+    /// How many clients keep copies.
     pub fn len(&self) -> usize {
-        self.clients.lock().len()
+        self.trackers.lock().clients.len()
     }
 
-    /// Whether nobody keeps copies.
+    /// Whether no client keeps copies.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A client begins to keep copies, or wants to be told otherwise.
+    /// Prefixes of broadcast.
+    pub fn prefixes(&self) -> usize {
+        self.trackers.lock().prefixes.len()
+    }
+
+    /// A client begins to keep copies, or to track in another way: its registrations stay.
     pub fn join(&self, party: Party, access: &Access, options: &Options, store: &Store) {
-        let _coming = self.coming.lock();
-        let tracker = Tracker {
-            target: options.redirect.unwrap_or(party),
-            no_loop: options.no_loop,
-            broadcast: options.broadcast.then(|| options.prefixes.clone()),
-            tagged: false,
-            access: access.clone(),
-        };
-        self.clients.lock().insert(party.id, tracker);
-        self.settle(store);
+        let mut interest = self.coming.lock();
+        let tracker = Arc::new(Tracker::new(party, access, options));
+        {
+            let mut trackers = self.trackers.lock();
+            let before = trackers.remove(party.id);
+            tracker.tagged.store(before.is_some_and(|before| before.tagged.load(Ordering::Acquire)), Ordering::Release);
+            trackers.insert(&tracker);
+        }
+        self.set_interest(&mut interest, store);
     }
 
-    /// A client keeps no copies any more.
+    /// A client keeps no copies any more: its registrations go.
     pub fn leave(&self, party: Party, store: &Store) {
-        let _coming = self.coming.lock();
-        self.clients.lock().remove(&party.id);
-        self.settle(store);
+        let mut interest = self.coming.lock();
+        let tracker = self.trackers.lock().remove(party.id);
+        self.set_interest(&mut interest, store);
+        if *interest != Interest::None && tracker.is_some_and(|tracker| !tracker.broadcast) {
+            store.untrack(party.id);
+        }
     }
 
-    fn settle(&self, store: &Store) {
+    fn set_interest(&self, before: &mut Interest, store: &Store) {
         let interest = {
-            let clients = self.clients.lock();
-            let all = clients.values().any(|tracker| tracker.broadcast.is_some());
-            match (clients.is_empty(), all) {
+            let trackers = self.trackers.lock();
+            match (trackers.clients.is_empty(), trackers.prefixes.is_empty()) {
                 (true, _) => Interest::None,
-                (_, true) => Interest::All,
-                (_, false) => Interest::Read,
+                (_, true) => Interest::Read,
+                (_, false) => Interest::All,
             }
         };
-        self.any.store(interest != Interest::None, Ordering::Release);
-        store.track(interest);
+        if std::mem::replace(before, interest) != interest {
+            self.any.store(interest != Interest::None, Ordering::Release);
+            store.track(interest);
+        }
     }
 
     /// A client is about to read a key that has tags.
     pub(crate) fn tagged(&self, id: u64) {
-        if let Some(tracker) = self.clients.lock().get_mut(&id) {
-            tracker.tagged = true;
+        if let Some(tracker) = self.trackers.lock().clients.get(&id) {
+            tracker.tagged.store(true, Ordering::Release);
         }
     }
 
-    /// A key changed: those who read it are told, and those who are told of all with its prefix.
+    /// A key changed: an invalidation is posted to the clients that read it, and to those with a prefix of it.
     pub(crate) fn changed(&self, key: &[u8], readers: &[Party], mail: &Mailboxes) {
-        let clients = self.clients.lock();
+        let mut trackers = self.trackers.lock();
         let key: Arc<[u8]> = key.into();
         let actor = ACTOR.get();
-        let tell = |id: u64, tracker: &Tracker| {
-            if !(tracker.no_loop && id == actor) && tracker.access.may_read(&key) {
-                mail.post(tracker.target, Event::Void(Some(Arc::clone(&key))));
-            }
-        };
         for reader in readers {
-            if let Some(tracker) = clients.get(&reader.id).filter(|tracker| tracker.broadcast.is_none()) {
-                tell(reader.id, tracker);
+            let known = trackers.clients.get(&reader.id).filter(|tracker| !tracker.broadcast);
+            if let Some(tracker) = known.filter(|tracker| tracker.wants(&key, actor)) {
+                tracker.tell(mail, || Event::Void(Some(Arc::clone(&key))));
             }
         }
-        for (id, tracker) in clients.iter() {
-            let prefixes = tracker.broadcast.as_ref();
-            if prefixes.is_some_and(|all| all.is_empty() || all.iter().any(|prefix| key.starts_with(prefix))) {
-                tell(*id, tracker);
-            }
+        trackers.broadcast(&key, actor, mail);
+    }
+
+    /// What a client is about to read has changed since: it is sent an invalidation that follows the reply.
+    pub(crate) fn changed_before(&self, id: u64, key: &[u8], mail: &Mailboxes) {
+        if let Some(tracker) = self.trackers.lock().clients.get(&id) {
+            tracker.tell(mail, || Event::Void(Some(key.into())));
         }
     }
 
-    /// A database was emptied: everybody drops everything.
+    /// A database was emptied: every client drops everything.
     pub(crate) fn cleared(&self, mail: &Mailboxes) {
-        for tracker in self.clients.lock().values() {
-            mail.post(tracker.target, Event::Void(None));
+        for tracker in self.trackers.lock().clients.values() {
+            tracker.tell(mail, || Event::Void(None));
         }
     }
 
-    /// Tags were invalidated: whoever read a key that has any drops everything.
+    /// Tags were invalidated: each client that read a key that has any drops everything.
     pub(crate) fn tags_invalidated(&self, mail: &Mailboxes) {
-        for tracker in self.clients.lock().values_mut() {
-            if std::mem::take(&mut tracker.tagged) || tracker.broadcast.is_some() {
-                mail.post(tracker.target, Event::Void(None));
+        for tracker in self.trackers.lock().clients.values() {
+            if tracker.tagged.swap(false, Ordering::AcqRel) || tracker.broadcast {
+                tracker.tell(mail, || Event::Void(None));
             }
         }
+    }
+
+    /// A connection closed. Clients whose invalidations went to it keep copies that are never invalidated: they are sent
+    /// a message at once, which stands for the next invalidation, and one instead of each later one, as in Redis.
+    pub(crate) fn closed(&self, target: u64, mail: &Mailboxes) {
+        for tracker in self.trackers.lock().redirected_to(target) {
+            if !tracker.broken.swap(true, Ordering::AcqRel) {
+                tracker.announced.store(true, Ordering::Release);
+                mail.post(tracker.party, Event::RedirectBroken(target));
+            }
+        }
+    }
+
+    /// Whether invalidations are sent to another connection than the one that reads.
+    pub(crate) fn is_target(&self, id: u64) -> bool {
+        self.any() && self.trackers.lock().redirected.contains_key(&id)
     }
 }

@@ -251,6 +251,9 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
     let wide = queue.is_wide();
     let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
     let mut run = |held: &mut dyn Held| {
+        if queue.requests().any(|(row, _)| row.name == "CACHE.INVALIDATE") {
+            held.hold_to_invalidate();
+        }
         if watched.iter().any(|known| !known.holds(held)) {
             return Reply::NoArray;
         }

@@ -3,9 +3,10 @@
 //! ```text
 //! user app on #9f86d081884c7d65... ~shop:* &news.* +@read +@write -flushall
 //! ```
-//! `on` and `off`; `#` and the SHA-256 of a password, or `nopass`; `~` and a pattern of keys, `%R~` and `%W~` for those
-//! that may only be read or written, `allkeys`; `&` and a pattern of channels, `allchannels`; `+` and `-` with a command
-//! or `@` and a category, `allcommands`, `nocommands`. Rules are read from left to right. Nothing is allowed at first.
+//! `on` and `off`; `#` and the SHA-256 of a password, `>` and a password, or `nopass`; `~` and a pattern of keys, `%R~`
+//! and `%W~` for those that may only be read or written, `allkeys`; `&` and a pattern of channels, `allchannels`; `+` and
+//! `-` with a command, a subcommand (`client|id`) or `@` and a category, `allcommands`, `nocommands`; rules in brackets
+//! are further rights, each on its own. Rules are read from left to right. Nothing is allowed at first.
 //!
 //! A set of users never changes; a new one takes its place. Passwords are kept as their hashes only.
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
-use crate::command::{Row, TABLE, flag, lookup};
+use crate::command::redis::{self, CATEGORIES, UNITS};
 use crate::glob;
 
 /// The name of the user that a connection has before it says another.
@@ -27,77 +28,43 @@ type Hash = [u8; 32];
 /// Words that hold as many bits as there are commands.
 const WORDS: usize = 4;
 
-/// A set of commands, by their place in the table.
+/// A set of commands and subcommands, by their places among the units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Commands([u64; WORDS]);
 
-fn place(row: &'static Row) -> usize {
-    (std::ptr::from_ref(row) as usize - TABLE.as_ptr() as usize) / size_of::<Row>()
-}
-
 impl Commands {
-    fn put(&mut self, row: &'static Row, allowed: bool) {
-        let place = place(row);
+    fn put(&mut self, place: usize, allowed: bool) {
         let bit = 1 << (place % 64);
         let word = &mut self.0[place / 64];
         *word = if allowed { *word | bit } else { *word & !bit };
     }
 
-    fn has(&self, row: &'static Row) -> bool {
-        let place = place(row);
+    fn put_name(&mut self, name: &str, allowed: bool) {
+        if let Some(place) = redis::place_of(name) {
+            self.put(place, allowed);
+        }
+    }
+
+    fn put_all(&mut self, allowed: bool) {
+        (0..UNITS.len()).for_each(|place| self.put(place, allowed));
+    }
+
+    fn has(&self, place: usize) -> bool {
         self.0[place / 64] & 1 << (place % 64) != 0
+    }
+
+    fn has_name(&self, name: &str) -> bool {
+        redis::place_of(name).is_some_and(|place| self.has(place))
     }
 }
 
-/// The categories that a command is in.
-pub fn categories(row: &Row) -> impl Iterator<Item = &'static str> {
-    const FLAGS: [(u16, &str); 5] = [
-        (flag::READ, "read"),
-        (flag::WRITE, "write"),
-        (flag::FAST, "fast"),
-        (flag::ADMIN, "admin"),
-        (flag::CONNECTION, "connection"),
-    ];
-    let by_flag = FLAGS.iter().filter(|(bit, _)| row.flags & bit != 0).map(|(_, name)| *name);
-    let group = match row.group {
-        "generic" => "keyspace",
-        "transactions" => "transaction",
-        other => other,
-    };
-    let dangerous = row.flags & flag::ADMIN != 0 || matches!(row.name, "FLUSHALL" | "FLUSHDB" | "KEYS");
-    let slow = row.flags & flag::FAST == 0;
-    let rest = [dangerous.then_some("dangerous"), slow.then_some("slow"), Some(group)];
-    let mut seen: Vec<&'static str> = by_flag.chain(rest.into_iter().flatten()).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    seen.into_iter()
-}
-
-/// Every category.
-pub fn all_categories() -> Vec<&'static str> {
-    let mut all: Vec<&'static str> = TABLE.iter().flat_map(categories).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
 /// What is done to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
     /// Its value, or whether there is one, is told.
     pub read: bool,
     /// It is changed.
     pub write: bool,
-}
-
-impl Need {
-    /// What a command does to its keys.
-    pub fn of(row: &Row) -> Need {
-        let write = row.flags & flag::WRITE != 0;
-        // Scripts tell what was there, and who only watches a key hears whether it changes.
-        let tells = row.flags & (flag::READ | flag::LOAD) != 0 || row.group == "scripting" || !write;
-        Need { read: tells, write }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +74,147 @@ struct KeyRule {
     write: bool,
 }
 
+/// What a user may do: the rights of a user, or of one of its selectors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    commands: Commands,
+    keys: Vec<KeyRule>,
+    channels: Vec<Vec<u8>>,
+    /// The rules as they were read.
+    words: Vec<String>,
+}
+
+impl Rights {
+    fn apply(&mut self, rule: &str) -> Result<(), String> {
+        let all = || KeyRule { glob: b"*".to_vec(), read: true, write: true };
+        match &*rule.to_ascii_lowercase() {
+            "allkeys" | "~*" => self.keys = vec![all()],
+            "resetkeys" => self.keys.clear(),
+            "allchannels" | "&*" => self.channels = vec![b"*".to_vec()],
+            "resetchannels" => self.channels.clear(),
+            "allcommands" | "+@all" => self.commands.put_all(true),
+            "nocommands" | "-@all" => self.commands.put_all(false),
+            _ => self.apply_with_argument(rule)?,
+        }
+        self.words.push(rule.to_owned());
+        Ok(())
+    }
+
+    fn apply_with_argument(&mut self, rule: &str) -> Result<(), String> {
+        if let Some(glob) = rule.strip_prefix('&') {
+            if self.channels.iter().any(|known| known == b"*") {
+                return Err(format!("{rule}: all channels are allowed already; write resetchannels before it"));
+            }
+            self.channels.push(glob.as_bytes().to_vec());
+        } else if let Some(key) = key_rule(rule) {
+            if self.has_all_keys() {
+                return Err(format!("{rule}: all keys are allowed already; write resetkeys before it"));
+            }
+            match self.keys.iter_mut().find(|known| known.glob == key.glob) {
+                Some(known) => (known.read, known.write) = (known.read | key.read, known.write | key.write),
+                None => self.keys.push(key),
+            }
+        } else if let Some(name) = rule.strip_prefix('+') {
+            self.put(name, true).ok_or(format!("{rule}: no such command or category"))?;
+        } else if let Some(name) = rule.strip_prefix('-') {
+            self.put(name, false).ok_or(format!("{rule}: no such command or category"))?;
+        } else {
+            return Err(format!("{}: no such rule", hidden(rule)));
+        }
+        Ok(())
+    }
+
+    /// Allows or forbids a command with its subcommands, a subcommand or a category; None if there is none.
+    fn put(&mut self, name: &str, allowed: bool) -> Option<()> {
+        if let Some(category) = name.strip_prefix('@') {
+            let category = CATEGORIES.iter().find(|known| known.eq_ignore_ascii_case(category))?;
+            let places = (0..UNITS.len()).filter(|place| UNITS[*place].is_in(category));
+            places.for_each(|place| self.commands.put(place, allowed));
+        } else if let Some(place) = redis::place_of(name) {
+            self.commands.put(place, allowed);
+            UNITS[place].subs().for_each(|sub| self.commands.put_name(&sub.name, allowed));
+        } else if !redis::is_absent(name) {
+            return None;
+        }
+        Some(())
+    }
+
+    /// What follows from other rights: who may fill may answer for a lease in any way, and whoever may wait may stop to.
+    /// Every user may name its client by CACHE.SESSION.
+    fn complete(&mut self) {
+        if self.commands.has_name("cache.fill") {
+            ["cache.fail", "cache.renew", "cache.release"].iter().for_each(|name| self.commands.put_name(name, true));
+        }
+        if self.commands.has_name("cache.fill") || self.commands.has_name("cache.fetch") {
+            self.commands.put_name("cache.cancel", true);
+        }
+        self.commands.put_name("cache.session", true);
+    }
+
+    fn has_all_keys(&self) -> bool {
+        self.keys.iter().any(|rule| rule.glob == b"*" && rule.read && rule.write)
+    }
+
+    /// Whether a command or subcommand is allowed, by its place among the units.
+    pub fn may_run(&self, place: usize) -> bool {
+        self.commands.has(place)
+    }
+
+    /// Whether a command is allowed, by its name.
+    pub fn may_run_named(&self, name: &str) -> bool {
+        self.commands.has_name(name)
+    }
+
+    /// Whether a key may be used so: one pattern has to allow all of it.
+    pub fn may_use(&self, key: &[u8], need: Need) -> bool {
+        self.keys.iter().any(|rule| rule.grants(need) && glob::matches(&rule.glob, key))
+    }
+
+    /// Whether all keys that match a pattern may be used so: only if one of its own patterns is this one, or all.
+    pub fn may_use_all(&self, pattern: &[u8], need: Need) -> bool {
+        self.keys.iter().any(|rule| rule.grants(need) && (rule.glob == b"*" || rule.glob == pattern))
+    }
+
+    /// Whether a channel may be used.
+    pub fn may_use_channel(&self, channel: &[u8]) -> bool {
+        self.channels.iter().any(|glob| glob::matches(glob, channel))
+    }
+
+    /// Whether all channels that match a pattern may be used: only if one of its own patterns is this one, or all.
+    pub fn may_use_channels(&self, pattern: &[u8]) -> bool {
+        self.channels.iter().any(|glob| *glob == b"*" || *glob == pattern)
+    }
+
+    fn is_unlimited(&self) -> bool {
+        (0..UNITS.len()).all(|place| self.commands.has(place))
+            && self.has_all_keys()
+            && self.channels.iter().any(|glob| glob == b"*")
+    }
+
+    /// Rules of commands, of keys and of channels, as ACL GETUSER tells them.
+    pub fn facts(&self) -> [String; 3] {
+        let of = |pick: &dyn Fn(&str) -> bool| {
+            let words = self.words.iter().map(|word| match &*word.to_ascii_lowercase() {
+                "allcommands" => "+@all".to_owned(),
+                "nocommands" => "-@all".to_owned(),
+                "allkeys" => "~*".to_owned(),
+                "allchannels" => "&*".to_owned(),
+                _ => word.clone(),
+            });
+            words.filter(|word| pick(word)).collect::<Vec<_>>().join(" ")
+        };
+        let commands = of(&|word| word.starts_with(['+', '-']));
+        let commands = if commands.is_empty() { "-@all".to_owned() } else { commands };
+        [commands, of(&|word| word.starts_with(['~', '%'])), of(&|word| word.starts_with('&'))]
+    }
+}
+
+impl KeyRule {
+    fn grants(&self, need: Need) -> bool {
+        (self.read || !need.read) && (self.write || !need.write)
+    }
+}
+
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -114,11 +222,9 @@ pub struct User {
     on: bool,
     no_password: bool,
     hashes: Vec<Hash>,
-    commands: Commands,
-    keys: Vec<KeyRule>,
-    channels: Vec<Vec<u8>>,
-    /// The rules as they were read, without the password.
-    words: Vec<String>,
+    rights: Rights,
+    /// Further rights, each on its own.
+    selectors: Vec<Rights>,
 }
 
 impl User {
@@ -129,10 +235,8 @@ impl User {
             on: false,
             no_password: false,
             hashes: Vec::new(),
-            commands: Commands::default(),
-            keys: Vec::new(),
-            channels: Vec::new(),
-            words: Vec::new(),
+            rights: Rights::default(),
+            selectors: Vec::new(),
         }
     }
 
@@ -148,62 +252,40 @@ impl User {
     }
 
     fn apply(&mut self, rule: &str) -> Result<(), String> {
-        let set = |user: &mut User, allowed: bool, pick: &dyn Fn(&Row) -> bool| {
-            TABLE.iter().filter(|row| pick(row)).for_each(|row| user.commands.put(row, allowed));
-        };
-        match rule {
+        match &*rule.to_ascii_lowercase() {
             "on" => self.on = true,
             "off" => self.on = false,
-            "nopass" => self.no_password = true,
+            "nopass" => (self.no_password, self.hashes) = (true, Vec::new()),
             "resetpass" => (self.no_password, self.hashes) = (false, Vec::new()),
-            "allkeys" | "~*" => self.keys.push(KeyRule { glob: b"*".to_vec(), read: true, write: true }),
-            "resetkeys" => self.keys.clear(),
-            "allchannels" | "&*" => self.channels.push(b"*".to_vec()),
-            "resetchannels" => self.channels.clear(),
-            "allcommands" | "+@all" => set(self, true, &|_| true),
-            "nocommands" | "-@all" => set(self, false, &|_| true),
+            // Nothing is kept here that RESTORE could have damaged.
+            "sanitize-payload" | "skip-sanitize-payload" => {}
+            "clearselectors" => self.selectors.clear(),
             "reset" => *self = User::new(&self.name),
-            _ => return self.apply_with_argument(rule),
+            _ if rule.starts_with('(') => self.selectors.push(selector(rule)?),
+            _ if rule.starts_with(['#', '>', '!', '<']) => return self.apply_password(rule),
+            _ => return self.rights.apply(rule),
         }
-        self.words.push(rule.to_owned());
         Ok(())
     }
 
-    fn apply_with_argument(&mut self, rule: &str) -> Result<(), String> {
-        let unknown = || Err(format!("user {}: {}: no such rule", self.name, hidden(rule)));
-        if let Some(hash) = rule.strip_prefix('#') {
-            let hash = read_hash(hash);
-            // The rule itself is not shown: it may be a password put in the wrong place.
-            self.hashes.push(hash.ok_or(format!("user {}: # takes 64 hexadecimal digits, a SHA-256", self.name))?);
-            return Ok(());
+    /// Adds or removes a password or the hash of one. The rule is not shown: it may be a password put in the wrong place.
+    fn apply_password(&mut self, rule: &str) -> Result<(), String> {
+        let (kind, text) = rule.split_at(1);
+        let hash = if matches!(kind, ">" | "<") { Some(hash(text.as_bytes())) } else { read_hash(text) };
+        let hash = hash.ok_or(format!("{kind} takes 64 hexadecimal digits, a SHA-256"))?;
+        let known = self.hashes.iter().position(|known| *known == hash);
+        match (kind, known) {
+            ("#" | ">", None) => self.hashes.push(hash),
+            ("#" | ">", Some(_)) => {}
+            (_, Some(at)) => _ = self.hashes.remove(at),
+            (_, None) => return Err(format!("{kind}...: the user has no such password")),
         }
-        if rule.starts_with('>') {
-            let text = "passwords are kept as hashes: `globalcache hash-password` prints the rule to write";
-            return Err(format!("user {}: {text}", self.name));
-        }
-        if let Some(glob) = rule.strip_prefix('&') {
-            self.channels.push(glob.as_bytes().to_vec());
-        } else if let Some((access, glob)) = key_rule(rule) {
-            let (read, write) = (access.contains('R'), access.contains('W'));
-            self.keys.push(KeyRule { glob: glob.as_bytes().to_vec(), read, write });
-        } else if let Some((allowed, name)) =
-            rule.strip_prefix('+').map(|name| (true, name)).or(rule.strip_prefix('-').map(|name| (false, name)))
-        {
-            let category = name.strip_prefix('@');
-            let named = |row: &&'static Row| match category {
-                Some(category) => categories(row).any(|known| known == category.to_ascii_lowercase()),
-                None => row.name.eq_ignore_ascii_case(name),
-            };
-            let rows: Vec<&'static Row> = TABLE.iter().filter(named).collect();
-            if rows.is_empty() {
-                return Err(format!("user {}: {rule}: no such command or category", self.name));
-            }
-            rows.into_iter().for_each(|row| self.commands.put(row, allowed));
-        } else {
-            return unknown();
-        }
-        self.words.push(rule.to_owned());
+        self.no_password &= matches!(kind, "!" | "<");
         Ok(())
+    }
+
+    fn complete(&mut self) {
+        std::iter::once(&mut self.rights).chain(&mut self.selectors).for_each(Rights::complete);
     }
 
     /// Its name.
@@ -216,42 +298,24 @@ impl User {
         self.on && self.no_password
     }
 
-    /// Whether it may ask for a command.
-    pub fn may_run(&self, row: &'static Row) -> bool {
-        self.commands.has(row)
+    /// Its rights and those of its selectors: one of them has to allow all of a request.
+    pub fn rights(&self) -> impl Iterator<Item = &Rights> {
+        std::iter::once(&self.rights).chain(&self.selectors)
     }
 
-    /// Whether it may do to a key what is needed.
+    /// Its selectors.
+    pub fn selectors(&self) -> &[Rights] {
+        &self.selectors
+    }
+
+    /// Whether it may use a key so, by any command.
     pub fn may_use(&self, key: &[u8], need: Need) -> bool {
-        let may = |wanted: bool, grants: fn(&KeyRule) -> bool| {
-            !wanted || self.keys.iter().any(|rule| grants(rule) && glob::matches(&rule.glob, key))
-        };
-        may(need.read, |rule| rule.read) && may(need.write, |rule| rule.write)
-    }
-
-    /// Whether it may do so to all keys that match a pattern: only if one of its own patterns is this one, or all.
-    pub fn may_use_all(&self, pattern: &[u8], need: Need) -> bool {
-        let covers = |rule: &&KeyRule| rule.glob == b"*" || rule.glob == pattern;
-        let may = |wanted: bool, grants: fn(&KeyRule) -> bool| !wanted || self.keys.iter().filter(covers).any(grants);
-        may(need.read, |rule| rule.read) && may(need.write, |rule| rule.write)
+        self.rights().any(|rights| rights.may_use(key, need))
     }
 
     /// Whether it may use a channel.
     pub fn may_use_channel(&self, channel: &[u8]) -> bool {
-        self.channels.iter().any(|glob| glob::matches(glob, channel))
-    }
-
-    /// Whether it may listen to all channels that match a pattern: only if one of its own patterns is this one, or all.
-    pub fn may_use_channels(&self, pattern: &[u8]) -> bool {
-        self.channels.iter().any(|glob| *glob == b"*" || *glob == pattern)
-    }
-
-    /// Whether nothing is kept from it.
-    fn is_unlimited(&self) -> bool {
-        let all = |rule: &KeyRule| rule.glob == b"*" && rule.read && rule.write;
-        TABLE.iter().all(|row| self.commands.has(row))
-            && self.keys.iter().any(all)
-            && self.channels.iter().any(|glob| glob == b"*")
+        self.rights().any(|rights| rights.may_use_channel(channel))
     }
 
     /// Whether the password is one of its own. All are compared, each to its end.
@@ -261,48 +325,67 @@ impl User {
 
     /// A line as it would stand in a file, without passwords.
     pub fn line(&self) -> String {
-        let mut line = format!("user {}", self.name);
         let secret = if self.no_password { " nopass".to_owned() } else { " #(hidden)".repeat(self.hashes.len()) };
-        let _ = write!(line, " {}{secret}", if self.on { "on" } else { "off" });
-        for word in self.words.iter().filter(|word| !matches!(word.as_str(), "on" | "off" | "nopass" | "resetpass")) {
+        let mut line = format!("user {} {}{secret}", self.name, if self.on { "on" } else { "off" });
+        for word in &self.rights.words {
             let _ = write!(line, " {word}");
+        }
+        for selector in &self.selectors {
+            let _ = write!(line, " ({})", selector.words.join(" "));
         }
         line
     }
 
-    /// Its flags, rules of commands, of keys and of channels, as ACL GETUSER tells them.
-    pub fn facts(&self) -> (Vec<&'static str>, String, String, String) {
+    /// Its flags, as ACL GETUSER tells them.
+    pub fn flags(&self) -> Vec<&'static str> {
         let mut flags = vec![if self.on { "on" } else { "off" }];
         flags.extend(self.no_password.then_some("nopass"));
-        let of = |starts: &[char]| {
-            let words = self.words.iter().filter(|word| word.starts_with(starts));
-            words.cloned().collect::<Vec<_>>().join(" ")
-        };
-        let commands = self
-            .words
-            .iter()
-            .filter(|word| word.starts_with(['+', '-']) || matches!(word.as_str(), "allcommands" | "nocommands"));
-        let commands = commands.map(|word| match word.as_str() {
-            "allcommands" => "+@all",
-            "nocommands" => "-@all",
-            other => other,
-        });
-        let commands: Vec<&str> = commands.collect();
-        let all = |word: &str, short: &str, rest: String| {
-            if self.words.iter().any(|known| known == word) { short.to_owned() } else { rest }
-        };
-        let commands = if commands.is_empty() { "-@all".to_owned() } else { commands.join(" ") };
-        (flags, commands, all("allkeys", "~*", of(&['~', '%'])), all("allchannels", "&*", of(&['&'])))
+        flags
+    }
+
+    /// Rules of its commands, keys and channels, as ACL GETUSER tells them.
+    pub fn facts(&self) -> [String; 3] {
+        self.rights.facts()
     }
 }
 
-/// `~pattern`, or `%R~`, `%W~`, `%RW~` and a pattern: what it grants, and the pattern.
-fn key_rule(rule: &str) -> Option<(&str, &str)> {
-    if let Some(glob) = rule.strip_prefix('~') {
-        return Some(("RW", glob));
+/// Reads a selector: rules in brackets.
+fn selector(rule: &str) -> Result<Rights, String> {
+    let inside = rule.trim_start_matches('(').trim_end_matches(')');
+    let mut rights = Rights::default();
+    inside.split_whitespace().try_for_each(|rule| rights.apply(rule))?;
+    Ok(rights)
+}
+
+/// `~pattern`, or `%R~`, `%W~`, `%RW~` and a pattern.
+fn key_rule(rule: &str) -> Option<KeyRule> {
+    let (access, glob) = match rule.strip_prefix('~') {
+        Some(glob) => ("RW", glob),
+        None => rule.strip_prefix('%')?.split_once('~')?,
+    };
+    let access = access.to_ascii_uppercase();
+    matches!(&*access, "R" | "W" | "RW" | "WR").then(|| KeyRule {
+        glob: glob.as_bytes().to_vec(),
+        read: access.contains('R'),
+        write: access.contains('W'),
+    })
+}
+
+/// The words of a line, those of a selector as one.
+fn words(line: &str) -> Result<Vec<String>, String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut open = false;
+    for word in line.split_whitespace() {
+        match words.last_mut().filter(|_| open) {
+            Some(selector) => {
+                selector.push(' ');
+                selector.push_str(word);
+            }
+            None => words.push(word.to_owned()),
+        }
+        open = words.last().is_some_and(|word| word.starts_with('(') && !word.ends_with(')'));
     }
-    let (access, glob) = rule.strip_prefix('%')?.split_once('~')?;
-    matches!(access, "R" | "W" | "RW" | "WR").then_some((access, glob))
+    if open { Err("a selector has no closing bracket".to_owned()) } else { Ok(words) }
 }
 
 /// The beginning of a rule that is not understood: it may hold a secret.
@@ -346,7 +429,8 @@ impl Default for Users {
 fn read(passwords: &[String], file: &str) -> Result<BTreeMap<String, Arc<User>>, String> {
     let mut all = BTreeMap::new();
     for (number, line) in file.lines().enumerate() {
-        let mut words = line.split_whitespace();
+        let words = words(line).map_err(|text| format!("line {}: {text}", number + 1))?;
+        let mut words = words.iter().map(String::as_str);
         match words.next() {
             None => continue,
             Some(first) if first.starts_with('#') => continue,
@@ -356,8 +440,9 @@ fn read(passwords: &[String], file: &str) -> Result<BTreeMap<String, Arc<User>>,
         let name = words.next().ok_or(format!("line {}: a user has a name", number + 1))?;
         let mut user = User::new(name);
         for rule in words {
-            user.apply(rule).map_err(|text| format!("line {}: {text}", number + 1))?;
+            user.apply(rule).map_err(|text| format!("line {}: user {name}: {text}", number + 1))?;
         }
+        user.complete();
         if all.insert(name.to_owned(), Arc::new(user)).is_some() {
             return Err(format!("line {}: user {name} stands there twice", number + 1));
         }
@@ -440,7 +525,7 @@ pub enum Access {
 
 impl Access {
     fn of(user: Arc<User>) -> Access {
-        if user.is_unlimited() { Access::All(user) } else { Access::Limited(user) }
+        if user.rights.is_unlimited() { Access::All(user) } else { Access::Limited(user) }
     }
 
     /// The user, if it said who it is.
@@ -477,15 +562,6 @@ impl Access {
             Access::Unknown | Access::Nobody => false,
         }
     }
-
-    /// Whether it may ask what is for operators.
-    pub fn is_operator(&self) -> bool {
-        match self {
-            Access::All(_) => true,
-            Access::Limited(user) => lookup(b"CONFIG").is_some_and(|row| user.may_run(row)),
-            Access::Unknown | Access::Nobody => false,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -517,29 +593,94 @@ mod tests {
         assert!(users.authenticate(b"app", b"test").is_some());
     }
 
+    fn may(user: &User, command: &str) -> bool {
+        user.rights().any(|rights| rights.may_run_named(command))
+    }
+
+    const READ: Need = Need { read: true, write: false };
+    const WRITE: Need = Need { read: false, write: true };
+
     #[test]
     fn rules_are_read_from_left_to_right() {
         let user = app("~shop:* %R~public:* &news.* +@read +set -mget");
-        let row = |name: &str| lookup(name.as_bytes()).unwrap();
-        for (name, may) in [("GET", true), ("SET", true), ("MGET", false), ("DEL", false), ("FLUSHALL", false)] {
-            assert_eq!(user.may_run(row(name)), may, "{name}");
+        for (name, allowed) in [("get", true), ("set", true), ("mget", false), ("del", false), ("flushall", false)] {
+            assert_eq!(may(&user, name), allowed, "{name}");
         }
-        let (read, write) = (Need { read: true, write: false }, Need { read: false, write: true });
-        assert!(user.may_use(b"shop:1", read) && user.may_use(b"shop:1", write));
-        assert!(user.may_use(b"public:1", read) && !user.may_use(b"public:1", write));
-        assert!(!user.may_use(b"other", read));
-        assert!(
-            user.may_use_all(b"shop:*", read) && !user.may_use_all(b"shop:1*", read) && !user.may_use_all(b"*", read)
-        );
+        assert!(user.may_use(b"shop:1", READ) && user.may_use(b"shop:1", WRITE));
+        assert!(user.may_use(b"public:1", READ) && !user.may_use(b"public:1", WRITE));
+        assert!(!user.may_use(b"other", READ));
+        let all = |pattern: &[u8]| user.rights.may_use_all(pattern, READ);
+        assert!(all(b"shop:*") && !all(b"shop:1*") && !all(b"*"));
         assert!(user.may_use_channel(b"news.a") && !user.may_use_channel(b"x"));
+    }
+
+    #[test]
+    fn what_redis_writes_into_a_file_is_taken() {
+        for rules in [
+            "sanitize-payload",
+            "skip-sanitize-payload",
+            "+client|id -config|set",
+            "(+get ~x) clearselectors",
+            "(+get ~x)",
+            "(~a* +@all) (%R~b* +@read)",
+            "-@blocking -@hash +@set -debug +readonly +client|pause",
+            "ON ALLKEYS RESETKEYS",
+            ">password <password",
+        ] {
+            app(&format!("{rules} resetpass #{SHA_OF_TEST}"));
+        }
+    }
+
+    #[test]
+    fn a_subcommand_has_rights_of_its_own() {
+        let user = app("+@connection -client|kill +config|get");
+        let wanted = [("client|id", true), ("client|list", true), ("client|kill", false), ("config|get", true)];
+        for (name, allowed) in wanted.into_iter().chain([("config|set", false), ("config", false)]) {
+            assert_eq!(may(&user, name), allowed, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_kept_as_its_hash() {
+        let file = "user a on nopass >one >two <one";
+        let users = Users::new(&[], file).unwrap();
+        assert!(users.authenticate(b"a", b"two").is_some() && users.authenticate(b"a", b"one").is_none());
+        assert!(!format!("{users:?}").contains("two"));
+    }
+
+    #[test]
+    fn one_pattern_has_to_allow_all_that_is_done() {
+        let user = app("%R~a* %W~*1 %R~b %W~b");
+        let both = Need { read: true, write: true };
+        assert!(!user.may_use(b"a1", both) && user.may_use(b"a1", READ) && user.may_use(b"a1", WRITE));
+        assert!(user.may_use(b"b", both), "rules of one pattern are one");
+        assert!(user.may_use(b"a2", Need::default()) && !user.may_use(b"c", Need::default()));
+    }
+
+    #[test]
+    fn whoever_may_fill_may_answer_for_a_lease() {
+        let user = app("+cache.fill -cache.fail");
+        for name in ["cache.fail", "cache.renew", "cache.release", "cache.cancel", "cache.session"] {
+            assert!(may(&user, name), "{name}");
+        }
+        assert!(!may(&user, "cache.loader") && !may(&user, "cache.fetch"));
+        let worker = app("+@loader");
+        assert!(may(&worker, "cache.loader") && may(&worker, "cache.fill") && !may(&worker, "set"));
+        assert!(may(&app("+@read"), "cache.cancel") && !may(&app("+@read"), "cache.fail"));
+        assert!(may(&app("-@all"), "cache.session"));
     }
 
     #[test]
     fn mistakes_name_their_line_and_hide_what_may_be_secret() {
         for (file, wanted) in [
-            ("user a >secret", "line 1: user a: passwords are kept as hashes"),
+            ("user a <secret", "line 1: user a: <...: the user has no such password"),
             ("user a #secret", "line 1: user a: # takes 64"),
             ("user a +nosuch", "line 1: user a: +nosuch: no such command or category"),
+            ("user a -@nosuch", "line 1: user a: -@nosuch: no such command or category"),
+            ("user a +get|x", "line 1: user a: +get|x: no such command or category"),
+            ("user a allchannels &x", "line 1: user a: &x: all channels are allowed already"),
+            ("user a ~* ~x", "line 1: user a: ~x: all keys are allowed already"),
+            ("user a (+get ~x", "line 1: a selector has no closing bracket"),
             ("user a secret", "line 1: user a: s...: no such rule"),
             ("\nusers a", "line 2: it begins with"),
             ("user a on\nuser a on", "line 2: user a stands there twice"),

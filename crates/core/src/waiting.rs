@@ -61,6 +61,8 @@ pub struct Waits {
     missing: usize,
     /// Bytes of the values that were told.
     value_bytes: usize,
+    /// Whether CLIENT CACHING was called before the command, if later commands have run since.
+    pub caching: Option<bool>,
     /// Whether the command may stop after a turn of bounded length and be run again, beginning where it stopped.
     pub in_turns: bool,
     /// Where it stopped.

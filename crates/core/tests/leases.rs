@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "other tests use more of it")]
 mod world;
 
+use globalcache_core::engine::Limits;
 use world::{World, token_of};
 
 #[test]
@@ -117,7 +118,7 @@ fn two_holders_that_do_not_answer_are_enough() {
     world.close(a);
     token_of(&world.heard(b), "miss");
     world.close(b);
-    assert!(world.heard(c).starts_with("-LOADFAILED k: "));
+    assert_eq!(world.heard(c), "-LOADFAILED k: the client that loaded it ended, twice");
     // For a while nobody tries again.
     assert!(world.ask(c, "CACHE.FETCH k").starts_with("-LOADFAILED k: "));
     world.wait(150);
@@ -630,4 +631,311 @@ fn absence_with_no_time_to_live_answers_those_that_wait_and_is_not_kept() {
     for refused in ["CACHE.SET k v TTL 0", "CACHE.INCR k 1 TTL 0"] {
         assert!(world.ask(loader, refused).starts_with("-ERR"), "{refused}");
     }
+}
+
+/// The token of the last load that a worker was sent, and its key.
+fn load_of(push: &str) -> (String, u64) {
+    let words: Vec<&str> = push.split(' ').collect();
+    let at = words.iter().rposition(|word| *word == "*2").unwrap_or_else(|| panic!("{push} is no load"));
+    (words[at + 2].to_owned(), words[at + 3].trim_start_matches(':').parse().unwrap())
+}
+
+/// Threads share a pool: FETCH goes over one connection, FILL over another. The first is granted leases for ever, and still
+/// waits for others' loads.
+#[test]
+fn leases_that_another_connection_filled_are_forgotten() {
+    let mut world = World::new();
+    let (fetches, fills) = (world.connect(""), world.connect(""));
+    for number in 0..20_000 {
+        let token = world.lease(fetches, &format!("k{number}"));
+        assert_ne!(world.ask(fills, &format!("CACHE.FILL k{number} {token} v")), ":0");
+    }
+    let token = world.lease(fills, "other");
+    world.send(fetches, "CACHE.FETCH other WAIT 1000");
+    assert_eq!(world.heard(fetches), "", "it waits, since it holds nothing");
+    world.ask(fills, &format!("CACHE.FILL other {token} v"));
+    assert!(world.heard(fetches).contains("hit"));
+}
+
+/// A connection that holds as many leases as it may is granted no more, until some of them have ended.
+#[test]
+fn a_connection_holds_a_bounded_number_of_leases() {
+    let mut world = World::with_memory(Limits::default(), 256 << 20);
+    let (greedy, other) = (world.connect(""), world.connect(""));
+    let mut tokens = Vec::new();
+    for number in 0..1 << 14 {
+        tokens.push(world.lease(greedy, &format!("k{number}")));
+    }
+    assert!(world.ask(greedy, "CACHE.FETCH more").starts_with("*6 $4 miss $-1 :0"));
+    world.ask(other, &format!("CACHE.FILL k7 {} v", tokens[7]));
+    world.wait(100);
+    world.lease(greedy, "more");
+}
+
+/// A load takes three seconds. Meanwhile other tags are invalidated, twenty times in a second, and the sweep passes as
+/// often. The load is stored, unless one of its own tags was among them.
+#[test]
+fn invalidations_of_other_tags_refuse_no_slow_load() {
+    for own in [false, true] {
+        let mut world = World::new();
+        let (loader, other) = (world.connect(""), world.connect(""));
+        world.ask(other, "CACHE.SET there v TAGS 1 there");
+        let token = world.lease(loader, "k");
+        for round in 0..60 {
+            let tag = if own && round == 5 { "mine" } else { &format!("other{round}") };
+            world.ask(other, &format!("CACHE.INVALIDATE TAGS 1 {tag}"));
+            world.wait(50);
+        }
+        let filled = world.ask(loader, &format!("CACHE.FILL k {token} v TAGS 1 mine"));
+        assert_eq!(filled == ":0", own, "{filled}");
+        assert_eq!(world.ask(other, "GET there"), "$1 v");
+        let stats = world.ask(other, "INFO stats");
+        assert!(stats.contains(&format!("fills_refused_tag:{}", u8::from(own))), "{stats}");
+    }
+}
+
+/// EXEC reads a value, invalidates its tag and reads it again: it does not wait for itself, and sees what it did.
+#[test]
+fn a_transaction_may_invalidate_tags_that_it_has_read() {
+    let mut world = World::new();
+    let a = world.connect("");
+    world.ask(a, "CACHE.SET k v TAGS 1 t");
+    for line in ["WATCH k", "MULTI", "GET k", "CACHE.INVALIDATE TAGS 2 t u KEYS 1 other", "GET k"] {
+        world.ask(a, line);
+    }
+    assert_eq!(world.ask(a, "EXEC"), "*3 $1 v :2 $-1");
+    // A watched key whose tag was invalidated ends the transaction.
+    world.ask(a, "CACHE.SET k v TAGS 1 t");
+    for line in ["WATCH k", "CACHE.INVALIDATE TAGS 1 t", "MULTI", "SET k w"] {
+        world.ask(a, line);
+    }
+    assert_eq!(world.ask(a, "EXEC"), "*-1");
+}
+
+/// Two workers die one after the other with the same load in hand: the row may be what kills them.
+#[test]
+fn two_workers_that_end_are_a_failure() {
+    let mut world = World::new();
+    let reader = world.connect("");
+    for _ in 0..2 {
+        let worker = world.connect("HELLO 3");
+        world.send(worker, "CACHE.LOADER u:*");
+        if worker == 1 {
+            world.send(reader, "GET u:1");
+        }
+        load_of(&world.heard(worker));
+        world.close(worker);
+    }
+    assert_eq!(world.heard(reader), "-LOADFAILED u:1: the worker that loaded it ended, twice");
+}
+
+/// A load is sent to a worker whose connection is gone before it is delivered, again and again. Nobody has tried to load:
+/// the reader waits on, and a worker that is well loads for it.
+#[test]
+fn a_load_that_was_not_delivered_is_no_failure() {
+    let mut world = World::new();
+    let (dying, reader) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(dying, "CACHE.LOADER u:*");
+    world.post(reader, "GET u:1");
+    for _ in 0..3 {
+        world.engine.pump(world.now);
+        for (party, event) in world.engine.mail.take(0) {
+            world.engine.undelivered(party, event, world.now);
+        }
+    }
+    world.close(dying);
+    let well = world.connect("HELLO 3");
+    world.send(well, "CACHE.LOADER u:*");
+    let (key, token) = load_of(&world.heard(well));
+    world.send(well, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "$1 v");
+}
+
+/// Another thread hands out loads while a worker's connection is being closed: none of those that it had comes to it again.
+#[test]
+fn a_dying_worker_is_not_sent_its_own_loads() {
+    let mut world = World::new();
+    let (dying, well) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    let readers: Vec<usize> = (0..200).map(|_| world.connect("")).collect();
+    world.ask(dying, "CACHE.LOADER u:* INFLIGHT 1000");
+    readers.iter().for_each(|reader| world.send(*reader, &format!("GET u:{reader}")));
+    world.ask(well, "CACHE.LOADER u:* INFLIGHT 1000");
+    let loads = world.engine.loaders.loads();
+    world.close_beside(dying, |engine, now| engine.pump(now));
+    world.exchange();
+    assert_eq!(world.engine.loaders.loads() - loads, 200);
+    assert!(world.heard(well).matches("u:").count() == 200);
+    assert!(readers.iter().all(|reader| world.heard(*reader).is_empty()), "they wait for the worker that is well");
+}
+
+/// The holder ends, the lease is granted to a waiter, and that one ends before it learns of it. A third one loads.
+#[test]
+fn a_waiter_that_is_gone_is_no_failure() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.close_beside(a, |_, _| {});
+    world.close_beside(b, |_, _| {});
+    world.exchange();
+    token_of(&world.heard(c), "miss");
+}
+
+/// A worker is sent two loads, as many as it takes, and never answers. When its time is over it is sent others.
+#[test]
+fn a_load_that_is_never_answered_gives_its_credit_back() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 2");
+    for number in 0..4 {
+        let reader = world.connect("");
+        world.send(reader, &format!("GET u:{number}"));
+    }
+    assert_eq!(world.heard(worker).matches("$3 u:").count(), 2);
+    world.wait(2_900);
+    assert_eq!(world.heard(worker), "");
+    world.wait(200);
+    assert_eq!(world.heard(worker).matches("$3 u:").count(), 2);
+    // Renewing keeps it, and an answer by another connection gives it back once.
+    let mut world = World::new();
+    let (worker, reader, other) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    world.send(reader, "GET u:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(other, "GET u:2");
+    for _ in 0..5 {
+        world.wait(2_000);
+        assert_eq!(world.ask(worker, &format!("CACHE.RENEW {key} {token} 3000")), ":1");
+    }
+    let third = world.connect("");
+    world.ask(third, &format!("CACHE.FILL {key} {token} v"));
+    let second = load_of(&world.heard(worker));
+    assert_eq!(second.0, "u:2");
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    world.send(third, "GET u:3");
+    assert_eq!(world.heard(worker), "", "it has its one load");
+}
+
+/// A worker releases whatever it is sent. It is sent the load twice more at once, and then ever less often: no loop.
+#[test]
+fn a_lease_that_is_released_again_and_again_rests() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.send(reader, "GET u:1");
+    let mut sent = 0;
+    for _ in 0..1_000 {
+        let mut push = world.heard(worker);
+        while push.contains("load") {
+            sent += 1;
+            let (key, token) = load_of(&push);
+            push = world.ask(worker, &format!("CACHE.RELEASE {key} {token}"));
+        }
+        world.wait(10);
+    }
+    assert!((10..16).contains(&sent), "{sent} loads in ten seconds");
+}
+
+/// A fill with a good token and an option out of range ends its lease: who waits gets the value, and nobody waits for a time
+/// to pass. What cannot be read at all is told as a failure.
+#[test]
+fn a_fill_that_cannot_be_kept_ends_its_lease() {
+    let kept = "*6 $3 hit $1 v :0 :0 :-1 :0";
+    for (fill, error, heard) in [
+        ("CACHE.FILL k TOKEN v TTL 99999999999999999", "-ERR value is not an integer or out of range", kept),
+        ("CACHE.FILL k TOKEN v TTL 0 REFRESH 5", "-ERR value is not an integer or out of range", kept),
+        ("CACHE.FILL k TOKEN v WHAT 5", "-ERR syntax error", "-LOADFAILED k: syntax error"),
+        (
+            "CACHE.FILL k TOKEN v TAGS 18 a b c d e f g h i j k l m n o p q r",
+            "-ERR an item has at most 17 tags",
+            "-LOADFAILED k: an item has at most 17 tags",
+        ),
+        (
+            "ms k 1 CTOKEN T\r\nv",
+            "CLIENT_ERROR bad token in command line format",
+            "-LOADFAILED k: its fill could not be read",
+        ),
+        ("ms k 99999999 CTOKEN", "SERVER_ERROR object too large for cache", "-LOADFAILED k: the value is too large"),
+        (
+            r#"{"src":"c","dest":"d","body":{"type":"fill","msg_id":1,"key":"k","token":"TOKEN","value":1,"ttl_ms":0}}"#,
+            "ttl_ms is not a number of milliseconds above 0",
+            "*6 $3 hit $1 1 :0 :0 :-1 :0",
+        ),
+        (
+            r#"{"src":"c","dest":"d","body":{"type":"fill","msg_id":1,"key":"k","token":"TOKEN"}}"#,
+            "the message needs a value",
+            "-LOADFAILED k: the message needs a value",
+        ),
+    ] {
+        let mut world = World::new();
+        let (holder, waiter, sender) = (world.connect(""), world.connect(""), world.connect(""));
+        let token = world.lease(holder, "k");
+        world.send(waiter, "CACHE.FETCH k WAIT 60000");
+        let answer = world.ask(sender, &fill.replace("TOKEN", &token.to_string()));
+        assert!(answer.contains(error), "{fill}: {answer}");
+        assert_eq!(world.heard(waiter), heard, "{fill}");
+        assert!(world.ask(waiter, "CACHE.INSPECT k").contains("lease $4 none"), "{fill}");
+        let info = world.ask(waiter, "INFO stats");
+        assert!(info.contains("fills_refused_value:1"), "{fill}: {info}");
+    }
+}
+
+/// A newer connection is welcomed between CACHE.SESSION and a write that came with it; or before both. The write is not run.
+#[test]
+fn the_fence_covers_what_comes_with_the_session() {
+    let mut world = World::new();
+    let (old, new) = (world.connect(""), world.connect(""));
+    world.feed_once(old, "CACHE.SESSION me 1\r\nSET k late\r\n");
+    assert!(world.ask(new, "CACHE.SESSION me 2").contains("life"));
+    world.send(old, "");
+    let answer = world.heard(old);
+    assert!(world.connections[old].as_ref().unwrap().closed && !answer.contains("OK"), "{answer}");
+    let late = world.connect("");
+    let answer = world.ask(late, "CACHE.SESSION me 1\r\nSET k late");
+    assert_eq!(answer, "-FENCED a newer connection of this session is there already");
+    assert!(world.connections[late].as_ref().unwrap().closed);
+    assert_eq!(world.ask(new, "GET k"), "$-1");
+}
+
+/// Another user says the name of somebody's session: it is a session of its own, and fences nobody.
+#[test]
+fn a_session_belongs_to_its_user() {
+    let mut world = World::new();
+    let users = ["default", "eve"].map(|name| format!("user {name} on nopass ~* +@all")).join("\n");
+    world.engine.users.replace(&[], &users).unwrap();
+    let (a, b) = (world.connect(""), world.connect(""));
+    assert!(world.ask(a, "CACHE.SESSION me 1").contains("life"));
+    assert_eq!(world.ask(b, "AUTH eve pw"), "+OK");
+    assert!(world.ask(b, "CACHE.SESSION me 2").contains("life"));
+    assert_eq!(world.ask(a, "SET k v"), "+OK");
+    // Nor does it become another user's.
+    assert!(world.ask(a, "AUTH eve pw").starts_with("-ERR the session of this connection is another user's"));
+}
+
+/// INFO tells the leases that stand, those that nobody owns, and what became of fills.
+#[test]
+fn info_tells_leases_and_refused_fills() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    let info = |world: &mut World, fields: &[&str]| {
+        let text = world.ask(b, "INFO stats");
+        for field in fields {
+            assert!(text.split(' ').any(|known| known == *field), "{field} in {text}");
+        }
+    };
+    let token = world.lease(a, "k");
+    let late = world.lease(a, "late");
+    world.lease(a, "third");
+    world.ask(c, "mg cached v N30");
+    info(&mut world, &["leases:4", "leases_unowned:0"]);
+    world.ask(b, "DEL k");
+    world.ask(a, &format!("CACHE.FILL k {token} v"));
+    world.ask(a, &format!("CACHE.FILL k {token} v"));
+    world.ask(b, &format!("CACHE.FILL late {late} v"));
+    info(&mut world, &["leases:2", "fills_refused_changed:1", "fills_refused_late:1", "fills_refused_tag:0"]);
+    world.close(a);
+    info(&mut world, &["leases:1", "leases_unowned:0", "fills_refused_value:0"]);
+    world.ask(b, "CONFIG RESETSTAT");
+    info(&mut world, &["fills_refused_changed:0", "fills_refused_late:0"]);
 }

@@ -329,7 +329,9 @@ impl<'a> World<'a> {
         // Each client takes its messages in their order.
         let (party, wait, outcome) = self.mail.remove(0);
         let Some(number) = self.clients.iter().position(|client| client.party == party) else {
-            self.entry(|entry| entry.lost(party));
+            if let Outcome::Lease(granted) = outcome {
+                self.entry(|entry| entry.give_up(granted.token));
+            }
             return;
         };
         let awaited = matches!(self.clients[number].doing, Doing::Waits(_)) && self.clients[number].wait == wait;
@@ -384,7 +386,12 @@ impl<'a> World<'a> {
         {
             self.packets.push(Packet::Fill(token, read));
         }
-        self.entry(|entry| entry.lost(party));
+        if let Doing::Loads(token, _) = self.clients[number].doing {
+            let hold = self.entry(|entry| entry.hold(token));
+            self.server.store.lost(hold, party, self.server.now);
+            self.take_notes();
+        }
+        self.entry(|entry| entry.left(party));
         let id = self.server.number();
         self.clients[number] = Client { party: Party { id, ..party }, doing: Doing::Nothing, wait: 0 };
     }
@@ -427,7 +434,7 @@ impl<'a> World<'a> {
             self.check(kept, floor, "what stays in the cache");
         }
         for client in self.clients {
-            self.entry(|entry| entry.lost(client.party));
+            self.entry(|entry| entry.left(client.party));
         }
         self.violations
     }

@@ -149,24 +149,57 @@ fn versions_never_go_back_while_memory_is_short() {
     }
 }
 
+/// A step reads two keys of one tag and writes a value derived from the first. Between the reads another thread invalidates
+/// the tag. The step sees both or none; what it wrote is dead when the invalidation has returned.
 #[test]
-fn a_value_derived_while_its_tag_was_invalidated_stays_dead() {
+fn a_step_sees_all_of_an_invalidation_or_nothing() {
+    let store = store(16 << 20);
+    let tag = store.tag(b"t");
+    let meta = Meta { tags: &[tag], ..Meta::default() };
+    for round in 0..20 {
+        let keys = [key(b"a"), key(b"b")];
+        for key in keys {
+            store.with(key, round, |entry| entry.set(b"1", &meta)).unwrap();
+        }
+        thread::scope(|scope| {
+            let invalidated = store.with_all(keys.into_iter(), round, |all| {
+                assert!(all.entry(keys[0]).peek().is_some());
+                let invalidated = scope.spawn(|| store.invalidate_tags(&[tag]));
+                // Time enough for it to go on, if it would.
+                (0..1000).for_each(|_| thread::yield_now());
+                assert!(!invalidated.is_finished() && all.entry(keys[1]).peek().is_some());
+                all.entry(keys[0]).replace(b"2").unwrap();
+                invalidated
+            });
+            invalidated.join().unwrap();
+        });
+        assert!(keys.iter().all(|key| store.with(*key, round, |entry| entry.get().is_none())));
+    }
+    // Whatever the sweep forgets, what was dead stays dead.
+    store.with(key(b"b"), 1, |entry| entry.set(b"3", &meta)).unwrap();
+    assert!(store.with(key(b"b"), 1, |entry| entry.get().is_some()));
+    store.invalidate_tags(&[tag]);
+    (0..10).for_each(|_| store.tick(1));
+    assert!(store.with(key(b"b"), 1, |entry| entry.get().is_none()));
+}
+
+/// The same for one key and a condition: CACHE.SET ... IFVERSION.
+#[test]
+fn a_write_that_depends_on_a_value_is_dead_if_that_was() {
     let store = store(16 << 20);
     let tag = store.tag(b"t");
     let meta = Meta { tags: &[tag], ..Meta::default() };
     store.with(key(b"k"), 1, |entry| entry.set(b"1", &meta)).unwrap();
-    store.with(key(b"k"), 1, |entry| {
-        assert!(entry.peek().is_some());
-        // Shard locks do not order this: it may come between the read and the write of an INCR.
-        store.invalidate_tags(&[tag]);
-        entry.replace(b"2").unwrap();
+    thread::scope(|scope| {
+        let invalidated = store.with(key(b"k"), 1, |entry| {
+            assert!(entry.peek().is_some());
+            let invalidated = scope.spawn(|| store.invalidate_tags(&[tag]));
+            (0..1000).for_each(|_| thread::yield_now());
+            entry.set(b"2", &meta).unwrap();
+            invalidated
+        });
+        invalidated.join().unwrap();
     });
-    assert!(store.with(key(b"k"), 1, |entry| entry.get().is_none()));
-    store.with(key(b"k"), 1, |entry| entry.set(b"3", &meta)).unwrap();
-    assert!(store.with(key(b"k"), 1, |entry| entry.get().is_some()));
-    // Whatever the sweep forgets, what was dead stays dead.
-    store.invalidate_tags(&[tag]);
-    (0..10).for_each(|_| store.tick(1));
     assert!(store.with(key(b"k"), 1, |entry| entry.get().is_none()));
 }
 

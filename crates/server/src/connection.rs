@@ -37,7 +37,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use globalcache_core::engine::Now;
+use globalcache_core::engine::{Engine, Now};
 use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
@@ -139,10 +139,10 @@ fn give_back(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
 }
 
 /// Sends loads that came together, and forgets them.
-fn push_loads(session: &mut Session, loads: &mut Vec<(u8, Arc<[u8]>, u64)>, out: &mut Output) {
+fn push_loads(session: &mut Session, engine: &Engine, loads: &mut Vec<(u8, Arc<[u8]>, u64)>, out: &mut Output) {
     if !loads.is_empty() {
-        let sent: Vec<_> = loads.drain(..).map(|(_, key, token)| (key, token)).collect();
-        session.push_loads(&sent, out);
+        session.push_loads(engine, loads, out);
+        loads.clear();
     }
 }
 
@@ -319,12 +319,12 @@ impl Connection {
                     return false;
                 }
                 event => {
-                    push_loads(&mut self.session, loads, out);
+                    push_loads(&mut self.session, &shared.engine, loads, out);
                     self.session.deliver(&shared.engine, now, scratch, event, out);
                 }
             }
         }
-        push_loads(&mut self.session, loads, out);
+        push_loads(&mut self.session, &shared.engine, loads, out);
         if !own {
             self.take_output(buffers);
         }

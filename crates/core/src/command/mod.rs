@@ -15,6 +15,7 @@ use crate::store::Value;
 
 mod page;
 mod read;
+pub mod redis;
 mod table;
 
 pub use page::page;
@@ -211,8 +212,8 @@ pub enum Command<'a> {
     CommandAll,
     /// How many rows there are.
     CommandCount,
-    /// The names of all commands.
-    CommandList,
+    /// The names of all commands, or of those that a filter picks.
+    CommandList(Args<'a>),
     /// The rows of the named commands.
     CommandInfo(Args<'a>),
     /// The documentation of the named commands, or of all.
@@ -227,8 +228,8 @@ pub enum Command<'a> {
     Script(ScriptCommand<'a>),
     /// What memory is used for.
     MemoryStats,
-    /// The keys among the words of a command.
-    CommandKeys(Args<'a>),
+    /// The keys among the words of a command, and whether it is asked how each is used.
+    CommandKeys(Args<'a>, bool),
     /// The wall clock.
     Time,
     /// When the data was last saved: when the server began without any.

@@ -2,8 +2,9 @@
 
 use super::Context;
 use super::connection::Client;
-use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, TABLE, is};
-use crate::users::{User, all_categories, categories};
+use crate::command::redis::{CATEGORIES, UNITS};
+use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, is};
+use crate::users::User;
 
 /// What is asked about users.
 #[derive(Clone, Copy, Debug)]
@@ -50,28 +51,31 @@ pub(super) fn run(cx: &Context<'_>, client: &Client, command: &AclCommand<'_>) -
         AclCommand::WhoAmI => text(client.access.user().map_or("", |user| user.name())),
         AclCommand::List => Reply::Array(users.list().iter().map(|user| text(user.line())).collect()),
         AclCommand::Users => Reply::Array(users.list().iter().map(|user| text(user.name())).collect()),
-        AclCommand::Cat(None) => Reply::Array(all_categories().into_iter().map(text).collect()),
+        AclCommand::Cat(None) => Reply::Array(CATEGORIES.into_iter().map(text).collect()),
         AclCommand::Cat(Some(name)) => {
-            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-            if !all_categories().contains(&name.as_str()) {
+            let name = String::from_utf8_lossy(name);
+            let Some(category) = CATEGORIES.iter().find(|known| known.eq_ignore_ascii_case(&name)) else {
                 return Err(Error::with(Kind::Malformed, format!("ERR Unknown category '{name}'")));
-            }
-            let rows = TABLE.iter().filter(|row| categories(row).any(|known| known == name));
-            Reply::Array(rows.map(super::name_of).collect())
+            };
+            let units = UNITS.iter().filter(|unit| unit.is_in(category));
+            Reply::Array(units.map(|unit| text(unit.name.as_str())).collect())
         }
         AclCommand::GetUser(name) => users.get(name).map_or(Reply::Null, |user| facts(&user)),
     })
 }
 
 fn facts(user: &User) -> Reply {
-    let (flags, commands, keys, channels) = user.facts();
-    Reply::Map(vec![
-        (Reply::word("flags"), Reply::Array(flags.into_iter().map(text).collect())),
+    let rules = |facts: [String; 3]| {
+        let names = ["commands", "keys", "channels"];
+        names.into_iter().zip(facts).map(|(name, rules)| (Reply::word(name), text(rules))).collect::<Vec<_>>()
+    };
+    let selectors = user.selectors().iter().map(|selector| Reply::Map(rules(selector.facts())));
+    let mut facts = vec![
+        (Reply::word("flags"), Reply::Array(user.flags().into_iter().map(text).collect())),
         // Hashes are not told: whoever has one can try passwords.
         (Reply::word("passwords"), Reply::Array(Vec::new())),
-        (Reply::word("commands"), text(commands)),
-        (Reply::word("keys"), text(keys)),
-        (Reply::word("channels"), text(channels)),
-        (Reply::word("selectors"), Reply::Array(Vec::new())),
-    ])
+    ];
+    facts.extend(rules(user.facts()));
+    facts.push((Reply::word("selectors"), Reply::Array(selectors.collect())));
+    Reply::Map(facts)
 }

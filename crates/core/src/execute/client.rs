@@ -60,8 +60,8 @@ pub enum ClientCommand<'a> {
     Reply(Replies),
     /// Keeps copies of what it reads from now on.
     Track(Args<'a>),
-    /// Keeps no copies any more.
-    Untrack,
+    /// Keeps no copies any more; other options are read and have no effect.
+    Untrack(Args<'a>),
     /// Whether the keys of the next command are kept; a word that is neither is found out late, as in Redis.
     Caching(Option<bool>),
     /// How it tracks.
@@ -73,7 +73,7 @@ pub enum ClientCommand<'a> {
 impl ClientCommand<'_> {
     /// Whether it takes the locks of all shards, and so cannot run while a transaction holds them.
     pub(crate) fn takes_locks(&self) -> bool {
-        matches!(self, ClientCommand::Track(_) | ClientCommand::Untrack)
+        matches!(self, ClientCommand::Track(_) | ClientCommand::Untrack(_))
     }
 }
 
@@ -146,7 +146,7 @@ pub(crate) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, 
             () => None,
         })),
         (Some(mode), ..) if is(sub, "TRACKING") => {
-            command(if on(mode)? { ClientCommand::Track(args.from(2)) } else { ClientCommand::Untrack })
+            command(if on(mode)? { ClientCommand::Track(args.from(2)) } else { ClientCommand::Untrack(args.from(2)) })
         }
         _ => {
             let known = NAMES.into_iter().find(|name| is(sub, name) && *name != "unblock");
@@ -203,7 +203,7 @@ impl<'a> Filter<'a> {
         !self.nobody
             && self.id.is_none_or(|id| shown.party.id == id)
             && self.address.is_none_or(|address| shown.address.as_bytes() == address)
-            && self.user.is_none_or(|user| user == b"default")
+            && self.user.is_none_or(|user| shown.user().as_bytes() == user)
             && self.subscribers.is_none_or(|wanted| shown.is_subscriber() == wanted)
             && self.older.is_none_or(|age| shown.age(cx.now) >= age)
     }
@@ -255,7 +255,8 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
             Ok(Reply::Ok)
         }
         ClientCommand::Track(args) => track(cx, client, args),
-        ClientCommand::Untrack => {
+        ClientCommand::Untrack(args) => {
+            read_options(cx, args)?;
             if client.tracking.take().is_some() {
                 cx.engine.tracking.leave(client.party, &cx.engine.store);
             }
@@ -268,6 +269,10 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
 }
 
 fn kill(cx: &Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -> Result<Reply, Error> {
+    if let Some(user) = filter.user.filter(|user| cx.engine.users.get(user).is_none()) {
+        let text = format!("ERR No such user '{}'", String::from_utf8_lossy(user));
+        return Err(Error::with(Kind::NotFound, text));
+    }
     let all = cx.engine.clients.list();
     let meant = all.iter().filter(|shown| filter.takes(cx, shown));
     let mut killed = 0;
@@ -291,16 +296,9 @@ fn refused(text: &'static str) -> Error {
     Error::new(Kind::Malformed, text)
 }
 
-fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Reply, Error> {
-    let mut options = Options {
-        broadcast: false,
-        opt_in: false,
-        opt_out: false,
-        no_loop: false,
-        redirect: None,
-        prefixes: Vec::new(),
-        caching: false,
-    };
+/// Reads the options of CLIENT TRACKING.
+fn read_options(cx: &Context<'_>, args: Args<'_>) -> Result<Options, Error> {
+    let mut options = Options::default();
     let mut at = 0;
     while let Some(option) = args.get(at) {
         match args.get(at + 1) {
@@ -308,6 +306,9 @@ fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Re
             _ if is(option, "OPTIN") => options.opt_in = true,
             _ if is(option, "OPTOUT") => options.opt_out = true,
             _ if is(option, "NOLOOP") => options.no_loop = true,
+            Some(_) if is(option, "REDIRECT") && options.redirect.is_some() => {
+                return Err(refused("ERR A client can only redirect to a single other client"));
+            }
             Some(id) if is(option, "REDIRECT") => {
                 let id = integer(id)?;
                 let shown = u64::try_from(id).ok().and_then(|id| cx.engine.clients.get(id));
@@ -326,23 +327,41 @@ fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Re
         }
         at += 1;
     }
-    if let Some(known) = &client.tracking {
-        if known.broadcast != options.broadcast {
-            return Err(refused(
-                "ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then \
-                 re-enabling it with a different mode.",
-            ));
+    Ok(options)
+}
+
+fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Reply, Error> {
+    let mut options = read_options(cx, args)?;
+    let known = client.tracking.as_deref();
+    compatible(&options, known)?;
+    if options.broadcast {
+        let known: &[Box<[u8]>] = known.map_or(&[], |known| &known.prefixes);
+        overlap(&options.prefixes, known)?;
+        if options.prefixes.is_empty() && !known.iter().any(|prefix| prefix.is_empty()) {
+            options.prefixes.push(Box::default());
         }
-        if known.opt_in && options.opt_out || known.opt_out && options.opt_in {
-            return Err(refused(
-                "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then \
-                 re-enabling it with a different mode.",
-            ));
+        if known.len() + options.prefixes.len() > MAX_PREFIXES {
+            return Err(refused("ERR too many prefixes"));
         }
-        options.prefixes.splice(0..0, known.prefixes.iter().cloned());
+        options.prefixes.extend(known.iter().cloned());
+        options.prefixes.sort_unstable();
     }
+    options.caching = known.is_some_and(|known| known.caching);
+    cx.engine.tracking.join(client.party, &client.access, &options, &cx.engine.store);
+    client.tracking = Some(Box::new(options));
+    Ok(Reply::Ok)
+}
+
+/// Whether options go together, and with those that the client has.
+fn compatible(options: &Options, known: Option<&Options>) -> Result<(), Error> {
     if !options.prefixes.is_empty() && !options.broadcast {
         return Err(refused("ERR PREFIX option requires BCAST mode to be enabled"));
+    }
+    if known.is_some_and(|known| known.broadcast != options.broadcast) {
+        return Err(refused(
+            "ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then \
+             re-enabling it with a different mode.",
+        ));
     }
     if options.broadcast && (options.opt_in || options.opt_out) {
         return Err(refused("ERR OPTIN and OPTOUT are not compatible with BCAST"));
@@ -350,20 +369,26 @@ fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Re
     if options.opt_in && options.opt_out {
         return Err(refused("ERR You can't specify both OPTIN mode and OPTOUT mode"));
     }
-    overlap(&options.prefixes)?;
-    cx.engine.tracking.join(client.party, &client.access, &options, &cx.engine.store);
-    client.tracking = Some(Box::new(options));
-    Ok(Reply::Ok)
+    if known.is_some_and(|known| known.opt_in && options.opt_out || known.opt_out && options.opt_in) {
+        return Err(refused(
+            "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then \
+             re-enabling it with a different mode.",
+        ));
+    }
+    Ok(())
 }
 
-/// Prefixes of one client must not cover each other: it would be told twice.
-fn overlap(prefixes: &[Box<[u8]>]) -> Result<(), Error> {
+/// Prefixes of one client must not cover each other: it would be sent a key twice.
+fn overlap(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Result<(), Error> {
+    let meet = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
     for (at, one) in prefixes.iter().enumerate() {
-        if let Some(other) = prefixes[..at].iter().find(|other| one.starts_with(other) || other.starts_with(one)) {
+        let before = known.iter().find(|other| meet(one, other)).map(|other| ("an existing", other));
+        let beside =
+            || prefixes[at + 1..].iter().find(|other| meet(one, other)).map(|other| ("another provided", other));
+        if let Some((which, other)) = before.or_else(beside) {
             let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
             let text = format!(
-                "ERR Prefix '{one}' overlaps with an existing prefix '{other}'. Prefixes for a single client must not \
-                 overlap."
+                "ERR Prefix '{one}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
             );
             return Err(Error::with(Kind::Malformed, text));
         }
@@ -408,6 +433,7 @@ fn tracking_info(client: &Client) -> Reply {
                 (options.opt_out, "optout"),
                 (options.opt_out && options.caching, "caching-no"),
                 (options.no_loop, "noloop"),
+                (options.broken, "broken_redirect"),
             ];
             flags.extend(rest.iter().filter(|(is, _)| *is).map(|(_, name)| *name));
             prefixes.extend(options.prefixes.iter().map(|prefix| Reply::Value(Blob::Shared(Arc::from(&**prefix)))));
@@ -422,37 +448,32 @@ fn tracking_info(client: &Client) -> Reply {
 
 /// The keys of a command that reads are remembered for a client that keeps copies, before they are read.
 #[cold]
-pub(super) fn remember_reads(cx: &mut Context<'_>, client: &mut Client, row: &Row, args: Args<'_>) {
-    let Some(options) = &mut client.tracking else { return };
-    let is_client = row.name == "CLIENT" || row.flags & crate::command::flag::TRANSACTION != 0;
-    let caching = options.caching;
-    if !is_client && cx.held.is_none() {
-        options.caching = false;
-    }
+pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, args: Args<'_>) {
+    let Some(options) = &client.tracking else { return };
+    let caching = cx.waits.caching.unwrap_or(options.caching);
     let wanted = !options.broadcast && if options.opt_in { caching } else { !(options.opt_out && caching) };
     if !wanted || row.flags & crate::command::flag::READ == 0 {
         return;
     }
-    let (db, party, target) = (client.db, client.party, options.redirect.unwrap_or(client.party));
-    let mut tagged = false;
+    let (db, party) = (client.db, client.party);
+    let tracking = &cx.engine.tracking;
     for bytes in row.keys(args) {
         let key = Key { db, bytes };
-        // A value that was waited for is answered as it was loaded. If it is not there any more, whoever keeps a copy of
-        // it is told at once: the change came before this registration.
+        // A value that was waited for is answered as it was loaded. If it is not there any more, the client is sent an
+        // invalidation at once: the change came before this registration.
         let loaded = cx.waits.outcome(key).and_then(|outcome| match outcome {
             Outcome::Loaded(loaded) => Some((!loaded.absent).then_some(loaded.version)),
             _ => None,
         });
-        let (has_tags, version) = cx.with(key, |entry, _| {
-            let has_tags = entry.track(party);
-            (has_tags, entry.peek().map(|item| item.version))
+        let version = cx.with(key, |entry, _| {
+            // Before the look at the item: a tag that is invalidated between the two would reach nobody.
+            if entry.track(party) {
+                tracking.tagged(party.id);
+            }
+            entry.peek().map(|item| item.version)
         });
-        tagged |= has_tags;
         if loaded.is_some_and(|loaded| loaded != version) {
-            cx.engine.mail.post(target, Event::Void(Some(bytes.into())));
+            tracking.changed_before(party.id, bytes, &cx.engine.mail);
         }
-    }
-    if tagged {
-        cx.engine.tracking.tagged(client.id);
     }
 }

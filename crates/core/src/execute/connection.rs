@@ -10,7 +10,7 @@ use crate::engine::{REDIS_VERSION, VERSION};
 use crate::fence::Joined;
 use crate::key_list::KeyList;
 use crate::pubsub::Subscriptions;
-use crate::store::Party;
+use crate::store::{Holds, Party};
 use crate::tracking::Options;
 use crate::transaction::{Queue, Watched};
 use crate::users::{Access, DEFAULT};
@@ -42,10 +42,8 @@ pub struct Client {
     pub unordered: bool,
     /// It is a loader worker, and asks for nothing that could wait.
     pub worker: bool,
-    /// Leases that it was granted: database, key and token.
-    pub holds: Vec<(u8, Box<[u8]>, u64)>,
-    /// Bytes of their keys.
-    held_bytes: usize,
+    /// Leases that it was granted.
+    pub holds: Holds,
     /// Its place behind the fence of its session.
     pub joined: Option<Joined>,
     /// The transaction that it has begun.
@@ -80,8 +78,7 @@ impl Client {
             ticket_once: false,
             unordered: false,
             worker: false,
-            holds: Vec::new(),
-            held_bytes: 0,
+            holds: Holds::default(),
             joined: None,
             queue: None,
             watched: KeyList::default(),
@@ -139,19 +136,14 @@ impl Client {
         self.replies = Replies::All;
     }
 
-    /// It was granted a lease.
-    pub fn remember(&mut self, key: &[u8], token: u64) {
-        if !self.holds.iter().any(|(_, _, known)| *known == token) {
-            self.holds.push((self.db, key.into(), token));
-            self.held_bytes += key.len();
-        }
-    }
-
-    /// It has answered for a lease.
-    pub fn forget(&mut self, key: &[u8], token: u64) {
-        if let Some(at) = self.holds.iter().position(|(_, known, held)| *held == token && **known == *key) {
-            self.holds.swap_remove(at);
-            self.held_bytes -= key.len();
+    /// CLIENT CACHING counts for the next command, and for all of a transaction; whether that succeeds or not.
+    #[inline]
+    pub fn end_caching(&mut self, command: &[u8]) {
+        if let Some(options) = &mut self.tracking
+            && self.queue.is_none()
+            && !command.eq_ignore_ascii_case(b"CLIENT")
+        {
+            options.caching = false;
         }
     }
 
@@ -160,7 +152,7 @@ impl Client {
         let queue = self.queue.as_ref().map_or(0, |queue| queue.memory());
         let prefixes = self.tracking.as_ref().map_or(0, |options| options.memory());
         let topics = self.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.memory());
-        let leases = self.holds.capacity() * size_of::<(u8, Box<[u8]>, u64)>() + self.held_bytes;
+        let leases = self.holds.bytes();
         queue + self.watched.memory() + prefixes + topics + leases
     }
 }
@@ -185,6 +177,12 @@ const AS_ANOTHER: Error = Error::new(
     "ERR this connection listens, tracks or loads as another user: authenticate on a connection of its own",
 );
 
+/// A session belongs to the user who began it.
+const OF_ANOTHER: Error = Error::new(
+    Kind::Denied,
+    "ERR the session of this connection is another user's: authenticate on a connection of its own",
+);
+
 /// Says who the client is.
 pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, password: &[u8]) -> Result<Reply, Error> {
     let name = user.unwrap_or(DEFAULT.as_bytes());
@@ -192,7 +190,11 @@ pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, pa
         return Err(NO_PASSWORD);
     }
     let access = engine.users.authenticate(name, password).ok_or(WRONG_PASSWORD)?;
-    let other = client.access.user().map(|user| user.name()) != access.user().map(|user| user.name());
+    let name = access.user().map(|user| user.name());
+    let other = client.access.user().map(|user| user.name()) != name;
+    if client.joined.as_ref().is_some_and(|joined| Some(joined.user()) != name) {
+        return Err(OF_ANOTHER);
+    }
     if other && (client.worker || client.subscriptions.is_some() || client.tracking.is_some()) {
         return Err(AS_ANOTHER);
     }

@@ -20,7 +20,7 @@ use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
 use crate::pubsub::BusCommand;
-use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Value};
+use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value};
 use crate::waiting::{Waits, load_first};
 use crate::{cache, items, pubsub, stats, transaction};
 
@@ -41,7 +41,7 @@ pub(crate) use keyspace::{
 pub(crate) use room::Writes;
 pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
-use server::{describe, document, info, keys_of, memory_stats, name_of};
+use server::{describe_all, describe_named, document, info, keys_of, list, memory_stats};
 #[cfg(test)]
 pub(crate) use strings::get_served;
 pub(crate) use strings::{OVERFLOW, why_refused};
@@ -79,12 +79,18 @@ pub trait Held {
     fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
     fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
+    /// Invalidates tags, by their hashes.
+    fn invalidate_tags(&mut self, tags: &[u64]);
+    /// As [`Locked::hold_to_invalidate`].
+    fn hold_to_invalidate(&mut self);
     /// Removes everything, or everything in one database; all shards are locked.
     fn clear(&mut self, db: Option<u8>);
     /// Items of a database; all shards are locked.
     fn len(&self, db: u8) -> u64;
     /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
     fn stats(&self) -> Stats;
+    /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>));
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
 }
@@ -107,6 +113,14 @@ impl Held for Locked<'_> {
         Locked::read_all(self, keys, |now, item| visit(now, item, scratch));
     }
 
+    fn invalidate_tags(&mut self, tags: &[u64]) {
+        Locked::invalidate_tags(self, tags);
+    }
+
+    fn hold_to_invalidate(&mut self) {
+        Locked::hold_to_invalidate(self);
+    }
+
     fn clear(&mut self, db: Option<u8>) {
         Locked::clear(self, db);
     }
@@ -117,6 +131,10 @@ impl Held for Locked<'_> {
 
     fn stats(&self) -> Stats {
         Locked::stats(self)
+    }
+
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+        Locked::each_holder(self, visit);
     }
 
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
@@ -194,6 +212,14 @@ impl Context<'_> {
     /// What is held, and what happened since the start.
     pub fn stats(&self) -> Stats {
         self.held.as_ref().map_or_else(|| self.engine.store.stats(), |held| held.stats())
+    }
+
+    /// As [`Store::each_holder`](crate::store::Store::each_holder).
+    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+        match &self.held {
+            None => self.engine.store.each_holder(visit),
+            Some(held) => held.each_holder(visit),
+        }
     }
 
     /// As [`Store::scan`](crate::store::Store::scan).
@@ -296,12 +322,14 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::Invalidate { keys, tags } => {
             let store = &cx.engine.store;
-            // Tags first: what is removed below is counted, and nobody reads it by its tag in between.
-            for tag in tags.iter() {
-                store.invalidate_tags(&[store.tag_in(db, tag)]);
-            }
-            let Reply::Int(removed) = count(cx, db, keys, |entry| entry.remove()) else { unreachable!() };
-            Reply::Int(removed + tags.len() as i64)
+            let hashes: Vec<u64> = tags.iter().map(|tag| store.tag_in(db, tag)).collect();
+            let named = keys.iter().map(|bytes| Key { db, bytes });
+            let removed = cx.with_all(named.clone(), |all, _| {
+                // Tags first: what they kill is not counted as a key that was removed.
+                all.invalidate_tags(&hashes);
+                named.filter(|key| all.entry(*key).remove()).count()
+            });
+            Reply::Int((removed + tags.len()) as i64)
         }
         Command::Ping(message) if client.only_listens() => {
             let message = Reply::Value(Blob::Owned(message.unwrap_or_default().to_vec()));
@@ -319,12 +347,10 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::Bus(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => Reply::Array(TABLE.iter().map(describe).collect()),
+        Command::CommandAll => describe_all(),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
-        Command::CommandList => Reply::Array(TABLE.iter().map(name_of).collect()),
-        Command::CommandInfo(names) => {
-            Reply::Array(names.iter().map(|name| lookup(name).map_or(Reply::Null, describe)).collect())
-        }
+        Command::CommandList(filter) => return list(filter),
+        Command::CommandInfo(names) => describe_named(names),
         Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
         Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
         Command::Text(command) => return text::run(cx, client, &command),
@@ -332,7 +358,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Config(command) => return config::run(cx, &command),
         Command::Script(command) => return scripts::run(cx, client, &command),
         Command::MemoryStats => memory_stats(cx),
-        Command::CommandKeys(words) => return keys_of(words),
+        Command::CommandKeys(words, flags) => return keys_of(words, flags),
         Command::Time => {
             let micros = (cx.now.wall % 1000) * 1000;
             let text = |number: u64| Reply::Value(Blob::Owned(number.to_string().into_bytes()));

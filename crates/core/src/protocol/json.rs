@@ -146,6 +146,8 @@ pub struct Message {
     create: bool,
     user: Option<Span>,
     lease: Lease,
+    /// Why a fill cannot be kept as it says.
+    problem: Option<Error>,
 }
 
 /// What messages about freshness and leases carry. Times in milliseconds.
@@ -241,9 +243,12 @@ impl Message {
         if matches!(kind, Type::Fill | Type::Fail | Type::Renew | Type::Release) && body.token.is_none() {
             return Err(malformed("ERR the message needs a token"));
         }
+        if kind == Type::Fill {
+            self.lease.token = body.token.map_or(Ok(0), read_token)?;
+        }
         match kind {
             Type::Set | Type::Write | Type::Fill => {
-                self.lease = Lease::read(body)?;
+                self.read_lease(kind, body)?;
                 self.tags = body.tags.map_or(Ok(Vec::new()), |raw| self.read_keys(raw))?;
                 if self.tags.len() > MAX_TAGS {
                     return Err(malformed("ERR an item has at most 17 tags"));
@@ -251,7 +256,10 @@ impl Message {
                 if !self.lease.absent || body.value.is_some() {
                     self.value = self.read_value(body.value, "ERR the message needs a value")?;
                 }
-                self.ttl = body.ttl_ms.map(read_ttl).transpose()?;
+                match body.ttl_ms.map(read_ttl).transpose() {
+                    Err(error) if kind == Type::Fill => self.problem = Some(error),
+                    ttl => self.ttl = ttl?,
+                }
             }
             Type::Fetch | Type::Renew | Type::Release => self.lease = Lease::read(body)?,
             Type::Fail => {
@@ -271,6 +279,24 @@ impl Message {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Reads what a value is kept with. A fill with a time out of range ends its lease all the same.
+    fn read_lease(&mut self, kind: Type, body: &Body<'_>) -> Result<(), Error> {
+        match Lease::read(body) {
+            Err(error) if kind == Type::Fill => {
+                let absent = body.absent.is_some_and(|raw| raw.get() == "true");
+                (self.lease.absent, self.problem) = (absent, Some(error));
+            }
+            lease => self.lease = lease?,
+        }
+        Ok(())
+    }
+
+    /// The key and the token of a fill, although it could not be read whole.
+    pub fn fill(&self) -> Option<(&[u8], u64)> {
+        let fills = self.kind.is_some_and(|(_, kind)| kind == Type::Fill) && self.lease.token > 0;
+        self.keys().get(0).filter(|_| fills).map(|key| (key, self.lease.token))
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Span {
@@ -337,7 +363,9 @@ impl Message {
                 let lease = length.unwrap_or(LEASE);
                 Command::Cache(CacheCommand::Fetch { key, wait, lease, ticket: false })
             }
-            Type::Fill => Command::Cache(CacheCommand::Fill { key, token, value, keep: keep() }),
+            Type::Fill => {
+                Command::Cache(CacheCommand::Fill { key, token, value, keep: keep(), problem: self.problem.as_ref() })
+            }
             Type::Fail => Command::Cache(CacheCommand::Fail { key, token, message: value, retry }),
             Type::Renew => Command::Cache(CacheCommand::Renew { key, token, millis }),
             Type::Release => Command::Cache(CacheCommand::Release(key, token)),

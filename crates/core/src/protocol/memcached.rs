@@ -15,7 +15,6 @@
 //!
 //! A client that has to say who it is says so by a first `set`, which the session takes before it runs anything.
 
-use crate::cache::CacheCommand;
 use crate::command::{
     Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
 };
@@ -41,7 +40,7 @@ const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
 const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk";
 const BAD_TOKEN: &str = "CLIENT_ERROR bad token in command line format";
 const BAD_EXPTIME: &str = "CLIENT_ERROR invalid exptime argument";
-const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
+pub(crate) const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 const OUT_OF_MEMORY: &str = "SERVER_ERROR out of memory storing object";
 const LINE_TOO_LONG: Error = Error::new(Kind::Malformed, "ERR line too long");
 const NO_TLS: Error = Error::new(Kind::Malformed, "ERR this port does not speak TLS");
@@ -411,6 +410,22 @@ impl Call {
         }
     }
 
+    /// The key and the token of a request that would fill a lease, if it has any, although it could not be read.
+    #[cold]
+    pub fn fill<'a>(self, words: Args<'a>, buffer: &'a mut KeyBuffer) -> Option<(&'a [u8], u64)> {
+        if self.verb == Verb::Cas {
+            return Some((words.get(1)?, unsigned(words.get(5)?)?));
+        }
+        if self.verb != Verb::MetaSet || words.len() < 3 {
+            return None;
+        }
+        let flags = || words.from(3).iter();
+        let token = flags().find_map(|flag| unsigned(flag.strip_prefix(b"C")?))?;
+        let word = words.get(1).filter(|word| word.len() <= MAX_KEY)?;
+        let key = if flags().any(|flag| flag == b"b") { decode(word, buffer)? } else { word };
+        Some((key, token))
+    }
+
     #[inline]
     fn plain<'a>(
         self,
@@ -434,7 +449,7 @@ impl Call {
     }
 
     /// A value that is too long is not stored, and the old one goes if it was to be replaced: whoever reads next
-    /// must not take it for the new one. Where a version is given it may be a lease, which ends without a value.
+    /// must not take it for the new one. Where a version is given it may be a lease, which the session ends.
     fn too_large<'a>(
         self,
         words: Args<'a>,
@@ -444,9 +459,6 @@ impl Call {
         let command = match command {
             Command::Item(ItemCommand::Store { key, mode: Mode::Set, version: None, .. }) => {
                 Command::Item(ItemCommand::Remove { key, version: None })
-            }
-            Command::Item(ItemCommand::Store { key, version: Some(token), .. }) => {
-                Command::Cache(CacheCommand::Fail { key, token, message: b"the value is too large", retry: None })
             }
             _ => return Err(TOO_LARGE),
         };

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::lease::{Answer, HoldOff, Judged, Loaded, Moment, Party, Seeker};
+use super::lease::{Answer, Hold, HoldOff, Judged, Loaded, Moment, Party, Seeker};
 use super::shard::Entry;
-use super::{Item, Meta, Refused, Value};
+use super::{Item, Meta, Refused, RefusedFills, Value};
 
 /// What a seeker gets.
 #[derive(Clone, Debug)]
@@ -76,6 +76,17 @@ fn is_early(random: &mut u64, cost: u32, left: u64) -> bool {
     *random ^= *random >> 27;
     let drawn = (random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64;
     f64::from(cost) * -drawn.max(f64::MIN_POSITIVE).ln() >= left as f64
+}
+
+impl RefusedFills {
+    fn count(&mut self, why: Judged) {
+        match why {
+            Judged::Changed => self.changed += 1,
+            Judged::TagInvalidated => self.tag += 1,
+            Judged::Late => self.late += 1,
+            Judged::Good(_) => {}
+        }
+    }
 }
 
 impl Entry<'_> {
@@ -170,9 +181,34 @@ impl Entry<'_> {
         })
     }
 
-    /// Stores a value that was loaded under `token`: its version, or None if the token is not good any more. Those who
-    /// wait get the value even if it cannot be stored.
+    /// Stores a value that was loaded under `token`: its version, or None if the token is not good any more. If it cannot
+    /// be stored the lease ends all the same, and those who wait get the value.
     pub fn fill(&mut self, token: u64, value: &[u8], meta: &Meta<'_>) -> Result<Option<u64>, Refused> {
+        self.end_with(token, value, meta, |entry, clock| entry.put_loaded(value, meta, clock))
+    }
+
+    /// As [`fill`](Entry::fill), of a value that cannot be stored as its sender asks.
+    #[cold]
+    pub fn fill_unstored(&mut self, token: u64, value: &[u8], meta: &Meta<'_>) {
+        let _ = self.end_with(token, value, meta, |_, _| Err(Refused::TooLarge));
+    }
+
+    /// As [`fill`](Entry::fill), of a value that was not even read: those who wait get the message.
+    #[cold]
+    pub fn fill_unread(&mut self, token: u64, message: &Arc<str>) {
+        if self.takes(token) {
+            self.shard.stats.refused.value += 1;
+        }
+        self.fail(token, message, None);
+    }
+
+    fn end_with(
+        &mut self,
+        token: u64,
+        value: &[u8],
+        meta: &Meta<'_>,
+        store: impl FnOnce(&mut Self, u64) -> Result<u64, Refused>,
+    ) -> Result<Option<u64>, Refused> {
         let loaded = |version| Loaded {
             value: Arc::from(value),
             version,
@@ -184,8 +220,15 @@ impl Entry<'_> {
         let tags = self.tags;
         let dead = |clock| tags.are_dead_for_grant(meta.tags, clock);
         let judged = self.shard.leases.judge(self.hash, self.key, token, &|| loaded(0), dead, self.now);
-        let Judged::Good(clock) = judged else { return Ok(None) };
-        let stored = self.put_loaded(value, meta, clock);
+        let clock = match judged {
+            Judged::Good(clock) => clock,
+            refused => {
+                self.shard.stats.refused.count(refused);
+                return Ok(None);
+            }
+        };
+        let stored = store(self, clock);
+        self.shard.stats.refused.value += u64::from(stored.is_err());
         let waited = self.shard.leases.has_waiters(self.hash);
         let told = waited.then(|| loaded(stored.unwrap_or(0)));
         self.shard.leases.filled(self.hash, told.as_ref(), self.now);
@@ -199,8 +242,8 @@ impl Entry<'_> {
         self.shard.leases.fail(self.hash, self.key, token, (message, retry), kept.as_ref(), self.now)
     }
 
-    /// The load takes so many milliseconds longer; `party` holds the lease from now on. Whether it still may.
-    pub fn renew(&mut self, token: u64, millis: u64, party: Party) -> bool {
+    /// The load takes so many milliseconds longer; `party` holds the lease from now on. Until when, if it still may.
+    pub fn renew(&mut self, token: u64, millis: u64, party: Party) -> Option<u64> {
         self.shard.leases.renew(self.hash, self.key, token, millis, party, self.now)
     }
 
@@ -231,10 +274,21 @@ impl Entry<'_> {
         self.shard.leases.leave(self.hash, self.key, party, wait, self.now)
     }
 
-    /// A connection that waited for this key, or held its lease, is gone.
-    pub fn lost(&mut self, party: Party) {
+    /// A lease that its holder was never told of goes on to somebody else.
+    pub fn give_up(&mut self, token: u64) {
         let moment = self.moment();
-        self.shard.leases.lost(self.hash, self.key, party, moment);
+        self.shard.leases.give_up(self.hash, self.key, token, moment);
+    }
+
+    /// A connection that waited for this key is gone.
+    pub fn left(&mut self, party: Party) {
+        let moment = self.moment();
+        self.shard.leases.left(self.hash, self.key, party, moment);
+    }
+
+    /// The lease under a token, as its holder remembers it.
+    pub fn hold(&self, token: u64) -> Hold {
+        Hold::new(self.hash, token)
     }
 
     /// Gives a worker that was asked for the lease; None if it is not wanted any more.
@@ -252,6 +306,12 @@ impl Entry<'_> {
     /// Whether a value loaded under `token` would be stored, as far as can be told.
     pub fn takes(&self, token: u64) -> bool {
         self.shard.leases.get(self.hash, self.key).is_some_and(|lease| lease.takes(token, self.now))
+    }
+
+    /// Whether a load runs under `token` whose value cannot be stored any more, since the key was changed.
+    pub fn is_voided(&self, token: u64) -> bool {
+        let leases = &self.shard.leases;
+        !leases.is_empty() && leases.get(self.hash, self.key).is_some_and(|lease| lease.is_voided(token))
     }
 
     /// Everything known of the key; leaves no trace.

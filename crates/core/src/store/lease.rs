@@ -13,14 +13,17 @@
 //!    unstored, to those who joined before what refused it; the others go on waiting, since they may have seen the write.
 //! 5. At most one voided load runs beside the valid one. Else a key that is invalidated faster than it is loaded starts
 //!    one more query with each invalidation.
-//! 6. At most two holders in a row may fail to answer, then all who wait are told. Else a row that kills its loader kills
-//!    one after another. A failure holds the key off for a while, so that a database in trouble is asked seldom.
-//! 7. Whom a step concerns is decided from what the key is when the step is over: inside a transaction nobody is shown
+//! 6. At most two holders in a row may end or let their time pass, then all who wait get an error. Else a row that kills
+//!    its loader kills one after another. A failure holds the key off for a while, so that a database in trouble is asked
+//!    seldom. A waiter that is gone and a lease that could not be delivered are no failures: nobody has tried to load.
+//! 7. A lease that is released is granted again at once, but not to one that releases it again and again: then it rests.
+//!    Else server and worker hand it back and forth as fast as they can.
+//! 8. Whom a step concerns is decided from what the key is when the step is over: inside a transaction nobody is shown
 //!    what was there for a moment.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
 use super::Key;
@@ -111,6 +114,100 @@ pub struct Seeker {
     pub bound: bool,
 }
 
+/// A lease as its holder remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The hash of its key.
+    pub(super) hash: u64,
+    token: u64,
+}
+
+impl Hold {
+    pub(super) fn new(hash: u64, token: u64) -> Hold {
+        Hold { hash, token }
+    }
+}
+
+impl Hash for Hold {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A hash already, and few tokens of one key are known at a time.
+        state.write_u64(self.hash);
+    }
+}
+
+/// The leases that a connection was granted and has not answered. Those that ended otherwise, because another connection
+/// filled them, say, are forgotten when the list has doubled: it has at most twice as many as the connection holds, and a
+/// few.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    all: HashSet<Hold, BuildHasherDefault<Identity>>,
+    /// How many there may be before those that ended are looked for.
+    most: usize,
+    /// When a full list may be looked through again.
+    full_until: u64,
+}
+
+impl Holds {
+    /// How many there are before it is worth while to look for ended ones.
+    const FEW: usize = 64;
+    /// How often a list that is full is looked through, in milliseconds.
+    const PAUSE: u64 = 100;
+
+    /// A lease was granted to the connection; `stands` tells whether it still holds a lease.
+    pub fn add(&mut self, hold: Hold, stands: impl FnMut(Hold) -> bool) {
+        self.all.insert(hold);
+        if self.all.len() > self.most.max(Self::FEW) {
+            self.forget_ended(stands);
+        }
+    }
+
+    /// The connection has answered for a lease.
+    pub fn remove(&mut self, hold: Hold) {
+        self.all.remove(&hold);
+    }
+
+    /// Whether it remembers a lease.
+    pub fn has(&self, hold: Hold) -> bool {
+        self.all.contains(&hold)
+    }
+
+    /// Whether the connection holds any lease.
+    pub fn any(&mut self, mut stands: impl FnMut(Hold) -> bool) -> bool {
+        while let Some(hold) = self.all.iter().next().copied() {
+            if stands(hold) {
+                return true;
+            }
+            self.all.remove(&hold);
+        }
+        false
+    }
+
+    /// Whether it holds so many leases.
+    pub fn is_full(&mut self, limit: usize, now: u64, stands: impl FnMut(Hold) -> bool) -> bool {
+        if self.all.len() >= limit && now >= self.full_until {
+            self.forget_ended(stands);
+            self.full_until = now + Self::PAUSE;
+        }
+        self.all.len() >= limit
+    }
+
+    /// Takes all of them.
+    pub fn take(&mut self) -> impl Iterator<Item = Hold> + use<> {
+        std::mem::take(self).all.into_iter()
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.all.capacity() * (size_of::<Hold>() + 1)
+    }
+
+    fn forget_ended(&mut self, mut stands: impl FnMut(Hold) -> bool) {
+        self.all.retain(|hold| stands(*hold));
+        self.most = 2 * self.all.len();
+        self.all.shrink_to(self.most);
+    }
+}
+
 /// A token was granted to somebody.
 #[derive(Clone, Debug)]
 struct Grant {
@@ -121,6 +218,8 @@ struct Grant {
     granted_at: u64,
     /// When the lease passes on.
     deadline: u64,
+    /// The server chose the holder, a worker, and would choose it again.
+    assigned: bool,
 }
 
 /// A load that runs on although its value cannot be stored any more.
@@ -171,8 +270,14 @@ pub(super) struct Lease {
     served: bool,
     /// A worker was asked for.
     queued: bool,
-    /// Holders in a row that did not answer.
+    /// Holders in a row that did not answer, and how many of them ended.
     failures: u8,
+    ended: u8,
+    /// Holders in a row that released the lease although the server would grant it to them again, and the last one.
+    releases: u8,
+    released_by: Option<Party>,
+    /// Nobody is granted the lease before, since it was released again and again.
+    rests_until: u64,
     hold_off: Option<HoldOff>,
     /// Transactions that depend on the key's being absent.
     watchers: u32,
@@ -194,8 +299,15 @@ const MAX_WAITERS: usize = 1 << 16;
 const HOLD_OFF: (u64, u64) = (100, 1_000);
 /// How long a failure is remembered, so that another one soon after holds the key off for longer.
 const REMEMBERED: u64 = 10_000;
-/// Leases that are looked at in one tick.
-const STEP: usize = 1024;
+/// Releases in a row after which a lease rests, as long as after a failure.
+const MAX_RELEASES: u8 = 2;
+/// Waiters that are looked at as fast as one lease.
+const WAITERS_PER_LOOK: usize = 16;
+/// Waiters of one key that are looked through at most once in a millisecond; twice as many, every other millisecond.
+const CROWD: usize = 1024;
+/// How often many leases are looked through for the oldest token, in milliseconds; few are each time.
+const OLDEST_EVERY: u64 = 1_000;
+const FEW_LEASES: usize = 1024;
 /// What a lease takes beside its key, and a waiter, in bytes.
 const LEASE_BYTES: usize = size_of::<Lease>() + 64;
 const WAITER_BYTES: usize = size_of::<Waiter>();
@@ -205,8 +317,21 @@ const WAITER_BYTES: usize = size_of::<Waiter>();
 pub(super) enum Judged {
     /// The token is good; the value is to be kept with this tag clock.
     Good(u64),
-    /// It is not.
-    Refused,
+    /// The key was changed, or a tag of the value invalidated, since the token was granted; or the token means nothing.
+    Changed,
+    TagInvalidated,
+    Late,
+}
+
+/// Why a lease passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Because {
+    /// Its holder gave it up, or never got it.
+    Released,
+    /// Its holder is gone.
+    Ended,
+    /// Its time is over.
+    TimedOut,
 }
 
 /// What a seeker of a key that has no value gets.
@@ -246,6 +371,8 @@ pub(super) struct Leases {
     most: usize,
     /// How long a load may take, in milliseconds.
     load_limit: u64,
+    /// The tag clock of the oldest token, and when that was looked for.
+    oldest: (u64, u64),
 }
 
 impl Leases {
@@ -259,6 +386,7 @@ impl Leases {
             key_bytes: 0,
             most,
             load_limit,
+            oldest: (0, 0),
         }
     }
 
@@ -345,12 +473,12 @@ impl Leases {
         if let Some(hold_off) = lease.held_off(now) {
             return Answer::HeldOff(Arc::clone(&hold_off.message));
         }
-        if lease.may_grant() {
+        if lease.may_grant(now) {
             if seeker.served {
                 lease.served = true;
                 self.want(hash, now);
             } else if seeker.lease > 0 {
-                self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, moment);
+                self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, false, moment);
                 return Answer::Lease(moment.token);
             } else if !lease.queued {
                 return Answer::Nothing;
@@ -381,14 +509,14 @@ impl Leases {
         }
     }
 
-    fn grant(&mut self, hash: u64, holder: Option<Party>, length: u64, moment: Moment) {
+    fn grant(&mut self, hash: u64, holder: Option<Party>, length: u64, assigned: bool, moment: Moment) {
         let Moment { token, clock, now } = moment;
         let Some(lease) = self.map.get_mut(&hash) else { return };
         let deadline = now + length.min(MAX_AGE);
         if lease.grants.len() == MAX_GRANTS {
             lease.grants.remove(0);
         }
-        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline });
+        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, assigned });
         (lease.held, lease.queued) = (true, false);
         self.schedule(hash, deadline);
     }
@@ -406,16 +534,16 @@ impl Leases {
 
     /// Gives the lease that a worker was asked for to `worker`; whether one is still wanted.
     pub(super) fn assign(&mut self, hash: u64, key: Key<'_>, worker: Party, length: u64, moment: Moment) -> bool {
-        let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant());
+        let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now));
         if wanted {
-            self.grant(hash, Some(worker), length, moment);
+            self.grant(hash, Some(worker), length, true, moment);
         }
         wanted
     }
 
     /// No worker is there: somebody who waits and can load gets the lease.
     pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
-        if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant()) {
+        if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now)) {
             self.grant_to_waiter(hash, moment);
         }
     }
@@ -424,7 +552,10 @@ impl Leases {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         // Who had the lease and did not answer is asked again only if nobody else is there: others that wait on the same
         // connection belong to the same process, which may have been stopped.
-        let had = |waiter: &Waiter| lease.grants.iter().any(|grant| grant.holder == Some(waiter.party));
+        let had = |waiter: &Waiter| {
+            let holders = lease.grants.iter().map(|grant| grant.holder).chain([lease.released_by]);
+            holders.flatten().any(|holder| holder == waiter.party)
+        };
         let other = lease.waiters.iter().position(|waiter| waiter.lease > 0 && !had(waiter));
         let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
         let Some(place) = place else { return };
@@ -432,13 +563,13 @@ impl Leases {
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
         self.notes.push(Note::Outcome(party, wait, Outcome::Lease(granted)));
-        self.grant(hash, bound.then_some(party), length, moment);
+        self.grant(hash, bound.then_some(party), length, false, moment);
     }
 
     /// Sees to it that those who wait are loaded for.
     fn grant_next(&mut self, hash: u64, moment: Moment) {
         let Some(lease) = self.map.get(&hash) else { return };
-        if lease.may_grant() && !lease.waiters.is_empty() {
+        if lease.may_grant(moment.now) && !lease.waiters.is_empty() {
             if lease.served {
                 self.want(hash, moment.now);
             } else {
@@ -447,17 +578,21 @@ impl Leases {
         }
     }
 
-    /// The lease goes on to somebody else, since its holder gave it up or (`failed`) did not answer.
-    fn pass_on(&mut self, hash: u64, failed: bool, moment: Moment) {
+    /// The lease goes on to somebody else.
+    fn pass_on(&mut self, hash: u64, because: Because, moment: Moment) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         lease.held = false;
         if lease.waiters.is_empty() {
-            lease.failures = 0;
+            (lease.failures, lease.ended) = (0, 0);
+            if !lease.served {
+                (lease.releases, lease.rests_until) = (0, 0);
+            }
             return;
         }
-        lease.failures += u8::from(failed);
+        lease.failures += u8::from(because != Because::Released);
+        lease.ended += u8::from(because == Because::Ended);
         if lease.failures >= MAX_FAILURES {
-            let message: Arc<str> = Arc::from("no one who loaded it answered in time");
+            let message: Arc<str> = Arc::from(lease.why_failed());
             lease.hold_off(&message, None, moment.now);
             self.answer(hash, |_| Some(Outcome::Failed(Arc::clone(&message))));
             return;
@@ -519,7 +654,7 @@ impl Leases {
         refused_by_tags: impl FnOnce(u64) -> bool,
         now: u64,
     ) -> Judged {
-        let Some(lease) = self.get_mut(hash, key) else { return Judged::Refused };
+        let Some(lease) = self.get_mut(hash, key) else { return Judged::Late };
         if let Some(place) = lease.voided.iter().position(|voided| voided.token == token) {
             let voided = lease.voided.remove(place);
             let loaded = Outcome::Loaded(loaded());
@@ -527,9 +662,9 @@ impl Leases {
             let may = |waiter: &Waiter| waiter.voids < voided.number && waiter.clock <= voided.clock;
             self.answer(hash, |waiter| may(waiter).then(|| loaded.clone()));
             self.touched.push(hash);
-            return Judged::Refused;
+            return Judged::Changed;
         }
-        let Some(grant) = lease.good(token, now) else { return Judged::Refused };
+        let Some(grant) = lease.good(token, now) else { return Judged::Late };
         let clock = grant.clock;
         if refused_by_tags(clock) {
             // Who has the lease now, if it passed on, may have read after the invalidation.
@@ -541,7 +676,7 @@ impl Leases {
             let loaded = Outcome::Loaded(loaded());
             self.answer(hash, |waiter| (waiter.clock <= clock).then(|| loaded.clone()));
             self.touched.push(hash);
-            return Judged::Refused;
+            return Judged::TagInvalidated;
         }
         Judged::Good(clock)
     }
@@ -594,25 +729,43 @@ impl Leases {
         true
     }
 
-    /// The load takes longer; whoever says so holds the lease from now on. Whether it is still its to hold.
-    pub(super) fn renew(&mut self, hash: u64, key: Key<'_>, token: u64, length: u64, holder: Party, now: u64) -> bool {
+    /// The load takes longer; whoever says so holds the lease from now on. Until when, if it is still its to hold.
+    pub(super) fn renew(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        token: u64,
+        length: u64,
+        holder: Party,
+        now: u64,
+    ) -> Option<u64> {
         let limit = self.load_limit;
-        let Some(lease) = self.get_mut(hash, key) else { return false };
-        let Some(grant) = lease.grants.last_mut() else { return false };
+        let lease = self.get_mut(hash, key)?;
+        let grant = lease.grants.last_mut()?;
         let last = grant.granted_at + limit;
         if grant.token != token || now >= last {
-            return false;
+            return None;
         }
         grant.deadline = last.min(now + length.min(MAX_AGE));
         grant.holder = grant.holder.map(|_| holder);
         let deadline = grant.deadline;
         (lease.held, lease.queued) = (true, false);
         self.schedule(hash, deadline);
-        true
+        Some(deadline)
     }
 
     /// The holder gives the lease up without a failure. Whether it had it.
     pub(super) fn release(&mut self, hash: u64, key: Key<'_>, token: u64, moment: Moment) -> bool {
+        if let Some(lease) = self.get_mut(hash, key)
+            && let Some(until) = lease.count_release(token, moment.now)
+        {
+            self.schedule(hash, until);
+        }
+        self.give_up(hash, key, token, moment)
+    }
+
+    /// A lease goes back unused: its holder never got it, or does not want it. Whether the token meant anything.
+    pub(super) fn give_up(&mut self, hash: u64, key: Key<'_>, token: u64, moment: Moment) -> bool {
         let Some(lease) = self.get_mut(hash, key) else { return false };
         if lease.forget_voided(token) {
             self.touched.push(hash);
@@ -623,7 +776,7 @@ impl Leases {
         lease.grants.retain(|grant| grant.token != token);
         let had = lease.grants.len() < before;
         if holds {
-            self.pass_on(hash, false, moment);
+            self.pass_on(hash, Because::Released, moment);
             self.drop_if_idle(hash, moment.now);
         }
         had
@@ -640,23 +793,61 @@ impl Leases {
         left > 0
     }
 
-    /// A connection is gone: it neither waits for the key nor holds its lease any more. What it loads stays good.
-    pub(super) fn lost(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
+    /// A connection that waited for the key is gone. If it was granted the lease meanwhile, it never learned of it.
+    pub(super) fn left(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
         let Some(lease) = self.get_mut(hash, key) else { return };
         let before = lease.waiters.len();
         lease.waiters.retain(|waiter| waiter.party != party);
         let left = before - lease.waiters.len();
+        self.waiters -= left;
+        self.leave_load(hash, party, Because::Released, moment);
+    }
+
+    /// The connection that holds a lease is gone. What it loads stays good.
+    pub(super) fn lost(&mut self, hold: Hold, party: Party, moment: Moment) {
+        if self.stands(hold, party) {
+            self.leave_load(hold.hash, party, Because::Ended, moment);
+        }
+    }
+
+    /// Whether a connection loads under this lease: it holds it, or the lease was voided meanwhile.
+    pub(super) fn stands(&self, Hold { hash, token }: Hold, party: Party) -> bool {
+        self.map.get(&hash).is_some_and(|lease| {
+            let holder = lease.holder().map(|grant| (grant.token, grant.holder));
+            let voided = lease.voided.iter().map(|voided| (voided.token, voided.holder));
+            holder.into_iter().chain(voided).any(|known| known == (token, Some(party)))
+        })
+    }
+
+    /// A connection does not hold the lease any more, and does not load under a voided one.
+    fn leave_load(&mut self, hash: u64, party: Party, because: Because, moment: Moment) {
+        let Some(lease) = self.map.get_mut(&hash) else { return };
         let holds = lease.holder().is_some_and(|grant| grant.holder == Some(party));
         let voided = lease.voided.len();
         lease.voided.retain(|voided| voided.holder != Some(party));
         let freed = lease.voided.len() < voided;
-        self.waiters -= left;
         if holds {
-            self.pass_on(hash, true, moment);
+            self.pass_on(hash, because, moment);
         } else if freed {
             self.grant_next(hash, moment);
         }
         self.drop_if_idle(hash, moment.now);
+    }
+
+    /// The tag clock of the oldest token that is good; `clock` if there is none. It may be older than that, but for tables
+    /// of many leases no more than a second is looked back.
+    pub(super) fn oldest_clock(&mut self, clock: u64, now: u64) -> u64 {
+        if self.map.len() <= FEW_LEASES || now >= self.oldest.1 + OLDEST_EVERY {
+            let good = |grant: &&Grant| now < grant.granted_at + MAX_AGE;
+            let grants = self.map.values().flat_map(|lease| lease.grants.iter().filter(good));
+            self.oldest = (grants.map(|grant| grant.clock).min().unwrap_or(clock), now);
+        }
+        self.oldest.0
+    }
+
+    /// Who holds the leases that stand now: None for those that belong to no connection.
+    pub(super) fn holders(&self) -> impl Iterator<Item = Option<Party>> {
+        self.map.values().filter_map(|lease| lease.holder().map(|grant| grant.holder))
     }
 
     fn schedule(&mut self, hash: u64, at: u64) {
@@ -665,43 +856,52 @@ impl Leases {
         {
             lease.scheduled = at;
             self.due.push(Reverse((at, hash)));
+            if self.due.len() > 2 * self.map.len() + FEW_LEASES {
+                // Of leases that are gone, or are looked at sooner.
+                let map = &self.map;
+                self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+            }
         }
     }
 
-    /// Looks at leases that are due, within bounds: waits end, leases pass on, what is too old is forgotten. Tokens are
-    /// drawn from `token`.
-    pub(super) fn tick(&mut self, token: &mut dyn FnMut() -> u64, clock: u64, now: u64) {
-        for _ in 0..STEP {
+    /// Looks at leases that are due: waits end, leases pass on, what is too old is forgotten. `most` is how many may be
+    /// looked at, and is lowered. Tokens are drawn from `token`.
+    pub(super) fn tick(&mut self, token: &mut dyn FnMut() -> u64, clock: u64, now: u64, most: &mut usize) {
+        while *most > 0 {
             match self.due.peek() {
                 Some(Reverse((at, _))) if *at <= now => {}
                 _ => return,
             }
             let Some(Reverse((_, hash))) = self.due.pop() else { return };
-            let Some(lease) = self.map.get_mut(&hash) else { continue };
-            if lease.scheduled > now {
-                continue;
-            }
+            let Some(lease) = self.map.get_mut(&hash).filter(|lease| lease.scheduled <= now) else { continue };
             lease.scheduled = u64::MAX;
-            lease.voided.retain(|voided| voided.deadline > now);
-            // Nobody waits for the worker that was asked for: whoever asks next asks anew.
-            lease.queued &= !lease.waiters.is_empty();
-            let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
-            lease.grants.retain(|grant| grant.granted_at + MAX_AGE > now);
-            if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
-                lease.hold_off = None;
-            }
-            self.answer(hash, |waiter| (waiter.deadline <= now).then_some(Outcome::Timeout));
-            let moment = Moment { token: token(), clock, now };
-            if late {
-                self.pass_on(hash, true, moment);
-            } else {
-                self.grant_next(hash, moment);
-            }
-            if !self.drop_if_idle(hash, now)
-                && let Some(next) = self.map.get(&hash).map(|lease| lease.next_look(now))
-            {
-                self.schedule(hash, next);
-            }
+            *most = most.saturating_sub(1 + lease.waiters.len() / WAITERS_PER_LOOK);
+            self.look(hash, Moment { token: token(), clock, now });
+        }
+    }
+
+    /// Looks at a lease that is due.
+    fn look(&mut self, hash: u64, moment: Moment) {
+        let now = moment.now;
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        lease.voided.retain(|voided| voided.deadline > now);
+        // Nobody waits for the worker that was asked for: whoever asks next asks anew.
+        lease.queued &= !lease.waiters.is_empty();
+        let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
+        lease.grants.retain(|grant| grant.granted_at + MAX_AGE > now);
+        if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
+            lease.hold_off = None;
+        }
+        self.answer(hash, |waiter| (waiter.deadline <= now).then_some(Outcome::Timeout));
+        if late {
+            self.pass_on(hash, Because::TimedOut, moment);
+        } else {
+            self.grant_next(hash, moment);
+        }
+        if !self.drop_if_idle(hash, now)
+            && let Some(next) = self.map.get(&hash).map(|lease| lease.next_look(now))
+        {
+            self.schedule(hash, next);
         }
     }
 
@@ -731,6 +931,10 @@ impl Lease {
             served: false,
             queued: false,
             failures: 0,
+            ended: 0,
+            releases: 0,
+            released_by: None,
+            rests_until: 0,
             hold_off: None,
             watchers: 0,
             scheduled: u64::MAX,
@@ -745,8 +949,27 @@ impl Lease {
         self.grants.last().filter(|_| self.held)
     }
 
-    fn may_grant(&self) -> bool {
-        !self.held && self.voided.len() <= MAX_VOIDED
+    fn may_grant(&self, now: u64) -> bool {
+        !self.held && self.voided.len() <= MAX_VOIDED && self.rests_until <= now
+    }
+
+    /// Why nobody tries any more.
+    fn why_failed(&self) -> &'static str {
+        match (self.ended >= MAX_FAILURES, self.served) {
+            (true, true) => "the worker that loaded it ended, twice",
+            (true, false) => "the client that loaded it ended, twice",
+            (false, _) => "no one who loaded it answered in time",
+        }
+    }
+
+    /// The holder releases the lease. If that was done too often in a row, it rests; until when.
+    fn count_release(&mut self, token: u64, now: u64) -> Option<u64> {
+        let (holder, assigned) = self.holder().filter(|grant| grant.token == token).map(|g| (g.holder, g.assigned))?;
+        self.releases = if assigned || holder == self.released_by { self.releases.saturating_add(1) } else { 1 };
+        self.released_by = holder;
+        let more = self.releases.checked_sub(MAX_RELEASES + 1)?;
+        self.rests_until = now + (HOLD_OFF.0 << more.min(8)).min(HOLD_OFF.1);
+        Some(self.rests_until)
     }
 
     fn good(&self, token: u64, now: u64) -> Option<&Grant> {
@@ -768,7 +991,8 @@ impl Lease {
     /// No token is good any more, and nobody holds the lease.
     fn end(&mut self) {
         self.grants.clear();
-        (self.held, self.queued, self.failures) = (false, false, 0);
+        (self.held, self.queued) = (false, false);
+        (self.failures, self.ended, self.releases, self.released_by, self.rests_until) = (0, 0, 0, None, 0);
     }
 
     /// Ends the load under a token from which the lease has passed on to another, and that load alone; whether it had.
@@ -797,6 +1021,7 @@ impl Lease {
         self.waiters.is_empty()
             && self.voided.is_empty()
             && self.hold_off.is_none()
+            && self.rests_until <= now
             && self.watchers == 0
             && !self.queued
             && !self.grants.iter().any(|grant| now < grant.granted_at + MAX_AGE)
@@ -809,8 +1034,10 @@ impl Lease {
         let voided = self.voided.iter().map(|voided| voided.deadline);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
         let hold_off = self.hold_off.iter().flat_map(|hold_off| [hold_off.until, hold_off.until + REMEMBERED]);
-        let all = held.into_iter().chain(old).chain(voided).chain(waiters).chain(hold_off);
-        all.filter(|at| *at > now).min().unwrap_or(now + MAX_AGE)
+        let all = held.into_iter().chain(old).chain(voided).chain(waiters).chain(hold_off).chain([self.rests_until]);
+        let next = all.filter(|at| *at > now).min().unwrap_or(now + MAX_AGE);
+        // A crowd is not looked through for each of its waiters.
+        next.max(now + (self.waiters.len() / CROWD) as u64)
     }
 
     /// How often the key was written or removed while this was there.
@@ -836,6 +1063,11 @@ impl Lease {
     /// Until when somebody holds it, if nobody gives it up before.
     pub(super) fn held_until(&self) -> Option<u64> {
         self.holder().map(|grant| grant.deadline)
+    }
+
+    /// Whether a load runs on under a token that was voided.
+    pub(super) fn is_voided(&self, token: u64) -> bool {
+        self.voided.iter().any(|voided| voided.token == token)
     }
 
     /// Whether a token would be taken.

@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -182,6 +183,23 @@ pub struct Stats {
     pub expires: [u64; DATABASES],
     /// Keys that clients keep copies of.
     pub tracked: u64,
+    /// Pairs of such a key and a client.
+    pub tracked_pairs: u64,
+    /// Fills that were refused.
+    pub refused: RefusedFills,
+}
+
+/// Fills that were refused, by their reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefusedFills {
+    /// The key was changed since the lease was granted.
+    pub changed: u64,
+    /// A tag of the value was invalidated since.
+    pub tag: u64,
+    /// The token is unknown or too old, or another fill was faster.
+    pub late: u64,
+    /// The token was good, and the value could not be stored.
+    pub value: u64,
 }
 
 impl Stats {
@@ -193,6 +211,11 @@ impl Stats {
         self.evicted += one.evicted;
         self.expired += one.expired;
         self.tracked += one.tracked;
+        self.refused.changed += one.refused.changed;
+        self.refused.tag += one.refused.tag;
+        self.refused.late += one.refused.late;
+        self.refused.value += one.refused.value;
+        self.tracked_pairs += one.tracked_pairs;
         for (total, expires) in self.expires.iter_mut().zip(one.expires) {
             *total += expires;
         }
@@ -215,16 +238,16 @@ mod tracked;
 pub use fetch::{Inspection, Sought};
 use index::Slot;
 pub use item::MAX_TAGS;
-pub use lease::{Granted, HoldOff, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
+pub use lease::{Granted, Hold, HoldOff, Holds, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 pub use shard::{Copied, Entry};
 use shard::{MIN_SEGMENT, Shard};
-use tags::Tags;
+use tags::{TagTable, Tags};
 pub use tracked::Interest;
 
 /// The cache: shards behind one lock each.
 pub struct Store {
     shards: Box<[Mutex<Shard>]>,
-    tags: Tags,
+    tags: TagTable,
     hasher: RandomState,
     options: Options,
     /// The options as they are for the shards: with the memory that tags leave.
@@ -232,6 +255,8 @@ pub struct Store {
     /// Bytes of the smallest segment.
     least_segment: usize,
     sweep: Mutex<Sweep>,
+    /// The shard whose leases are looked at first in the next tick.
+    next_tick: AtomicUsize,
     sink: Arc<dyn Sink>,
 }
 
@@ -243,7 +268,9 @@ struct Sweep {
     begun: bool,
     /// The tag clock when it began: what was invalidated before is dropped when it ends.
     clock: u64,
-    /// There were invalidations when it began, so that it looks at every item.
+    /// The tag clock of the oldest live token, as far as it was seen.
+    oldest: u64,
+    /// There were invalidations that no sweep had passed, so that it looks at every item.
     thorough: bool,
 }
 
@@ -253,6 +280,9 @@ const SWEEPS: usize = 128;
 const SHED: usize = 16 << 20;
 /// Items that one step of the sweep looks at: requests of other threads wait for it.
 const SWEEP: usize = 128;
+
+/// Leases that are looked at in one tick.
+const LOOKS: usize = 2048;
 
 /// Keys whose memory is fetched ahead of their use at a time.
 pub const AHEAD: usize = 16;
@@ -311,9 +341,10 @@ impl Store {
             shards: (0..options.shards)
                 .map(|_| Mutex::new(Shard::new(&shard_options, least_segment, &hasher)))
                 .collect(),
-            tags: Tags::new(tags as usize),
+            tags: TagTable::new(tags as usize),
             hasher,
             sweep: Mutex::default(),
+            next_tick: AtomicUsize::new(0),
             options,
             shard_options,
             least_segment,
@@ -341,17 +372,18 @@ impl Store {
         let hash = self.hash(key);
         let mut shard = self.shards[self.shard_of(hash)].lock();
         let now = shard.advance(now);
-        let result = f(&mut Entry::new(&mut shard, &self.tags, key, hash, now, None));
+        let tags = self.tags.step();
+        let result = f(&mut Entry::new(&mut shard, &tags, key, hash, now, None));
         if shard.leases.is_stirred() {
-            self.settle(&mut shard);
+            self.settle(&mut shard, &tags);
         }
         result
     }
 
     /// The end of a step that others wait for.
     #[cold]
-    fn settle(&self, shard: &mut Shard) {
-        shard.settle(&self.tags);
+    fn settle(&self, shard: &mut Shard, tags: &Tags<'_>) {
+        shard.settle(tags);
         for note in shard.leases.take_notes() {
             self.sink.send(note);
         }
@@ -407,7 +439,7 @@ impl Store {
                 guards[index] = Some(shard.lock());
             }
         }
-        Locked { store: self, guards, now }
+        Locked { store: self, tags: self.tags.step(), guards, now }
     }
 
     /// Has the processor fetch the index buckets, then the items, of keys that are about to be used: their waits
@@ -421,20 +453,54 @@ impl Store {
         );
     }
 
-    /// Ends waits and leases whose time is over; to be called every few milliseconds while there are any. Whether there
-    /// are.
+    /// Ends waits and leases whose time is over, a bounded number of them; to be called every few milliseconds while there
+    /// are any. Whether there are.
     pub fn tick_leases(&self, now: u64) -> bool {
-        let mut any = false;
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            if !shard.leases.is_empty() {
-                shard.advance(now);
-                shard.tick_leases(&self.tags);
-                self.settle(&mut shard);
-                any = true;
+        let (mut any, mut most) = (false, LOOKS);
+        let first = self.next_tick.load(Ordering::Relaxed);
+        for number in (0..self.shards.len()).map(|step| (first + step) % self.shards.len()) {
+            let mut shard = self.shards[number].lock();
+            if shard.leases.is_empty() {
+                continue;
+            }
+            any = true;
+            shard.advance(now);
+            let tags = self.tags.step();
+            shard.tick_leases(&tags, &mut most);
+            self.settle(&mut shard, &tags);
+            if most == 0 {
+                // The next call goes on here, so that one shard does not delay the others for ever.
+                self.next_tick.store((number + 1) % self.shards.len(), Ordering::Relaxed);
+                break;
             }
         }
         any
+    }
+
+    /// The lease of a key under a token, as its holder remembers it.
+    pub fn hold(&self, key: Key<'_>, token: u64) -> Hold {
+        Hold::new(self.hash(key), token)
+    }
+
+    /// Whether a connection holds this lease, or loads under it although it was voided.
+    pub fn stands(&self, hold: Hold, party: Party) -> bool {
+        self.shards[self.shard_of(hold.hash)].lock().leases.stands(hold, party)
+    }
+
+    /// The connection that holds a lease is gone: the lease passes on, and what is loaded under it stays good.
+    pub fn lost(&self, hold: Hold, party: Party, now: u64) {
+        let mut shard = self.shards[self.shard_of(hold.hash)].lock();
+        shard.advance(now);
+        let tags = self.tags.step();
+        shard.lost(hold, party, &tags);
+        if shard.leases.is_stirred() {
+            self.settle(&mut shard, &tags);
+        }
+    }
+
+    /// Visits who holds each lease that stands now; None holds one that belongs to no connection.
+    pub fn each_holder(&self, mut visit: impl FnMut(Option<Party>)) {
+        self.shards.iter().for_each(|shard| shard.lock().leases.holders().for_each(&mut visit));
     }
 
     /// A bounded step of upkeep, to be called some twenty times in a second: what has expired or was invalidated goes.
@@ -466,33 +532,53 @@ impl Store {
         let mut sweep = self.sweep.lock();
         for _ in 0..steps {
             if sweep.shard == 0 && !sweep.begun {
-                (sweep.begun, sweep.clock) = (true, self.tags.clock());
+                (sweep.begun, sweep.clock, sweep.oldest) = (true, self.tags.clock(), u64::MAX);
             }
             let mut shard = self.shards[sweep.shard].lock();
             let now = shard.advance(now);
-            let round = shard.sweep(items, &self.tags, sweep.thorough, now);
+            let tags = self.tags.step();
+            let round = shard.sweep(items, &tags, sweep.thorough, now);
             if shard.leases.is_stirred() {
-                self.settle(&mut shard);
+                self.settle(&mut shard, &tags);
             }
             if !round {
                 continue;
             }
+            // What is granted from now on is granted after everything that this round can have made forgettable.
+            sweep.oldest = sweep.oldest.min(shard.leases.oldest_clock(tags.clock(), now));
+            drop((tags, shard));
             sweep.shard = (sweep.shard + 1) % self.shards.len();
             if sweep.shard == 0 {
-                // Only a round that looked at every item has dropped all that is dead by its tags.
                 sweep.begun = false;
-                if std::mem::replace(&mut sweep.thorough, self.tags.len() > 0) {
-                    self.tags.forget(sweep.clock);
-                }
+                self.end_round(&mut sweep);
                 break;
             }
         }
+    }
+
+    /// Forgets the invalidations that nothing depends on any more.
+    fn end_round(&self, sweep: &mut Sweep) {
+        if self.tags.any() {
+            // Only a round that looked at every item has dropped all that is dead by its tags.
+            if sweep.thorough {
+                self.tags.swept(sweep.clock);
+            }
+            self.tags.forget(sweep.oldest);
+        }
+        sweep.thorough = self.tags.any_unswept();
     }
 
     /// What is told of changes from now on.
     pub fn track(&self, interest: Interest) {
         for shard in &self.shards {
             shard.lock().set_interest(interest);
+        }
+    }
+
+    /// A connection keeps no copies any more: its registrations go.
+    pub fn untrack(&self, id: u64) {
+        for shard in &self.shards {
+            shard.lock().untrack(id);
         }
     }
 
@@ -506,10 +592,10 @@ impl Store {
         if db == 0 { self.tag(name) } else { self.hasher.hash_one((db, name)) }
     }
 
-    /// Invalidates tags: when this returns, no item that was written with one of them before is served again.
+    /// Invalidates tags, all in one step: when this returns, no item that was written with one of them before is served
+    /// again.
     pub fn invalidate_tags(&self, tags: &[u64]) {
-        self.tags.invalidate(tags);
-        self.sink.send(Note::TagsInvalidated);
+        self.lock(0, 0).invalidate_tags(tags);
     }
 
     /// Removes everything, or everything in one database.
@@ -528,7 +614,7 @@ impl Store {
         scan(cursor, count, visit, |number, from, visit| {
             let mut shard = self.shards.get(number)?.lock();
             shard.advance(now);
-            Some(shard.scan(db, from, count, &self.tags, visit))
+            Some(shard.scan(db, from, count, &self.tags.step(), visit))
         })
     }
 
@@ -619,6 +705,7 @@ const MOST_BESIDE: usize = 64 + 8 * MAX_TAGS;
 /// Several shards, locked.
 pub struct Locked<'s> {
     store: &'s Store,
+    tags: Tags<'s>,
     guards: [Option<MutexGuard<'s, Shard>>; MAX_SHARDS],
     now: u64,
 }
@@ -628,7 +715,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         for shard in self.guards.iter_mut().flatten() {
             if shard.leases.is_stirred() {
-                self.store.settle(shard);
+                self.store.settle(shard, &self.tags);
             }
         }
     }
@@ -645,7 +732,21 @@ impl Locked<'_> {
     fn entry_at<'a>(&'a mut self, key: Key<'a>, hash: u64, slot: Option<Slot>) -> Entry<'a> {
         let shard = self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked");
         let now = shard.advance(self.now);
-        Entry::new(shard, &self.store.tags, key, hash, now, slot)
+        Entry::new(shard, &self.tags, key, hash, now, slot)
+    }
+
+    /// Invalidates tags, all at once and in this step.
+    pub fn invalidate_tags(&mut self, tags: &[u64]) {
+        if !tags.is_empty() {
+            self.tags.invalidate(tags);
+            self.store.sink.send(Note::TagsInvalidated);
+        }
+    }
+
+    /// To be called before anything is looked at in a step that will invalidate tags: else those of others could be
+    /// invalidated in its middle.
+    pub fn hold_to_invalidate(&mut self) {
+        self.tags.hold_to_invalidate();
     }
 
     /// Moves the value of a key, with all that is kept beside it, to another key, over what is there. Whether there is one.
@@ -762,12 +863,17 @@ impl Locked<'_> {
         total
     }
 
+    /// As [`Store::each_holder`], in the locked shards.
+    pub fn each_holder(&self, mut visit: impl FnMut(Option<Party>)) {
+        self.guards.iter().flatten().for_each(|shard| shard.leases.holders().for_each(&mut visit));
+    }
+
     /// As [`Store::scan`], with every shard locked.
     pub fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
         scan(cursor, count, visit, |number, from, visit| {
             let shard = self.guards.get_mut(number)?.as_mut()?;
             shard.advance(self.now);
-            Some(shard.scan(db, from, count, &self.store.tags, visit))
+            Some(shard.scan(db, from, count, &self.tags, visit))
         })
     }
 

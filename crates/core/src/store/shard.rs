@@ -16,7 +16,7 @@ use super::eviction::Ghosts;
 use super::experts::Experts;
 use super::index::{Found, Index, MAX_FREQ, MAX_SEGMENT, MAX_SEGMENTS, Place, Slot, fetch};
 use super::item::{ALIGN, Encoded, MAX_TAGS, Plain, Record, Stored, db_of, decode, key_of, plain, plain_life, view};
-use super::lease::{Leases, Loaded, Moment, Note, Party};
+use super::lease::{Hold, Leases, Loaded, Moment, Note, Party};
 use super::queue::Lists;
 use super::segment::{Bases, Queue, Segment};
 use super::tags::Tags;
@@ -59,6 +59,9 @@ const KEPT_PART: usize = 32;
 /// Part of the memory that leases may take, as a divisor, and the least of it in bytes.
 const LEASE_PART: usize = 16;
 const LEAST_LEASES: usize = 64 << 10;
+/// Part of the memory that registrations of client tracking may take, as a divisor, and the least of it in bytes.
+const TRACKED_PART: usize = 8;
+const LEAST_TRACKED: usize = 64 << 10;
 /// What was flushed and is no larger is given back at once.
 const LEAST_REST: usize = 64 << 10;
 /// Fewest keys that ghosts remember.
@@ -149,7 +152,7 @@ pub(super) struct Shard {
     /// Those of `counts` that are to expire.
     pub(super) expires: [u64; DATABASES],
     pub(super) items: u64,
-    stats: Stats,
+    pub(super) stats: Stats,
     /// The segment that the sweep is in; the offset is kept there.
     pub(super) sweep_at: usize,
     /// This round looks at every item, since a database was flushed before it.
@@ -178,7 +181,7 @@ pub struct Copied {
 /// One key of a locked shard.
 pub struct Entry<'a> {
     pub(super) shard: &'a mut Shard,
-    pub(super) tags: &'a Tags,
+    pub(super) tags: &'a Tags<'a>,
     pub(super) key: Key<'a>,
     pub(super) hash: u64,
     pub(super) now: u64,
@@ -288,6 +291,7 @@ impl Shard {
             + self.ghosts.bytes()
             + self.experts.bytes()
             + self.leases.bytes()
+            + self.tracked.as_ref().map_or(0, |tracked| tracked.bytes())
             + self.rest_bytes
     }
 
@@ -419,7 +423,16 @@ impl Shard {
         if interest == Interest::None {
             self.tracked = None;
         } else {
-            self.tracked.get_or_insert_default().all = interest == Interest::All;
+            let most = (self.budget / TRACKED_PART).max(LEAST_TRACKED);
+            let tracked = self.tracked.get_or_insert_with(|| Box::new(Tracked::new(most)));
+            tracked.all = interest == Interest::All;
+        }
+    }
+
+    /// A connection keeps no copies any more.
+    pub(super) fn untrack(&mut self, id: u64) {
+        if let Some(tracked) = &mut self.tracked {
+            tracked.leave(id);
         }
     }
 
@@ -1002,7 +1015,7 @@ impl Shard {
     }
 
     /// Ends waits and leases whose time is over.
-    pub(super) fn tick_leases(&mut self, tags: &Tags) {
+    pub(super) fn tick_leases(&mut self, tags: &Tags, most: &mut usize) {
         let version = &mut self.version;
         self.leases.tick(
             &mut || {
@@ -1011,7 +1024,14 @@ impl Shard {
             },
             tags.clock(),
             self.now,
+            most,
         );
+    }
+
+    /// The connection that holds a lease is gone.
+    pub(super) fn lost(&mut self, hold: Hold, party: Party, tags: &Tags) {
+        let moment = Moment { token: self.next_version(), clock: tags.clock(), now: self.now };
+        self.leases.lost(hold, party, moment);
     }
 
     /// The live value of a key, or that there is none for certain, for those who wait for it.
@@ -1034,6 +1054,7 @@ impl Shard {
             used: self.used() as u64,
             expires: self.expires,
             tracked: self.tracked.as_ref().map_or(0, |known| known.len() as u64),
+            tracked_pairs: self.tracked.as_ref().map_or(0, |known| known.pairs() as u64),
             ..self.stats
         }
     }
@@ -1257,7 +1278,7 @@ fn tag_bytes<'a>(tags: &[u64], place: &'a mut [u8; 8 * MAX_TAGS]) -> &'a [u8] {
 impl<'a> Entry<'a> {
     pub(super) fn new(
         shard: &'a mut Shard,
-        tags: &'a Tags,
+        tags: &'a Tags<'a>,
         key: Key<'a>,
         hash: u64,
         now: u64,

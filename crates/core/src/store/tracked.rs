@@ -1,74 +1,275 @@
-//! Keys of a shard that clients keep copies of: whoever read one is told once when it changes or goes.
+//! Keys of a shard that clients keep copies of: each registered client is sent one invalidation when the key changes or
+//! goes.
 //!
-//! The table is bounded: when it is full a key leaves it, and those who have it are told as if it had changed.
+//! The table is bounded in bytes, so in pairs of a key and a connection: when it is full, keys are dropped and their
+//! clients are sent an invalidation as if the key had changed. A connection that closes takes its registrations with it,
+//! so each connection has a list of its keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 use super::lease::Party;
 use super::tags::Identity;
 
-/// Keys that one shard remembers.
-const MOST: usize = 1 << 16;
+/// Bytes of a key in the table beside the key itself: its entry, its place and two allocations.
+const KEY_BYTES: usize = 128;
+/// Bytes of a pair: the connection in the list of the key, and the key in the set of the connection.
+const PAIR_BYTES: usize = 48;
+/// Bytes of a connection that has registrations.
+const CLIENT_BYTES: usize = 96;
 
-/// What is told of changes.
+/// Which changes are reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Interest {
-    /// Nothing: nobody keeps copies.
+    /// None: no client keeps copies.
     #[default]
     None,
-    /// Changes of keys that somebody read.
+    /// Changes of keys that a client has read.
     Read,
     /// Every change.
     All,
 }
 
-#[derive(Default)]
+/// A key, and the connections that keep a copy of it.
+struct Copied {
+    hash: u64,
+    key: Box<[u8]>,
+    parties: Vec<Party>,
+}
+
+type Hashed<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+
 pub(super) struct Tracked {
-    /// Who read the keys of a hash. Two keys of one hash are told together: too much, never too little.
-    readers: HashMap<u64, Told, BuildHasherDefault<Identity>>,
-    /// Every change is told.
+    keys: Vec<Copied>,
+    /// Where a key stands in `keys`, by its hash.
+    places: Hashed<u32>,
+    /// Hashes of the keys that a connection has registered.
+    clients: Hashed<HashSet<u64, BuildHasherDefault<Identity>>>,
+    /// Which key is dropped next when the table is full: all have their turn.
+    hand: usize,
+    key_bytes: usize,
+    pairs: usize,
+    /// Bytes that the table may take.
+    most: usize,
+    /// Every change is reported.
     pub(super) all: bool,
 }
 
-/// Keys, and who is to be told of each.
+/// Keys, and the connections to be sent an invalidation of each.
 pub(super) type Told = Vec<(Box<[u8]>, Vec<Party>)>;
 
 impl Tracked {
-    /// Somebody read a key. Returns what left the table to make room.
-    pub(super) fn read(&mut self, hash: u64, key: &[u8], party: Party) -> Told {
-        let mut gone = Told::new();
-        if self.readers.len() >= MOST
-            && !self.readers.contains_key(&hash)
-            && let Some(any) = self.readers.keys().next().copied()
-        {
-            gone = self.readers.remove(&any).unwrap_or_default();
+    pub(super) fn new(most: usize) -> Tracked {
+        Tracked {
+            keys: Vec::new(),
+            places: HashMap::default(),
+            clients: HashMap::default(),
+            hand: 0,
+            key_bytes: 0,
+            pairs: 0,
+            most,
+            all: false,
         }
-        let keys = self.readers.entry(hash).or_default();
-        match keys.iter_mut().find(|(known, _)| **known == *key) {
-            Some((_, parties)) if parties.contains(&party) => {}
-            Some((_, parties)) => parties.push(party),
-            None => keys.push((key.into(), vec![party])),
-        }
-        gone
     }
 
-    /// A key changed or went: who is to be told.
+    /// Registers a connection that is about to read a key. Returns the keys that were dropped to make room.
+    pub(super) fn read(&mut self, hash: u64, key: &[u8], party: Party) -> Told {
+        let mut dropped = Told::new();
+        // Two keys of one hash are as good as never met: the one that was there is dropped.
+        if self.places.get(&hash).is_some_and(|at| *self.keys[*at as usize].key != *key) {
+            dropped.extend(self.remove(hash));
+        }
+        if !self.clients.entry(party.id).or_default().insert(hash) {
+            return dropped;
+        }
+        match self.places.get(&hash) {
+            Some(at) => self.keys[*at as usize].parties.push(party),
+            None => {
+                self.places.insert(hash, self.keys.len() as u32);
+                self.keys.push(Copied { hash, key: key.into(), parties: vec![party] });
+                self.key_bytes += key.len();
+            }
+        }
+        self.pairs += 1;
+        while self.bytes() > self.most && self.keys.len() > 1 {
+            dropped.extend(self.drop_other(hash));
+        }
+        dropped
+    }
+
+    /// Drops the next key that is not the one with this hash.
+    fn drop_other(&mut self, hash: u64) -> Option<(Box<[u8]>, Vec<Party>)> {
+        self.hand = (self.hand + 1) % self.keys.len();
+        if self.keys[self.hand].hash == hash {
+            self.hand = (self.hand + 1) % self.keys.len();
+        }
+        self.remove(self.keys[self.hand].hash)
+    }
+
+    /// Takes a key out of the table, with all its registrations.
+    fn remove(&mut self, hash: u64) -> Option<(Box<[u8]>, Vec<Party>)> {
+        let at = self.places.remove(&hash)? as usize;
+        let Copied { key, parties, .. } = self.keys.swap_remove(at);
+        if let Some(moved) = self.keys.get(at) {
+            self.places.insert(moved.hash, at as u32);
+        }
+        self.key_bytes -= key.len();
+        self.pairs -= parties.len();
+        for party in &parties {
+            self.forget_key(party.id, hash);
+        }
+        self.shrink();
+        Some((key, parties))
+    }
+
+    fn forget_key(&mut self, id: u64, hash: u64) {
+        if let Some(known) = self.clients.get_mut(&id) {
+            known.remove(&hash);
+            if known.is_empty() {
+                self.clients.remove(&id);
+            } else if is_sparse(known.len(), known.capacity()) {
+                known.shrink_to(known.len() * 2);
+            }
+        }
+    }
+
+    /// A key changed or went: the connections to be sent an invalidation.
     pub(super) fn changed(&mut self, hash: u64, key: &[u8]) -> Told {
-        let mut told = self.readers.remove(&hash).unwrap_or_default();
+        let mut told: Told = self.remove(hash).into_iter().collect();
         if self.all && !told.iter().any(|(known, _)| **known == *key) {
             told.push((key.into(), Vec::new()));
         }
         told
     }
 
-    /// Everything went; those who keep copies are told so all together.
-    pub(super) fn forget(&mut self) {
-        self.readers.clear();
+    /// A connection keeps no copies any more.
+    pub(super) fn leave(&mut self, id: u64) {
+        let Some(known) = self.clients.remove(&id) else { return };
+        for hash in known {
+            let Some(copied) = self.places.get(&hash).map(|at| &mut self.keys[*at as usize]) else { continue };
+            copied.parties.retain(|party| party.id != id);
+            self.pairs -= 1;
+            if copied.parties.is_empty() {
+                self.remove(hash);
+            }
+        }
+        self.shrink();
     }
 
-    /// Keys that somebody read.
+    /// Gives memory back once most of it is unused.
+    fn shrink(&mut self) {
+        if is_sparse(self.keys.len(), self.keys.capacity()) {
+            let wanted = self.keys.len() * 2;
+            self.keys.shrink_to(wanted);
+            self.places.shrink_to(wanted);
+        }
+        if is_sparse(self.clients.len(), self.clients.capacity()) {
+            self.clients.shrink_to(self.clients.len() * 2);
+        }
+    }
+
+    /// Everything went, and all clients are sent one invalidation of everything.
+    pub(super) fn forget(&mut self) {
+        *self = Tracked { all: self.all, ..Tracked::new(self.most) };
+    }
+
+    /// Keys that are registered.
     pub(super) fn len(&self) -> usize {
-        self.readers.len()
+        self.keys.len()
+    }
+
+    /// Pairs of a key and a connection.
+    pub(super) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// Bytes that the table takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.len() * KEY_BYTES + self.key_bytes + self.pairs * PAIR_BYTES + self.clients.len() * CLIENT_BYTES
+    }
+}
+
+/// Whether a table is so empty that it is worth a copy to a smaller one.
+fn is_sparse(len: usize, capacity: usize) -> bool {
+    capacity > 64 && len < capacity / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(id: u64) -> Party {
+        Party { mailbox: 0, slot: 0, id }
+    }
+
+    /// The counts agree with the entries, and the two directions with each other.
+    fn check(tracked: &Tracked) {
+        let pairs: usize = tracked.clients.values().map(HashSet::len).sum();
+        assert_eq!(pairs, tracked.pairs());
+        assert_eq!(pairs, tracked.keys.iter().map(|copied| copied.parties.len()).sum::<usize>());
+        assert_eq!(tracked.key_bytes, tracked.keys.iter().map(|copied| copied.key.len()).sum::<usize>());
+        assert_eq!(tracked.places.len(), tracked.keys.len());
+        for (at, copied) in tracked.keys.iter().enumerate() {
+            assert_eq!(tracked.places[&copied.hash] as usize, at);
+            assert!(copied.parties.iter().all(|party| tracked.clients[&party.id].contains(&copied.hash)));
+        }
+    }
+
+    /// 100 connections read the same keys: the table counts pairs, not keys. Whoever loses a registration is returned.
+    #[test]
+    fn the_table_is_bounded_in_pairs() {
+        let mut tracked = Tracked::new(64 << 10);
+        let mut lost = 0;
+        for id in 0..100 {
+            for hash in 0..200u64 {
+                let told = tracked.read(hash, &hash.to_le_bytes(), party(id));
+                lost += told.iter().map(|(_, parties)| parties.len()).sum::<usize>();
+            }
+            assert!(tracked.bytes() <= 64 << 10);
+            check(&tracked);
+        }
+        assert_eq!(tracked.pairs() + lost, 100 * 200);
+    }
+
+    /// A client that comes back 200 times and reads the same keys leaves nothing behind, while another one stays.
+    #[test]
+    fn a_closed_connection_leaves_nothing() {
+        let mut tracked = Tracked::new(1 << 20);
+        tracked.read(7, b"kept", party(0));
+        let before = (tracked.bytes(), tracked.pairs());
+        for id in 1..200 {
+            for hash in 0..100u64 {
+                assert!(tracked.read(hash, if hash == 7 { b"kept" } else { b"k" }, party(id)).is_empty());
+            }
+            tracked.leave(id);
+            check(&tracked);
+            assert_eq!((tracked.bytes(), tracked.pairs()), before);
+        }
+        assert_eq!(tracked.changed(7, b"kept"), [(b"kept"[..].into(), vec![party(0)])]);
+    }
+
+    /// A client reads many keys and all but one of them change: the memory that they took is given back.
+    #[test]
+    fn keys_that_changed_leave_no_memory() {
+        let mut tracked = Tracked::new(64 << 20);
+        for hash in 0..100_000u64 {
+            tracked.read(hash, b"k", party(1));
+        }
+        for hash in 1..100_000u64 {
+            tracked.changed(hash, b"k");
+        }
+        check(&tracked);
+        let capacities = [tracked.keys.capacity(), tracked.places.capacity(), tracked.clients[&1].capacity()];
+        assert!(capacities.iter().all(|capacity| *capacity < 128), "{capacities:?}");
+    }
+
+    #[test]
+    fn a_key_of_the_same_hash_invalidates_the_one_before() {
+        let mut tracked = Tracked::new(1 << 20);
+        assert!(tracked.read(1, b"a", party(1)).is_empty());
+        assert_eq!(tracked.read(1, b"b", party(2)), [(b"a"[..].into(), vec![party(1)])]);
+        check(&tracked);
+        assert_eq!(tracked.changed(1, b"b"), [(b"b"[..].into(), vec![party(2)])]);
+        assert_eq!((tracked.bytes(), tracked.pairs()), (0, 0));
     }
 }

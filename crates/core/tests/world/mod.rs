@@ -1,6 +1,12 @@
 //! Several sessions over one engine, with messages delivered as a server would.
 
+#![allow(dead_code, reason = "each test uses what it needs of it")]
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::store::{Options, Party};
@@ -11,6 +17,7 @@ pub struct World {
     pub now: Now,
     scratch: Scratch,
     pub connections: Vec<Option<Connection>>,
+    on_their_way: VecDeque<(Party, Event)>,
 }
 
 pub struct Connection {
@@ -26,20 +33,31 @@ impl World {
     }
 
     pub fn with(limits: Limits) -> World {
-        let options = Options {
-            memory: 16 << 20,
-            shards: 4,
-            evict: true,
-            max_value: limits.max_value,
-            seed: [1, 2, 3, 4],
-            epoch: 1000,
-            load_limit: 30_000,
-        };
+        World::with_memory(limits, 16 << 20)
+    }
+
+    /// The longest value that is stored in a world for loads.
+    pub const LONGEST: usize = 4 << 10;
+
+    /// One that stores no long values, although they may be sent.
+    pub fn for_loads() -> World {
+        World::with_store(Limits::default(), 16 << 20, World::LONGEST)
+    }
+
+    pub fn with_memory(limits: Limits, memory: u64) -> World {
+        let max_value = limits.max_value;
+        World::with_store(limits, memory, max_value)
+    }
+
+    fn with_store(limits: Limits, memory: u64, max_value: usize) -> World {
+        let options =
+            Options { memory, shards: 4, evict: true, max_value, seed: [1, 2, 3, 4], epoch: 1000, load_limit: 30_000 };
         World {
             engine: Engine::new(options, limits, Facts { run_id: "life".into(), ..Facts::default() }, 1),
             now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
             scratch: Scratch::default(),
             connections: Vec::new(),
+            on_their_way: VecDeque::new(),
         }
     }
 
@@ -76,34 +94,54 @@ impl World {
 
     fn run(&mut self, number: usize) {
         let Some(connection) = self.connections[number].as_mut() else { return };
-        let mut out = Output::default();
-        let (taken, flow) =
-            connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
-        connection.input.drain(..taken);
-        connection.said.extend(out.take_bytes());
+        let mut flow = Flow::Pause;
+        while flow == Flow::Pause {
+            let mut out = Output::default();
+            let taken;
+            (taken, flow) =
+                connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
+            connection.input.drain(..taken);
+            connection.said.extend(out.take_bytes());
+        }
         connection.closed |= flow == Flow::Close;
     }
 
     /// Delivers what connections have to say to each other.
     pub fn exchange(&mut self) {
-        self.engine.pump(self.now);
-        while self.engine.mail.stirred(0) {
-            for (party, event) in self.engine.mail.take(0) {
-                let number = party.slot as usize;
-                let Some(connection) = self.connections[number].as_mut() else {
-                    self.engine.undelivered(party, event, self.now);
-                    continue;
-                };
-                let mut out = Output::default();
-                let flow = connection.session.deliver(&self.engine, self.now, &mut self.scratch, event, &mut out);
-                connection.said.extend(out.take_bytes());
-                connection.closed |= flow == Flow::Close;
-                if connection.session.is_ready() {
-                    self.run(number);
-                }
+        self.deliver(usize::MAX);
+    }
+
+    /// Delivers at most so many messages; the rest stay on their way.
+    pub fn deliver(&mut self, most: usize) {
+        for _ in 0..most {
+            if self.on_their_way.is_empty() {
+                self.engine.pump(self.now);
+                self.on_their_way.extend(self.engine.mail.take(0));
             }
-            self.engine.pump(self.now);
+            let Some((party, event)) = self.on_their_way.pop_front() else { return };
+            let number = party.slot as usize;
+            let Some(connection) = self.connections[number].as_mut().filter(|connection| !connection.closed) else {
+                self.engine.undelivered(party, event, self.now);
+                continue;
+            };
+            let mut out = Output::default();
+            let flow = connection.session.deliver(&self.engine, self.now, &mut self.scratch, event, &mut out);
+            connection.said.extend(out.take_bytes());
+            connection.closed |= flow == Flow::Close;
+            if connection.session.is_ready() {
+                self.run(number);
+            }
         }
+    }
+
+    /// Whether a connection waits in its place, so that what is sent to it is not run.
+    pub fn is_parked(&self, number: usize) -> bool {
+        self.connections[number].as_ref().is_some_and(|connection| connection.session.is_parked())
+    }
+
+    /// The bytes that a connection was told since it was last asked.
+    pub fn said(&mut self, number: usize) -> Vec<u8> {
+        self.connections[number].as_mut().map(|connection| std::mem::take(&mut connection.said)).unwrap_or_default()
     }
 
     /// What a connection was told since it was last asked, on one line.
@@ -115,6 +153,33 @@ impl World {
     pub fn ask(&mut self, number: usize, line: &str) -> String {
         self.send(number, line);
         self.heard(number)
+    }
+
+    /// Feeds input to a connection once, as one read of it.
+    pub fn feed_once(&mut self, number: usize, input: &str) {
+        let connection = self.connections[number].as_mut().unwrap();
+        connection.input.extend_from_slice(input.as_bytes());
+        let mut out = Output::default();
+        let (taken, flow) =
+            connection.session.feed(&self.engine, self.now, &mut self.scratch, &connection.input, &mut out);
+        connection.input.drain(..taken);
+        connection.said.extend(out.take_bytes());
+        connection.closed |= flow == Flow::Close;
+    }
+
+    /// Closes a connection while another thread of the server does something over and over. Nothing is delivered.
+    pub fn close_beside(&mut self, number: usize, meanwhile: impl Fn(&Engine, Now) + Sync) {
+        let mut connection = self.connections[number].take().unwrap();
+        let (engine, now, closed) = (&self.engine, self.now, AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !closed.load(Ordering::Acquire) {
+                    meanwhile(engine, now);
+                }
+            });
+            connection.session.close(engine, now);
+            closed.store(true, Ordering::Release);
+        });
     }
 
     pub fn close(&mut self, number: usize) {
