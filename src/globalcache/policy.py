@@ -6,7 +6,7 @@ Times go from where they are given to the words of CACHE.FILL and CACHE.SET here
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -86,9 +86,10 @@ class Policy(msgspec.Struct, frozen=True):
             raise ConfigError("stale_if_error: counts from the end of ttl, and there is no ttl")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter: {self.jitter!r}: should be at least 0 and less than 1")
-        force_setattr(self, "tags", _texts("tags", self.tags))
-        if len(self.tags) > _MOST_TAGS:
-            raise ConfigError(f"tags: {len(self.tags)}: should be at most {_MOST_TAGS}")
+        if self.tags != ():
+            force_setattr(self, "tags", _texts("tags", self.tags))
+            if len(self.tags) > _MOST_TAGS:
+                raise ConfigError(f"tags: {len(self.tags)}: should be at most {_MOST_TAGS}")
 
     def words(
         self,
@@ -105,7 +106,9 @@ class Policy(msgspec.Struct, frozen=True):
         seconds; `tags` are the texts that the templates in `self.tags` gave.
         """
         factor = 1 - self.jitter * draw
-        ttl, refresh, grace = (cast("float | None", v) for v in (self.ttl, self.refresh_after, self.stale_if_error))
+        ttl: Any = self.ttl
+        refresh: Any = self.refresh_after
+        grace: Any = self.stale_if_error
         words: list[bytes] = []
         if absent:
             # A negative_ttl of 0 answers those that wait for the load, and nothing is kept.

@@ -10,6 +10,7 @@ _SIZES = {"": 1, "b": 1, "k": 2**10, "kb": 2**10, "kib": 2**10, "m": 2**20, "mb"
     "gib": 2**30,
 }
 _TIMES = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBERS = (int, float)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 
@@ -29,7 +30,7 @@ def parse_duration(duration: str | float | timedelta) -> float:
     """Return seconds; a number without a unit is seconds already. Raises ValueError."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
-    if isinstance(duration, int | float):
+    if isinstance(duration, _NUMBERS):
         try:
             return float(duration)
         except OverflowError:  # a whole number that is longer than any float

@@ -434,7 +434,7 @@ class BlockingServer:
         try:
             link = self._take()
             reply = link.ask(request)
-            if type(reply) is not bytes:
+            if type(reply) is not bytes and type(reply) is not int:
                 reply = self._followed(link, reply, wait)
         except _FatalReplyError as error:
             self._discard(link)

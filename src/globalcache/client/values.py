@@ -42,6 +42,7 @@ _json_decode = msgspec.json.Decoder().decode
 # Types that JSON has, of which every value comes back as it is; floats do if they are finite.
 _PLAIN = frozenset({str, int, bool, type(None)})
 _SCALAR = _PLAIN | {float}
+_BUILT_IN = _SCALAR | {list, dict}
 _ONLY_TEXT = frozenset({str})
 _ANYTHING = (None, Any, object)
 _FITTING = "return what the annotation says, or annotate what is returned, or give type="
@@ -91,7 +92,7 @@ class Values:
         if self._codec == "pickle":
             return self._pickle(value, kind)
         if kind in _ANYTHING:
-            kind = type(value) if by_class and is_record(value) else None
+            kind = type(value) if by_class and type(value) not in _BUILT_IN and is_record(value) else None
         if kind is bytes:
             raise TypeError(f"value is {shown(value)}, not bytes")
         data, flags = self._written(value)

@@ -355,12 +355,15 @@ class AsyncCache(Functions):
 
     async def _set(self, key: str, value: Any, policy: Policy, type: Any, condition: tuple[bytes, ...]) -> int:
         name = self._name(key)
+        server = self._only or self._server(name)
         data, flags = self._encoded(key, value, type)
-        self._check_length(self._server(name), key, data)
+        most = server.max_value
+        if most is not None and len(data) > most:
+            raise ValueTooLargeError(too_long(key, len(data), most))
         words = policy.words(flags=flags, tags=self._tags(policy.tags))
         self._detach((name,))
         try:
-            written = await self._server(name).call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
+            written = await server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
         except _AWAY as error:
             if condition:
                 raise
@@ -415,12 +418,6 @@ class AsyncCache(Functions):
             raise error
         self._stats.errors += 1
         return 0
-
-    @staticmethod
-    def _check_length(server: Any, key: str, data: bytes) -> None:
-        most = server.max_value
-        if most is not None and len(data) > most:
-            raise ValueTooLargeError(too_long(key, len(data), most))
 
     def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
         """Tell whether the server would not take a value, and warn if so."""
@@ -1058,6 +1055,8 @@ class AsyncCache(Functions):
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
+        if not tags:
+            return self._own_tags
         given = tuple(self._tag(tag) for tag in tags)
         most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
         if len(given) > most:
@@ -1112,7 +1111,7 @@ def _whole(name: str, number: int) -> int:
 
 def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
     """Return keys in parts of which each may be asked for in one request."""
-    if len(names) <= MOST_KEYS and sum(map(len, names)) <= MOST_BYTES:
+    if len(names) <= MOST_KEYS and len(b"".join(names)) <= MOST_BYTES:
         return [(server, keys, names)]
     parts: list[_Part] = []
     start = 0
