@@ -273,7 +273,7 @@ pub(crate) fn read_fill<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
         };
     }
     if !keep.is_in_range() {
-        problem = Some(&OUT_OF_RANGE);
+        (keep.ttl, problem) = (None, Some(&OUT_OF_RANGE));
     }
     command(CacheCommand::Fill { key: arg(args, 0), token: token(args, 1)?, value: arg(args, 2), keep, problem })
 }
