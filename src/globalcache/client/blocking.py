@@ -370,18 +370,18 @@ class BlockingServer:
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
-        return self._fetch(fetch_request(key, int(wait * 1000), lease_ms), key, wait, first=True)
+        return self._fetch(fetch_request(key, int(wait * 1000), lease_ms), key, wait)
 
-    def _fetch(self, request: bytes, key: bytes, wait: float, *, first: bool) -> Reply:
+    def _fetch(self, request: bytes, key: bytes, wait: float, *, first: bool = True) -> Reply:
         link = None
         try:
             link = self._take()
             reply = link.ask(request)
-            if reply.__class__ is not list or reply[0] == b"waiting":
+            if reply.__class__ is not list or reply[0] != b"hit" or reply[2]:
                 reply = self._followed(link, reply, wait)
-            # Before anything else can happen: what is interrupted before this closes the connection.
-            if reply.__class__ is list and reply[2]:
-                self.leases.own(key, reply)
+                # Before anything else can happen: what is interrupted before this closes the connection.
+                if reply.__class__ is list and reply[2]:
+                    self.leases.own(key, reply)
         except _FatalReplyError as error:
             self._discard(link)
             return error.reply
@@ -434,7 +434,8 @@ class BlockingServer:
         try:
             link = self._take()
             reply = link.ask(request)
-            if type(reply) is not bytes and type(reply) is not int:
+            kind = type(reply)
+            if kind is not bytes and kind is not int and not (kind is list and reply and reply[0] != b"waiting"):
                 reply = self._followed(link, reply, wait)
         except _FatalReplyError as error:
             self._discard(link)

@@ -1028,8 +1028,8 @@ class Cache(Functions):
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
 
-    def _names_of(self, keys: Sequence[str]) -> list[bytes]:
-        """Return keys as they are sent; checked and made together, for each alone costs more."""
+    def _names_of(self, keys: Sequence[str]) -> tuple[list[bytes], int]:
+        """Return keys as they are sent, and their bytes at most; made together, for each alone costs more."""
         prefix = self._prefix
         try:
             joined = (prefix + f"\0{prefix}".join(keys)).encode()
@@ -1039,8 +1039,9 @@ class Cache(Functions):
             names = joined.split(b"\0")
             # More, if a key has a zero itself.
             if len(names) == len(keys):
-                return names
-        return [self._name(key) for key in keys]
+                return names, len(joined)
+        names = [self._name(key) for key in keys]
+        return names, sum(map(len, names))
 
     def _key(self, name: bytes) -> str:
         return name.decode()[len(self._prefix) :]
@@ -1081,8 +1082,10 @@ class Cache(Functions):
         """Return the servers of these keys, each with keys as they were given and as they are sent, in batches."""
         if not keys:
             return []
-        names = self._names_of(keys)
+        names, size = self._names_of(keys)
         if self._only is not None:
+            if len(names) <= MOST_KEYS and size <= MOST_BYTES:
+                return [(self._only, keys, names)]
             return _in_batches(self._only, keys, names)
         parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
         for key, name in zip(keys, names, strict=True):
@@ -1107,8 +1110,6 @@ def _whole(name: str, number: int) -> int:
 
 def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
     """Return keys in parts of which each may be asked for in one request."""
-    if len(names) <= MOST_KEYS and len(b"".join(names)) <= MOST_BYTES:
-        return [(server, keys, names)]
     parts: list[_Part] = []
     start = 0
     for part in key_batches(names):
