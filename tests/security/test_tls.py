@@ -75,7 +75,7 @@ def test_old_versions_are_refused(certificates: Certificates, start: Callable[..
 
 
 def test_redis_py_reads_and_writes(certificates: Certificates, start: Callable[..., globalcache.Server]) -> None:
-    server = start(listen=[TLS], **certificates.files("server"))
+    server = start(listen=[TLS], memory="64MiB", **certificates.files("server"))
     with redis.Redis.from_url(server.redis_url, ssl_ca_certs=certificates.ca) as client:
         big = os.urandom(5 << 20)
         assert client.set("k", big)
