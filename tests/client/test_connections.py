@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -424,7 +424,7 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
         assert len(loads) == 1
         assert other.inspect("x")["lease"] == "none"
         assert [words[0] for words in sent if words[0] in {b"CACHE.FILL", b"CACHE.FAIL"}] == [b"CACHE.FAIL"]
-        assert any("too large" in words for words in sent)
+        assert any(str(words[-1]).startswith("too large (load ") for words in sent)
         other.invalidate("x")
         assert small("get_or_load_many", ["x", "y"], lambda _: {"x": value, "y": 1}) == {"x": value, "y": 1}
     assert small("get", "y") == 1
@@ -545,3 +545,17 @@ atexit.register(last)
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("old\nloaded\n", "")
     until_none_held([server], ["x", "y", "z"])
+
+
+def test_an_older_value_does_not_stand_in_for_a_later_failure(small: Face) -> None:
+    """A loads a value that is too long, B invalidates it and fails to load: A hears of that failure and loads anew."""
+    assert small("get_or_load", "x", lambda: "x" * LONGEST) == "x" * LONGEST
+    with Cache(small.cache._core.addresses[0].name) as other:  # noqa: SLF001
+
+        def fail() -> NoReturn:
+            raise LookupError("x")
+
+        other.invalidate("x")
+        with pytest.raises(LookupError):
+            other.get_or_load("x", fail)
+    assert small("get_or_load", "x", lambda: "new") == "new"

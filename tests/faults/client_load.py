@@ -236,7 +236,9 @@ class Part:
         if repr(row) != repr(expected) or set(row.pad) - {"x"}:
             self.log.fault("a value is not what was stored", f"{row!r}, expected {expected!r}")
         if row.version < least and not row.is_local:
-            self.log.fault("an old value", f"row {index}: {row.version}, acknowledged {least}, at {time.monotonic()}")
+            long = " of a long value" if row.pad else ""
+            detail = f"row {index}: {row.version}, acknowledged {least}, phase {self.counters.phase}{long}"
+            self.log.fault("an old value", detail)
 
     def failed(self, error: Exception, indexes: Iterable[int]) -> None:
         """Judge the exception that a call ended by."""

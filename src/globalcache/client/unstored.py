@@ -1,7 +1,8 @@
 """Loaded values that the server did not store, for they are too long. Pure: no sockets, `now` is an argument.
 
 The server cannot hand such a value to those who wait for it, so the process that loaded it keeps it for its own waiters
-until the server lets the key be loaded again.
+until the server lets the key be loaded again. A value belongs to one failure, which the server repeats in its cause:
+after an invalidation the next load may fail as well, and an older value must not stand in for that.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Unstored:
     """Values that were not stored, by key, and which functions were warned about."""
 
     def __init__(self) -> None:
-        # Encoded values with their flags, and until when they are kept.
-        self._kept: dict[bytes, tuple[bytes, int, float]] = {}
+        # Encoded values with their flags, until when they are kept, and how their load failed.
+        self._kept: dict[bytes, tuple[bytes, int, float, str]] = {}
         self._warned: dict[str, float] = {}
         self.after_fork()
         when_forked(self)
@@ -40,21 +41,21 @@ class Unstored:
         """Have a lock of one's own: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    def keep(self, key: bytes, data: bytes, flags: int, now: float) -> None:
-        """Keep a value for a moment."""
+    def keep(self, key: bytes, data: bytes, flags: int, cause: str, now: float) -> None:
+        """Keep a value for a moment; `cause` is what the server is told, and no other load's."""
         self.forget_old(now)
         with self._lock:
             while len(self._kept) >= _MOST:
                 del self._kept[next(iter(self._kept))]
-            self._kept[key] = data, flags, now + _KEPT
+            self._kept[key] = data, flags, now + _KEPT, cause
 
-    def find(self, key: bytes, now: float) -> tuple[bytes, int] | None:
-        """Return a value that is kept, and its flags."""
+    def find(self, key: bytes, failure: str, now: float) -> tuple[bytes, int] | None:
+        """Return the value that is kept of this failure, and its flags."""
         if not self._kept:
             return None
         self.forget_old(now)
         found = self._kept.get(key)
-        return None if found is None else found[:2]
+        return None if found is None or not failure.endswith(found[3]) else found[:2]
 
     def forget(self, keys: Iterable[bytes] | None) -> None:
         """Forget what is out of date; None: all."""
@@ -64,7 +65,7 @@ class Unstored:
 
     def forget_old(self, now: float) -> None:
         """Forget what was kept for long enough: these are the longest of all values."""
-        for key, (_, _, until) in list(self._kept.items()):
+        for key, (_, _, until, _) in list(self._kept.items()):
             if until <= now:
                 self._kept.pop(key, None)
 

@@ -694,8 +694,9 @@ class Cache(Functions):
 
         Those who wait for it in this process get the value nevertheless.
         """
+        cause = f"{cause} (load {lease.token})"
         if not form.is_absent:
-            self._core.unstored.keep(lease.name, form.data, form.flags, time.monotonic())
+            self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
         try:
             self._answer(lease, b"CACHE.FAIL", cause)
         except CacheError:
@@ -773,7 +774,7 @@ class Cache(Functions):
         That is the value if it was too long to be stored, or the exception of this process; another process's failure
         is believed only beyond so many tries of one's own.
         """
-        kept = self._core.unstored.find(name, time.monotonic())
+        kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
             return value
@@ -946,8 +947,9 @@ class Cache(Functions):
         """Return the command that ends the lease of one key of a batch."""
         if not self._is_too_long(lease.server, guard.name, key, form.data):
             return b"CACHE.FILL", form.data, *words
-        self._core.unstored.keep(lease.name, form.data, form.flags, time.monotonic())
-        return b"CACHE.FAIL", "too large"
+        cause = f"too large (load {lease.token})"
+        self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
+        return b"CACHE.FAIL", cause
 
     def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
