@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -513,7 +514,7 @@ child = os.fork()
 if child == 0:
     cache.set("x", 1)
     cache.invalidate("x")
-    core.unstored.keep(b"x", b"1", 0, 0.0)
+    core.unstored.keep(b"x", b"1", 0, "too large", 0.0)
     server.leases.tend()
     os._exit(0 if cache.get_or_load("x", lambda: 3) == 3 else 1)
 status = os.waitpid(child, 0)[1]
@@ -559,3 +560,14 @@ def test_an_older_value_does_not_stand_in_for_a_later_failure(small: Face) -> No
         with pytest.raises(LookupError):
             other.get_or_load("x", fail)
     assert small("get_or_load", "x", lambda: "new") == "new"
+
+
+def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
+    """A loads it, B invalidates its tag, of which the server knows nothing: A may not return what it had."""
+    with Cache(small.cache._core.addresses[0].name) as other:  # noqa: SLF001
+        for _ in range(3):
+            for letter in "ab":
+                load = functools.partial(str, letter * LONGEST)
+                assert small("get_or_load", "x", load, tags=["t"]) == letter * LONGEST
+                assert other.get_or_load("x", load, tags=["t"]) == letter * LONGEST
+                other.invalidate(tags=["t"])

@@ -47,6 +47,8 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 _LONGEST_KEY = 65_535
+# What a server is told of a value that it does not take. The function has not failed, so others may run it as well.
+_TOO_LARGE = "too large"
 # What a bulk read gives for text without flags, and for nothing.
 _PLAIN = {bytes, None.__class__}
 _class_of = type
@@ -684,27 +686,36 @@ class AsyncCache(Functions):
         words = self._filling(want.policy, form, cost)
         try:
             if self._is_too_long(lease.server, want.guard.name, self._key(lease.name), form.data):
-                await self._refused(lease, form, "too large")
+                await self._refused(lease, form, _TOO_LARGE, want.policy)
                 return
             self._stats.refused_fills += not await self._answer(lease, b"CACHE.FILL", form.data, *words)
         except CacheError as error:
             self._stats.errors += 1
             self._core.events("fill_error", key=_text(lease.name), error=str(error))
             if isinstance(error, ReplyError | ValueTooLargeError):
-                await self._refused(lease, form, f"it could not be stored: {error}"[:200])
+                await self._refused(lease, form, f"it could not be stored: {error}"[:200], want.policy)
 
-    async def _refused(self, lease: Lease, form: _Form, cause: str) -> None:
+    async def _refused(self, lease: Lease, form: _Form, cause: str, policy: Policy) -> None:
         """End a lease whose value is not stored, with a pause, for the next would not be either.
 
-        Those who wait for it in this process get the value nevertheless.
+        Those who wait for it in this process get a value nevertheless.
         """
-        cause = f"{cause} (load {lease.token})"
-        if not form.is_absent:
-            self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
+        cause = self._kept_as(lease, form, cause, policy)
         try:
             await self._answer(lease, b"CACHE.FAIL", cause)
         except CacheError:
             self._stats.errors += 1
+
+    def _kept_as(self, lease: Lease, form: _Form, cause: str, policy: Policy) -> str:
+        """Keep a value that is not stored for those who wait here; returns the cause, which names its load.
+
+        A server that was not given the tags of a value cannot know when they are invalidated, so one that has tags is
+        not kept: whoever waits for it loads it again.
+        """
+        cause = f"{cause} (load {lease.token})"
+        if not form.is_absent and not self._own_tags and not policy.tags:
+            self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
+        return cause
 
     async def _answer(self, lease: Lease, command: bytes, *words: Any) -> Any:
         """Answer for a lease; 0 if it is not this process's any more, as in a child that was forked since."""
@@ -786,7 +797,8 @@ class AsyncCache(Functions):
         try:
             if failure.__class__ is not LoadError or is_lost(failure):
                 raise failure
-            return await self._load_here(name, want, self._failures.elsewhere(name, failure))
+            is_failure = f"{_text(name)}: {_TOO_LARGE}" not in str(reply)
+            return await self._load_here(name, want, self._failures.elsewhere(name, failure) if is_failure else None)
         finally:
             # A traceback holds this frame, which must not hold what the traceback belongs to.
             del failure
@@ -933,7 +945,11 @@ class AsyncCache(Functions):
             for key, lease, value in zip(keys, leases, rows_of(guard.name, keys, loaded), strict=True):
                 form = self._form(lease.name, value, type, guard)
                 shown[key] = form.shown
-                answers.append((lease, self._answer_of(lease, key, form, self._filling(policy, form, cost), guard)))
+                options = self._filling(policy, form, cost)
+                if self._is_too_long(lease.server, guard.name, key, form.data):
+                    answers.append((lease, (b"CACHE.FAIL", self._kept_as(lease, form, _TOO_LARGE, policy))))
+                else:
+                    answers.append((lease, (b"CACHE.FILL", form.data, *options)))
         except Exception as error:
             self._stats.load_errors += 1
             words = self._failures.failed([lease.name for lease in leases], error, guard, ran=ran)
@@ -946,14 +962,6 @@ class AsyncCache(Functions):
         await self._answer_all(answers)
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
-
-    def _answer_of(self, lease: Lease, key: str, form: _Form, words: list[bytes], guard: Guard) -> tuple[Any, ...]:
-        """Return the command that ends the lease of one key of a batch."""
-        if not self._is_too_long(lease.server, guard.name, key, form.data):
-            return b"CACHE.FILL", form.data, *words
-        cause = f"too large (load {lease.token})"
-        self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
-        return b"CACHE.FAIL", cause
 
     async def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
