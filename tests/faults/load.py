@@ -41,7 +41,7 @@ from tests.conftest import GLOBALCACHE
 from tests.faults.test_server import resident
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 Word = bytes | str | int
 
@@ -52,6 +52,8 @@ LEASE, LEASE_MARGIN = 3.0, 0.5
 # What a value that was just written may be missing by eviction: few of those that are small beside the memory.
 MOST_LOST = 0.02
 LOAD_LIMIT = 5.0
+# Keys of one MGET.
+MOST_KEYS = 40
 
 
 class Findings:
@@ -211,6 +213,8 @@ class Run:
         self.options += ["--max-value", str(self.max_value), "--client-memory", "64MiB"]
         self.options += ["--loader", "load:*", "--load-timeout", f"{LOAD_LIMIT}s"]
         self.ended = False
+        # The workers go when nobody reads any more.
+        self.closed = False
 
     async def start(self) -> None:
         with self.log.open("w") as log:
@@ -424,7 +428,7 @@ class Writer:
         return self.draw.choice([peer for peer in self.peers if isinstance(peer, Resp)])
 
     async def many(self, key: str, written: Written) -> None:
-        names = [key, *self.draw.sample(self.names, self.draw.randrange(1, 40))]
+        names = [key, *self.draw.sample(self.names, self.draw.randrange(1, MOST_KEYS))]
         after = time.monotonic()
         found = await self.resp().ask("MGET", *names)
         self.run.findings.check(
@@ -669,7 +673,7 @@ class Workers:
         self.held: dict[bytes, tuple[float, int]] = {}
 
     async def worker(self, stays: bool) -> None:
-        while not self.run.ended:
+        while not self.run.closed:
             with contextlib.suppress(Stopped):
                 await self.life(stays)
 
@@ -687,7 +691,8 @@ class Workers:
 
         peer = await Resp(self.run, pushed).open()
         with contextlib.suppress(Stopped):
-            await peer.ask("CACHE.LOADER", "load:*", "INFLIGHT", self.draw.choice([1, 10, 1000]))
+            # The one that stays can take all loads there are, so that nobody waits for want of workers.
+            await peer.ask("CACHE.LOADER", "load:*", "INFLIGHT", 1000 if stays else self.draw.choice([1, 10, 1000]))
             await self.work(peer, 1e9 if stays else self.draw.uniform(0.2, 3))
         self.leave(peer, me, tasks, stays)
 
@@ -695,7 +700,7 @@ class Workers:
         """Take loads for a while."""
         reading = asyncio.create_task(self.drain(peer))
         end = time.monotonic() + seconds
-        while not self.run.ended and not reading.done() and time.monotonic() < end:
+        while not self.run.closed and not reading.done() and time.monotonic() < end:
             await asyncio.wait([reading], timeout=0.1)
         reading.cancel()
         await asyncio.wait([reading])
@@ -940,7 +945,9 @@ async def quiet(run: Run) -> None:
     facts = await run.info(peer)
     count.check(facts["leases_unowned"] == 0, "leases without a holder", str(facts["leases_unowned"]))
     count.check(facts["connected_clients"] == 1, "connections that nobody uses", str(facts["connected_clients"]))
-    count.check(facts["longest_turn_usec"] <= 5_000, "a turn was long", f"{facts['longest_turn_usec']} us")
+    # Work that may be interrupted ends its turn after 5 ms; one MGET is one step and takes up to 1 ns for a byte.
+    longest = 5_000 + MOST_KEYS * run.max_value // 1000
+    count.check(facts["longest_turn_usec"] <= longest, "a turn was long", f"{facts['longest_turn_usec']} us")
     end = time.monotonic() + LOAD_LIMIT + LEASE
     while facts["leases"] and time.monotonic() < end:
         await asyncio.sleep(0.25)
@@ -966,37 +973,42 @@ async def mixed(run: Run, seconds: float) -> Findings:
     """Run all lanes for a while and stop the server."""
     await run.start()
     workers, monitor = Workers(run), Monitor(run)
-    lanes: list[Awaitable[Any]] = [Writer(run, n).lane() for n in range(3)]
+    lanes: list[Coroutine[Any, Any, None]] = [Writer(run, n).lane() for n in range(3)]
     lanes += [Filler(run).lane()]
     lanes += [Loads(run, n).lane() for n in range(2)]
-    lanes += [workers.worker(stays=True), workers.worker(stays=False), workers.worker(stays=False)]
     lanes += [workers.reader() for _ in range(4)]
     lanes += [Strangers(run).lane(), Strangers(run).lane(), monitor.lane()]
-    tasks = [asyncio.ensure_future(lane) for lane in lanes]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not run.ended:
-        done, _ = await asyncio.wait(
-            tasks, timeout=min(0.5, max(0.0, end - time.monotonic())), return_when="FIRST_EXCEPTION"
-        )
-        broken = [task.exception() for task in done if task.exception() is not None]
-        if broken:
-            run.findings.fault("a lane broke", repr(broken[0]))
-            break
+    tasks = [asyncio.create_task(lane) for lane in lanes]
+    loading = [asyncio.create_task(workers.worker(stays)) for stays in (True, False, False)]
+    # A lane ends by itself only when something is wrong.
+    await asyncio.wait(tasks + loading, timeout=seconds, return_when="FIRST_COMPLETED")
     run.ended = True
-    for outcome in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60):
-        if isinstance(outcome, BaseException) and not isinstance(outcome, Stopped):
-            run.findings.fault("a lane broke", repr(outcome))
+    await ending(run, tasks)
+    run.closed = True
+    await ending(run, loading)
     if run.process.returncode is None:
         with contextlib.suppress(Stopped):
             await quiet(run)
-        run.process.send_signal(signal.SIGTERM)
-        status = await asyncio.wait_for(run.process.wait(), 20)
-        run.findings.check(status == 0, "the server ended badly", str(status))
-    said = run.log.read_text()
-    run.findings.check("panicked" not in said, "a thread panicked", said[-400:])
+        await stop(run)
     run.findings.counts["slowest probe, ms"] = int(monitor.slowest * 1000)
     run.findings.counts["resident, MiB"] = max(monitor.resident, default=0) >> 20
     return run.findings
+
+
+async def ending(run: Run, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for lanes that end by themselves; one that raises is a fault of the server or of its lane."""
+    for outcome in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Stopped):
+            run.findings.fault("a lane broke", repr(outcome))
+
+
+async def stop(run: Run) -> None:
+    """End the server as an operator does."""
+    run.process.send_signal(signal.SIGTERM)
+    status = await asyncio.wait_for(run.process.wait(), 20)
+    run.findings.check(status == 0, "the server ended badly", str(status))
+    said = run.log.read_text()
+    run.findings.check("panicked" not in said, "a thread panicked", said[-400:])
 
 
 def load(memory: str, threads: int, eviction: str, seed: int, seconds: float) -> Findings:

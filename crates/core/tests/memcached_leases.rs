@@ -2,7 +2,6 @@
 //!
 //! Each test is one of the interleavings that a naive cache gets wrong.
 
-#[allow(dead_code, reason = "other tests use more of it")]
 mod world;
 
 use world::{World, token_of};

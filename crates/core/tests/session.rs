@@ -11,7 +11,6 @@ use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::store::{Key, Options, Party, Value};
 use proptest::prelude::*;
 
-#[allow(dead_code, reason = "other tests use more of it")]
 mod world;
 
 use world::World;

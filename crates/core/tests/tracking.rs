@@ -1,7 +1,6 @@
 //! Client tracking: a client that may hold a copy of a key is sent an invalidation when the key changes or goes, and a
 //! connection that has closed holds nothing.
 
-#[allow(dead_code, reason = "not every test needs all of it")]
 mod world;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use globalcache_core::engine::Now;
+use globalcache_core::store::TICK_PARTS;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::listen::{Listener, Speaks};
@@ -45,6 +46,8 @@ pub(crate) struct Acceptor {
     next: usize,
     /// When the store's next step of upkeep is due.
     next_upkeep: u64,
+    /// Parts of this step that are left for the next turns.
+    upkeep_left: usize,
     meter: Meter,
 }
 
@@ -59,7 +62,17 @@ impl Acceptor {
             poll.registry().register(listener.source(), Token(index), Interest::READABLE)?;
         }
         let backlogs = vec![Backlog::More; listeners.len()];
-        Ok(Acceptor { shared, poll, listeners, backlogs, inboxes, next: 0, next_upkeep: 0, meter: Meter::default() })
+        Ok(Acceptor {
+            shared,
+            poll,
+            listeners,
+            backlogs,
+            inboxes,
+            next: 0,
+            next_upkeep: 0,
+            upkeep_left: 0,
+            meter: Meter::default(),
+        })
     }
 
     pub(crate) fn run(mut self) {
@@ -88,8 +101,12 @@ impl Acceptor {
             }
         }
         if now.mono >= self.next_upkeep {
-            self.shared.engine.store.tick(now.mono);
             self.next_upkeep = now.mono + TICK.as_millis() as u64;
+            self.upkeep_left = TICK_PARTS;
+        }
+        if self.upkeep_left > 0 {
+            let done = self.shared.engine.store.tick_part(now.mono);
+            self.upkeep_left = if done { 0 } else { self.upkeep_left - 1 };
             self.meter.lap(&self.shared);
         }
         let waits = self.shared.engine.tick_leases(now);
@@ -100,7 +117,7 @@ impl Acceptor {
             self.shared.begin_to_stop();
         }
         assert!(!pending.panic.load(Ordering::Relaxed), "debugpanic was asked for");
-        match self.backlogs.contains(&Backlog::More) {
+        match self.backlogs.contains(&Backlog::More) || self.upkeep_left > 0 {
             true => Duration::ZERO,
             false if waits => SHORT_TICK,
             false => TICK,
@@ -193,7 +210,8 @@ mod tests {
         assert_eq!(acceptor.shared.engine.counters.accepted.load(Ordering::Relaxed), 2 * ACCEPTS as u64);
         // The rest comes with the next turns, and then it waits for the system.
         acceptor.turn(later);
-        assert_eq!(acceptor.turn(later), SHORT_TICK);
+        let pauses: Vec<Duration> = (0..TICK_PARTS).map(|_| acceptor.turn(later)).collect();
+        assert_eq!(pauses.last(), Some(&SHORT_TICK));
         assert_eq!(acceptor.shared.engine.counters.accepted.load(Ordering::Relaxed), storm.len() as u64);
         // The I/O thread takes newcomers in parts, too.
         assert_eq!([inbox.take().len(), inbox.take().len(), inbox.take().len()], [ACCEPTS; 3]);

@@ -274,9 +274,11 @@ struct Sweep {
     thorough: bool,
 }
 
+/// Parts of a tick, between which a thread that has other work as well does it.
+pub const TICK_PARTS: usize = 8;
 /// Steps of the sweep in one tick; the lock of a shard is released between them.
 const SWEEPS: usize = 128;
-/// Bytes of what was flushed that are given back in one tick: a few milliseconds.
+/// Bytes of what was flushed that are given back in one tick.
 const SHED: usize = 16 << 20;
 /// Items that one step of the sweep looks at: requests of other threads wait for it.
 const SWEEP: usize = 128;
@@ -505,8 +507,18 @@ impl Store {
 
     /// A bounded step of upkeep, to be called some twenty times in a second: what has expired or was invalidated goes.
     pub fn tick(&self, now: u64) {
-        self.shed(SHED);
-        self.sweep(SWEEPS, SWEEP, now);
+        for _ in 0..TICK_PARTS {
+            if self.tick_part(now) {
+                return;
+            }
+        }
+    }
+
+    /// One of [`TICK_PARTS`] parts of a step of upkeep, which takes a millisecond or two of processor time at most; whether
+    /// the others have nothing to do.
+    pub fn tick_part(&self, now: u64) -> bool {
+        self.shed(SHED / TICK_PARTS);
+        self.sweep(SWEEPS / TICK_PARTS, SWEEP, now)
     }
 
     /// Gives back so many bytes of what was flushed, or somewhat more, in pieces of a segment.
@@ -526,9 +538,9 @@ impl Store {
         }
     }
 
-    /// So many steps of the sweep, each of which looks at so many items of one shard.
+    /// So many steps of the sweep, each of which looks at so many items of one shard; whether they ended a round.
     #[doc(hidden)]
-    pub fn sweep(&self, steps: usize, items: usize, now: u64) {
+    pub fn sweep(&self, steps: usize, items: usize, now: u64) -> bool {
         let mut sweep = self.sweep.lock();
         for _ in 0..steps {
             if sweep.shard == 0 && !sweep.begun {
@@ -551,9 +563,10 @@ impl Store {
             if sweep.shard == 0 {
                 sweep.begun = false;
                 self.end_round(&mut sweep);
-                break;
+                return true;
             }
         }
+        false
     }
 
     /// Forgets the invalidations that nothing depends on any more.

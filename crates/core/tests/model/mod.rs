@@ -405,7 +405,9 @@ impl Test {
                 gone.flat_map(|(_, tokens)| tokens).for_each(|token| token.good = false);
             }
             Op::Wait { millis } => self.now += millis,
-            Op::Sweep { steps, items } => self.store.sweep(steps, items, self.now),
+            Op::Sweep { steps, items } => {
+                self.store.sweep(steps, items, self.now);
+            }
             Op::Tick => {
                 self.store.tick(self.now);
                 self.store.tick_leases(self.now);
