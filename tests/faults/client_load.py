@@ -27,6 +27,7 @@ import contextlib
 import contextvars
 import dataclasses
 import datetime as dt
+import faulthandler
 import itertools
 import json
 import logging
@@ -71,6 +72,8 @@ WAIT = 5.0
 # A call that takes longer while nothing dies was stalled by a lease that nobody had: those lapse after 3 s.
 STALL = 2.5
 LAPSE = 3.0
+# A process that is told to end says where it hangs, shortly before it is given up.
+EXIT = 20.0
 # Every call is over after its time-outs and its wait.
 LAST_CALL = 15.0
 MARGIN = 0.05
@@ -475,6 +478,11 @@ def _mark_local(face: Any) -> None:
     face._load_here = load_here_async if asyncio.iscoroutinefunction(inner) else load_here  # noqa: SLF001
 
 
+def _exit(*_: object) -> None:
+    faulthandler.dump_traceback_later(EXIT * 0.75)
+    sys.exit(0)
+
+
 def _key(index: int) -> str:
     return f"{NAMES[index // ROWS]}:{index % ROWS}"
 
@@ -609,9 +617,10 @@ class Run:
         else:
             part.send_signal(signal.SIGTERM)
         try:
-            part.wait(10)
+            part.wait(EXIT)
         except subprocess.TimeoutExpired:
-            self.findings.fault("a process that does not exit", str(number))
+            said = (self.folder / f"part{number}").read_text()
+            self.findings.fault("a process that does not exit", f"{number}: {said[-3000:]}")
             part.kill()
             part.wait()
         self.parts[number] = self.part(number)
@@ -723,7 +732,7 @@ def main() -> int:
     if given.part:
         number, folder, urls, seed = json.loads(given.part)
         logging.getLogger("globalcache").setLevel(logging.CRITICAL)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGTERM, _exit)
         Part(number, Path(folder), urls, seed).run()
         return 0
     findings = load(given.seconds, given.seed)
