@@ -256,10 +256,18 @@ def in_threads(cache: Cache, draw: random.Random, ending: threading.Event) -> No
 
 # What is raised within a finalizer is reported, and the thread goes on; sockets are closed by their finalizers.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server]) -> None:
+def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server], monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are interrupted at any instruction, as by the handler of a signal; the second server fails at times."""
     draw = random.Random(SEED)
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    # A thread that is being started has the number of the one that starts it, and CPython would interrupt it instead.
+    starting, start = threading.Lock(), threading.Thread.start
+
+    def start_alone(thread: threading.Thread) -> None:
+        with starting:
+            start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_alone)
 
     def work(cache: Cache, seed: int, ending: threading.Event) -> None:
         with contextlib.suppress(Stop):
@@ -280,7 +288,8 @@ def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server]) -> 
                 thread.start()
             time.sleep(draw.random() * 0.02)
             for thread in threads:
-                raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Stop))
+                with starting:
+                    raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Stop))
             ending.set()
             for thread in threads:
                 thread.join(20)
