@@ -45,7 +45,7 @@ import time
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from globalcache import Cache, CacheError, DeadlineError, LoadError, UnavailableError
 from tests.conftest import GLOBALCACHE
@@ -166,6 +166,8 @@ class Part:
         self.raised: dict[int, NoDatabaseError] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self.forked = False
+        # Held while a thread forks: one that the end of the interpreter stops there would keep locks of Python's.
+        self.forking = threading.Lock()
         for face in (self.cache, self.aio):
             _mark_local(face)
         self._decorate()
@@ -421,18 +423,10 @@ class Part:
 
     def fork(self) -> None:
         """Fork with threads, loads and connections in hand; the child calls through both faces and ends."""
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                self.forked = True
-                self.numbers = itertools.count()
-                for _ in range(3):
-                    self.call()
-                asyncio.run(self.call_async())
-                status = 0
-            finally:
-                os._exit(status)
+        with self.forking:
+            child = os.fork()
+            if child == 0:
+                self.run_fork()
         end = time.monotonic() + LAST_CALL + 5
         while os.waitpid(child, os.WNOHANG) == (0, 0):
             if time.monotonic() > end:
@@ -440,6 +434,24 @@ class Part:
                 self.log.fault("a fork that does not end", str(child))
             time.sleep(0.01)
         self.counts["forks"] += 1
+
+    def run_fork(self) -> NoReturn:
+        status = 1
+        try:
+            self.forked = True
+            self.numbers = itertools.count()
+            for _ in range(3):
+                self.call()
+            asyncio.run(self.call_async())
+            status = 0
+        finally:
+            os._exit(status)
+
+    def exit(self, *_: object) -> NoReturn:
+        """End at once, with whatever is in hand."""
+        faulthandler.dump_traceback_later(EXIT * 0.75)
+        self.forking.acquire()
+        sys.exit(0)
 
     def run(self) -> None:
         """Run all lanes until the end."""
@@ -476,11 +488,6 @@ def _mark_local(face: Any) -> None:
             LOCAL.reset(before)
 
     face._load_here = load_here_async if asyncio.iscoroutinefunction(inner) else load_here  # noqa: SLF001
-
-
-def _exit(*_: object) -> None:
-    faulthandler.dump_traceback_later(EXIT * 0.75)
-    sys.exit(0)
 
 
 def _key(index: int) -> str:
@@ -732,8 +739,9 @@ def main() -> int:
     if given.part:
         number, folder, urls, seed = json.loads(given.part)
         logging.getLogger("globalcache").setLevel(logging.CRITICAL)
-        signal.signal(signal.SIGTERM, _exit)
-        Part(number, Path(folder), urls, seed).run()
+        part = Part(number, Path(folder), urls, seed)
+        signal.signal(signal.SIGTERM, part.exit)
+        part.run()
         return 0
     findings = load(given.seconds, given.seed)
     print(f"clients, seed {given.seed}, {given.seconds:.0f} s")
