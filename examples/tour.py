@@ -95,7 +95,7 @@ def main() -> None:
             tour.step(GLOBALCACHE, "get", "order:7", shows=r'^\{"id":7,"product":50,"quantity":3\}$', queries=1)
             tour.step(GLOBALCACHE, "get", "product:5000", shows="^$", status=1, queries=1)
             tour.step(python, shop, "down", shows="^$")
-            tour.step(GLOBALCACHE, "get", "product:999", shows="product:999: .*unable to open", status=1)
+            tour.step(GLOBALCACHE, "get", "product:999", shows="product:999: .*OperationalError", status=4)
             tour.step(GLOBALCACHE, "get", "product:1", shows='"price":19.9}')
             tour.step(python, shop, "up", shows="^$")
             tour.until(lambda: tour.run(GLOBALCACHE, "get", "product:999").returncode == 0, 2.0)

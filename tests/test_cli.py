@@ -84,7 +84,39 @@ def test_ping_tells_by_its_status_whether_a_server_answers(server: globalcache.S
     assert run("ping", "-u", server.url).stdout == "PONG\n"
     assert run("ping", "--wait", "10s", "-u", server.redis_url).returncode == 0
     nobody = run("ping", "--wait", "100ms", "-u", "127.0.0.1:1")
-    assert (nobody.returncode, nobody.stderr) == (1, "globalcache: 127.0.0.1:1: Connection refused\n")
+    assert (nobody.returncode, nobody.stderr) == (3, "globalcache: 127.0.0.1:1: Connection refused\n")
+
+
+def test_the_status_tells_what_went_wrong(server: globalcache.Server) -> None:
+    """Scripts tell a key that is not there from a server that is not there, and from a load that failed."""
+    url = {"GLOBALCACHE_URL": server.url}
+    assert [run("get", "none", **url).returncode, run("get", **url).returncode] == [1, 2]
+    for words in (["get", "k"], ["set", "k", "v"], ["delete", "k"], ["incr", "k"], ["stats"], ["invalidate", "k"]):
+        nobody = run(*words, "-u", "127.0.0.1:1")
+        assert (nobody.returncode, nobody.stderr) == (3, "globalcache: 127.0.0.1:1: Connection refused\n")
+    with globalcache.Server(loader=["row:*"], threads=1) as other, Wire(other.address) as worker:
+        worker.socket.settimeout(None)
+        thread = threading.Thread(target=fail_loads, args=(worker,))
+        thread.start()
+        failed = run("get", "row:1", "-u", other.url)
+        assert (failed.returncode, failed.stderr) == (4, "globalcache: row:1: down\n")
+        other.stop()
+        thread.join(10)
+
+
+def test_the_password_comes_from_the_environment(tmp_path: Path) -> None:
+    """In a URL it would stand in the list of processes."""
+    (tmp_path / "password").write_text("s/e@c:r?t#\n")
+    given = {"GLOBALCACHE_PASSWORD": "s/e@c:r?t#"}, {"GLOBALCACHE_PASSWORD_FILE": str(tmp_path / "password")}
+    with globalcache.Server(password="s/e@c:r?t#", threads=1) as server:
+        for variables in given:
+            for url in (server.address, f"globalcache://{server.address}", f"redis://{server.address}/1?timeout=5s"):
+                assert run("set", "k", "v", "-u", url, **variables).returncode == 0
+                assert run("get", "k", GLOBALCACHE_URL=url, **variables).stdout == "v\n"
+        wrong = run("get", "k", "-u", f"globalcache://:other@{server.address}", **given[0])
+        assert wrong.returncode == 1
+        assert "s/e@c" not in wrong.stderr
+        assert run("get", "k", "-u", server.address).returncode == 1
 
 
 def test_bench_measures_a_server_and_checks_its_answers(server: globalcache.Server) -> None:
@@ -114,7 +146,7 @@ def test_bench_measures_a_server_and_checks_its_answers(server: globalcache.Serv
         assert 0 < report["p50"] <= report["max"] < 5_000_000
     assert run("bench", "-u", server.url, "--waiters", "50", "--connections", "7").returncode == 2
     assert run("bench", "-u", server.url, "--value-size", "1").returncode == 2
-    assert run("bench", "-u", "127.0.0.1:1").returncode == 1
+    assert run("bench", "-u", "127.0.0.1:1").returncode == 3
 
 
 def test_version() -> None:
@@ -138,7 +170,7 @@ def test_version() -> None:
         (["set", "k"], "Missing argument 'value'"),
         (["set", "k", "v", "--ttl", "x"], "ttl: 'x': should look like 30s, 500ms, 5m, 1h or 1d"),
         (["get", "k", "-u", "ftp://x"], "ftp://x: no such kind of URL; allowed are globalcache://HOST:PORT/DB, "),
-        (["get", "k", "-u", "redis://x:y"], "redis://x:y: Port could not be cast to integer value as 'y'; allowed "),
+        (["get", "k", "-u", "redis://x:y"], "redis://...: a port is a number from 1 to 65535; write %3A, "),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2(words: list[str], line: str) -> None:

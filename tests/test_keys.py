@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import enum
-from datetime import UTC, date, datetime
+import functools
+import itertools
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from pathlib import Path  # noqa: TC003 - of a fixture
 from typing import TYPE_CHECKING, Any, NewType
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
@@ -125,11 +131,176 @@ class Repository:
     def user(self, id: int) -> None: ...
 
 
-def test_the_receiver_is_in_the_key_by_its_attributes_only() -> None:
+def test_the_receiver_is_in_the_key_by_an_attribute_or_is_ignored() -> None:
     one = Repository("a:b")
-    assert key("user:{id}", Repository.user, one, 1) == "user:1"
     assert key("{self.tenant}:user:{id}", Repository.user, one, 1) == "a%3Ab:user:1"
-    assert key(None, Repository.user, one, 1).endswith("Repository.user:1")
+    assert KeyTemplate("user:{id}", Repository.user, ignore=("self",)).key((one, 1), {}) == "user:1"
+    for template in ("user:{id}", None, "{self}:{id}"):
+        with pytest.raises(KeyFormatError, match=r"self is not in the key.*\{self.id\}, or ignore=\('self',\)"):
+            KeyTemplate(template, Repository.user)
+
+
+class Nanoseconds(datetime):
+    """A time with more digits, as pandas has it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Nanoseconds) and super().__eq__(other)
+
+    __hash__ = datetime.__hash__
+
+
+class Long(str):
+    """A text that is equal to none but its own kind."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Long) and super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
+def factory(rows: str) -> Callable[..., Any]:
+    def load(id: int) -> str:
+        return f"{rows} {id}"
+
+    return load
+
+
+def nested() -> Callable[..., Any]:
+    def greet(cls: str) -> str:
+        return cls
+
+    return greet
+
+
+class Child(Repository):
+    """A method that calls super() uses a variable of the class around it, which its name tells."""
+
+    def user(self, id: int) -> None:
+        super().user(id)
+
+
+class Callable_:  # noqa: N801 - stands beside the type of that name
+    """An object that is called."""
+
+    def __call__(self, id: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (lambda row: row, "a lambda has no name of its own: write a template such as 'name:{row}'"),
+        (factory("users"), "it uses rows of the function around it.*: write a template such as 'name:{id}'"),
+        (Repository("a").user, "it belongs to an object.*: write a template"),
+        (Repository.user, r"self is not in the key.*as {self.id}, or ignore=\('self',\)"),
+        (functools.partial(max, 1), "a partial has no name of its own: write a `def`"),
+        (Callable_(), "a Callable_ has no name of its own: write a `def`"),
+        (staticmethod(nested()), "@staticmethod has to stand above the decorator of the cache"),
+        (None, "a NoneType has no name of its own"),
+    ],
+)
+def test_a_function_without_a_name_of_its_own_needs_a_template(function: Any, line: str) -> None:
+    with pytest.raises(KeyFormatError, match=line) as caught:
+        KeyTemplate(None, function)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_called_cls_of_no_method_is_in_the_key() -> None:
+    """A function within a function has a dot in its name as well, and no receiver."""
+    greet = KeyTemplate(None, nested())
+    assert {greet.key(("a",), {}), greet.key(("b",), {})} == {f"{__name__}.nested.<locals>.greet:{x}" for x in "ab"}
+    with pytest.raises(KeyFormatError, match="cls not in 'hello'"):
+        KeyTemplate("hello", nested())
+    assert key("{self.tenant}:{id}", Child.user, Repository("x"), 1) == "x:1"
+
+
+def run_script(path: Path, *, as_module: bool = False) -> str:
+    command = [sys.executable, "-m", path.stem] if as_module else [sys.executable, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=path.parent)
+    return run.stdout.strip()
+
+
+def test_main_is_called_by_the_name_of_its_script(tmp_path: Path) -> None:
+    """Two scripts that share a server both have a function `load` in a module `__main__`."""
+    text = "from globalcache.keys import KeyTemplate\ndef load(id): ...\nprint(KeyTemplate(None, load).key((1,), {}))\n"
+    for name in ("shop", "depot"):
+        (tmp_path / f"{name}.py").write_text(text)
+        assert run_script(tmp_path / f"{name}.py") == f"{name}.load:1"
+        assert run_script(tmp_path / f"{name}.py", as_module=True) == f"{name}.load:1"
+
+
+def test_what_was_typed_into_a_shell_needs_a_template() -> None:
+    """Whatever is defined there may be defined anew, and differently, in another shell."""
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile("def load(id): ...", "<stdin>", "exec"), scope)  # noqa: S102 - as a shell does
+    with pytest.raises(KeyFormatError, match="shell or notebook"):
+        KeyTemplate(None, scope["load"])
+    assert KeyTemplate("load:{id}", scope["load"]).key((1,), {}) == "load:1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "does"),
+    [
+        ("user:{a}", "user:{b}", True),
+        ("user:{a}", "user:me", True),
+        ("user:{a:int}", "user:me", False),
+        ("user:{a}", "user:{a}:posts", False),
+        ("user:{a:path}", "user:{a}:posts", True),
+        ("{a}:posts", "user:{b}", True),
+        ("user:{a}", "users:{a}", False),
+        ("{a}-{b}", "x-{a}", True),
+        ("a-{a}-{b}", "a-x-y-{a}", False),
+        ("page:{a}/{b}", "page:x/{a}", True),
+        ("", "x", False),
+        ("x", "x", True),
+    ],
+)
+def test_templates_that_have_a_key_in_common(one: str, other: str, *, does: bool) -> None:
+    def f(a: str = "", b: str = "") -> None: ...
+
+    first, second = (KeyTemplate(text, f, is_tag=True) for text in (one, other))
+    assert first.meets("", second, "") is second.meets("", first, "") is does
+    assert first.meets("ns:", second, "ns:") is does
+    assert not first.meets("ns:", second, "sn:")
+
+
+@given(a=simple, b=simple)
+def test_templates_with_one_key_for_two_calls_meet(a: Any, b: Any) -> None:
+    def f(a: Any = "", b: Any = "") -> None: ...
+
+    paths = ("x:{a:path}", "{a:path}:1") if isinstance(a, str) and isinstance(b, str) else ()
+    texts = ("x:{a}", "x:{a}:{b}", "x:None", "{a}:1", "{a}:{b}", "{b}:{a}", *paths)
+    templates = [KeyTemplate(text, f, is_tag=True) for text in texts]
+    for one, other in itertools.product(templates, templates):
+        if one.key((a, b), {}) == other.key((b, a), {}):
+            assert one.meets("", other, "")
+
+
+def test_times_that_differ_in_their_zone_or_hour_only() -> None:
+    """In Berlin half past two comes twice that day; and the day after is not 24 hours later everywhere."""
+
+    def f(at: datetime) -> None: ...
+
+    template, berlin = KeyTemplate("at:{at}", f), ZoneInfo("Europe/Berlin")
+    twice = datetime(2024, 10, 27, 2, 30)  # noqa: DTZ001
+    times = [zoned.replace(fold=fold) for zoned in (twice, twice.replace(tzinfo=berlin)) for fold in (0, 1)]
+    times += [time.replace(tzinfo=timezone(timedelta(hours=hours))) for time, hours in ((twice, 1), (twice, 2))]
+    times += [twice.replace(tzinfo=UTC), twice.replace(tzinfo=ZoneInfo("UTC"))]
+    keys = [template.key((time,), {}) for time in times]
+    assert len(set(keys)) == len(times)
+    assert "at:2024-10-27T02%3A30%3A00+01%3A00[Europe/Berlin]" in keys
+    for key_of, time in zip(keys, times, strict=True):
+        (again,) = template.parse(key_of)
+        assert (again, again.fold, str(again.tzinfo)) == (time, time.fold, str(time.tzinfo))
+
+
+@pytest.mark.parametrize("value", [Nanoseconds(2024, 1, 1), Long("a")], ids=["time", "text"])
+def test_a_subclass_that_is_more_than_its_text_is_refused(value: Any) -> None:
+    def f(a: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=r"is more than the .* that would stand in the key"):
+        key("x:{a}", f, value)
 
 
 def test_a_template_that_does_not_fit_is_an_error_at_decoration() -> None:

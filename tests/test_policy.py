@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from globalcache.errors import ConfigError
-from globalcache.policy import Policy
+from globalcache.policy import Policy, seconds
 
 
 def text(words: list[bytes]) -> str:
@@ -54,4 +55,18 @@ def test_how_long_absence_is_remembered() -> None:
     assert text(Policy(ttl="5s").words(absent=True)) == "ABSENT TTL 5000"
     assert text(Policy().words(absent=True)) == "ABSENT TTL 10000"
     assert text(Policy(ttl="5m", negative_ttl="1m").words(absent=True, tags=[b"t"])) == "ABSENT TTL 60000 TAGS 1 t"
-    assert text(Policy(negative_ttl=0).words(absent=True)) == "ABSENT TTL 1"
+    assert text(Policy(negative_ttl=0).words(absent=True)) == "ABSENT TTL 0"
+
+
+def test_times_beyond_what_a_server_takes_are_clamped_or_named() -> None:
+    longest = 2**50 / 1000
+    for endless in (timedelta.max, sys.maxsize, 10**400, float("inf"), "99999999999d"):
+        assert seconds("ttl", endless) == longest
+    assert Policy(ttl=10**400).words()[1] == b"%d" % 2**50
+    assert seconds("wait", 0) == 0
+    for short in (0.0004, "0.5ms", timedelta(microseconds=999)):
+        with pytest.raises(ConfigError, match=r"wait: .*: should be at least 0.001 s \(1 ms\)"):
+            seconds("wait", short)
+    for none in (float("nan"), -1, -(10**400), None, [1]):
+        with pytest.raises(ConfigError, match="wait: "):
+            seconds("wait", none)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from globalcache.errors import (
     LoadError,
     ReplyError,
     UnavailableError,
+    ValueTooLargeError,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "Server",
     "Store",
     "UnavailableError",
+    "ValueTooLargeError",
 ]
 
 _LAZY = {

@@ -1,7 +1,7 @@
 """The command line: a function for each command of `globalcache`.
 
-Exit status: 0 done; 1 it could not be done (no such key, no server, address taken); 2 a wrong option; 70 a fault of the
-server itself. What went wrong is one line on stderr.
+Exit status: 0 done; 1 there is no such key, or it could not be done (refused, address taken); 2 a wrong option; 3 no
+server answers; 4 the value could not be loaded; 70 a fault of the server itself. What went wrong is one line on stderr.
 """
 
 from __future__ import annotations
@@ -20,8 +20,24 @@ import typer
 
 from globalcache.client._sync.cache import Cache
 from globalcache.client.address import DEFAULT_URL, Address
-from globalcache.config import ServerSettings, client_url, load_settings, own_url, show_default, unknown_variables
-from globalcache.errors import AuthError, CacheError, ConfigError, ReplyError
+from globalcache.client.login import url_with_password
+from globalcache.config import (
+    ServerSettings,
+    client_url,
+    load_settings,
+    own_url,
+    show_default,
+    unknown_variables,
+)
+from globalcache.errors import (
+    AuthError,
+    CacheError,
+    ConfigError,
+    DeadlineError,
+    LoadError,
+    ReplyError,
+    UnavailableError,
+)
 from globalcache.policy import millis, seconds
 from globalcache.units import format_size, parse_duration, parse_size
 
@@ -95,6 +111,10 @@ def serve(
         mine = own_url(settings.listen, settings.passwords())
         fixed = not mine.endswith(":0") and "GLOBALCACHE_URL" not in os.environ
         found = supervisor.start({"GLOBALCACHE_URL": mine} if fixed else {})
+        if not found:
+            supervisor.stop()
+            # A server without its patterns would say of every row that it does not exist.
+            _fail(f"{app}: its worker did not start, so neither does the server; see above", 1)
         options["loader"] = [*settings.loader, *(pattern for pattern in found if pattern not in settings.loader)]
     try:
         with Server(**options) as server:
@@ -407,6 +427,8 @@ def bench(  # noqa: PLR0913 - a flag each
         report: dict[str, float] = json.loads(_core.run_bench(json.dumps(options)))
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise UnavailableError(f"{address}: {error.strerror or error}") from None
     if as_json:
         print(json.dumps(report))
         return
@@ -436,7 +458,7 @@ def _span(millis: int) -> str:
 def _client(url: str) -> Cache:
     """Return a client that raises; what went wrong is told by `main`, so the log is silent."""
     logging.getLogger("globalcache").setLevel(logging.ERROR)
-    return Cache(url, on_error="raise")
+    return Cache(url_with_password(url), on_error="raise")
 
 
 def _say(text: str) -> None:
@@ -448,6 +470,12 @@ def _fail(text: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _status(error: CacheError) -> int:
+    if isinstance(error, UnavailableError | DeadlineError):
+        return 3
+    return 4 if isinstance(error, LoadError) else 1
+
+
 def main() -> NoReturn:
     """Run the command line."""
     try:
@@ -457,7 +485,7 @@ def main() -> NoReturn:
     except ConfigError as error:
         _fail(str(error), 2)
     except CacheError as error:
-        _fail(str(error), 1)
+        _fail(str(error), _status(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
     except KeyboardInterrupt:

@@ -4,7 +4,9 @@ CacheError                    whatever goes wrong with the cache; catch this to 
 ├── ConfigError (ValueError)  an option, address or URL is not what it may be: mend it
 ├── KeyFormatError (ValueError)
 │                             a key template does not fit its function, or a key its template: mend it
-├── LoadError                 a value could not be loaded, and none may stand in: its text names key and cause
+├── ValueTooLargeError (ValueError)
+│                             a value is longer than the server takes (--max-value): nothing was sent
+├── LoadError                 a value could not be loaded, and none may stand in: it has the key and the cause
 ├── UnavailableError (ConnectionError)
 │                             no server answers there: retry later, or go on without the cache
 ├── DeadlineError (TimeoutError)
@@ -26,8 +28,21 @@ class KeyFormatError(CacheError, ValueError):
     """A key template does not fit its function, or a key its template."""
 
 
+class ValueTooLargeError(CacheError, ValueError):
+    """A value is longer than the server takes; nothing was sent."""
+
+
 class LoadError(CacheError):
-    """A value could not be loaded, and none may stand in for it."""
+    """A value could not be loaded, and none may stand in for it.
+
+    `key` is the key as the cache that raises this was asked for it; `cause_class` is the qualified name of the
+    exception that ended the load, as `shop.errors.NoDatabase` or `OSError`. Each is None where it is not known.
+    """
+
+    def __init__(self, text: str = "", *, key: str | None = None, cause_class: str | None = None) -> None:
+        super().__init__(text)
+        self.key = key
+        self.cause_class = cause_class
 
 
 class UnavailableError(CacheError, ConnectionError):

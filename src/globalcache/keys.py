@@ -3,7 +3,11 @@
 Rules, so that two different calls never share an entry:
 
 * Arguments are bound as Python binds them, with defaults applied: positional and keyword calls are one.
-* Every parameter is in the key, or named in `ignore`; `self` and `cls` are only by their attributes, as `{self.id}`.
+* Every parameter is in the key, or named in `ignore`; `self` and `cls` of a method are only by their attributes, as
+  `{self.id}`.
+* Without a template the key is the module, the qualified name and all arguments; a script's name stands for
+  `__main__`. A function whose name does not tell what it does needs a template: a lambda, one that uses variables of a
+  function around it, a bound method, and one that was typed into a shell or notebook.
 * A field takes the types of its converter (`{id:int}`, `{sku:str}`, `{rest:path}`), else of its annotation, else any
   of those listed in `_KINDS`. Where it takes several, a text that reads as another type is marked: 1 is `1`, "1" is
   `%s1`.
@@ -18,11 +22,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 import typing
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Union
 from urllib.parse import unquote_to_bytes
@@ -68,6 +74,28 @@ def _read_bytes(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+def _write_datetime(value: datetime) -> str:
+    """Write a time as RFC 9557 does, with the name of its zone: what a function makes of it may depend on that.
+
+    A time without a zone that is the later one of two, when clocks are set back, ends in `[1]`.
+    """
+    zone = getattr(value.tzinfo, "key", None)
+    if zone and type(value.tzinfo).__module__ == "zoneinfo":
+        return f"{value.isoformat()}[{zone}]"
+    return value.isoformat() + "[1]" * (value.fold and value.tzinfo is None)
+
+
+def _read_datetime(text: str) -> datetime:
+    time, _, zone = text.removesuffix("]").partition("[")
+    value = datetime.fromisoformat(time)
+    if zone in {"", "1"}:
+        return value.replace(fold=int(zone or 0))
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - slow to import, and few keys have times with a zone
+
+    there = value.replace(tzinfo=ZoneInfo(zone))
+    return there if there.utcoffset() == value.utcoffset() else there.replace(fold=1)
+
+
 # In this order, since True is an int and a datetime is a date.
 _KINDS: dict[type, _Kind] = {
     type(None): _Kind(str, _read_none),
@@ -77,7 +105,7 @@ _KINDS: dict[type, _Kind] = {
     str: _Kind(str.__str__, str, "%s"),  # marked only where it reads as another type
     bytes: _Kind(bytes.hex, _read_bytes, "%y"),
     UUID: _Kind(str, UUID, "%u"),
-    datetime: _Kind(datetime.isoformat, datetime.fromisoformat, "%t"),
+    datetime: _Kind(_write_datetime, _read_datetime, "%t"),
     date: _Kind(date.isoformat, date.fromisoformat, "%k"),
     Decimal: _Kind(str, Decimal, "%n"),
 }
@@ -106,6 +134,12 @@ class _Field(msgspec.Struct, frozen=True):
         """Whether a whole number is written as Python writes it, with nothing to look at."""
         return (not self.kinds or int in self.kinds) and "-" not in self.separators
 
+    def may_hold(self, character: str) -> bool:
+        """Whether the character can be in what is written here."""
+        if self.kinds == (int,):
+            return character in "-0123456789"
+        return character not in self.separators and (character != ":" or self.is_path)
+
     def pick(self, arguments: Mapping[str, Any]) -> Any:
         return self.pick_from(arguments[self.parameter])
 
@@ -125,10 +159,13 @@ class _Field(msgspec.Struct, frozen=True):
             kind, value = float, float(value)
         is_sole = len(self.kinds) == 1
         if issubclass(kind, Enum):
-            whole = f"{kind.__module__}.{kind.__qualname__}.{value.name}"
-            return self._escape(value.name) if is_sole else "%m" + self._escape(whole)
+            name = value.name if value.name is not None else str(value.value)  # flags of which none is set
+            return self._escape(name) if is_sole else "%m" + self._escape(f"{_module(kind)}.{kind.__qualname__}.{name}")
         how = _KINDS[kind]
-        text = self._escape(how.write(value))
+        plain = how.write(value)
+        if type(value) is not kind and _loses(how, plain, value):
+            raise TypeError(f"{self.name}: {value!r} is more than the {kind.__name__} that would stand in the key")
+        text = self._escape(plain)
         is_clear = is_sole or (kind is str and not self._reads_as_another(text))
         return text if is_clear else how.mark + text
 
@@ -193,6 +230,12 @@ class _Field(msgspec.Struct, frozen=True):
         return ".".join((self.parameter, *self.attributes))
 
 
+def _loses(how: _Kind, text: str, value: Any) -> bool:
+    """Tell whether a value of a subclass is more than what is written of it, as a time with nanoseconds."""
+    # `==` and not `!=`: a subclass may have written only that. And nan is no value of which more is known.
+    return bool(value == value) and not bool(how.read(text) == value)  # noqa: PLR0124
+
+
 def _escaped(data: bytes) -> str:
     return "".join(f"%{byte:02X}" for byte in data)
 
@@ -213,27 +256,24 @@ class KeyTemplate:
         is_tag: bool = False,
         longest: int | None = LONGEST,
     ) -> None:
+        where = _check_callable(function)
         function = inspect.unwrap(function)
-        self.signature = inspect.signature(function)
+        self.signature = _signature(function, where)
         self._longest = longest
-        where = f"{function.__module__}.{function.__qualname__}"
         names = list(self.signature.parameters)
         for name in ignore:
             if name not in names:
                 raise KeyFormatError(f"{where}: ignore names {name!r}, which is no parameter")
-        receiver = names[0] if names and names[0] in ("self", "cls") and "." in function.__qualname__ else None
-        wanted = [name for name in names if name not in ignore and name != receiver]
+        wanted = [name for name in names if name not in ignore]
+        receiver = receiver_of(function)
         if template is None:
+            _check_name(function, where, wanted, receiver)
             template = ":".join([where.replace("{", "{{").replace("}", "}}"), *(f"{{{name}}}" for name in wanted)])
         self.template = template
         self._parts = list(_split(template))
-        self._fields = self._compile(_annotations(function), where)
-        missing = [name for name in wanted if name not in {field.parameter for field in self._fields}]
-        if missing and not is_tag:
-            raise KeyFormatError(
-                f"{where}: {', '.join(missing)} not in {template!r}: calls that differ there would share an entry; "
-                f"put it into the template or name it in ignore=({missing[0]!r},)"
-            )
+        self._fields = self._compile(hints(function), where)
+        if not is_tag:
+            self._check_complete(wanted, receiver, where)
         self.prefix = self._parts[0][0]
         self.is_constant = not self._fields
         self._form = "".join(literal + ("%s" if name is not None else "") for literal, name, _ in self._parts)
@@ -250,6 +290,34 @@ class KeyTemplate:
         ]
         self.pattern = "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
         self._regex = self._expression()
+
+    def _check_complete(self, wanted: Sequence[str], receiver: str | None, where: str) -> None:
+        """Raise KeyFormatError if two calls that differ could have one key."""
+        named = {field.parameter for field in self._fields if field.attributes or field.parameter != receiver}
+        missing = [name for name in wanted if name not in named]
+        if receiver is not None and receiver in missing:
+            raise KeyFormatError(_without_receiver(where, receiver))
+        if missing:
+            raise KeyFormatError(
+                f"{where}: {', '.join(missing)} not in {self.template!r}: calls that differ there would share an "
+                f"entry; put it into the template or name it in ignore=({missing[0]!r},)"
+            )
+
+    def meets(self, prefix: str, other: KeyTemplate, other_prefix: str) -> bool:
+        """Tell whether a key of this template can be one of the other's, each behind its prefix."""
+        head, other_head = prefix + self.prefix, other_prefix + other.prefix
+        if not head.startswith(other_head) and not other_head.startswith(head):
+            return False
+        return _meet(self._atoms(prefix), other._atoms(other_prefix))
+
+    def _atoms(self, prefix: str) -> list[str | _Field]:
+        """Return the characters and fields of a key in their order."""
+        atoms: list[str | _Field] = [*prefix]
+        fields = iter(self._fields)
+        for literal, name, _ in self._parts:
+            atoms += literal
+            atoms += [next(fields)] if name is not None else []
+        return atoms
 
     @staticmethod
     def names(template: str) -> list[str]:
@@ -367,15 +435,131 @@ def _split(template: str) -> list[tuple[str, str | None, str]]:
     return merged
 
 
+def _meet(one: Sequence[str | _Field], other: Sequence[str | _Field]) -> bool:
+    """Tell whether two templates, character by character and field by field, have a text in common."""
+    seen, left = {(0, 0)}, [(0, 0)]
+    while left:
+        place = left.pop()
+        if place == (len(one), len(other)):
+            return True
+        for following in _steps(one, other, *place):
+            if following not in seen:
+                seen.add(following)
+                left.append(following)
+    return False
+
+
+def _steps(one: Sequence[str | _Field], other: Sequence[str | _Field], i: int, j: int) -> list[tuple[int, int]]:
+    """Return where the next character of a common text may lead; a field ends, or takes what the other has there."""
+    first = one[i] if i < len(one) else None
+    second = other[j] if j < len(other) else None
+    steps = [(i + 1, j)] * isinstance(first, _Field) + [(i, j + 1)] * isinstance(second, _Field)
+    if isinstance(first, _Field) and isinstance(second, str) and first.may_hold(second):
+        steps.append((i, j + 1))
+    elif isinstance(second, _Field) and isinstance(first, str) and second.may_hold(first):
+        steps.append((i + 1, j))
+    elif first is not None and first == second:
+        steps.append((i + 1, j + 1))
+    return steps
+
+
 def _glob(literal: str) -> str:
     return re.sub(r"([*?\[\]\\])", r"\\\1", literal)
 
 
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+def hints(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the annotations that can be resolved now, each by itself; `names` are looked up after the globals."""
+    resolved: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            resolved |= typing.get_type_hints(holder, getattr(function, "__globals__", {}), names)
+        except Exception:  # noqa: BLE001, S112 - names that exist for type checkers only, or are defined later
+            continue
+    return resolved
+
+
+def name_of(function: Any) -> str:
+    """Return module and qualified name; the name of the script for a function of `__main__`."""
+    return f"{_module(function)}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _module(thing: Any) -> str:
+    """Return the module of a function or class as an import of it would be called.
+
+    `__main__` is `__mp_main__` in processes that multiprocessing starts. Without a file it stays `__main__`.
+    """
+    name = str(thing.__module__)
+    if name not in {"__main__", "__mp_main__"}:
+        return name
+    facts = getattr(inspect.unwrap(thing), "__globals__", None) or vars(sys.modules.get(name, types))
+    spec, file = facts.get("__spec__"), facts.get("__file__")
+    if spec is not None and spec.name not in {"__main__", "__mp_main__"}:
+        return str(spec.name)
+    return Path(file).stem if file else "__main__"
+
+
+def receiver_of(function: Callable[..., Any]) -> str | None:
+    """Return how a method names its object or class: `self`, `cls`, or None for a function that is no method."""
+    function = inspect.unwrap(function)
+    first = next(iter(_signature(function, name_of(function)).parameters), None)
+    scope = function.__qualname__.rpartition(".")[0]
+    return first if first in {"self", "cls"} and scope and not scope.endswith("<locals>") else None
+
+
+def _signature(function: Callable[..., Any], where: str) -> inspect.Signature:
     try:
-        return typing.get_type_hints(function)
-    except Exception:  # noqa: BLE001 - names that exist for type checkers only: as if there were no annotations
-        return {}
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        raise KeyFormatError(f"{where}: its parameters are not known: write a function around it") from None
+
+
+def _check_callable(function: Any) -> str:
+    """Return what a function is called. Raises KeyFormatError for what a cache cannot call as one."""
+    if isinstance(function, staticmethod | classmethod | property):
+        kind = type(function).__name__
+        raise KeyFormatError(f"{name_of(function)}: @{kind} has to stand above the decorator of the cache")
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        kind = type(function).__qualname__
+        raise KeyFormatError(f"{function!r:.80}: a {kind} has no name of its own: write a `def` around it")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise KeyFormatError(f"{name_of(function)}: a generator can be read once only: return a list")
+    return name_of(function)
+
+
+def _check_name(function: Callable[..., Any], where: str, wanted: Sequence[str], receiver: str | None) -> None:
+    """Raise KeyFormatError if the name of a function does not tell it from others."""
+    if receiver is not None and receiver in wanted:
+        raise KeyFormatError(_without_receiver(where, receiver))
+    reason = _why_unnamed(function)
+    if reason is not None:
+        example = ":".join(["name", *(f"{{{name}}}" for name in wanted)])
+        raise KeyFormatError(f"{where}: {reason}: write a template such as {example!r}")
+
+
+def _why_unnamed(function: Callable[..., Any]) -> str | None:
+    code = getattr(function, "__code__", None)
+    # A method that calls super() has the class around it as a variable.
+    is_local = "<locals>" in function.__qualname__
+    names = [name for name in getattr(code, "co_freevars", ()) if name != "__class__" or is_local]
+    if "<lambda>" in function.__qualname__ or getattr(code, "co_name", "") == "<lambda>":
+        return "a lambda has no name of its own"
+    if names:
+        return f"it uses {', '.join(names)} of the function around it, and its name does not tell which"
+    if not isinstance(getattr(function, "__self__", None), types.ModuleType | None):
+        return "it belongs to an object, and its name does not tell which"
+    if _module(function) == "__main__" or (
+        function.__module__ in {"__main__", "__mp_main__"} and getattr(code, "co_filename", "").startswith("<")
+    ):
+        return "it was written in a shell or notebook, which has no name"
+    return None
+
+
+def _without_receiver(where: str, receiver: str) -> str:
+    return (
+        f"{where}: {receiver} is not in the key, so different objects would share an entry: write a template with what "
+        f"tells them apart, as {{{receiver}.id}}, or ignore=({receiver!r},)"
+    )
 
 
 def _kinds(annotation: Any) -> tuple[type, ...]:

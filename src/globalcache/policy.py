@@ -5,7 +5,8 @@ Times go from where they are given to the words of CACHE.FILL and CACHE.SET here
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -21,17 +22,34 @@ Duration: TypeAlias = "float | str | timedelta"
 
 # How long "there is no such row" is remembered unless told otherwise, in seconds.
 _NEGATIVE = 10.0
+# Tags of one value, besides those of its namespaces.
+_MOST_TAGS = 16
+# The shortest and the longest time that a server takes, in seconds: 1 ms and 35,000 years.
+_SHORTEST, _LONGEST = 0.001, 2**50 / 1000
 
 
 def seconds(name: str, duration: Duration, *, least: float = 0.0) -> float:
-    """Read a duration; raises ConfigError that names the option."""
+    """Read a duration. One that is longer than a server can keep is shortened to that.
+
+    Raises ConfigError that names the option for text that is no duration, for less than `least`, and for a time above 0
+    and below 1 ms, which no server can measure.
+    """
     try:
         value = parse_duration(duration)
     except ValueError as error:
         raise ConfigError(f"{name}: {duration!r}: {error}") from None
-    if not least <= value < float("inf"):
-        raise ConfigError(f"{name}: {duration!r}: should be at least {least:g} s")
-    return value
+    if 0 < value < _SHORTEST:
+        least = _SHORTEST
+    if not value >= least:
+        raise ConfigError(f"{name}: {duration!r}: should be at least {least:g} s" + " (1 ms)" * (least == _SHORTEST))
+    return min(value, _LONGEST)
+
+
+def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else given
+    if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{name}: {given!r}: should be a text or several")
+    return tuple(texts)
 
 
 def millis(value: float) -> int:
@@ -68,7 +86,10 @@ class Policy(msgspec.Struct, frozen=True):
             raise ConfigError("stale_if_error: counts from the end of ttl, and there is no ttl")
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"jitter: {self.jitter!r}: should be at least 0 and less than 1")
-        force_setattr(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
+        if self.tags != ():
+            force_setattr(self, "tags", _texts("tags", self.tags))
+            if len(self.tags) > _MOST_TAGS:
+                raise ConfigError(f"tags: {len(self.tags)}: should be at most {_MOST_TAGS}")
 
     def words(
         self,
@@ -85,11 +106,13 @@ class Policy(msgspec.Struct, frozen=True):
         seconds; `tags` are the texts that the templates in `self.tags` gave.
         """
         factor = 1 - self.jitter * draw
-        ttl, refresh, grace = (cast("float | None", v) for v in (self.ttl, self.refresh_after, self.stale_if_error))
+        ttl: Any = self.ttl
+        refresh: Any = self.refresh_after
+        grace: Any = self.stale_if_error
         words: list[bytes] = []
         if absent:
-            # One millisecond: whoever waits is told, and nobody after them.
-            words += b"ABSENT", b"TTL", b"%d" % millis(self.absent_for * factor)
+            # A negative_ttl of 0 answers those that wait for the load, and nothing is kept.
+            words += b"ABSENT", b"TTL", b"%d" % (millis(self.absent_for * factor) if self.absent_for else 0)
         else:
             if ttl is not None:
                 words += b"TTL", b"%d" % millis(ttl * factor)

@@ -1,5 +1,6 @@
 """Sizes and times as people write them: `256MiB`, `1g`, `500ms`, `5m`."""
 
+import math
 import re
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ _SIZES = {"": 1, "b": 1, "k": 2**10, "kb": 2**10, "kib": 2**10, "m": 2**20, "mb"
     "gib": 2**30,
 }
 _TIMES = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBERS = (int, float)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 
 
@@ -25,11 +27,16 @@ def parse_size(size: str | int) -> int:
 
 
 def parse_duration(duration: str | float | timedelta) -> float:
-    """Return seconds; a number without a unit is seconds already."""
+    """Return seconds; a number without a unit is seconds already. Raises ValueError."""
     if isinstance(duration, timedelta):
         return duration.total_seconds()
-    if isinstance(duration, int | float):
-        return float(duration)
+    if isinstance(duration, _NUMBERS):
+        try:
+            return float(duration)
+        except OverflowError:  # a whole number that is longer than any float
+            return math.inf if duration > 0 else -math.inf
+    if not isinstance(duration, str):
+        raise ValueError("should be seconds, a timedelta, or text such as 5m")  # noqa: TRY004 - callers catch one class
     return _parse(duration, _TIMES, "30s, 500ms, 5m, 1h or 1d")
 
 

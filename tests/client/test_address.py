@@ -40,6 +40,43 @@ def test_what_is_no_url_is_told_without_its_password(url: str) -> None:
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        # What stands in a password cuts the URL elsewhere than was meant: at #, ?, /, @, : or [.
+        "redis://:hunter2#1@cache.example:6379/0",
+        "redis://app:hunter2#1@cache.example:6379/0",
+        "redis://app:hun?ter2@cache.example:6379/0",
+        "redis://app:hun/ter2@cache.example:6379/0",
+        "redis://app:[hunter2@cache.example:6379/0",
+        "redis://app:hunter2@cache.example?db=hunter2",
+        "redis://hunter2@cache.example",
+        "redis://app:hunter2@a..b",
+        "redis://:hunter2",
+        "redis://cache.example:6379/0?password=hunter2",
+        "redis://cache.example?namespace=a&timeout=hunter2",
+        "unix://:hunter2/run/cache.sock",
+        "unix://:pa/hunter2@/run/cache.sock",
+        "http://app:hunter2@cache.example",
+        "app:hunter2@cache.example:port",
+    ],
+)
+def test_no_part_of_a_password_is_shown(url: str) -> None:
+    """These are refused, and the error names no part of what may be a password, nor do its causes."""
+    with pytest.raises(ConfigError) as told:
+        Address.parse(url)
+    assert not any(part in str(told.value) for part in ("hunter2", "ter2", "hun"))
+    assert told.value.__cause__ is None
+    assert told.value.__suppress_context__
+
+
+@pytest.mark.parametrize("url", ["redis://:1234#x@cache.example:6379/0", "unix://:pa/ss@/run/cache.sock"])
+def test_a_url_that_would_reach_another_server_is_refused(url: str) -> None:
+    """Cut at the wrong place it names this machine, or another path."""
+    with pytest.raises(ConfigError, match=r"write %23|a path begins with /"):
+        Address.parse(url)
+
+
 def test_the_environment_names_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOBALCACHE_URL", "redis://elsewhere:5")
     assert repr(globalcache.Cache()) == "Cache(elsewhere:5)"

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
+import os
+import sys
 import threading
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +19,7 @@ import pytest
 import globalcache
 from globalcache import CacheError, ConfigError, DeadlineError, Entry, KeyFormatError, LoadError
 from tests.client.conftest import InThreads
+from tests.client.typed import draw, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,6 +138,59 @@ async def test_touch(cache: Any) -> None:
     assert (await cache.get_entry("x")).ttl is None
 
 
+async def test_numbers_and_times_at_their_bounds(cache: Any) -> None:
+    assert await cache.set("x", 1, ttl=timedelta.max)
+    assert await cache.touch("x", sys.maxsize)
+    assert await cache.get_or_load("y", lambda: 1, ttl=timedelta.max, stale_if_error=sys.maxsize) == 1
+    assert await cache.get_many(["x", "y"]) == {"x": 1, "y": 1}
+    assert await cache.touch("x")
+    assert await cache.touch("x"), "a value that never expires is there all the same"
+    assert not await cache.touch("nobody")
+    for call in (cache.set, cache.add, lambda key, _, ttl: cache.touch(key, ttl)):
+        with pytest.raises(ConfigError, match=r"ttl: 0.0004: should be at least 0.001 s \(1 ms\)"):
+            await call("x", 1, ttl=0.0004)
+    for number in (1.5, "1", None):
+        with pytest.raises(TypeError, match=r"delta: .*: should be a whole number"):
+            await cache.incr("x", number)
+    with pytest.raises(TypeError, match=r"if_version: 1.5: should be a whole number"):
+        await cache.set("x", 1, if_version=1.5)
+    assert await cache.get("x") == 1
+
+
+async def test_names_keep_apart_whatever_they_hold(make: Callable[..., Any]) -> None:
+    """A namespace "a:b", one "b" within "a", and one called as "a:b" is escaped, have keys and tags of their own."""
+    root = make()
+    parts = [root.namespace("a:b"), root.namespace("a").namespace("b"), root.namespace("a%3Ab"), root.namespace("a")]
+    for number, part in enumerate(parts):
+        await part.set("x", number, tags=["t"])
+    assert [await part.get("x") for part in parts] == [0, 1, 2, 3]
+    await parts[0].invalidate(tags=["t"])
+    await root.invalidate(tags=["t", "ns:a:", "a:"])
+    assert [await part.get("x") for part in parts] == [None, 1, 2, 3]
+    await parts[2].clear()
+    assert [await part.get("x") for part in parts] == [None, 1, None, 3]
+    await parts[3].clear()
+    assert [await part.get("x") for part in parts] == [None, None, None, None]
+    await root.aclose()
+
+
+async def test_at_most_16_tags_are_given(cache: Any) -> None:
+    tags = [f"t{number}" for number in range(17)]
+    assert await cache.set("x", 1, tags=tags[:16])
+    assert await cache.namespace("n").set("x", 1, tags=tags[:16])
+    with pytest.raises(ConfigError, match="tags: 17: should be at most 16"):
+        await cache.set("x", 1, tags=tags)
+    with pytest.raises(ConfigError, match="tags: 17: at most 16 here"):
+        await cache.incr("n", tags=tags)
+    with pytest.raises(ConfigError, match="tags: 16: at most 15 here, for each level of namespaces is one as well"):
+        await cache.namespace("n").namespace("m").set("x", 1, tags=tags[:16])
+
+
+async def test_a_list_of_keys_is_a_mistake_that_is_named(cache: Any) -> None:
+    with pytest.raises(TypeError, match=r"invalidate takes keys one by one, invalidate\(\*keys\), not a list"):
+        await cache.invalidate(["a", "b"])
+
+
 async def test_tags(cache: Any) -> None:
     await cache.set("a", 1, tags=["t", "u"])
     await cache.set("b", 2, tags="u")
@@ -199,12 +258,35 @@ async def test_no_such_row_is_remembered(cache: Any) -> None:
     assert await cache.get("x") == 5
 
 
-async def test_a_failed_load_is_raised_as_it_was_and_tells_others(cache: Any) -> None:
+async def test_absence_that_is_not_remembered(cache: Any) -> None:
+    """The next caller loads again at once; what is kept for a millisecond stays while a test's clock is at rest."""
+    ran: list[int] = []
+    for number in range(20):
+        assert await cache.get_or_load("x", lambda: ran.append(1), negative_ttl=0) is None
+        assert len(ran) == number + 1
+        assert await cache.get_entry("x") is None
+    loaded = await cache.get_or_load_many(["x", "y"], dict.fromkeys, negative_ttl=0)
+    assert loaded == {"x": None, "y": None}
+    assert await cache.get_entry("y") is None
+
+
+async def test_callers_of_a_failed_load_get_its_exception(cache: Any) -> None:
+    """Five callers wait for one load; its process raises the very exception in each, and while the key is held off."""
     key = f"failing:{uuid.uuid4()}"  # a flush does not end the time for which a failed load is not tried again
-    with pytest.raises(ZeroDivisionError):
-        await cache.get_or_load(key, lambda: 1 / 0)
-    with pytest.raises(LoadError, match="ZeroDivisionError"):
+    error, ran = OSError("no database"), 0
+
+    def fail() -> Any:
+        nonlocal ran
+        ran += 1
+        raise error
+
+    calls = (cache.get_or_load(key, fail) for _ in range(5))
+    got = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(one is error for one in got)
+    assert ran == 1
+    with pytest.raises(OSError, match="no database") as caught:
         await cache.get_or_load(key, never)
+    assert caught.value is error
 
 
 async def test_a_hit_equals_a_miss(cache: Any) -> None:
@@ -213,8 +295,52 @@ async def test_a_hit_equals_a_miss(cache: Any) -> None:
             await cache.get_or_load(f"{value}:{uuid.uuid4()}", lambda value=value: value)
     assert await cache.get_or_load("t", lambda: (1, 2), type=tuple[int, int]) == (1, 2)
     assert await cache.get_or_load("t", never, type=tuple[int, int]) == (1, 2)
-    assert await cache.get_or_load("u", lambda: {"id": 1}, type=User) == User(1)
+    assert await cache.get_or_load("u", lambda: User(1), type=User) == User(1)
     assert await cache.get_or_load("u", never, type=User) == User(1)
+    with pytest.raises(TypeError, match=r"value is dict .* would come back as User"):
+        await cache.get_or_load(f"v:{uuid.uuid4()}", lambda: {"id": 1}, type=User)
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack", "pickle"])
+async def test_typed_values_come_back_equal_or_are_refused(make: Callable[..., Any], codec: str) -> None:
+    cache, random, kept = make(codec=codec, secret="s", namespace=str(uuid.uuid4())), Random(codec), 0
+    for number in range(60):
+        kind, value = draw(random)
+        before = picture(value)
+        try:
+            missed = await cache.get_or_load(str(number), lambda value=value: value, type=kind)
+        except TypeError:
+            continue
+        hit = await cache.get_or_load(str(number), never, type=kind)
+        assert picture(missed) == picture(hit) == before
+        kept += 1
+    assert kept > 10
+    await cache.aclose()
+
+
+class Unstorable:
+    """An object that can be neither written nor pickled."""
+
+    def __reduce__(self) -> Any:
+        raise ZeroDivisionError("holds a lock")
+
+
+@pytest.mark.parametrize("codec", ["json", "pickle"])
+async def test_an_error_names_function_and_key(make: Callable[..., Any], codec: str) -> None:
+    cache, name = make(codec=codec, secret="s"), f"unstorable:{uuid.uuid4()}"
+    with pytest.raises(TypeError, match=f"{__name__}.unstorable: {name}: value (is of type|cannot be stored)"):
+        await cache.get_or_load(name, unstorable)
+    with pytest.raises(TypeError, match=f"unstorable_many: {name}2: value (is of type|cannot be stored)"):
+        await cache.get_or_load_many([name + "2", name + "-"], unstorable_many)
+    await cache.aclose()
+
+
+def unstorable() -> Any:
+    return Unstorable()
+
+
+def unstorable_many(keys: list[str]) -> dict[str, Any]:
+    return {key: 1 if key.endswith("-") else Unstorable() for key in keys}
 
 
 async def test_a_value_loaded_before_an_invalidation_is_not_stored(make: Callable[..., Any]) -> None:
@@ -346,8 +472,20 @@ async def test_waiting_ends(make: Callable[..., Any]) -> None:
     cache = make()
     held = getattr(cache, "cache", cache)._servers[0]  # noqa: SLF001 - a lease that nobody fills
     reply = held.fetch(b"x", 0)
-    reply = await reply if asyncio.iscoroutine(reply) else reply
+    lease = (await reply if inspect.isawaitable(reply) else reply)[2]
+    lease.taken = True
     with pytest.raises(DeadlineError):
         await cache.get_or_load("x", never, wait=0.05)
+    lease.release()
     assert issubclass(DeadlineError, CacheError)
     await cache.aclose()
+
+
+async def test_a_server_knows_its_clients_by_name(server: globalcache.Server) -> None:
+    """CLIENT LIST shows program, process and library of each face, so that an operator finds who asks."""
+    async with globalcache.AsyncCache(server.url) as tasks:
+        with globalcache.Cache(server.url) as threads:
+            for listed in (threads.command("CLIENT", "LIST"), await tasks.command("CLIENT", "LIST")):
+                mine = [line for line in listed.decode().splitlines() if f":{os.getpid()} " in line]
+                assert mine
+                assert all("lib-name=globalcache" in line for line in mine)

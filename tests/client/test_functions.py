@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import sqlite3
 from collections.abc import Mapping  # noqa: TC003 - read as the type of values
 from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
 
+import globalcache
 from globalcache.client.functions import AsyncCachedFunction, CachedFunction, Functions
-from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.client.guard import Absent, Guard
+from globalcache.errors import CacheError, ConfigError, KeyFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,9 +36,14 @@ class Plain:
         policy: Policy | Callable[[], Policy],
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         if key not in self.values:
-            self.set(key, load(), policy=policy() if callable(policy) else policy, type=type)
+            value = load()
+            absent = value if isinstance(value, Absent) else None
+            self.set(key, None if absent else value, policy=policy() if callable(policy) else policy, type=type)
+            if absent and absent.error:
+                raise absent.error
         return self.values[key]
 
     def get_or_load_many(
@@ -45,6 +54,7 @@ class Plain:
         policy: Policy,
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         keys = list(keys)
         missing = [key for key in keys if key not in self.values]
@@ -199,7 +209,7 @@ def test_loaders_are_known_to_workers() -> None:
     assert loader.tags_of(["a", 7]) == ["users", "tenant:a"]
     assert (loader.timeout, loader.concurrency, loader.batch, loader.type) == (2, 3, 0, dict[str, str])
     with pytest.raises(ConfigError, match=r"keys user:\*:\* are loaded by .*user already"):
-        cache.loader("user:{a}:{b}")(lambda a, b: None)  # noqa: ARG005
+        cache.loader("user:{a}:{b}", shared=True)(lambda a, b: None)  # noqa: ARG005
 
 
 def test_a_loader_has_nothing_but_its_key() -> None:
@@ -252,3 +262,216 @@ def test_async_batches_of_several_fields() -> None:
     assert stock.loader.template.parse("stock:2:7") == [2, "7"]
     with pytest.raises(KeyFormatError, match="takes one list"):
         cache.batch_loader("x:{id}")(lambda a, b: {})  # type: ignore[misc,arg-type]  # noqa: ARG005
+
+
+def test_a_second_function_with_the_keys_of_another_is_refused() -> None:
+    """Each would return what the other stored: the first that ran would decide for both."""
+    cache = Cache()
+
+    def power(n: int, *, shared: bool = False) -> Any:
+        @cache.cached("power:{x}", shared=shared)
+        def raised(x: int) -> Any:
+            return x**n
+
+        return raised
+
+    assert power(2)(3) == 9
+    assert power(2)(3) == 9  # the same function again, as when a module is imported twice
+    with pytest.raises(KeyFormatError, match=r"'power:{x}' can be those of other code of that name.*shared=True"):
+        power(3)
+    assert power(3, shared=True)(3) == 9
+    with pytest.raises(KeyFormatError, match=r"'power:{y}' can be those of .*power.<locals>.raised, 'power:{x}'"):
+        cache.cached("power:{y}")(lambda y: y)
+    with pytest.raises(KeyFormatError, match=r"'{what}:{x}' can be those of"):
+        cache.cached("{what}:{x}")(lambda what, x: (what, x))
+    assert cache.cached("power:me")(lambda: 1)() == 1  # x is a whole number, so no key of the other
+    for _ in range(3):
+        power(2)
+        power(5, shared=True)
+    assert len(cache.claims) == 2
+
+
+def test_one_function_under_two_orders_of_its_arguments() -> None:
+    cache = Cache()
+
+    def ratio(a: int, b: int) -> float:
+        return a / b
+
+    cache.cached("ratio:{a}:{b}")(ratio)
+    with pytest.raises(KeyFormatError, match=r"'ratio:{b}:{a}' can be those of"):
+        cache.cached("ratio:{b}:{a}")(ratio)
+
+
+def test_namespaces_have_keys_of_their_own() -> None:
+    with globalcache.Cache("memory://") as cache:
+        cache.cached("x:{a}")(lambda a: a)
+        cache.namespace("n").cached("x:{a}")(lambda a: a + 1)
+        with pytest.raises(KeyFormatError, match="can be those of"):
+            cache.aio.cached("x:{a}")(lambda a: a + 2)
+        with pytest.raises(KeyFormatError, match="can be those of"):
+            cache.cached("n:x:{a}")(lambda a: a + 3)
+
+
+def test_a_loader_takes_no_key_of_a_refused_function() -> None:
+    cache = Cache()
+
+    @cache.loader("row:{id:int}")
+    def row(id: int) -> int:
+        return id
+
+    with pytest.raises(KeyFormatError, match="can be those of"):
+
+        @cache.loader("row:{id:int}")
+        def other(id: int) -> int:
+            return -id
+
+    assert [loader.name for loader in cache.loaders.values()] == [row.loader.name if row.loader else ""]
+
+
+@pytest.mark.parametrize(
+    ("decorate", "line"),
+    [
+        (lambda cache: cache.cached(lambda: 1), r"cached: write @cache.cached\(...\) with brackets"),
+        (lambda cache: cache.loader(lambda: 1), r"loader: write @cache.loader\(...\) with brackets"),
+        (lambda cache: cache.batch_loader(lambda: 1), r"batch_loader: write @cache.batch_loader\(...\) with brackets"),
+        (lambda cache: cache.cached(5), "cached: a template is a text such as 'user:{id}', not 5"),
+        (lambda cache: cache.cached(tags=5), "tags: 5: should be a text or several"),
+        (lambda cache: cache.cached(tags=["a", 5]), r"tags: \['a', 5\]: should be a text or several"),
+        (lambda cache: cache.cached(ttl=[1]), r"ttl: \[1\]: should be seconds, a timedelta, or text such as 5m"),
+        (lambda cache: cache.cached("a", ignore="b")(lambda: 1), "ignore names 'b', which is no parameter"),
+    ],
+)
+def test_a_mistake_is_named_at_decoration(decorate: Callable[[Any], Any], line: str) -> None:
+    with pytest.raises((TypeError, ConfigError, KeyFormatError), match=line):
+        decorate(Cache())
+
+
+def test_an_annotation_is_resolved_at_the_first_call_at_the_latest() -> None:
+    cache = Cache()
+
+    @cache.cached("defined:{id}")
+    def defined(id: int) -> Later:
+        return Later(id)
+
+    @cache.cached("nowhere:{id}")
+    def nowhere(id: int) -> Nowhere:  # type: ignore[name-defined]  # noqa: F821
+        return id
+
+    unresolved: Any = nowhere
+
+    @cache.batch_loader("many:{id:int}")
+    def many(ids: list[int]) -> dict[int, Later]:
+        return {each: Later(each) for each in ids}
+
+    assert defined(1) == Later(1)
+    assert defined._type is Later  # noqa: SLF001
+    assert many.loader.type is Later
+    assert many([1]) == {1: Later(1)}
+    with pytest.raises(TypeError, match=r"nowhere: the return annotation 'Nowhere' cannot be resolved: import.*type="):
+        unresolved(1)
+
+
+def test_a_class_of_the_function_around_is_resolved() -> None:
+    @dataclasses.dataclass
+    class Local:
+        id: int
+
+    @Cache().cached("local:{id}")
+    def local(id: int) -> Local:
+        return Local(id)
+
+    assert local._type is Local  # noqa: SLF001
+    assert local(1) == Local(1)
+
+
+@dataclasses.dataclass
+class Later:
+    """Defined after the functions that return it."""
+
+    id: int
+
+
+def session_of(kind: str) -> Any:
+    if kind == "connection":
+        return sqlite3.connect(":memory:")
+    orm = pytest.importorskip("sqlalchemy.orm")
+    aio = pytest.importorskip("sqlalchemy.ext.asyncio")
+    return {"Session": orm.Session, "AsyncSession": aio.AsyncSession, "scoped": orm.scoped_session(orm.Session)}[kind]()
+
+
+@pytest.mark.parametrize("kind", ["Session", "AsyncSession", "scoped", "connection"])
+def test_a_session_of_the_caller_is_warned_of_once(caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """A load through the request's session stores what that session still holds, older than what others committed."""
+    cache = Cache()
+
+    @cache.cached("row:{id}", ignore=("db", "other"))
+    def row(id: int, db: Any, other: Any = None) -> int:  # noqa: ARG001
+        return id
+
+    session = session_of(kind)
+    row(0, "no session", other=object())
+    assert not caplog.records
+    row(1, 1, other=session)
+    row(2, session)
+    (record,) = caplog.records
+    assert f"row: its argument 'other' is a {type(session).__name__} of the caller" in record.getMessage()
+    assert "Open a session inside the function instead" in record.getMessage()
+
+
+def test_whole_numbers_are_results_where_float_is_annotated() -> None:
+    """As type checkers take them; within containers too."""
+    cases: list[tuple[Any, Any]] = [
+        (float, int | float),
+        (list[float], list[int | float]),
+        (dict[str, list[float]], dict[str, list[int | float]]),
+        (tuple[float, ...], tuple[int | float, ...]),
+        (dict[float, str], dict[float, str]),
+        (str, str),
+    ]
+    for annotation, kind in cases:
+
+        def f() -> None: ...
+
+        f.__annotations__ = {"return": annotation}
+        assert Cache().cached("f")(f)._type == kind  # noqa: SLF001
+
+
+def test_batches_say_what_is_wrong_with_them() -> None:
+    """Text in place of a list would be taken apart into letters, and keys of another form would look like no rows."""
+    cache = Cache()
+
+    @cache.batch_loader("product:{id:int}")
+    def products(ids: list[int]) -> Any:
+        return list(ids) if 1 in ids else {str(number): number for number in ids}
+
+    @cache.batch_loader("stock:{shop}:{sku}")
+    def stock(places: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        return dict.fromkeys(places, 1)
+
+    name = r"tests\.\S+\.products"
+    for call, line in (
+        (lambda: products("s1"), name + r" takes a list of items: \['s1'\] instead of 's1'"),
+        (lambda: products(7), name + r" takes a list of items: \[7\] instead of 7"),
+        (lambda: products.invalidate([1, 2]), name + r": an item is one value, not a list: pass \*items"),
+        (lambda: products([1]), name + " returned a list; it should return a dict of the items it was given"),
+        (lambda: products([2]), name + " returned keys that it was not asked for: '2'; it was asked for 2"),
+        (lambda: stock(["ab"]), r"\.stock: an item is a tuple of shop, sku, not 'ab'"),  # type: ignore[list-item]
+        (lambda: stock([("a", "b", "c")]), r"\.stock: an item is a tuple of shop, sku, not \('a', 'b', 'c'\)"),  # type: ignore[list-item]
+    ):
+        with pytest.raises(TypeError, match=line):
+            call()
+
+
+def test_two_loaders_of_one_pattern_are_refused() -> None:
+    """Even if their keys are shared: a worker runs one of them."""
+    cache = Cache()
+
+    @cache.loader("user:{id}", shared=True)
+    def user(id: str) -> str:
+        return id
+
+    with pytest.raises(CacheError, match=r"keys user:\* are"):
+
+        @cache.loader("user:{name}", shared=True)
+        def other(name: str) -> str:
+            return name

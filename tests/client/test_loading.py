@@ -117,7 +117,7 @@ def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
 def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     cache, got = Cache("memory://", clock=clock), []
     server = cache._servers[0]  # noqa: SLF001
-    server.fetch(b"x", 0, 50)  # by somebody who never fills
+    lease = server.fetch(b"x", 0, 50)[2]  # of somebody who never fills
     thread = threading.Thread(target=lambda: got.append(cache.get_or_load("x", lambda: 7)))
     thread.start()
     store = server._store  # noqa: SLF001
@@ -125,6 +125,7 @@ def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     clock.now += 1
     thread.join(10)
     assert got == [7]
+    lease.close()
 
 
 def test_jitter_only_shortens(clock: Clock) -> None:
@@ -166,8 +167,8 @@ def test_null_keeps_nothing_and_loads_every_time() -> None:
 
 def test_a_long_load_keeps_its_lease(server: globalcache.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is told again and again, so nobody else loads meanwhile."""
-    monkeypatch.setattr("globalcache.client.work._RENEW_EVERY", 0.05)
-    monkeypatch.setattr("globalcache.client.work.LEASE_MS", 300)
+    monkeypatch.setattr("globalcache.client.leases.RENEW_EVERY", 0.05)
+    monkeypatch.setattr("globalcache.client.leases.LEASE_MS", 300)
     with Cache(server.url) as cache:
         core_fetch = cache._servers[0].fetch  # noqa: SLF001
         # A short lease, so that the test is short as well.

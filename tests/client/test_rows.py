@@ -108,6 +108,84 @@ def test_all_rows_of_a_key(url: str) -> None:
         load(one.loader, [7])
 
 
+@pytest.fixture
+def people(tmp_path: Path) -> str:
+    """Return the URL of a table whose texts are found in any case."""
+    url = f"sqlite:///{tmp_path}/people.db"
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table person (mail text collate nocase, age integer)")
+        connection.exec_driver_sql("insert into person values ('ada@x', 1), ('BOB@x', 2), ('eve@x', 3), ('Eve@x', 4)")
+    engine.dispose()
+    return url
+
+
+def test_a_batch_finds_what_the_database_finds(people: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The database finds "ada@x" by "Ada@X" and "BOB@x" by "bob@x"; by text they are rows of nobody."""
+    query = "select mail, age from person where mail in :mails"
+    person = Functions().sql_loader("person:{mail}", url=people, query=query)
+    wanted = {"ada@x": 1, "Ada@X": 1, "bob@x": 2}
+    for items in (["Ada@X"], ["Ada@X", "bob@x"], ["no@x", "ada@x", "Ada@X", "bob@x", "none@x"], ["ada@x", "Ada@X"]):
+        found = load(person.loader, items)
+        assert {item: row["age"] for item, row in found.items()} == {
+            item: age for item, age in wanted.items() if item in items
+        }
+    assert sum("other spellings" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_all_rows_of_every_spelling(people: str) -> None:
+    """Two rows differ in case only: each of them belongs to both keys, whichever are asked for together."""
+    query = "select mail, age from person where mail in :mails order by age"
+    person = Functions().sql_loader("people:{mail}", url=people, query=query, rows="all")
+    for items in (["eve@x"], ["Eve@x", "eve@x"], ["Eve@x", "no@x", "eve@x", "EVE@X"]):
+        found = load(person.loader, items)
+        assert {item: [row["age"] for row in rows] for item, rows in found.items()} == {
+            item: [] if item == "no@x" else [3, 4] for item in items
+        }
+    with pytest.raises(ValueError, match="several rows have one key"):
+        load(Functions().sql_loader("one:{mail}", url=people, query=query).loader, ["eve@x", "Eve@x"])
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_padded_columns_and_capitals(url: str) -> None:
+    """A fixed-length column comes back with blanks, and a UUID in small letters, however it was asked for."""
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("drop table if exists box")
+        connection.exec_driver_sql("create table box (code char(5), mark uuid)")
+        connection.exec_driver_sql("insert into box values ('a', 'ABCDEF00-0000-0000-0000-000000000001'), ('b', null)")
+    engine.dispose()
+    by_code = Functions().sql_loader("box:{code}", url=url, query="select code, mark from box where code in :codes")
+    assert set(load(by_code.loader, ["a", "b", "c"])) == {"a", "b"}
+    query = "select mark from box where upper(cast(mark as text)) in :marks"
+    by_mark = Functions().sql_loader("mark:{mark}", url=url, query=query)
+    marks = ["ABCDEF00-0000-0000-0000-000000000001", "ABCDEF00-0000-0000-0000-000000000002"]
+    assert set(load(by_mark.loader, marks)) == {marks[0]}
+
+
+def test_numbers_need_one_query(url: str) -> None:
+    """Two numbers that differ are two keys to every database, so what is missing is not asked for again."""
+    query = "select id, customer from orders where id in :ids"
+    order = Functions().sql_loader("order:{id:int}", url=url, query=query)
+    asked: list[Any] = []
+
+    def note(*event: Any) -> None:
+        asked.append(event[2])
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    try:
+        assert load(order.loader, [1, 99]) == {1: {"id": 1, "customer": 7}}
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+    assert sum("from orders" in statement for statement in asked) == 1
+
+
+def test_a_query_without_the_column_of_the_key(url: str) -> None:
+    order = Functions().sql_loader("order:{id:int}", url=url, query="select customer from orders where id in :ids")
+    with pytest.raises(ConfigError, match="key: the query gives no column 'id'"):
+        load(order.loader, [1])
+
+
 def test_values_are_what_json_has(url: str) -> None:
     order = Functions().sql_loader("order:{id:int}", url=url, query="select * from orders where id in :ids")
     (row,) = load(order.loader, [1]).values()

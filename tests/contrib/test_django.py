@@ -167,7 +167,7 @@ async def test_what_a_load_raises_is_raised_by_every_call(
             cache.get_or_set("k", broken)
         with pytest.raises(LookupError):
             await cache.aget_or_set("k", broken)
-    assert await cache.aget_or_set("k", lambda: 1) == cache.get("k") == 1
+    assert await cache.aget_or_set("another", lambda: 1) == cache.get("another") == 1
     await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
 
 
@@ -192,11 +192,10 @@ def test_backends_of_the_same_settings_share_connections(
     assert second._cache.stats()["connects"] == 1  # noqa: SLF001
 
 
-def test_without_a_server_reads_find_nothing_and_writes_are_made_good(
+def test_without_a_server_reads_miss_and_writes_are_dropped(
     backend: Callable[..., Any], serve: Callable[..., Process]
 ) -> None:
-    from globalcache import UnavailableError  # noqa: PLC0415
-
+    """A session begins with has_key or add, so neither may raise, else a new visitor gets an error."""
     server = serve()
     cache = backend(server.address, timeout=0.3)
     cache.set("k", "old")
@@ -204,8 +203,70 @@ def test_without_a_server_reads_find_nothing_and_writes_are_made_good(
     cache.set("k", "new")
     assert cache.get("k", "nothing") == "nothing"
     assert cache.set_many({"a": 1}) == ["a"]
-    with pytest.raises(UnavailableError):
-        cache.add("k", 1)
+    assert "k" not in cache
+    assert cache.add("k", 1)
+    assert not cache.touch("k")
+    assert not cache.delete("k")
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("k")
+    assert (cache.get_or_set("k", lambda: 5), cache.get_or_set("k", 6)) == (5, 6)
+
+
+@pytest.mark.parametrize("codec", ["pickle", "json"])
+async def test_without_a_server_async_calls_do_not_raise(backend: Callable[..., Any], codec: str) -> None:
+    async def load() -> int:
+        return 5
+
+    cache = backend("globalcache://127.0.0.1:1", timeout=0.3, codec=codec)
+    assert not await cache.ahas_key("k")
+    assert await cache.aadd("k", 1)
+    assert (await cache.aget_or_set("k", load), await cache.aget_or_set("k", 6)) == (5, 6)
+    assert cache.get_or_set("k", lambda: 7) == 7
+    with pytest.raises(ValueError, match="not found"):
+        await cache.aincr("k")
+
+
+def test_without_a_server_all_raise_if_they_are_told_to(backend: Callable[..., Any]) -> None:
+    from globalcache import UnavailableError  # noqa: PLC0415
+
+    cache = backend("globalcache://127.0.0.1:1", timeout=0.3, on_error="raise")
+    for call in (cache.has_key, cache.incr, cache.get, lambda key: cache.add(key, 1)):
+        with pytest.raises(UnavailableError):
+            call("k")
+
+
+def test_times_and_numbers_as_in_django(backend: Callable[..., Any], server: globalcache.Server) -> None:
+    """LocMemCache does the same: 0.4 ms end at once, no time is too long, touch(None) finds a value without ttl."""
+    cache = backend(server.url, namespace="times")
+    cache.set("gone", 1, timeout=0.0004)
+    assert cache.get("gone") is None
+    cache.set("stays", 1, timeout=None)
+    cache.set("long", 2, timeout=sys.maxsize)
+    assert cache.touch("stays", None)
+    assert not cache.touch("nobody", None)
+    assert cache.get_many(["stays", "long"]) == {"stays": 1, "long": 2}
+    for step in (cache.incr, cache.decr):
+        with pytest.raises(TypeError, match=r"1.5: should be a whole number"):
+            step("stays", 1.5)
+    cache.set("most", 2**63 - 1)
+    with pytest.raises(OverflowError, match="64 bits"):
+        cache.incr("most")
+    assert cache.get("most") == 2**63 - 1
+    cache.clear()
+
+
+async def test_an_async_load_is_awaited(backend: Callable[..., Any]) -> None:
+    cache, calls = backend("memory://", namespace="awaited"), []
+
+    async def load() -> str:
+        calls.append(1)
+        return "value"
+
+    assert await cache.aget_or_set("k", load) == "value"
+    assert await cache.aget_or_set("k", load) == "value"
+    assert await cache.aget_or_set("k", load, version=2) == "value"
+    assert len(calls) == 2
+    cache.clear()
 
 
 def test_invalidation_waits_for_the_commit(backend: Callable[..., Any]) -> None:

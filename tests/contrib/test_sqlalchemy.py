@@ -181,3 +181,19 @@ async def test_sessions_of_tasks_await_it_within_their_commit(tmp_path: Path) ->
     assert not await cache.has("b")
     await scoped.remove()
     await engine.dispose()
+
+
+def test_a_mistake_is_named_before_the_commit(session: Session, cache: Cache) -> None:
+    """Within the commit it would look as if the commit had failed."""
+    mistakes: list[tuple[Any, tuple[Any, ...], Any, str]] = [
+        (session.connection(), ("a",), (), "the first argument is a session, not a Connection"),
+        (session, (["a", "b"],), (), r"keys are texts, one by one, not \['a', 'b'\]"),
+        (session, ("",), (), "keys are texts, one by one, not ''"),
+        (session, (), [1], "tags are texts, one by one, not 1"),
+    ]
+    for first, keys, tags, line in mistakes:
+        with pytest.raises(TypeError, match=f"invalidate_after_commit: {line}"):
+            invalidate_after_commit(first, *keys, tags=tags, cache=cache)
+    write(session)
+    session.commit()
+    assert left(cache) == "abc"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -46,6 +45,19 @@ def user(id: int) -> str:
 @cache.namespace("v2").namespace("eu").loader("user:{id:int}", ttl="5m")
 def european(id: int) -> str:
     return f"eu {id}"
+"""
+
+SHARED = """
+from globalcache import Cache
+cache = Cache()
+
+@cache.loader("v2:user:{id}", ttl="5m")
+def first(id: str) -> str:
+    return id
+
+@cache.namespace("v2").loader("user:{id}", ttl="5m")
+def second(id: str) -> str:
+    return id
 """
 
 
@@ -146,12 +158,35 @@ def test_workers_end_with_a_server_that_was_killed(served: Callable[..., Served]
     server.until(lambda: not any(is_alive(pid) for pid in pids))
 
 
-def test_what_an_import_raises_is_shown_and_the_server_serves(served: Callable[..., Served]) -> None:
-    server = served(application="import nosuchmodule\n")
-    assert re.search(r"Traceback .*\n(.*\n)*ModuleNotFoundError: No module named 'nosuchmodule'", server.errors)
-    assert server.get("user:1") is None
-    (server.folder / "app.py").write_text(APPLICATION)
-    server.until(lambda: server.get("pid:1") is not None)
+@pytest.mark.parametrize(
+    ("target", "application", "line"),
+    [
+        ("app:cache", "import nosuchmodule\n", "ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("app:cache", "def broken(:\n", "SyntaxError: "),
+        ("app:cache", "import sys; sys.exit(0)\n", ""),
+        ("app:nothing", APPLICATION, "app:nothing: there is no cache of this name in app"),
+        (":cache", APPLICATION, ":cache: should look like shop:cache"),
+        ("app:cache", "from globalcache import Cache\ncache = Cache()\n", "app:cache: the cache has no loaders"),
+        ("app:cache", SHARED, "keys of 'user:{id}' can be those of app.first, 'v2:user:{id}'"),
+    ],
+)
+def test_a_server_needs_its_loaders(tmp_path: Path, target: str, application: str, line: str) -> None:
+    """A server that does not know the patterns of its loaders would say of every row that it does not exist."""
+    (tmp_path / "app.py").write_text(application)
+    done = subprocess.run(
+        [GLOBALCACHE, "serve", target, "--listen", "127.0.0.1:0"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ready on" not in done.stderr
+    assert line in done.stderr
+    assert done.stderr.endswith(
+        f"globalcache: {target}: its worker did not start, so neither does the server; see above\n"
+    )
 
 
 def test_loaders_of_namespaces_are_run_too(served: Callable[..., Served]) -> None:
@@ -159,11 +194,6 @@ def test_loaders_of_namespaces_are_run_too(served: Callable[..., Served]) -> Non
     assert server.get("v2:user:7") == b'"v2 7"'
     assert server.get("v2:eu:user:7") == b'"eu 7"'
     assert server.get("pid:1") is not None
-
-
-def test_a_cache_without_loaders_is_said(served: Callable[..., Served]) -> None:
-    server = served(application="from globalcache import Cache\ncache = Cache()\n")
-    assert "app:cache: the cache has no loaders: decorate a function with @cache.loader" in server.errors
 
 
 def herd(server: Served, key: str, during: Callable[[], None]) -> tuple[set[bytes], float]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import hashlib
 import json
+import os
+import signal
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
@@ -15,10 +19,12 @@ import globalcache
 from globalcache.client.address import Address
 from globalcache.client.functions import Functions
 from globalcache.errors import CacheError, ConfigError, LoadError
+from globalcache.loaders import app
 from globalcache.loaders.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
 
 
 def address(server: globalcache.Server) -> Address:
@@ -34,13 +40,15 @@ def encode(value: Any, kind: Any) -> tuple[bytes, int]:
 @contextmanager
 def fresh_server(**options: Any) -> Iterator[globalcache.Server]:
     """Patterns stay served, so every test has a server of its own."""
-    with globalcache.Server(memory="64MiB", threads=2, **options) as server:
+    with globalcache.Server(**({"memory": "64MiB", "threads": 2} | options)) as server:
         yield server
 
 
 @asynccontextmanager
-async def working(cache: Functions, server: globalcache.Server, prefix: str = "") -> AsyncIterator[Worker]:
-    worker = Worker(cache.loaders.values(), address(server), encode, prefix=prefix)
+async def working(
+    cache: Functions, server: globalcache.Server, prefix: str = "", tags: Sequence[bytes] = ()
+) -> AsyncIterator[Worker]:
+    worker = Worker(cache.loaders.values(), address(server), encode, prefix=prefix, tags=tags)
     ready = asyncio.Event()
     running = asyncio.create_task(worker.run(ready.set))
     await asyncio.wait_for(ready.wait(), 10)
@@ -197,7 +205,7 @@ def test_a_failure_names_key_and_cause_and_a_breaker_spares_the_database() -> No
         number = 2
         while time.monotonic() - begun < 2:
             number += 1
-            with pytest.raises(LoadError, match=f"row:{number}: OSError: no database"):
+            with pytest.raises(LoadError, match=f"row:{number}: OSError$"):
                 await ask(server, "GET", f"row:{number}")
             assert await ask(server, "GET", "row:1") == b"1"
         assert number > 50
@@ -247,10 +255,222 @@ def test_what_cannot_be_encoded_is_a_failure() -> None:
         return f"text {id}"  # type: ignore[return-value]
 
     async def use(server: globalcache.Server) -> None:
-        with pytest.raises(LoadError, match=r"x:1: .*x: 'text 1' is no int"):
+        with pytest.raises(LoadError, match=r"x:1: TypeError$"):
             await ask(server, "GET", "x:1")
 
     run(cache, use)
+
+
+class Mute(Exception):  # noqa: N818 - as applications name it
+    """An exception without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Odd(dict[Any, Any]):
+    """A value whose serializer fails."""
+
+    def items(self) -> Any:
+        raise AttributeError("not that")
+
+
+ODD = [
+    (asyncio.CancelledError(), "asyncio.exceptions.CancelledError"),
+    (concurrent.futures.CancelledError(), "concurrent.futures._base.CancelledError"),
+    (SystemExit("no such option"), "SystemExit"),
+    (KeyboardInterrupt(), "KeyboardInterrupt"),
+    (GeneratorExit(), "GeneratorExit"),
+    (StopIteration(1), "StopIteration|RuntimeError"),
+    (Mute(), "tests.loaders.test_worker.Mute"),
+    (ValueError("caf\udce9\nand a line"), "ValueError"),
+    (ExceptionGroup("two", [Mute(), Mute()]), "ExceptionGroup"),
+]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "batch", "async batch"])
+def test_every_load_is_answered(kind: str) -> None:
+    """Whatever a loader raises is a failed load that is answered at once; the worker goes on, and keeps its credit."""
+    cache = Functions()
+
+    def raise_it(number: int) -> Any:
+        if number < 100:
+            raise ODD[number][0]
+        return number
+
+    if kind == "sync":
+        cache.loader("x:{number:int}", concurrency=1)(raise_it)
+    elif kind == "async":
+
+        @cache.loader("x:{id:int}", concurrency=1)
+        async def load(id: int) -> Any:
+            return raise_it(id)
+
+    elif kind == "batch":
+        cache.batch_loader("x:{id:int}", concurrency=1)(lambda ids: {each: raise_it(each) for each in ids})
+    else:
+
+        @cache.batch_loader("x:{id:int}", concurrency=1)
+        async def load_many(ids: list[int]) -> dict[int, Any]:
+            return {each: raise_it(each) for each in ids}
+
+    async def use(server: globalcache.Server) -> None:
+        for number, (_, name) in enumerate(ODD):
+            begun = time.monotonic()
+            with pytest.raises(LoadError, match=rf"^x:{number}: ({name})$"):
+                await ask(server, "GET", f"x:{number}")
+            assert time.monotonic() - begun < 2  # a lease that is not answered lasts for three seconds
+            assert await ask(server, "GET", f"x:{100 + number}") == b"%d" % (100 + number)
+
+    run(cache, use)
+
+
+def test_a_value_that_cannot_be_encoded_is_answered() -> None:
+    """More of them than the worker has credit: each is answered, so that none of it is lost."""
+    cache = Functions()
+    ring: list[Any] = []
+    ring.append(ring)
+
+    @cache.loader("ring:{id:int}", concurrency=1)
+    async def rings(id: int) -> Any:
+        return ring if id else Odd(a=1)
+
+    @cache.loader("tag:{id}", concurrency=1, tags=["t{id}"])
+    async def tagged(id: str) -> Any:
+        return 1 if id == "good" else id
+
+    async def use(server: globalcache.Server) -> None:
+        for number in (0, 1, 1, 1, 0):
+            with pytest.raises(LoadError, match=f"ring:{number}: (AttributeError|ValueError|RecursionError)"):
+                await ask(server, "GET", f"ring:{number}")
+            await ask(server, "DEL", f"ring:{number}")  # ends the hold-off
+        assert await ask(server, "GET", "tag:good") == b"1"
+
+    run(cache, use)
+
+
+def test_a_long_value_fails_alone() -> None:
+    """The server would end the connection with its leases: the worker does not send what is longer than it takes."""
+    cache = Functions()
+    may_end = asyncio.Event()
+
+    @cache.loader("big:{size:int}")
+    async def big(size: int) -> str:
+        return "x" * size
+
+    @cache.loader("other:{id:int}")
+    async def other(id: int) -> int:
+        await may_end.wait()
+        return id
+
+    async def use(server: globalcache.Server) -> None:
+        reading = [asyncio.create_task(ask(server, "GET", f"other:{number}")) for number in range(3)]
+        for number in (2_000_000, 3_000_000):
+            with pytest.raises(LoadError, match=f"big:{number}: too large"):
+                await ask(server, "GET", f"big:{number}")
+        may_end.set()
+        assert await asyncio.gather(*reading) == [b"%d" % number for number in range(3)]
+        assert len(await ask(server, "GET", "big:1000")) == 1002
+
+    run(cache, use, max_value="1MiB")
+
+
+def test_what_the_server_refuses_fails_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its FILL is refused and its lease would last for three seconds: its readers get an error before that."""
+    cache = Functions()
+
+    @cache.loader("x:{id}")
+    async def load(id: str) -> str:
+        return id
+
+    async def use() -> None:
+        too_many = [b"tag-%d" % number for number in range(40)]
+        async with working(cache, server, tags=too_many):
+            for number in range(3):
+                begun = time.monotonic()
+                with pytest.raises(LoadError, match=f"x:{number}: an item has at most 17 tags"):
+                    await ask(server, "GET", f"x:{number}")
+                assert time.monotonic() - begun < 2
+
+    with fresh_server() as server:
+        asyncio.run(use())
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+
+
+def test_batches_of_the_wrong_shape_are_failures(caplog: pytest.LogCaptureFixture) -> None:
+    """Keys in another form, as "1" for 1, would look like rows that do not exist."""
+    cache = Functions()
+
+    def given(kind: str) -> Callable[[list[int]], Any]:
+        def load(ids: list[int]) -> Any:
+            if kind == "list":
+                return list(ids)
+            return dict.fromkeys(map(str, ids) if kind == "text" else [*ids, 1000], 1)
+
+        return load
+
+    for kind in ("list", "text", "more"):
+        cache.batch_loader(f"{kind}:{{id:int}}")(given(kind))
+
+    async def use(server: globalcache.Server) -> None:
+        for name in ("list", "text"):
+            with pytest.raises(LoadError, match=f"{name}:1: TypeError"):
+                await ask(server, "GET", f"{name}:1")
+        assert await ask(server, "GET", "more:1") == b"1"
+
+    run(cache, use)
+    told = " ".join(record.getMessage() for record in caplog.records)
+    assert "returned a list; it should return a dict of the items it was given" in told
+    assert "returned keys that it was not asked for: '1'; it was asked for 1" in told
+
+
+@pytest.mark.parametrize("right", ["cache.loader", "select"])
+def test_a_refused_worker_leaves_no_connection(tmp_path: Path, right: str) -> None:
+    """A user who may not load is refused time and again: each attempt closes its connection before the next one."""
+    cache = Functions()
+    users, secret = tmp_path / "users", hashlib.sha256(b"pw").hexdigest()
+    users.write_text(f"user default on nopass ~* &* +@all\nuser app on #{secret} ~* &* +@all -{right}\n")
+    attempts = 0
+
+    @cache.loader("x:{id}")
+    async def load(id: str) -> str:
+        return id
+
+    class Counted(Worker):
+        async def _connect(self) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 5:
+                self.stop()
+            await super()._connect()
+
+    with fresh_server(users_file=users) as server, globalcache.Cache(server.url) as client:
+        before = len(client.command("CLIENT", "LIST").splitlines())
+        at = Address.parse(server.url.replace("//", "//app:pw@") + "?db=1")
+        asyncio.run(Counted(cache.loaders.values(), at, encode).run())
+        assert attempts == 5
+        assert len(client.command("CLIENT", "LIST").splitlines()) == before
+
+
+def test_a_value_must_fit_the_annotation() -> None:
+    """Stored, it would be an error at each reader; the worker refuses it, as an application that fills it would."""
+    with fresh_server() as server, globalcache.AsyncCache(server.url).sync as cache:
+
+        @cache.loader("count:{id:int}", ttl="1m")
+        def count(id: int) -> int:
+            return "text" if id else 1  # type: ignore[return-value]
+
+        async def use() -> None:
+            ready = asyncio.Event()
+            working = asyncio.create_task(app.work(cache, server.url, ready.set))
+            await asyncio.wait_for(ready.wait(), 10)
+            assert await ask(server, "GET", "count:0") == b"1"
+            with pytest.raises(LoadError, match="count:1: TypeError"):
+                await ask(server, "GET", "count:1")
+            os.kill(os.getpid(), signal.SIGTERM)
+            await working
+
+        asyncio.run(use())
 
 
 def test_a_worker_comes_back_with_its_server() -> None:

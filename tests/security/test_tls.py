@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 
 import globalcache
+from globalcache.loaders import app
 from tests.conftest import GLOBALCACHE, Wire, tool
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def test_old_versions_are_refused(certificates: Certificates, start: Callable[..
 
 
 def test_redis_py_reads_and_writes(certificates: Certificates, start: Callable[..., globalcache.Server]) -> None:
-    server = start(listen=[TLS], **certificates.files("server"))
+    server = start(listen=[TLS], memory="64MiB", **certificates.files("server"))
     with redis.Redis.from_url(server.redis_url, ssl_ca_certs=certificates.ca) as client:
         big = os.urandom(5 << 20)
         assert client.set("k", big)
@@ -95,6 +98,67 @@ def test_our_client_and_its_command_line(certificates: Certificates, start: Call
     environment = os.environ | {"SSL_CERT_FILE": certificates.ca}
     done = subprocess.run([GLOBALCACHE, "ping", "-u", server.url], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"PONG\n")
+
+
+def test_authorities_and_certificates_by_path(
+    certificates: Certificates, start: Callable[..., globalcache.Server]
+) -> None:
+    """A URL and `tls=` name files, for both faces, the command line and workers; the server asks for a certificate."""
+    server = start(listen=[TLS], tls_client_ca=certificates.ca, **certificates.files("server"))
+    mine = certificates.files("client", "client@example.org")
+    shown = f"cert={mine['tls_cert']}&key={mine['tls_key']}"
+    full = f"{server.url}?ca={certificates.ca}&{shown}"
+    with globalcache.Cache(full) as cache:
+        cache.set("k", 1)
+    with globalcache.Cache(f"{server.url}?{shown}", tls=certificates.ca) as cache:
+        assert cache.get("k") == 1
+
+    async def read(url: str, **options: Any) -> Any:
+        async with globalcache.AsyncCache(url, **options) as cache:
+            return await cache.get("k")
+
+    assert asyncio.run(read(full)) == asyncio.run(read(f"{server.url}?{shown}", tls=Path(certificates.ca))) == 1
+    done = subprocess.run([GLOBALCACHE, "get", "k", "-u", full], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, b"1\n"), done.stderr
+
+    cache = globalcache.AsyncCache(full).sync
+
+    @cache.loader("row:{id:int}", ttl="1m")
+    def row(id: int) -> int:
+        return id
+
+    async def work() -> Any:
+        ready = asyncio.Event()
+        working = asyncio.create_task(app.work(cache, None, ready.set))
+        await asyncio.wait_for(ready.wait(), 10)
+        found = await asyncio.to_thread(cache.command, "GET", "row:7")
+        os.kill(os.getpid(), signal.SIGTERM)
+        await working
+        return found
+
+    assert asyncio.run(work()) == b"7"
+    cache.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "line"),
+    [
+        ("?ca=/none.pem", {}, "ca: /none.pem: No such file or directory"),
+        ("", {"tls": "/none.pem"}, "ca: /none.pem: No such file or directory"),
+        (f"?ca={__file__}", {}, f"ca: {__file__}: not the PEM files that are wanted"),
+        ("?cert=/none.pem", {}, "cert, key: /none.pem: No such file or directory"),
+        ("?key=/none.pem", {}, "key: there is no cert that it belongs to"),
+        ("", {"tls": 7}, "tls: int: should be an ssl.SSLContext, or the path of a file of authorities"),
+    ],
+)
+def test_a_client_names_files_that_do_not_fit(query: str, options: dict[str, Any], line: str) -> None:
+    with (
+        pytest.raises(globalcache.ConfigError, match=re.escape(line)),
+        globalcache.Cache(f"globalcaches://127.0.0.1:1{query}", on_error="raise", **options) as cache,
+    ):
+        cache.get("k")
+    with pytest.raises(globalcache.ConfigError, match="ca, cert and key belong to globalcaches://"):
+        globalcache.Cache("globalcache://127.0.0.1:1?ca=ca.pem")
 
 
 def test_openssl(certificates: Certificates, start: Callable[..., globalcache.Server]) -> None:

@@ -55,7 +55,7 @@ impl<'a> Keep<'a> {
     fn read(&mut self, args: Args<'a>, at: usize) -> Result<Option<usize>, Error> {
         let Some(option) = args.get(at) else { return Ok(None) };
         if is(option, "TTL") {
-            self.ttl = Some(millis(args, at + 1, 1)?);
+            self.ttl = Some(millis(args, at + 1, 0)?);
         } else if is(option, "REFRESH") {
             self.refresh = Some(millis(args, at + 1, 0)?);
         } else if is(option, "GRACE") {
@@ -79,6 +79,15 @@ impl<'a> Keep<'a> {
             return Ok(None);
         }
         Ok(Some(at + 2))
+    }
+
+    /// Whether no value is to live for 0 ms. Absence may: it answers those that wait for the load, and is not kept.
+    fn is_in_range(&self) -> bool {
+        self.ttl != Some(0) || self.absent
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.is_in_range() { Ok(()) } else { Err(NOT_AN_INTEGER) }
     }
 }
 
@@ -263,6 +272,9 @@ pub(crate) fn read_fill<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
             next => next?.ok_or(SYNTAX)?,
         };
     }
+    if !keep.is_in_range() {
+        (keep.ttl, problem) = (None, Some(&OUT_OF_RANGE));
+    }
     command(CacheCommand::Fill { key: arg(args, 0), token: token(args, 1)?, value: arg(args, 2), keep, problem })
 }
 
@@ -298,6 +310,7 @@ pub(crate) fn read_set<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error
             at = keep.read(args, at)?.ok_or(SYNTAX)?;
         }
     }
+    keep.check()?;
     command(CacheCommand::Set { key: arg(args, 0), value: arg(args, 1), keep, only })
 }
 
@@ -306,6 +319,7 @@ pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
     while at < args.len() {
         at = keep.read(args, at)?.ok_or(SYNTAX)?;
     }
+    keep.check()?;
     command(CacheCommand::Increment { key: arg(args, 0), delta: integer(arg(args, 1))?, keep })
 }
 
@@ -370,7 +384,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
         CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
         CacheCommand::Fill { key, token, value, keep, problem } => {
-            let filled = with_meta(cx, &keep, |cx, meta| {
+            let filled = with_meta(cx, db, &keep, |cx, meta| {
                 cx.with(key_of(key), |entry, _| match problem {
                     None => entry.fill(token, value, meta).map_err(Error::from),
                     Some(problem) => {
@@ -474,10 +488,15 @@ pub(crate) fn end_unread_fill(engine: &Engine, client: &mut Client, now: u64, fi
 }
 
 /// Runs `step` with what is kept beside a value, in the store's form.
-fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R) -> R {
+fn with_meta<R>(
+    cx: &mut Context<'_>,
+    db: u8,
+    keep: &Keep<'_>,
+    step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R,
+) -> R {
     let mut tags = [0; MAX_TAGS];
     for (place, name) in tags.iter_mut().zip(keep.tags.iter()) {
-        *place = cx.engine.store.tag(name);
+        *place = cx.engine.store.tag_in(db, name);
     }
     let now = cx.now.mono;
     let expires_at = keep.ttl.map(|ttl| now + ttl);
@@ -497,7 +516,7 @@ fn with_meta<R>(cx: &mut Context<'_>, keep: &Keep<'_>, step: impl FnOnce(&mut Co
 
 fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
     let most = cx.engine.limits.max_value;
-    with_meta(cx, keep, |cx, meta| {
+    with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
             let met = match only {
@@ -515,7 +534,7 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
 }
 
 fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &Keep<'_>) -> Result<Reply, Error> {
-    with_meta(cx, keep, |cx, meta| {
+    with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
             let after = before.unwrap_or(0).checked_add(delta).ok_or(crate::execute::OVERFLOW)?;
@@ -625,10 +644,16 @@ fn ttl(expires_at: Option<u64>, now: u64) -> i64 {
 fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: u64, now: u64) -> Reply {
     let ttl = ttl(item.expires_at, now);
     if item.absent {
-        return state("absent", Reply::Null, token, item.version, ttl, item.flags);
+        return state("absent", cause(item.value.bytes()), token, item.version, ttl, item.flags);
     }
     let word = if stale { "stale" } else { "hit" };
     state(word, Reply::Value(take(scratch, item.value)), token, item.version, ttl, item.flags)
+}
+
+/// What a FILL with ABSENT gave in place of a value: the name of the exception that says "no such row", if any.
+#[cold]
+fn cause(name: &[u8]) -> Reply {
+    if name.is_empty() { Reply::Null } else { Reply::Value(Blob::Owned(name.to_vec())) }
 }
 
 fn fetch(
@@ -644,7 +669,8 @@ fn fetch(
     if let Some(outcome) = cx.waits.outcome(key) {
         return match outcome.clone() {
             Outcome::Loaded(loaded) if loaded.absent => {
-                Ok(state("absent", Reply::Null, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
+                let name = cause(&loaded.value);
+                Ok(state("absent", name, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
             }
             Outcome::Loaded(loaded) => {
                 let word = if loaded.stale { "stale" } else { "hit" };

@@ -2,25 +2,38 @@
 
 A connection carries one request at a time. Idle ones lie in a deque, whose ends are atomic, so taking one needs no
 lock. A reply that is read late would go to the wrong caller, so a connection that was interrupted is closed.
+
+One is looked at before it is used again. If the server has closed it, all that were opened before it are closed as
+well, for what ended it (a restart, a time-out on the way) ended them too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
+import os
+import select
 import socket
-import struct
 import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from globalcache.client.home import Home, unavailable, when_forked
+import hiredis
+
+from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.leases import ThreadLeases
 from globalcache.client.wire import (
     MORE,
     Push,
     Reply,
     Word,
+    batches,
     fetch_request,
+    is_denied,
+    is_fatal,
     many_request,
     pack,
     reader,
@@ -30,126 +43,296 @@ from globalcache.client.wire import (
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _CHUNK = 1 << 16
 # Beyond the server's own limit of a wait, so that its answer arrives first.
 _GRACE = 1.0
 # Connections of one pool: a server has thousands, a process has far fewer threads that ask at once.
 MOST_CONNECTIONS = 256
+# How often a thread looks for a connection that another one has put back, when there may be no more of them.
+_LOOK_AGAIN = 0.005
+_number = itertools.count()
+
+
+class _FatalReplyError(Exception):
+    """The server answered with an error after which it closes; `reply` is what the caller is given."""
+
+    def __init__(self, reply: Any) -> None:
+        super().__init__()
+        self.reply = reply
 
 
 class Connection:
-    """One socket that was greeted and has paid what was owed."""
+    """One socket that was greeted and has paid what was owed. `used` is when it was taken last."""
 
-    __slots__ = ("_feed", "_gets", "_home", "_recv", "_send", "_socket", "generation", "paid")
+    __slots__ = (
+        "_feed",
+        "_gets",
+        "_home",
+        "_limited",
+        "_outcomes",
+        "_recv",
+        "_socket",
+        "_write",
+        "generation",
+        "has_data",
+        "number",
+        "paid",
+        "poll",
+        "used",
+    )
 
-    def __init__(self, home: Home, deadline: float) -> None:
+    def __init__(self, home: Home, begun: float) -> None:
         self._home = home
         self.generation = home.owed.generation
         self.paid = -1
-        self._socket = self._open(deadline)
+        self.number = next(_number)
+        self.used = begun
+        self._limited = 0.0
+        self._outcomes: dict[int, Reply] = {}
+        self._socket = _open(home, begun + home.timeout)
+        # What `_take` asks of an idle connection: whether something arrived, and whether something was left unread.
+        self.poll: Callable[[int], Any] = _something
+        self._write: Callable[[bytes], int] = self._socket.send
+        self._recv = self._socket.recv
         parser = reader()
-        self._gets, self._feed = parser.gets, parser.feed
-        self._send, self._recv = self._socket.sendall, self._socket.recv
+        self._gets, self._feed, self.has_data = parser.gets, parser.feed, parser.has_data
         try:
+            if _is_plain(self._socket):
+                # A socket with a time-out asks the kernel whether it may be written before every write. It nearly
+                # always may.
+                self._write = functools.partial(os.write, self._socket.fileno())
+            if _has_descriptor(self._socket):
+                poller = select.poll()
+                poller.register(self._socket, select.POLLIN)
+                self.poll = poller.poll
+            self.limit(begun + home.timeout - time.monotonic())
             home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
             self.settle()
-            self._limit(self._socket, home.timeout)
+            self.limit(begun + home.timeout - time.monotonic())
         except BaseException:
             self.close()
             raise
 
-    def _open(self, deadline: float) -> socket.socket:
-        address, left = self._home.address, max(0.001, deadline - time.monotonic())
-        if address.kind == "unix":
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.settimeout(left)
-                connection.connect(address.path)
-            except BaseException:
-                connection.close()
-                raise
-        else:
-            connection = socket.create_connection((address.host, address.port), left)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tls = self._home.tls
-        if tls is not None:
-            connection = tls.wrap_socket(connection, server_hostname=address.host)
-        self._limit(connection, max(0.001, deadline - time.monotonic()))
-        return connection
+    def limit(self, seconds: float) -> None:
+        """Let a read last so long at most. Signals do not begin the time anew."""
+        seconds = max(0.001, seconds)
+        # Setting it costs a call of the kernel.
+        if not self._limited * 0.95 < seconds <= self._limited:
+            self._limited = seconds
+            self._socket.settimeout(seconds)
 
-    @staticmethod
-    def _limit(connection: socket.socket, seconds: float) -> None:
-        # With a time-out of Python's own every call is two: poll and recv. The kernel's limit costs none.
-        if sys.platform == "win32" or type(connection) is not socket.socket:
-            connection.settimeout(seconds)
-            return
-        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
-        connection.setblocking(True)  # noqa: FBT003
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    def is_alive(self) -> bool:
+        """Tell whether the server has not closed it, as far as is known here, nor sent what nobody asked for."""
+        if self.poll(0) and not self._read_ahead():
+            return False
+        # A reply that nobody asked for would be given to the next one who asks.
+        with contextlib.suppress(hiredis.HiredisError):
+            return self._next_push() is MORE
+        return False
+
+    def _read_ahead(self) -> bool:
+        """Read what has arrived; False at the end."""
+        self._limited = 0.0
+        self._socket.settimeout(0)
+        try:
+            data = self._recv(_CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            return type(error).__name__ == "SSLWantReadError"
+        self._feed(data)
+        return bool(data)
+
+    def _next_push(self) -> Reply:
+        reply = self._gets()
+        while type(reply) is Push:
+            self._note(reply)
+            reply = self._gets()
+        return reply
 
     def settle(self) -> None:
-        """Tell the server what it is owed; only then may anything be read."""
+        """Tell the server what it is owed; only then may anything be read.
+
+        Raises OutdatedError if a write was lost since this connection was begun: it fences nobody, so what was lost may
+        still arrive after it.
+        """
         bill = self._home.owed.bill()
-        replies = self.ask_all([pack(words) for words in bill.commands()])
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise translate(reply)
+        if bill.generation != self.generation:
+            raise OutdatedError(f"{self._home.address}: a write was lost since this connection was begun")
+        replies = self._run(bill.commands())
+        if any(map(is_denied, replies)) and (instead := bill.deletions()):
+            replies = self._run(instead)
+        self._home.check_settled(replies)
         self._home.owed.settle(bill)
         self.paid = bill.serial
 
+    def _run(self, commands: list[tuple[bytes, ...]]) -> list[Reply]:
+        return [reply for part in batches(commands) for reply in self.ask_all([pack(words) for words in part])]
+
     def ask(self, request: bytes) -> Reply:
         """Send a request and return its reply; error replies are returned, not raised."""
-        self._send(request)
+        try:
+            sent = self._write(request)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._not_sent(error) from error
+        if sent != len(request):
+            self._send_rest(memoryview(request)[sent:])
+            return self._rest(self._gets(), self.used + self._home.timeout)
+        data = self._recv(_CHUNK)
+        if not data:
+            raise self._closed()
+        self._feed(data)
         reply = self._gets()
-        end = 0.0
+        if reply is MORE or type(reply) is Push:
+            return self._rest(reply, self.used + self._home.timeout)
+        return reply
+
+    def _rest(self, reply: Reply, end: float) -> Reply:
+        """Read on until a reply is whole: each piece is limited, and all together."""
         while reply is MORE or type(reply) is Push:
             if reply is MORE:
-                data = self._recv(_CHUNK)
-                if not data:
-                    raise UnavailableError(f"{self._home.address}: the server closed the connection")
-                self._feed(data)
+                self._read_until(end, f"no whole answer in {self._home.timeout:g} s")
+            else:
+                self._note(reply)
             reply = self._gets()
-            if reply is MORE:  # rare, so the clock is asked only here: each piece is limited, and all together
-                end = end or time.monotonic() + self._home.timeout
-                if time.monotonic() > end:
-                    raise DeadlineError(f"{self._home.address}: no whole answer in {self._home.timeout:g} s")
         return reply
+
+    def _read_until(self, end: float, text: str) -> None:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise DeadlineError(f"{self._home.address}: {text}")
+        self.limit(left)
+        data = self._recv(_CHUNK)
+        if not data:
+            raise self._closed()
+        self._feed(data)
+
+    def _note(self, push: Any) -> None:
+        if push[0] == b"outcome":
+            self._outcomes[push[1]] = push[2]
+
+    def _send_rest(self, rest: memoryview) -> None:
+        """Send what did not fit, and read meanwhile: a server whose answers are not taken takes no requests."""
+        if not _is_plain(self._socket):
+            self._socket.sendall(rest)
+            return
+        end = time.monotonic() + self._home.timeout
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | select.POLLOUT)
+        while rest:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise DeadlineError(f"{self._home.address}: a request was not taken in {self._home.timeout:g} s")
+            for _, event in poller.poll(left * 1000):
+                if event & select.POLLOUT:
+                    rest = rest[os.write(self._socket.fileno(), rest) :]
+                else:
+                    self._read_until(end, "a request was not taken in time")
+
+    def _not_sent(self, error: OSError) -> CacheError | OSError:
+        # Of an encrypted request a part may have left.
+        if isinstance(error, TimeoutError) or self._home.address.tls:
+            return error
+        return NotSentError(f"{self._home.address}: {error.strerror or error}")
+
+    def _closed(self) -> UnavailableError:
+        return UnavailableError(f"{self._home.address}: the server closed the connection")
 
     def ask_all(self, requests: list[bytes]) -> list[Reply]:
         """Send several requests at once and return their replies."""
         if not requests:
             return []
         replies = [self.ask(b"".join(requests))]
-        while len(replies) < len(requests):
-            replies.append(self.ask(b""))
+        try:
+            while len(replies) < len(requests):
+                reply = self._gets()
+                if reply is MORE or type(reply) is Push:
+                    reply = self._rest(reply, time.monotonic() + self._home.timeout)
+                replies.append(reply)
+        except UnavailableError:
+            if not is_fatal(replies[-1]):
+                raise
+            # What came after it was not run.
+            raise _FatalReplyError(replies + replies[-1:] * (len(requests) - len(replies))) from None
         return replies
 
     def outcome(self, ticket: int, wait: float) -> Reply:
         """Wait for what follows under a ticket."""
         end = time.monotonic() + wait + _GRACE
-        try:
-            while True:
-                reply = self._gets()
-                if type(reply) is Push and reply[0] == b"outcome" and reply[1] == ticket:
-                    return reply[2]
-                if reply is MORE:
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        raise DeadlineError(f"{self._home.address}: no outcome in {wait:g} s")
-                    self._limit(self._socket, left)
-                    data = self._recv(_CHUNK)
-                    if not data:
-                        raise UnavailableError(f"{self._home.address}: the server closed the connection")
-                    self._feed(data)
-        finally:
-            self._limit(self._socket, self._home.timeout)
+        while ticket not in self._outcomes:
+            if self._next_push() is not MORE:
+                raise UnavailableError(f"{self._home.address}: an answer to nothing")
+            if ticket not in self._outcomes:
+                self._read_until(end, f"no outcome in {wait:g} s")
+        return self._outcomes.pop(ticket)
 
     def close(self) -> None:
         """Close it; the server passes on what it held."""
+        # The number of a closed socket may become another file's.
+        self._write = self._write_closed
         self._socket.close()
+
+    def _write_closed(self, _: bytes) -> NoReturn:
+        raise NotSentError(f"{self._home.address}: the connection is closed")
+
+
+def _is_plain(connection: socket.socket) -> bool:
+    # Sockets of TLS, gevent and eventlet are classes of theirs, also where they took the place of socket.socket.
+    return sys.platform != "win32" and type(connection).__module__ == "socket"
+
+
+def _has_descriptor(connection: socket.socket) -> bool:
+    # Green sockets have one as well, but whoever polls it has to wait for a turn of their loop.
+    return sys.platform != "win32" and type(connection).__module__ in {"socket", "ssl"}
+
+
+def _something(_: int) -> bool:
+    """Stand for a poll where there is none: only reading tells."""
+    return True
+
+
+def _open(home: Home, deadline: float) -> socket.socket:
+    """Open a socket within the deadline, whatever the number of addresses."""
+    address = home.address
+    if address.kind == "unix":
+        return _connected(socket.AF_UNIX, address.path, deadline - time.monotonic())
+    connection = _open_one(socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM), deadline)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if home.tls is not None:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            connection = home.tls.wrap_socket(connection, server_hostname=address.host)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_one(found: Sequence[Any], deadline: float) -> socket.socket:
+    """Try addresses in turn, each for its share of the time that is left."""
+    for index, (family, _, _, _, place) in enumerate(found):
+        left = (deadline - time.monotonic()) / (len(found) - index)
+        try:
+            return _connected(family, place, left)
+        except OSError:
+            if index == len(found) - 1:
+                raise
+    raise UnavailableError("the host has no address")
+
+
+def _connected(family: int, place: Any, left: float) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(max(0.001, left))
+        connection.connect(place)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class BlockingServer:
@@ -160,11 +343,18 @@ class BlockingServer:
         self._owed = home.owed
         self._idle: deque[Connection] = deque()
         self._room = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.leases = ThreadLeases(self)
         when_forked(self)
+
+    @property
+    def max_value(self) -> int | None:
+        """Bytes of the longest value that the server takes; None if it did not say."""
+        return self.home.max_value
 
     def after_fork(self) -> None:
         """Leave the parent's connections alone. Closing our copies of them ends nothing of the parent's."""
         self.home.after_fork()
+        self.leases.after_fork()
         for connection in self._idle:
             connection.close()
         self._idle = deque()
@@ -172,20 +362,43 @@ class BlockingServer:
 
     def get(self, key: bytes) -> Reply:
         """CACHE.GET."""
-        return self._ask(pack((b"CACHE.GET", key)))
+        return self._ask(b"*2\r\n$9\r\nCACHE.GET\r\n$%d\r\n%b\r\n" % (len(key), key))
 
     def get_many(self, keys: Sequence[bytes]) -> Reply:
         """CACHE.MGET; an element may be an exception."""
         return self._ask(many_request(b"CACHE.MGET", keys))
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
-        """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
-        return self._ask(fetch_request(key, int(wait * 1000), lease_ms), wait)
+        """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
+        return self._fetch(fetch_request(key, int(wait * 1000), lease_ms), key, wait)
+
+    def _fetch(self, request: bytes, key: bytes, wait: float, *, first: bool = True) -> Reply:
+        link = None
+        try:
+            link = self._take()
+            reply = link.ask(request)
+            if reply.__class__ is not list or reply[0] != b"hit" or reply[2]:
+                reply = self._followed(link, reply, wait)
+                # Before anything else can happen: what is interrupted before this closes the connection.
+                if reply.__class__ is list and reply[2]:
+                    self.leases.own(key, reply)
+        except _FatalReplyError as error:
+            self._discard(link)
+            return error.reply
+        except BaseException as error:
+            if first and isinstance(error, NotSentError):
+                self._discard(link)
+                return self._fetch(request, key, wait, first=False)
+            self._drop(link, error)
+            raise
+        self._idle.append(link)
+        return reply
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
         """Fetch several; with a wait of 0 in one round trip. An element may be an exception."""
         if wait == 0:
-            return self._ask_all([fetch_request(key, 0, lease_ms) for key in keys])
+            requests = [fetch_request(key, 0, lease_ms) for key in keys]
+            return self._ask_all(requests, owners=keys)
         replies: list[Any] = []
         end = time.monotonic() + wait
         for key in keys:
@@ -203,89 +416,186 @@ class BlockingServer:
         return reply
 
     def call_many(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
-        """Ask for several commands in one round trip; an element may be an exception. `keys` as for `call`."""
-        return self._ask_all([pack(words) for words in commands], keys)
+        """Ask for several commands, in batches; an element may be an exception. `keys` as for `call`."""
+        replies: list[Reply] = []
+        for part in batches(commands):
+            replies += self._ask_all([pack(words) for words in part], keys)
+        return replies
 
     def _ask(
-        self, request: bytes, wait: float | None = None, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()
+        self,
+        request: bytes,
+        wait: float | None = None,
+        keys: tuple[bytes, ...] = (),
+        tags: tuple[bytes, ...] = (),
+        first: bool = True,  # noqa: FBT001, FBT002 - by position, for speed
     ) -> Reply:
         link = None
         try:
             link = self._take()
             reply = link.ask(request)
-            if type(reply) is not bytes and (ticket := ticket_of(reply)):
-                reply = link.outcome(ticket, self.home.timeout if wait is None else wait)
+            kind = type(reply)
+            if kind is not bytes and kind is not int and not (kind is list and reply and reply[0] != b"waiting"):
+                reply = self._followed(link, reply, wait)
+        except _FatalReplyError as error:
+            self._discard(link)
+            return error.reply
         except BaseException as error:
-            if keys or tags:
-                self.home.undelivered(keys, tags, sent=link is not None)
-            self._drop(link, error)
+            if first and isinstance(error, NotSentError):
+                self._discard(link)
+                return self._ask(request, wait, keys, tags, first=False)
+            self._lose(link, error, keys, tags)
             raise
         self._idle.append(link)
         return reply
 
-    def _ask_all(self, requests: list[bytes], keys: tuple[bytes, ...] = ()) -> list[Reply]:
+    def _followed(self, link: Connection, reply: Reply, wait: float | None) -> Reply:
+        """Return the outcome, if the reply is a ticket for it."""
+        if is_fatal(reply):
+            raise _FatalReplyError(reply)
+        if ticket := ticket_of(reply):
+            return link.outcome(ticket, self.home.timeout if wait is None else wait)
+        return reply
+
+    def _ask_all(
+        self, requests: list[bytes], keys: tuple[bytes, ...] = (), *, owners: Sequence[bytes] = (), first: bool = True
+    ) -> list[Reply]:
+        """`owners` are the keys of FETCHes."""
         link = None
         try:
             link = self._take()
             replies = link.ask_all(requests)
-            for index, reply in enumerate(replies):
-                if ticket := ticket_of(reply):
-                    replies[index] = link.outcome(ticket, self.home.timeout)
+            if not owners:
+                for index, reply in enumerate(replies):
+                    if type(reply) is not bytes and (ticket := ticket_of(reply)):
+                        replies[index] = link.outcome(ticket, self.home.timeout)
+            self._own_all(owners, replies)
+        except _FatalReplyError as error:
+            self._discard(link)
+            self._own_all(owners, error.reply)
+            return error.reply  # type: ignore[no-any-return]
         except BaseException as error:
-            if keys:
-                self.home.undelivered(keys, (), sent=link is not None)
-            self._drop(link, error)
+            if first and isinstance(error, NotSentError):
+                self._discard(link)
+                return self._ask_all(requests, keys, owners=owners, first=False)
+            self._lose(link, error, keys, ())
             raise
+        if is_fatal(replies[-1]):
+            self._discard(link)
+            return replies
         self._idle.append(link)
         return replies
 
+    def _own_all(self, owners: Sequence[bytes], replies: list[Reply]) -> None:
+        if owners:
+            for key, reply in zip(owners, replies, strict=True):
+                self.leases.own(key, reply)
+
     def _take(self) -> Connection:
-        """Return a connection of this generation that has paid."""
-        try:
-            link = self._idle.pop()
-        except IndexError:
-            return self._connect()
-        if link.paid == self._owed.serial:
-            return link
-        if link.generation == self._owed.generation:
+        """Return a connection of this generation that has paid, and lives as far as is known."""
+        now = time.monotonic()
+        while True:
             try:
-                link.settle()
-            except BaseException as error:
-                self._drop(link, error)
-                raise
-            return link
+                link: Connection | None = self._idle.pop()
+            except IndexError:
+                link = None
+            if link is None:
+                if (new := self._connect(now)) is not None:
+                    return new
+                continue
+            # What has paid is of this generation: see `settle`.
+            if link.paid == self._owed.serial and not link.poll(0) and not link.has_data():
+                link.used = now
+                return link
+            if self._is_fit(link, now):
+                return link
+
+    def _is_fit(self, link: Connection, now: float) -> bool:
+        """Tell whether an idle connection may be used, after a look at it; else it is closed."""
+        link.used = now
+        older = False
+        try:
+            if link.is_alive():
+                if link.generation == self._owed.generation:
+                    link.limit(self.home.timeout)
+                    if link.paid != self._owed.serial:
+                        link.settle()
+                        link.limit(now + self.home.timeout - time.monotonic())
+                    return True
+            else:
+                older = True
+        except OutdatedError:
+            pass
+        except BaseException as error:
+            self._drop(link, error)
+            raise
+        self._discard(link, older=older)
+        return False
+
+    def _discard(self, link: Connection | None, *, older: bool = False) -> None:
+        """Close a connection; `older`: and all idle ones that were opened before it."""
+        if link is None:
+            return
         link.close()
         self._room.release()
-        return self._connect()
+        if older:
+            kept = []
+            while self._idle:
+                other = self._idle.pop()
+                if other.number < link.number:
+                    self._discard(other)
+                else:
+                    kept.append(other)
+            self._idle.extend(reversed(kept))
+
+    def _lose(
+        self, link: Connection | None, error: BaseException, keys: tuple[bytes, ...], tags: tuple[bytes, ...]
+    ) -> None:
+        """Remember a write whose answer did not come, and drop the connection."""
+        if keys or tags:
+            self.home.undelivered(keys, tags, sent=link is not None and not isinstance(error, NotSentError))
+        self._drop(link, error)
 
     def _drop(self, link: Connection | None, error: BaseException) -> None:
         """Close what was interrupted, and raise `error` by its name here if it has another."""
-        if link is not None:
-            link.close()
-            self._room.release()
-        if isinstance(error, BlockingIOError | TimeoutError) and not isinstance(error, CacheError):
-            raise DeadlineError(f"{self.home.address}: no answer in {self.home.timeout:g} s") from error
-        if isinstance(error, OSError) and not isinstance(error, CacheError):
-            raise unavailable(self.home, error) from error
+        known = broken(self.home, error)
+        self._discard(link, older=isinstance(known, UnavailableError | DeadlineError))
+        if known is not None and known is not error:
+            raise known from error
 
-    def _connect(self) -> Connection:
+    def _connect(self, begun: float) -> Connection | None:
+        """Return a new connection; None if there may be no more and one was put back meanwhile."""
         home = self.home
-        deadline = time.monotonic() + home.timeout
         home.may_connect()
-        if not self._room.acquire(timeout=home.timeout):
-            raise DeadlineError(f"{home.address}: all {MOST_CONNECTIONS} connections are busy")
+        while not self._room.acquire(timeout=_LOOK_AGAIN):
+            if self._idle:
+                return None
+            if time.monotonic() > begun + home.timeout:
+                raise DeadlineError(f"{home.address}: all {MOST_CONNECTIONS} connections are busy")
         try:
-            link = Connection(home, deadline)
+            link = self._greeted(begun)
         except BaseException as error:
             self._room.release()
-            if isinstance(error, OSError):
-                home.failed(error)
-            raise
+            known = broken(home, error)
+            if known is None:
+                raise
+            home.failed(known)
+            raise known from error
         home.connected()
         return link
 
+    def _greeted(self, begun: float) -> Connection:
+        while True:
+            try:
+                return Connection(self.home, begun)
+            except OutdatedError:
+                # A write was lost meanwhile, or another thread came back first: the next one is as new.
+                if time.monotonic() > begun + self.home.timeout:
+                    raise
+
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle, after what is to be released was."""
+        self.leases.tend()
         while self._idle:
             self._idle.pop().close()
             self._room.release()

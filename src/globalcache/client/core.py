@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
+from globalcache.client.failures import Failures
 from globalcache.client.home import Events, Home, Stats
 from globalcache.client.null import BlockingNull, MultiplexedNull
+from globalcache.client.tls import check_tls
+from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
 from globalcache.client.work import Work
 from globalcache.errors import ConfigError
@@ -16,9 +20,9 @@ from globalcache.policy import Duration, seconds
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from globalcache.client.functions import Loader
+    from globalcache.client.functions import Claim, Loader
     from globalcache.client.memory import MemoryStore
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
@@ -44,8 +48,9 @@ class Core:
         local_loads: int = LOCAL_LOADS,
         on_event: Callable[[str, dict[str, Any]], object] | None = None,
         around_load: Callable[[Callable[[], Any]], Any] | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | str | None = None,
         clock: Callable[[], float] | None = None,
+        tell_text: bool = False,
     ) -> None:
         if on_error not in {"miss", "raise"}:
             raise ConfigError("on_error: should be miss or raise")
@@ -61,14 +66,21 @@ class Core:
         self.default_ttl = default_ttl
         given = timeout if timeout is not None else self.addresses[0].timeout
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
+        self.tell_text = tell_text
+        check_tls(tls)
+        self.tls = tls
+        self.failures = Failures(time.monotonic if clock is None else clock, tell_text=tell_text)
         self._local_loads = local_loads
         self.work = Work(local_loads, around_load)
+        self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
+        # Which function has which keys, in all faces and namespaces.
+        self.claims: list[Claim] = []
         self.lock = threading.Lock()
-        self._make_servers(tls, clock)
+        self._make_servers(clock)
 
-    def _make_servers(self, tls: ssl.SSLContext | None, clock: Callable[[], float] | None) -> None:
+    def _make_servers(self, clock: Callable[[], float] | None) -> None:
         kinds = {address.kind for address in self.addresses}
         self.homes: list[Home] = []
         self.blocking: list[Any]
@@ -103,7 +115,7 @@ class Core:
                     timeout=self.timeout,
                     stats=self.stats,
                     events=self.events,
-                    tls=tls,
+                    tls=self.tls,
                     list_hash=list_hash,
                 )
             )
@@ -128,6 +140,16 @@ class Core:
         from globalcache.client.tasking import AsyncWork  # noqa: PLC0415
 
         return AsyncWork(self._local_loads)
+
+    def detach(self, keys: Iterable[bytes] | None) -> None:
+        """Let nobody join a load of these keys that has begun in this process; None: of any key.
+
+        Both faces of the cache are told: whoever asks after a write of this process must not see what was before it.
+        """
+        self.work.detach(keys)
+        if "async_work" in self.__dict__:
+            self.async_work.detach(keys)
+        self.unstored.forget(keys)
 
     def home_of(self, key: bytes) -> int:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""

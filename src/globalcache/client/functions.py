@@ -8,21 +8,29 @@ A decorated function is called as before, and is awaited exactly if it was writt
 
 A loader is a cached function that a worker may call too: then the server loads what any client misses. So its key
 must give back its arguments. Knows caches by what `Door` asks of them.
+
+Keys belong to the function that was decorated first. Another one whose keys look the same is refused unless it is
+`shared=True`: each would return what the other stored. The same function again (a module that is imported twice) is
+no other one.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import sys
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Union, overload
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
+from globalcache.client.batches import listed, rows_of, values_of
+from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.errors import ConfigError, KeyFormatError
-from globalcache.keys import KeyTemplate
+from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
 from globalcache.policy import Duration, Policy, seconds
 
 if TYPE_CHECKING:
@@ -30,6 +38,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client.rows import Rows
+
+_log = logging.getLogger("globalcache")
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -43,12 +53,13 @@ TIMEOUT = 10.0
 CONCURRENCY = 32
 BATCH = 500
 MAX_WAIT = 0.001
+NO_GUARD = Guard("")
 
 
 class Door(Protocol):
     """What a cached function asks of a cache; an AsyncCache gives awaitables."""
 
-    def get_or_load(
+    def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
         load: Callable[[], Any],
@@ -56,10 +67,11 @@ class Door(Protocol):
         policy: Policy | Callable[[], Policy],
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return the value, loaded by one caller alone if there is none. `policy` may be made when it is needed."""
 
-    def get_or_load_many(
+    def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
         load_many: Callable[[list[str]], Any],
@@ -67,6 +79,7 @@ class Door(Protocol):
         policy: Policy,
         type: Any = None,
         wait: float | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return values by key; `load_many` is given the keys that this caller has to load."""
 
@@ -90,14 +103,19 @@ class Loader(msgspec.Struct, frozen=True, eq=False):
     function: Callable[..., Any]
     is_async: bool
     policy: Policy
-    type: Any = None
-    absent: tuple[type[BaseException], ...] = ()
+    kind: Any = None  # what values are read as; a _Later until `type` is asked for
+    guard: Guard = NO_GUARD
     tags: tuple[KeyTemplate, ...] = ()
     batch: int = 0
     max_wait: float = 0.0
     timeout: float = TIMEOUT
     concurrency: int = CONCURRENCY
     close: Callable[[], Any] | None = None  # gives back what it holds; awaited if `is_async`
+
+    @property
+    def type(self) -> Any:
+        """What values are read as; None if nothing is known. Raises TypeError for an annotation that is not there."""
+        return _resolve(self, self.kind) if isinstance(self.kind, _Later) else self.kind
 
     def tags_of(self, values: Sequence[Any]) -> list[str]:
         """Return the tags of what is loaded for the values of a key's fields."""
@@ -107,17 +125,47 @@ class Loader(msgspec.Struct, frozen=True, eq=False):
         return [tag.format(arguments) for tag in self.tags]
 
 
+class Claim(msgspec.Struct, frozen=True, eq=False):
+    """The keys of a function: those of a template behind the names of a namespace."""
+
+    prefix: str
+    keys: KeyTemplate
+    function: Any  # or, of an SQL loader, its name and all that makes the result
+
+    @property
+    def name(self) -> str:
+        """Module and qualified name of the function."""
+        return str(self.function[0]) if isinstance(self.function, tuple) else name_of(self.function)
+
+    def has_keys_of(self, other: Claim) -> bool:
+        """Tell whether the templates are one."""
+        return self.prefix + self.keys.template == other.prefix + other.keys.template
+
+    def is_same(self, other: Claim) -> bool:
+        """Tell whether equal keys stand for equal results."""
+        return self.has_keys_of(other) and is_same(self.function, other.function)
+
+    def refusal(self, other: Claim) -> str:
+        """Say whose keys these are already, and what to do."""
+        owner = other.name if other.name != self.name else "other code of that name"
+        return (
+            f"{self.name}: keys of {self.keys.template!r} can be those of {owner}, {other.keys.template!r}, and each "
+            "would return what the other stored: take another template, or shared=True if both return the same"
+        )
+
+
 class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     """What the decorator was told, ready for calls."""
 
     function: Callable[..., Any]
     template: KeyTemplate
     policy: Policy
-    type: Any
-    absent: tuple[type[BaseException], ...]
+    kind: Any  # what values are read as; a _Later until it was resolved
+    guard: Guard
     tags: tuple[KeyTemplate, ...]
     wait: float | None
     is_async: bool
+    unwatched: list[str]  # parameters that are in no key, and not yet known to be a database session
 
     def policy_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Policy:
         arguments = self.template.bind(args, kwargs)
@@ -127,42 +175,57 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     def has_tags_with_fields(self) -> bool:
         return not all(tag.is_constant for tag in self.tags)
 
+    @property
+    def type(self) -> Any:
+        return _resolve(self, self.kind) if isinstance(self.kind, _Later) else self.kind
+
+    def check_ignored(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Log one warning if an argument that is in no key is a session or connection of the caller's."""
+        arguments = self.template.bind(args, kwargs)
+        for name in self.unwatched:
+            kind = _session_class(arguments.get(name))
+            if kind is not None:
+                self.unwatched.clear()
+                _log.warning(_SESSION, name_of(self.function), name, kind)
+                return
+
 
 class _Load:
-    """One load: absence as None, and the exception that told it, for whoever called.
+    """One load, with an exception that says "no such row" as an Absent.
 
     Made for every call, so it does nothing before it is asked: most calls are hits.
     """
 
-    __slots__ = ("_args", "_kwargs", "_spec", "_told")
+    __slots__ = ("_args", "_kwargs", "_spec")
 
     def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._spec = spec
         self._args = args
         self._kwargs = kwargs
-        self._told: BaseException | None = None
 
     def run(self) -> Any:
+        if self._spec.unwatched:
+            self._spec.check_ignored(self._args, self._kwargs)
         try:
             return self._spec.function(*self._args, **self._kwargs)
-        except self._spec.absent as error:
-            self._told = error
-            return None
+        except self._spec.guard.absent as error:
+            return self._spec.guard.absence(error)
 
     async def run_async(self) -> Any:
+        if self._spec.unwatched:
+            self._spec.check_ignored(self._args, self._kwargs)
         try:
             return await self._spec.function(*self._args, **self._kwargs)
-        except self._spec.absent as error:
-            self._told = error
-            return None
+        except self._spec.guard.absent as error:
+            return self._spec.guard.absence(error)
 
     def policy(self) -> Policy:
         return self._spec.policy_of(self._args, self._kwargs)
 
     def result(self, key: str, value: Any) -> Any:
         """Return the value, or raise what the function raises for a row that does not exist."""
-        if value is None and self._spec.absent:
-            raise self._told or self._spec.absent[0](key)
+        if value is None and self._spec.guard.absent:
+            raise self._spec.guard.missing(key)
         return value
 
 
@@ -176,9 +239,16 @@ class _Cached(Generic[P, R]):
         self._cache = cache
         self._spec = spec
         self._receiver = receiver
-        self._key_of = spec.template.key
+        self._type = None if isinstance(spec.kind, _Later) else spec.kind
+        self._key_of = self._first_key if isinstance(spec.kind, _Later) else spec.template.key
         self._has_own_tags = spec.has_tags_with_fields
         functools.update_wrapper(self, spec.function)  # type: ignore[arg-type]
+
+    def _first_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the key of the first call, before which the type of values was not known."""
+        self._type = self._spec.type
+        self._key_of = self._spec.template.key
+        return self._key_of(args, kwargs)
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call."""
@@ -210,7 +280,7 @@ class CachedFunction(_Cached[P, R]):
         key = self._key_of(given, kwargs)
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
-        value = self._load(key, load.run, policy=policy, type=spec.type, wait=spec.wait)
+        value = self._load(key, load.run, policy=policy, type=self._type, wait=spec.wait, guard=spec.guard)
         result: R = value if value is not None else load.result(key, value)
         return result
 
@@ -255,7 +325,9 @@ class AsyncCachedFunction(_Cached[P, R]):
         load = _Load(spec, given, kwargs)
         policy = load.policy if self._has_own_tags else spec.policy
         door = self._cache.async_door
-        value = await door.get_or_load(key, load.run_async, policy=policy, type=spec.type, wait=spec.wait)
+        value = await door.get_or_load(
+            key, load.run_async, policy=policy, type=self._type, wait=spec.wait, guard=spec.guard
+        )
         result: R = value if value is not None else load.result(key, value)
         return result
 
@@ -301,14 +373,13 @@ class _Batch(Generic[K, V]):
     def key(self, item: K) -> str:
         """Return the key of one item."""
         template = self.loader.template
-        values = (item,) if len(template.field_names) == 1 else typing.cast("Sequence[Any]", item)
-        return template.format_values(values)
+        return template.format_values(values_of(self.loader.name, template.field_names, item))
 
     def _keys(self, items: Iterable[K]) -> dict[str, K]:
         return {self.key(item): item for item in items}
 
     def _by_key(self, keys: Mapping[str, K], loaded: Mapping[K, V | None]) -> dict[str, V | None]:
-        return {key: loaded.get(item) for key, item in keys.items()}
+        return dict(zip(keys, rows_of(self.loader.name, list(keys.values()), loaded), strict=True))
 
     def _by_item(self, keys: Mapping[str, K], values: Mapping[str, V | None]) -> dict[K, V]:
         return {item: value for key, item in keys.items() if (value := values.get(key)) is not None}
@@ -325,14 +396,19 @@ class BatchLoader(_Batch[K, V]):
 
     def __call__(self, items: Iterable[K]) -> dict[K, V]:
         """Return what there is of these items; those that nobody has are loaded together."""
-        keys = self._keys(items)
+        keys = self._keys(listed(self.loader.name, items))
 
         def load_many(missing: list[str]) -> dict[str, V | None]:
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, self.loader.function(list(wanted.values())))
 
         values = self._cache.sync_door.get_or_load_many(
-            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
         )
         return self._by_item(keys, values)
 
@@ -360,14 +436,19 @@ class AsyncBatchLoader(_Batch[K, V]):
 
     async def __call__(self, items: Iterable[K]) -> dict[K, V]:
         """Return what there is of these items; those that nobody has are loaded together."""
-        keys = self._keys(items)
+        keys = self._keys(listed(self.loader.name, items))
 
         async def load_many(missing: list[str]) -> dict[str, V | None]:
             wanted = {key: keys[key] for key in missing}
             return self._by_key(wanted, await self.loader.function(list(wanted.values())))
 
         values = await self._cache.async_door.get_or_load_many(
-            list(keys), load_many, policy=self._policy(), type=self.loader.type, wait=self._wait
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
         )
         return self._by_item(keys, values)
 
@@ -444,22 +525,34 @@ class Functions:
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
         ignore: Collection[str] = (),
-        absent: Sequence[type[BaseException]] = (),
+        absent: Classes | Mapping[type[BaseException], Maker] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
+        shared: bool = False,
     ) -> _Decorator:
         """Cache the results of a function under keys such as "user:{id}".
 
-        Without a template the key is the function's name and all arguments. `tags` may have fields as well. An
-        exception among `absent` says that there is no such row: that is remembered for negative_ttl, and raised in
-        every process. `type` is what values are read as, the return annotation unless given; `wait` is how long to wait
-        for somebody else's load.
+        Without a template the key is the function's name and all arguments. `tags` may have fields as well. `type` is
+        what values are read as, the return annotation unless given; `wait` is how long to wait for somebody else's
+        load. `shared` lets the function use keys that another one has.
+
+        An exception among `absent` says that there is no such row: that is remembered for negative_ttl, and its class
+        is raised in every process, made from the key, or by the function that a dict has for it. An exception among
+        `pass_through` concerns its caller alone: the key is not held off for it.
+
+        Raises KeyFormatError at decoration if two different calls could have one key.
         """
+        _check_template("cached", template)
+        ignore = (ignore,) if isinstance(ignore, str) else ignore
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
             keys = KeyTemplate(template, function, ignore=ignore)
-            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait)
+            names = sys._getframe(1).f_locals  # noqa: SLF001 - classes defined beside the function, which may be local
+            guard = Guard(name_of(function), absent, pass_through)
+            spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait, ignore=ignore, names=names)
+            self._claim(keys, function, shared=shared)
             return (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
 
         return decorate
@@ -473,34 +566,41 @@ class Functions:
         stale_if_error: Duration | None = None,
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
-        absent: Sequence[type[BaseException]] = (),
+        absent: Classes | Mapping[type[BaseException], Maker] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         timeout: Duration = TIMEOUT,
         concurrency: int = CONCURRENCY,
+        shared: bool = False,
     ) -> _Decorator:
         """Cache the results of a function as `cached` does, and let workers load them for any client.
 
         A worker gives a load up after `timeout` and runs at most `concurrency` of them at a time.
         """
+        _check_template("loader", template)
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
-            keys = KeyTemplate(template, function, longest=None)
-            spec = _spec(function, keys, policy, absent=absent, kind=type, wait=wait)
+            receiver = receiver_of(function)
+            keys = KeyTemplate(template, function, ignore=(receiver,) if receiver else (), longest=None)
+            names = sys._getframe(1).f_locals  # noqa: SLF001 - as above
+            guard = Guard(name_of(function), absent, pass_through)
+            spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait, names=names)
             cached: Any = (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
             loader = Loader(
-                _name(function),
+                name_of(function),
                 keys,
                 _by_values(function, keys),
                 spec.is_async,
                 policy,
-                type=spec.type,
-                absent=spec.absent,
+                kind=spec.kind,
+                guard=guard,
                 tags=spec.tags,
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
             )
+            self._claim(keys, function, shared=shared)
             self.register(loader)
             cached.loader = loader
             return cached
@@ -516,37 +616,41 @@ class Functions:
         stale_if_error: Duration | None = None,
         negative_ttl: Duration | None = None,
         tags: str | Sequence[str] = (),
+        pass_through: Classes = (),
         type: Any = None,
         wait: Duration | None = None,
         max_batch_size: int = BATCH,
         max_wait: Duration = MAX_WAIT,
         timeout: Duration = TIMEOUT,
         concurrency: int = 4,
+        shared: bool = False,
     ) -> _BatchDecorator:
         """Cache what a function loads many at a time: it takes a list and returns a dict.
 
         The list has what stands in the keys: values if the template has one field, else tuples. A worker collects up
         to `max_batch_size` of them for at most `max_wait`. `tags` have no fields.
         """
+        _check_template("batch_loader", template)
         policy = Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, tags)
 
         def decorate(function: Callable[..., Any]) -> Any:
-            hints = _hints(function)
-            keys = KeyTemplate(template, _shape_of(template, function, hints), longest=None)
-            result = typing.get_args(_without_none(hints.get("return")))
+            names = sys._getframe(1).f_locals  # noqa: SLF001 - as above
+            keys = KeyTemplate(template, _shape_of(template, function, hints(function, names)), longest=None)
             loader = Loader(
-                _name(function),
+                name_of(function),
                 keys,
                 function,
                 inspect.iscoroutinefunction(function),
                 policy,
-                type=type if type is not None else _known(result[1] if len(result) == 2 else None),
+                kind=type if type is not None else _returned(function, names, _of_mapping),
+                guard=Guard(name_of(function), (), pass_through),
                 tags=tuple(_tag(tag, lambda: None) for tag in policy.tags),
                 batch=_at_least_one("max_batch_size", max_batch_size),
                 max_wait=seconds("max_wait", max_wait),
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
             )
+            self._claim(keys, function, shared=shared)
             self.register(loader)
             return (AsyncBatchLoader if loader.is_async else BatchLoader)(self, loader, _seconds(wait))
 
@@ -605,14 +709,15 @@ class Functions:
         single.__annotations__ = {}
         keys = KeyTemplate(template, single, longest=None)
         kind = list[type] if type is not None and rows == "all" else type
-        spec = _spec(single, keys, policy, absent=(), kind=kind, wait=wait)
+        spec = _spec(single, keys, policy, guard=Guard(name), kind=kind, wait=wait)
         loader = Loader(
             name,
             keys,
             (asked.load_async if asked.is_async else asked.load) if asked.is_batch else single,
             asked.is_async,
             policy,
-            type=kind,
+            kind=kind,
+            guard=spec.guard,
             tags=spec.tags,
             batch=_at_least_one("max_batch_size", max_batch_size) if asked.is_batch else 0,
             max_wait=seconds("max_wait", max_wait),
@@ -620,10 +725,33 @@ class Functions:
             concurrency=concurrency,
             close=asked.close_async if asked.is_async else asked.close,
         )
+        self._claim(keys, (name_of(single), url, query, tuple(columns), rows, kind), shared=False)
         self.register(loader)
         cached: Any = (AsyncCachedFunction if asked.is_async else CachedFunction)(self, spec)
         cached.loader = loader
         return cached
+
+    @functools.cached_property
+    def claims(self) -> list[Claim]:
+        """Which function has which keys."""
+        return []
+
+    @property
+    def key_prefix(self) -> str:
+        """What stands before every key: the namespaces."""
+        return ""
+
+    def _claim(self, keys: KeyTemplate, function: Any, *, shared: bool) -> None:
+        """Give keys to a function; raises KeyFormatError if another one has some of them and they are not shared."""
+        claim = Claim(self.key_prefix, keys, function)
+        met = [known for known in list(self.claims) if keys.meets(claim.prefix, known.keys, known.prefix)]
+        if any(claim.is_same(known) for known in met):
+            return
+        if met and not shared:
+            raise KeyFormatError(claim.refusal(met[0]))
+        # A function that is decorated again and again within another one leaves one claim.
+        if not any(claim.has_keys_of(known) for known in met):
+            self.claims.append(claim)
 
     def register(self, loader: Loader) -> None:
         """Let workers load by this; raises ConfigError if another function has the pattern."""
@@ -633,8 +761,11 @@ class Functions:
         self.loaders[loader.template.pattern] = loader
 
 
-def _name(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
+def _check_template(decorator: str, template: object) -> None:
+    if callable(template):
+        raise TypeError(f"{decorator}: write @cache.{decorator}(...) with brackets")
+    if not isinstance(template, str | None):
+        raise TypeError(f"{decorator}: a template is a text such as 'user:{{id}}', not {template!r}")
 
 
 def _slug(template: str) -> str:
@@ -657,19 +788,22 @@ def _spec(  # noqa: PLR0913 - what the decorators were told
     keys: KeyTemplate,
     policy: Policy,
     *,
-    absent: Sequence[type[BaseException]],
+    guard: Guard,
     kind: Any,
     wait: Duration | None,
+    ignore: Collection[str] = (),
+    names: Mapping[str, Any] | None = None,
 ) -> _Spec:
     return _Spec(
         function,
         keys,
         policy,
-        kind if kind is not None else _known(_hints(function).get("return")),
-        tuple(absent),
+        kind if kind is not None else _returned(function, names, _without_none),
+        guard,
         tuple(_tag(tag, function) for tag in policy.tags),
         _seconds(wait),
         inspect.iscoroutinefunction(function),
+        list(ignore),
     )
 
 
@@ -677,11 +811,40 @@ def _tag(text: str, function: Callable[..., Any]) -> KeyTemplate:
     return KeyTemplate(text, function, is_tag=True, longest=None)
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # noqa: BLE001 - names that exist for type checkers only: as if there were no annotations
-        return {}
+class _Later(msgspec.Struct, frozen=True):
+    """A return annotation that could not be resolved at decoration, and what is made of it then."""
+
+    function: Callable[..., Any]
+    taken: Callable[[Any], Any]
+
+    def resolve(self) -> Any:
+        known = hints(self.function)
+        if "return" in known:
+            return _known(self.taken(known["return"]))
+        raise TypeError(
+            f"{name_of(self.function)}: the return annotation {self.function.__annotations__['return']!r} cannot be "
+            "resolved: import what it names at run time, or give type="
+        )
+
+
+def _resolve(owner: msgspec.Struct, later: _Later) -> Any:
+    kind = later.resolve()
+    force_setattr(owner, "kind", kind)
+    return kind
+
+
+def _returned(function: Callable[..., Any], names: Mapping[str, Any] | None, taken: Callable[[Any], Any]) -> Any:
+    """Return the type that a function's values are read as; a _Later if that is not known yet."""
+    known = hints(function, names)
+    if "return" not in known and "return" in getattr(function, "__annotations__", {}):
+        return _Later(function, taken)
+    return _known(taken(known.get("return")))
+
+
+def _of_mapping(kind: Any) -> Any:
+    """Return the type of the values of a mapping."""
+    inner = typing.get_args(_without_none(kind))
+    return inner[1] if len(inner) == 2 else None
 
 
 def _without_none(kind: Any) -> Any:
@@ -695,7 +858,83 @@ def _without_none(kind: Any) -> Any:
 def _known(annotation: Any) -> Any:
     """Return the type that values are read as; None if the annotation tells nothing."""
     kind = _without_none(annotation)
-    return None if kind in (Any, object, type(None)) or isinstance(kind, TypeVar) else kind
+    return None if kind in (Any, object, type(None)) or isinstance(kind, TypeVar) else _with_ints(kind)
+
+
+def _with_ints(kind: Any) -> Any:
+    """Let whole numbers be results where `float` is annotated, as type checkers do: 0 comes back as 0, not as 0.0.
+
+    Within lists, dicts, tuples and unions too; fields of classes are what they say.
+    """
+    if kind is float:
+        return int | float
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin not in (list, dict, tuple, Union, types.UnionType):
+        return kind
+    with_ints = tuple(inner[:1] if origin is dict else ()) + tuple(
+        map(_with_ints, inner[1:] if origin is dict else inner)
+    )
+    if with_ints == inner:
+        return kind
+    return origin[with_ints] if origin in (list, dict, tuple) else Union[with_ints]  # noqa: UP007 - made of a tuple
+
+
+_SESSION = (
+    "%s: its argument %r is a %s of the caller and not in the key: a load reads what that session still holds or its "
+    "transaction sees, and stores it for everybody; a refresh in the background uses it while the caller does, or "
+    "after it was closed. Open a session inside the function instead"
+)
+
+
+def _session_class(value: object) -> str | None:
+    """Return the class of a session or connection to a database, by what all of them have; None for anything else."""
+    kind = type(value)
+    has_transactions = hasattr(kind, "commit") and hasattr(kind, "rollback")
+    is_of_asyncpg = hasattr(kind, "fetchrow") and hasattr(kind, "transaction")  # its pool has no transactions
+    return kind.__name__ if has_transactions or is_of_asyncpg else None
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Tell whether two functions give the same: by name, code, defaults and the variables that they use around them."""
+    if one is other:
+        return True
+    if not isinstance(one, types.FunctionType) or not isinstance(other, types.FunctionType):
+        one, other = (getattr(function, "__wrapped__", function) for function in (one, other))
+        if not isinstance(one, types.FunctionType) or not isinstance(other, types.FunctionType):
+            return type(one) is type(other) and bool(one == other)
+    names = one.__code__.co_freevars
+    return (
+        name_of(one) == name_of(other)
+        and _code(one.__code__) == _code(other.__code__)
+        and _same_values((one.__defaults__, one.__kwdefaults__), (other.__defaults__, other.__kwdefaults__))
+        and all(
+            _same_cells(first, second, is_itself=name == one.__name__)
+            for name, first, second in zip(names, one.__closure__ or (), other.__closure__ or (), strict=True)
+        )
+    )
+
+
+def _code(code: types.CodeType) -> tuple[Any, ...]:
+    """Return what a function does, without the lines on which it stands."""
+    constants = tuple((type(c), _code(c) if isinstance(c, types.CodeType) else c) for c in code.co_consts)
+    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
+
+
+def _same_cells(one: types.CellType, other: types.CellType, *, is_itself: bool) -> bool:
+    """Compare a variable of the functions around; a function that calls itself has no value yet at decoration."""
+    try:
+        return is_itself or _same_values(one.cell_contents, other.cell_contents)
+    except ValueError:  # it is set later, so nobody knows to what
+        return False
+
+
+def _same_values(one: Any, other: Any) -> bool:
+    try:
+        if callable(one) and callable(other):
+            return is_same(one, other)
+        return type(one) is type(other) and bool(one is other or one == other)
+    except Exception:  # noqa: BLE001 - whatever a comparison raises
+        return False
 
 
 def _by_values(function: Callable[..., Any], keys: KeyTemplate) -> Callable[..., Any]:
@@ -704,7 +943,8 @@ def _by_values(function: Callable[..., Any], keys: KeyTemplate) -> Callable[...,
     names = keys.field_names
     if sorted(names) != sorted(parameter.name for parameter in parameters):
         raise KeyFormatError(
-            f"{_name(function)}: a worker has nothing but the key, so {keys.template!r} has to name each parameter once"
+            f"{name_of(function)}: a worker has nothing but the key, so {keys.template!r} has to name each parameter "
+            "once"
         )
     if names == [p.name for p in parameters] and all(p.kind is not p.KEYWORD_ONLY for p in parameters):
         return function
@@ -716,7 +956,7 @@ def _shape_of(template: str, function: Callable[..., Any], hints: Mapping[str, A
     """Return a function with the fields of a batch loader's keys as parameters, by which its template is read."""
     parameters = list(inspect.signature(function).parameters.values())
     if len([p for p in parameters if p.default is p.empty]) != 1 or not parameters:
-        raise KeyFormatError(f"{_name(function)}: a batch loader takes one list")
+        raise KeyFormatError(f"{name_of(function)}: a batch loader takes one list")
     items = typing.get_args(hints.get(parameters[0].name))
     inner = items[0] if items else None
     names = list(dict.fromkeys(KeyTemplate.names(template)))

@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import msgspec
 
 from globalcache.client.outage import Breaker, Owed
+from globalcache.client.tls import tls_context
 from globalcache.client.wire import translate
-from globalcache.errors import CacheError, ConfigError, ReplyError, UnavailableError
+from globalcache.errors import AuthError, CacheError, ConfigError, DeadlineError, ReplyError, UnavailableError
 
 if TYPE_CHECKING:
     import ssl
@@ -25,6 +28,18 @@ if TYPE_CHECKING:
     from globalcache.client.address import Address
 
 _log = logging.getLogger("globalcache")
+# Errors by which a server says that it cannot serve anybody now.
+_NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
+# The first byte of a TLS record with an alert, which a TLS port answers plain text with.
+_TLS_ALERT = r"\x15"
+
+
+class NotSentError(UnavailableError):
+    """No byte of the request left this process, so that it may be sent again."""
+
+
+class OutdatedError(UnavailableError):
+    """The connection was begun before a write was lost; a new one may be used."""
 
 
 class Stats(msgspec.Struct):
@@ -75,7 +90,7 @@ class Home:
         timeout: float,
         stats: Stats,
         events: Events,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | str | None = None,
         list_hash: bytes | None = None,
     ) -> None:
         self.address = address
@@ -84,51 +99,69 @@ class Home:
         self.owed = Owed()
         self.breaker = Breaker()
         self.session = os.urandom(8).hex().encode()
-        self._last_error = "away"
+        # Bytes of the longest value that the server takes; None while that is not known.
+        self.max_value: int | None = None
+        self._last_error: CacheError = UnavailableError("away")
         self._events = events
-        self._tls = tls
+        # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
+        self.tls = tls_context(address, tls)
+        weakref.finalize(self, _warn_of, self.owed, str(address))
         self._list_hash = list_hash
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """The TLS context, made when it is first needed."""
-        if self.address.tls and self._tls is None:
-            import ssl  # noqa: PLC0415 - slow to import, and few need it
-
-            self._tls = ssl.create_default_context()
-        return self._tls if self.address.tls else None
 
     def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
         """Return the commands that open a connection."""
         hello: tuple[bytes, ...] = (b"HELLO", b"3")
         if self.address.password is not None:
             hello += (b"AUTH", (self.address.user or "default").encode(), self.address.password.encode())
+        hello += (b"SETNAME", client_name())
         session: tuple[bytes, ...] = (b"CACHE.SESSION", self.session, b"%d" % generation, b"TICKETS")
         if self._list_hash is not None:
             session += (b"SERVERS", self._list_hash)
         select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
-        return [hello, session, *select]
+        return [hello, session, *select, (b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache")]
 
     def check_greeting(self, replies: list[Any]) -> None:
-        """Raise what a server answered to a greeting."""
-        for reply in replies:
+        """Note what a server answered to a greeting; raises what it refused."""
+        # The last one says what this client is, which a user need not be allowed to do.
+        for reply in replies[:-1]:
             if isinstance(reply, ReplyError):
-                text = str(reply)
-                if "unknown command" in text.lower():
-                    raise ConfigError(f"{self.address}: no globalcache server: {text}")
-                if text.startswith("FENCED"):
-                    # Another thread came back first, while this connection was on its way: the next one is as new.
-                    raise UnavailableError(f"{self.address}: {text}")
-                if text.startswith("SERVERS"):
-                    raise ConfigError(f"{self.address}: {text}")
-                raise translate(reply)
+                raise self._refusal(str(reply), reply)
             if isinstance(reply, Exception):
                 raise reply
+        facts = replies[1]
+        if isinstance(facts, dict):
+            self.max_value = facts.get(b"max_value")
+
+    def _refusal(self, text: str, reply: ReplyError) -> CacheError:
+        if text.startswith("FENCED"):
+            # Another thread came back first, while this connection was on its way: the next one is as new.
+            return OutdatedError(f"{self.address}: {text}")
+        if "unknown command" in text.lower():
+            return ConfigError(f"{self.address}: no globalcache server: {text}")
+        if text.startswith("SERVERS"):
+            return ConfigError(f"{self.address}: {text}")
+        if text.startswith(_NOT_NOW):
+            return UnavailableError(f"{self.address}: {text}")
+        return translate(reply)
+
+    def check_settled(self, replies: list[Any]) -> None:
+        """Raise if the server did not take what it is owed.
+
+        A user who may not invalidate leaves it unknown what the server still has: its values are misses until he may.
+        """
+        for reply in replies:
+            if isinstance(reply, Exception):
+                error = translate(reply)
+                if isinstance(error, AuthError):
+                    raise UnavailableError(
+                        f"{self.address}: {error}; lost writes cannot be made good, so nothing is read there"
+                    )
+                raise error
 
     def may_connect(self) -> None:
-        """Raise UnavailableError while it is too soon to try again."""
+        """Raise what the last attempt failed by while it is too soon to try again."""
         if not self.breaker.may_try(time.monotonic()):
-            raise UnavailableError(self._last_error)
+            raise type(self._last_error)(str(self._last_error))
 
     def connected(self) -> None:
         """Note a connection that works."""
@@ -139,12 +172,15 @@ class Home:
             _log.warning("globalcache: %s is back after %.1f s", self.address, away)
             self._events("back", server=str(self.address), away_seconds=away)
 
-    def failed(self, error: BaseException) -> None:
-        """Note an attempt to connect that failed; the first one is logged."""
-        self._last_error = str(unavailable(self, error))
-        if self.breaker.failed(time.monotonic(), random.random()):  # noqa: S311 - spreads attempts
-            _log.warning("globalcache: going on without the cache: %s", self._last_error)
-            self._events("away", server=str(self.address), error=self._last_error)
+    def failed(self, error: CacheError) -> None:
+        """Note an attempt to connect that failed, a refused login among them; the first one is logged."""
+        # Another one of its class, and text for the log: a traceback holds the frames of the caller.
+        text = str(error)
+        self._last_error = type(error)(text)
+        slow = isinstance(error, DeadlineError)
+        if self.breaker.failed(time.monotonic(), random.random(), slow=slow):  # noqa: S311 - spreads attempts
+            _log.warning("globalcache: going on without the cache: %s", text)
+            self._events("away", server=str(self.address), error=text)
 
     def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
         """Remember a write that the server may not have seen."""
@@ -160,12 +196,37 @@ class Home:
         return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"
 
 
-def unavailable(home: Home, error: BaseException) -> CacheError:
-    """Return what a broken connection is called here."""
+def broken(home: Home, error: BaseException) -> CacheError | None:
+    """Return what an error of a connection is called here; None for what is none, such as a signal handler's own."""
     if isinstance(error, CacheError):
         return error
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UnavailableError(f"{home.address}: {text}")
+    if isinstance(error, hiredis.HiredisError):
+        hint = "; it answered with TLS: write globalcaches://" if _TLS_ALERT in str(error) else ""
+        return UnavailableError(f"{home.address}: what answers is no cache server{hint}: {error}")
+    # A class of its own is nothing that a socket raises.
+    if type(error).__module__ not in {"builtins", "socket", "_socket", "ssl", "_ssl"}:
+        return None
+    if isinstance(error, TimeoutError | BlockingIOError):
+        return DeadlineError(f"{home.address}: no answer in {home.timeout:g} s")
+    if isinstance(error, OSError | UnicodeError):
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return UnavailableError(f"{home.address}: {text}")
+    return None
+
+
+def client_name() -> bytes:
+    """Return what CLIENT LIST shows of this process: its program and number, without what a name may not have."""
+    program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119 - it may be no path
+    printable = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in program[:40])
+    return f"{printable}:{os.getpid()}".encode()
+
+
+def _warn_of(owed: Owed, address: str) -> None:
+    """Say what no other process knows of, when this one exits or its last cache of a server is collected."""
+    if owed:
+        _log.warning(
+            "globalcache: %s not delivered to %s, which may return old values until they expire", owed.text, address
+        )
 
 
 # After fork() the child must neither send nor read on connections of its parent.

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from globalcache.client.leases import ThreadLeases
 from globalcache.errors import ReplyError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _FOREVER = float("inf")
 # Items, and tags of which the last invalidation is known; beyond them the oldest go.
 _MOST_ITEMS, _MOST_TAGS = 100_000, 100_000
 # Seconds: a lease, the longest one, and the hold-off after a failed load, which doubles.
-_LEASE, _LONGEST_LEASE, _HOLD_OFF, _LONGEST_HOLD_OFF = 3.0, 60.0, 0.1, 5.0
+_LEASE, _LONGEST_LEASE, _HOLD_OFF, _LONGEST_HOLD_OFF = 3.0, 60.0, 0.1, 1.0
 _TOKENS = 3
 
 
@@ -127,7 +128,7 @@ class MemoryStore:
     def _shown(item: _Item, now: float, token: int = 0) -> list[Any]:
         state = b"absent" if item.absent else b"hit" if now < item.fresh_until else b"stale"
         ttl = -1 if item.expires_at == _FOREVER else max(0, round((item.expires_at - now) * 1000))
-        return [state, None if item.absent else item.value, token, item.version, ttl, item.flags]
+        return [state, (item.value or None) if item.absent else item.value, token, item.version, ttl, item.flags]
 
     # Leases
 
@@ -245,18 +246,19 @@ class MemoryStore:
         for waiter in lease.waiters if lease else ():
             self._answer(waiter, reply)
 
-    def fail(self, key: bytes, token: int, cause: str) -> int:
+    def fail(self, key: bytes, token: int, cause: str, retry_ms: int | None = None) -> int:
         """CACHE.FAIL."""
         with self._lock:
             now = self.clock()
             lease = self._leases.get(key)
             if lease is None or token not in lease.tokens:
                 return 0
-            length = self._held_off.get(key, (0.0, _HOLD_OFF / 2, ""))[1] * 2
+            length = max(_HOLD_OFF, self._held_off.get(key, (0.0, 0.0, ""))[1] * 2)
+            length = min(length, _LONGEST_HOLD_OFF) if retry_ms is None else retry_ms / 1000
             if len(self._held_off) >= _MOST_TAGS:
                 self._held_off.clear()
             self._end(key, self._failed(key, now, cause))
-            self._held_off[key] = (now + min(length, _LONGEST_HOLD_OFF), min(length, _LONGEST_HOLD_OFF), cause)
+            self._held_off[key] = (now + length, length, cause)
             return 1
 
     def renew(self, key: bytes, token: int, ms: int) -> int:
@@ -424,7 +426,7 @@ def _inspect(store: MemoryStore, key: bytes) -> dict[bytes, Any]:
 _COMMANDS: dict[bytes, Callable[..., Reply]] = {
     b"CACHE.ENTRY": MemoryStore.entry,
     b"CACHE.FILL": lambda store, key, token, value, *words: store.fill(key, int(token), value, _options(words)),
-    b"CACHE.FAIL": lambda store, key, token, cause, *_: store.fail(key, int(token), cause),
+    b"CACHE.FAIL": lambda store, key, token, cause, *retry: store.fail(key, int(token), cause, *retry[1:]),
     b"CACHE.RENEW": lambda store, key, token, ms: store.renew(key, int(token), int(ms)),
     b"CACHE.RELEASE": lambda store, key, token: store.release(key, int(token)),
     b"CACHE.SET": lambda store, key, value, *words: store.set(key, value, _options(words)),
@@ -456,8 +458,11 @@ def memory_store(name: str) -> MemoryStore:
 class BlockingMemory:
     """A MemoryStore for threads, called as a BlockingServer is."""
 
+    max_value = None
+
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
+        self._leases = ThreadLeases(self)
         self.get = store.get
 
     def get_many(self, keys: Sequence[bytes]) -> list[Reply]:
@@ -468,11 +473,11 @@ class BlockingMemory:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
         reply = self._store.fetch(key, lease_ms, None)
         if not wait or type(reply) is not list or reply[0] != b"waiting":
-            return reply
+            return self._leases.own(key, reply)
         event = threading.Event()
         waiter = self._store.fetch(key, lease_ms, event.set)
         if type(waiter) is not Waiter:
-            return waiter
+            return self._leases.own(key, waiter)
         end = time.monotonic() + wait
         try:
             while pause := self._store.poll(waiter, give_up=time.monotonic() >= end):
@@ -480,7 +485,7 @@ class BlockingMemory:
         except BaseException:
             leave(self._store, waiter)
             raise
-        return waiter.reply
+        return self._leases.own(key, waiter.reply)
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Reply]:
         """Fetch several."""

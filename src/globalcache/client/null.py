@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from globalcache.client.leases import NoLease
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ANSWERS: dict[bytes, Any] = {b"PING": b"PONG", b"CACHE.SET": 1, b"CACHE.INSPECT": {b"state": b"miss"}, b"INFO": b""}
-# A token, so that the caller loads; what it fills in is refused.
-_MISS = [b"miss", None, 1, 0, -2, 0]
 _ENTRY = [b"miss", None, 0, 0, -2, 0, -1]
+
+
+def _miss(server: Any, key: bytes) -> list[Any]:
+    # A lease, so that the caller loads; what it fills in goes nowhere.
+    return [b"miss", None, NoLease(server, key), 0, -2, 0]
 
 
 def _answer(words: Sequence[Any]) -> Any:
@@ -23,6 +28,8 @@ def _answer(words: Sequence[Any]) -> Any:
 class BlockingNull:
     """Called as a BlockingServer is."""
 
+    max_value = None
+
     def get(self, key: bytes) -> None:
         """Return nothing."""
 
@@ -32,11 +39,11 @@ class BlockingNull:
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
         """Have the caller load."""
-        return _MISS
+        return _miss(self, key)
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
         """Have the caller load all."""
-        return [_MISS] * len(keys)
+        return [_miss(self, key) for key in keys]
 
     def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:  # noqa: ARG002
         """Do nothing."""
@@ -53,6 +60,8 @@ class BlockingNull:
 class MultiplexedNull:
     """Called as a MultiplexedServer is."""
 
+    max_value = None
+
     async def get(self, key: bytes) -> None:
         """Return nothing."""
 
@@ -62,11 +71,11 @@ class MultiplexedNull:
 
     async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
         """Have the caller load."""
-        return _MISS
+        return _miss(self, key)
 
     async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
         """Have the caller load all."""
-        return [_MISS] * len(keys)
+        return [_miss(self, key) for key in keys]
 
     async def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:  # noqa: ARG002
         """Do nothing."""

@@ -16,21 +16,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from globalcache.client.wire import key_batches
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # Names remembered for a server; beyond them it is flushed. Some megabytes at most for names of the usual length.
 MOST_OWED = 10_000
-# The first pause after a failed connect and the longest, in seconds.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-# Names in one command, so that none is too long for a server's limits.
-_NAMES_IN_COMMAND = 500
+# The first pause after a failed connect, in seconds; the longest if the server refused at once, which costs nobody
+# anything, and the longest if it kept its caller waiting.
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_SLOW_PAUSE = 0.05, 0.25, 1.0
 
 
 class Bill(msgspec.Struct):
-    """What was owed at one moment."""
+    """What was owed at one moment, and the generation of connections that may settle it."""
 
     serial: int
+    generation: int
     keys: list[bytes] = msgspec.field(default_factory=list)
     tags: list[bytes] = msgspec.field(default_factory=list)
     everything: bool = False
@@ -39,12 +41,15 @@ class Bill(msgspec.Struct):
         """Return the commands that settle it."""
         if self.everything:
             return [(b"FLUSHDB",)]
-        commands: list[tuple[bytes, ...]] = []
-        for word, names in ((b"KEYS", self.keys), (b"TAGS", self.tags)):
-            for start in range(0, len(names), _NAMES_IN_COMMAND):
-                part = names[start : start + _NAMES_IN_COMMAND]
-                commands.append((b"CACHE.INVALIDATE", word, b"%d" % len(part), *part))
-        return commands
+        return [
+            (b"CACHE.INVALIDATE", word, b"%d" % len(part), *part)
+            for word, names in ((b"KEYS", self.keys), (b"TAGS", self.tags))
+            for part in key_batches(names)
+        ]
+
+    def deletions(self) -> list[tuple[bytes, ...]]:
+        """Return commands that do the same for a user who may not invalidate; none if there are tags."""
+        return [] if self.everything or self.tags else [(b"DEL", *part) for part in key_batches(self.keys)]
 
 
 class Owed:
@@ -74,7 +79,7 @@ class Owed:
     def bill(self) -> Bill:
         """Return what is owed now."""
         with self._lock:
-            return Bill(self.serial, list(self._keys), list(self._tags), bool(self._everything))
+            return Bill(self.serial, self.generation, list(self._keys), list(self._tags), bool(self._everything))
 
     def settle(self, bill: Bill) -> None:
         """Forget what the server has acknowledged, but nothing that was added since."""
@@ -92,6 +97,13 @@ class Owed:
     def __len__(self) -> int:
         return len(self._keys) + len(self._tags) + bool(self._everything)
 
+    @property
+    def text(self) -> str:
+        """The number of writes and invalidations that the server has not acknowledged, as a sentence begins."""
+        if self._everything:
+            return f"more than {self._most:,} writes and invalidations were"
+        return "1 write or invalidation was" if len(self) == 1 else f"{len(self):,} writes and invalidations were"
+
     def __repr__(self) -> str:
         return f"Owed({len(self._keys)} keys, {len(self._tags)} tags{', everything' if self._everything else ''})"
 
@@ -103,6 +115,7 @@ class Breaker:
         self.failures = 0
         self.away_since: float | None = None
         self._retry_at = 0.0
+        self._longest = _LONGEST_PAUSE
 
     def may_try(self, now: float) -> bool:
         """Tell whether a connection may be attempted; the caller that is told so is the only one for a pause."""
@@ -114,11 +127,15 @@ class Breaker:
 
     @property
     def _pause(self) -> float:
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * (1 << min(self.failures - 1, 10)))
+        return min(self._longest, _FIRST_PAUSE * (1 << min(self.failures - 1, 10)))
 
-    def failed(self, now: float, draw: float) -> bool:
-        """Note a failed attempt; `draw` is random, 0 to 1. Returns whether it is the first one."""
+    def failed(self, now: float, draw: float, *, slow: bool = False) -> bool:
+        """Note a failed attempt; `draw` is random, 0 to 1. Returns whether it is the first one.
+
+        `slow`: the attempt waited for the server until its deadline, so the next one comes later.
+        """
         self.failures += 1
+        self._longest = _LONGEST_SLOW_PAUSE if slow else _LONGEST_PAUSE
         self._retry_at = now + self._pause * (0.5 + draw / 2)
         if self.away_since is not None:
             return False

@@ -3,12 +3,22 @@
 Every load is a transaction of its own, so that what it reads was committed after its lease was granted. Values are what
 JSON has: numbers, texts, and texts of what JSON lacks (decimals, times, UUIDs), so that a hit equals a miss; a type
 given by the application stands over that. Knows nothing of caches.
+
+Whether a row belongs to a key is for the database to say, whose collation may find "ada" by "Ada" and "a" by "a  ". One
+query for many keys is taken apart by the text of their columns only where that leaves no doubt; else the keys are asked
+for in halves, down to single ones, which have all rows that their query gives:
+
+    items: Ada, bob      rows: ada, bob      -> ada is of no item: ask for [Ada] and [bob]
+    items: Ada, ada      rows: ada           -> Ada has no row, and may have that of ada: ask for [Ada]
+    items: 7, 8          rows: 7             -> 8 has no row
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal
+import unicodedata
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -21,8 +31,11 @@ except ImportError:  # pragma: no cover - an extra
     raise ConfigError("SQL loaders need SQLAlchemy: install the extra sql") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Sequence
 
+    Row: TypeAlias = dict[str, Any]
+
+_log = logging.getLogger("globalcache")
 Rows = Literal["one", "all"]
 
 
@@ -71,19 +84,33 @@ class Query:
                 f"should have {', '.join(f':{name}' for name in fields)}, or one such as `in :ids`"
             )
         self._statement = statement
+        self._query, self._has_warned = query, False
         self._engine: Any = None
         self._pid = 0
 
     def load(self, items: Sequence[Any]) -> dict[Any, Any]:
         """Return what there is by items: values of the field, or tuples if there are several."""
         if self.is_batch:
-            return self._sorted(items, self._fetch({self._many: list(items)}))
+            steps = self._sort(items)
+            asked = next(steps)
+            while True:
+                try:
+                    asked = steps.send(self._fetch({self._many: list(asked)}))
+                except StopIteration as end:
+                    return self._found(items, end.value)
         return {item: found for item in items if (found := self._whole(self._fetch(self._named(item)))) is not None}
 
     async def load_async(self, items: Sequence[Any]) -> dict[Any, Any]:
         """Do the same with an async driver."""
         if self.is_batch:
-            return self._sorted(items, await self._fetch_async({self._many: list(items)}))
+            steps = self._sort(items)
+            asked = next(steps)
+            while True:
+                rows = await self._fetch_async({self._many: list(asked)})
+                try:
+                    asked = steps.send(rows)
+                except StopIteration as end:
+                    return self._found(items, end.value)
         (item,) = items
         found = self._whole(await self._fetch_async(self._named(item)))
         return {} if found is None else {item: found}
@@ -91,11 +118,11 @@ class Query:
     def _named(self, item: Any) -> dict[str, Any]:
         return dict(zip(self._fields, (item,) if len(self._fields) == 1 else item, strict=True))
 
-    def _fetch(self, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    def _fetch(self, parameters: dict[str, Any]) -> list[Row]:
         with self._connect().connect() as connection:
             return [dict(row) for row in connection.execute(self._statement, parameters).mappings()]
 
-    async def _fetch_async(self, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _fetch_async(self, parameters: dict[str, Any]) -> list[Row]:
         async with self._connect().connect() as connection:
             return [dict(row) for row in (await connection.execute(self._statement, parameters)).mappings()]
 
@@ -121,29 +148,78 @@ class Query:
         if self._engine is not None:
             await self._engine.dispose()
 
-    def _sorted(self, items: Sequence[Any], rows: Iterable[dict[str, Any]]) -> dict[Any, Any]:
-        """Give every item its rows. Compared as text, since a driver may give a number as a decimal."""
-        is_single = len(self._columns) == 1
-        known = {(str(item),) if is_single else tuple(map(str, item)): item for item in items}
-        found: dict[Any, list[dict[str, Any]]] = {}
-        for row in rows:
-            try:
-                item = known.get(tuple(str(row[column]) for column in self._columns))
-            except KeyError as error:
-                raise ConfigError(f"key: the query gives no column {error}") from None
-            if item is not None:
-                found.setdefault(item, []).append(row)
-        if self._rows == "all":
-            return {item: self._whole(found.get(item, [])) for item in items}
-        return {item: self._whole(rows) for item, rows in found.items()}
+    def _sort(self, items: Sequence[Any]) -> Generator[Sequence[Any], list[Row], dict[Any, list[Row]]]:
+        """Yield the items that are to be asked for, until it is known which rows belong to which; returns that."""
+        rows = yield items
+        found, in_doubt = self._matched(items, rows)
+        if not in_doubt:
+            return found
+        if len(items) == 1:
+            return {items[0]: rows}
+        if len(in_doubt) < len(items):
+            return found | (yield from self._sort(in_doubt))
+        self._warn(rows[0])
+        middle = len(items) // 2
+        found = yield from self._sort(items[:middle])
+        return found | (yield from self._sort(items[middle:]))
 
-    def _whole(self, rows: list[dict[str, Any]]) -> Any:
+    def _matched(self, items: Sequence[Any], rows: list[Row]) -> tuple[dict[Any, list[Row]], Sequence[Any]]:
+        """Give every item its rows by the text of their columns; returns also the items of which that is in doubt."""
+        # As text, since a driver may give a number as a decimal.
+        known = {_texts(item): item for item in items}
+        found: dict[Any, list[Row]] = {}
+        for row in rows:
+            item = known.get(self._key_of(row))
+            if item is None:
+                return {}, items
+            found.setdefault(item, []).append(row)
+        spellings = {_texts(item) for item in found}
+        if len({tuple(map(_loose, texts)) for texts in spellings}) < len(spellings):
+            return {}, items
+        # Numbers that differ are different keys to every database.
+        missing = [item for item in items if item not in found and _has_text(item)] if rows else []
+        return found, missing
+
+    def _key_of(self, row: Row) -> tuple[str, ...]:
+        try:
+            return tuple(str(row[column]) for column in self._columns)
+        except KeyError as error:
+            raise ConfigError(f"key: the query gives no column {error}") from None
+
+    def _warn(self, row: Row) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "globalcache: the database finds %r by other spellings as well, so its keys are asked for apart: %s",
+                ":".join(self._key_of(row)),
+                self._query,
+            )
+
+    def _found(self, items: Sequence[Any], rows: dict[Any, list[Row]]) -> dict[Any, Any]:
+        given = ((item, rows.get(item, [])) for item in items)
+        return {item: self._whole(of_item) for item, of_item in given if of_item or self._rows == "all"}
+
+    def _whole(self, rows: list[Row]) -> Any:
         if self._rows == "all":
             return [self._value(row) for row in rows]
         if len(rows) > 1:
             raise ValueError("several rows have one key; give rows='all', or ask for one")
         return self._value(rows[0]) if rows else None
 
-    def _value(self, row: dict[str, Any]) -> Any:
+    def _value(self, row: Row) -> Any:
         value = msgspec.to_builtins(row)
         return value if self._kind is None else msgspec.convert(value, self._kind)
+
+
+def _texts(item: Any) -> tuple[str, ...]:
+    return tuple(map(str, item)) if isinstance(item, tuple) else (str(item),)
+
+
+def _has_text(item: Any) -> bool:
+    return any(isinstance(part, str) for part in (item if isinstance(item, tuple) else (item,)))
+
+
+def _loose(text: str) -> str:
+    """Return a text without what collations pass over: case, accents, and blanks at its ends."""
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter)).strip()

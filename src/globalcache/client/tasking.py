@@ -6,17 +6,19 @@ import asyncio
 import inspect
 import logging
 import weakref
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.work import Failed, Lease, loading, renewals
+from globalcache.client.work import MOST_QUEUED, Failed, loading
 from globalcache.errors import CacheError, DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from globalcache.client.leases import Lease
 
 _log = logging.getLogger("globalcache")
-_RENEW_EVERY = 1.0
+# Refreshes of one loop that run at a time.
+_REFRESHES = 32
 
 
 class AsyncWork:
@@ -28,11 +30,21 @@ class AsyncWork:
         self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
+        self._refreshing: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def call(self, load: Callable[[], Any]) -> Any:
         """Run a load: a function, or one that gives an awaitable."""
         return await self.settle(load())
+
+    def is_own(self, error: BaseException) -> bool:
+        """Return whether a load raised this by itself, rather than that its caller was cancelled or interrupted."""
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            return task is not None and not task.cancelling()
+        return isinstance(error, SystemExit)
 
     async def settle(self, value: Any) -> Any:
         """Return what a load gave, or gives when it is awaited."""
@@ -49,28 +61,38 @@ class AsyncWork:
 
         return await asyncio.gather(*map(run, keys))
 
-    @contextmanager
-    def renewing(self, leases: Sequence[Lease]) -> Iterator[None]:
-        """Keep leases while the load runs."""
+    def refresh(self, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]) -> bool:
+        """Run something as a task of its own; tells whether it will be run.
+
+        `work` is given those leases whose load begins within 10 s; all are released when it ends.
+        """
+        if len(self._tasks) >= MOST_QUEUED:
+            return False
+        for lease in leases:
+            lease.queue()
         loop = asyncio.get_running_loop()
-        timers: list[asyncio.TimerHandle] = []
-
-        def renew() -> None:
-            for server, commands in renewals(leases):
-                self.background(server.call_many, commands)
-            timers[:] = [loop.call_later(_RENEW_EVERY, renew)]
-
-        timers.append(loop.call_later(_RENEW_EVERY, renew))
-        try:
-            yield
-        finally:
-            timers[0].cancel()
-
-    def background(self, work: Callable[..., Awaitable[Any]], *args: Any) -> None:
-        """Run something as a task of its own."""
-        task = asyncio.get_running_loop().create_task(_quietly_async(work, *args))
+        task = loop.create_task(_refresh(self._room(self._refreshing, loop, _REFRESHES), leases, work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            # A task that was cancelled before it began has run no line of its own.
+            for lease in leases:
+                lease.release()
+
+        task.add_done_callback(ended)
+        return True
+
+    @staticmethod
+    def _room(
+        rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore],
+        loop: asyncio.AbstractEventLoop,
+        most: int,
+    ) -> asyncio.Semaphore:
+        room = rooms.get(loop)
+        if room is None:
+            room = rooms[loop] = asyncio.Semaphore(most)
+        return room
 
     async def alone(self, key: bytes, load: Callable[[], Awaitable[Any]], wait: float) -> Any:
         """Run a load unless another task of this loop runs it already; then return what that one gets.
@@ -89,7 +111,10 @@ class AsyncWork:
         except TimeoutError as error:
             if flight.done() or isinstance(error, CacheError):
                 raise
-            raise DeadlineError(f"{key!r}: its load took longer than {wait:g} s") from None
+            raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s") from None
+        finally:
+            # A traceback holds this frame, which must not hold the exception.
+            del flight
 
     def _landed(self, place: tuple[int, bytes], flight: asyncio.Future[Any]) -> None:
         if self._flights.get(place) is flight:
@@ -100,10 +125,7 @@ class AsyncWork:
     async def _limited(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Awaitable[Any]]) -> Any:
         if loading.get():
             return await load()
-        room = self._rooms.get(loop)
-        if room is None:
-            room = self._rooms[loop] = asyncio.Semaphore(self._local_loads)
-        async with room:
+        async with self._room(self._rooms, loop, self._local_loads):
             return await load()
 
     def detach(self, keys: Iterable[bytes] | None) -> None:
@@ -115,8 +137,13 @@ class AsyncWork:
                     self._flights.pop(place, None)
 
 
-async def _quietly_async(work: Callable[..., Awaitable[Any]], *args: Any) -> None:
+async def _refresh(
+    room: asyncio.Semaphore, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]
+) -> None:
     try:
-        await work(*args)
+        async with room:
+            begun = [lease for lease in leases if lease.start()]
+            if begun:
+                await work(begun)
     except Exception as error:  # noqa: BLE001 - nobody waits for it
         _log.warning("globalcache: in the background: %s: %s", type(error).__name__, error)

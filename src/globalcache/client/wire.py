@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import hiredis
 
-from globalcache.errors import AuthError, CacheError, LoadError, ReplyError
+from globalcache.errors import AuthError, CacheError, LoadError, ReplyError, ValueTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+T = TypeVar("T")
 Reply: TypeAlias = Any
 Word: TypeAlias = bytes | str | int
 
@@ -23,8 +25,13 @@ pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type:
 # What parts words on a line, or is a quote there; and the longest line, of 64 KiB that the server reads.
 _NO_WORDS = b" \t\n\v\f\r\"'"
 _LONGEST_LINE = 60_000
+# Keys and bytes of one batch: the replies to a batch are read before the next one is sent.
+MOST_KEYS, MOST_BYTES = 1000, 256 << 10
 _AUTH = ("NOAUTH", "WRONGPASS", "NOPERM")
 _LOAD = ("LOADFAILED", "NOLOADER")
+# What our clients and workers send with CACHE.FAIL: the qualified name of a class, and its text with tell_text=True.
+_PART = r"(?:[^\W\d]\w*|<locals>)"
+_CAUSE = re.compile(rf"({_PART}(?:\.{_PART})*)(?:: .*)?", re.DOTALL)
 
 
 class Waiting(Exception):  # noqa: N818 - no error: an answer that follows
@@ -34,19 +41,23 @@ class Waiting(Exception):  # noqa: N818 - no error: an answer that follows
         self.ticket = ticket
 
 
-def _error(text: str) -> Exception:
+def reply_error(text: str) -> Exception:
+    """Return what stands for an error reply."""
     if text.startswith("WAITING "):
         return Waiting(int(text[8:]))
     return ReplyError(text)
 
 
-def reader() -> hiredis.Reader:
+def reader(error: Callable[[str], Exception] = reply_error) -> hiredis.Reader:
     """Return a parser of replies; errors come as ReplyError or Waiting, unraised."""
-    return hiredis.Reader(replyError=_error, notEnoughData=MORE)
+    return hiredis.Reader(replyError=error, notEnoughData=MORE)
 
 
-def translate(error: Exception) -> CacheError:
-    """Return an error reply as what a caller is to see."""
+def translate(error: Exception, name: bytes = b"", prefix: str = "") -> CacheError:
+    """Return an error reply as what a caller is to see.
+
+    `name` is the key that was asked for, if it is known, and `prefix` what the namespace puts before it.
+    """
     if not isinstance(error, ReplyError):
         return error if isinstance(error, CacheError) else ReplyError(str(error))
     text = str(error)
@@ -54,8 +65,20 @@ def translate(error: Exception) -> CacheError:
     if code in _AUTH:
         return AuthError(text)
     if code in _LOAD:
-        return LoadError(rest if code == "LOADFAILED" else text)
+        return _load_error(rest if code == "LOADFAILED" else text, name.decode(errors="replace"), prefix)
+    if rest.startswith("value of ") and "max-value" in rest:
+        return ValueTooLargeError(rest)
     return error
+
+
+def _load_error(text: str, name: str, prefix: str) -> LoadError:
+    """Read `KEY: module.Class` or `KEY: module.Class: text`. Other clients may have sent any text."""
+    if name and text.startswith(f"{name}: "):
+        key, cause = name, text[len(name) + 2 :]
+    else:
+        key, _, cause = text.partition(": ")
+    found = _CAUSE.fullmatch(cause)
+    return LoadError(text, key=(name or key).removeprefix(prefix), cause_class=found[1] if found else None)
 
 
 def ticket_of(reply: Reply) -> int:
@@ -65,6 +88,38 @@ def ticket_of(reply: Reply) -> int:
         is_ticket = len(reply) >= 3 and reply[0] == b"waiting" and type(reply[2]) is int
         return reply[2] if is_ticket else 0
     return reply.ticket if type(reply) is Waiting else 0
+
+
+def is_fatal(reply: Reply) -> bool:
+    """Tell whether it is an error after which the server closes the connection."""
+    return type(reply) is ReplyError and str(reply).startswith("ERR Protocol error")
+
+
+def is_denied(reply: Reply) -> bool:
+    """Tell whether a reply says that the user may not do that."""
+    return type(reply) is ReplyError and str(reply).startswith("NOPERM")
+
+
+def batches(commands: Sequence[tuple[Word, ...]]) -> Iterator[Sequence[tuple[Word, ...]]]:
+    """Give commands in their order, as many at a time as may be sent before replies are read."""
+    return _split(commands, lambda words: sum(len(word) for word in words if type(word) is bytes))
+
+
+def key_batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Give keys in their order, as many at a time as one request may have."""
+    return _split(keys, len)
+
+
+def _split(items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+    start = size = 0
+    for index, item in enumerate(items):
+        length = size_of(item)
+        if index > start and (index - start >= MOST_KEYS or size + length > MOST_BYTES):
+            yield items[start:index]
+            start, size = index, 0
+        size += length
+    if start < len(items):
+        yield items[start:]
 
 
 def many_request(name: bytes, words: Sequence[bytes]) -> bytes:

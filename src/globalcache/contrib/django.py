@@ -16,14 +16,17 @@ named), which caches with the same LOCATION share; `get_or_set` asks its callabl
 Values are pickled, as Django's users expect, and signed with a key made of SECRET_KEY, so that nobody who can write to
 the cache can have code run here; a value signed with another key counts as absent. `"codec": "json"` does without.
 
-Without a server reads find nothing, and what could not be written is made good later; `add`, `incr` and `has_key`
-raise UnavailableError, for their answer cannot be made up.
+Without a server the application goes on as with Django's dummy cache: reads find nothing, writes are dropped (what was
+there is invalidated before the server is read again), `add` says that it wrote, so that a session can begin, and `incr`
+raises ValueError as for a key that is not there. With `"on_error": "raise"` all of these raise UnavailableError.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +36,18 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
-from globalcache.errors import LoadError, ReplyError
+from globalcache.errors import DeadlineError, LoadError, ReplyError, UnavailableError
 from globalcache.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _NAMESPACE = "django"
+# Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
+_SHORTEST = 0.001
+_AWAY = (UnavailableError, DeadlineError)
+# get_or_set asks its callable itself when another process failed, or takes too long.
+_FAILED_ELSEWHERE = (LoadError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
 _caches: dict[Any, Cache] = {}
@@ -78,6 +86,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if options["codec"] == "pickle":
             options.setdefault("secret", _secret())
         self._pickles = options["codec"] == "pickle"
+        self._raises = options.get("on_error") == "raise"
         urls = tuple(place.strip() for place in places if place.strip())
         self._cache = _cache_of(urls, tuple(sorted(options.items())))
 
@@ -89,7 +98,15 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         """Return seconds; None for ever, 0 for what is not to be kept."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = self.default_timeout
-        return None if timeout is None else max(0.0, float(timeout))
+        if timeout is None:
+            return None
+        return float(timeout) if timeout >= _SHORTEST else 0.0
+
+    def _without(self, error: Exception, answer: Any) -> Any:
+        """Return what a call answers while there is no server, or raise, as `on_error` says."""
+        if self._raises:
+            raise error
+        return answer
 
     def _keys(self, keys: Iterable[str], version: int | None) -> dict[str, str]:
         """Return what was asked for by the key that is sent."""
@@ -116,12 +133,18 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         return {asked[name]: value for name, value in (await self._aio.get_many(asked)).items()}
 
     def has_key(self, key: str, version: int | None = None) -> bool:
-        """Tell whether there is a value. Raises UnavailableError."""
-        return self._cache.has(self.make_and_validate_key(key, version=version))
+        """Tell whether there is a value; without a server there is none."""
+        try:
+            return self._cache.has(self.make_and_validate_key(key, version=version))
+        except _AWAY as error:
+            return bool(self._without(error, answer=False))
 
     async def ahas_key(self, key: str, version: int | None = None) -> bool:
-        """Tell whether there is a value. Raises UnavailableError."""
-        return bool(await self._aio.has(self.make_and_validate_key(key, version=version)))
+        """Tell whether there is a value; without a server there is none."""
+        try:
+            return bool(await self._aio.has(self.make_and_validate_key(key, version=version)))
+        except _AWAY as error:
+            return bool(self._without(error, answer=False))
 
     def set(
         self,
@@ -186,9 +209,12 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         *,
         tags: str | Iterable[str] = (),
     ) -> bool:
-        """Write a value only if there is none. Raises UnavailableError."""
+        """Write a value only if there is none; tells whether it was written, and says so without a server too."""
         name, ttl = self.make_and_validate_key(key, version=version), self.get_backend_timeout(timeout)
-        return not self._cache.has(name) if ttl == 0 else self._cache.add(name, value, ttl=ttl, tags=tags)
+        try:
+            return not self._cache.has(name) if ttl == 0 else self._cache.add(name, value, ttl=ttl, tags=tags)
+        except _AWAY as error:
+            return bool(self._without(error, answer=True))
 
     async def aadd(
         self,
@@ -199,9 +225,12 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         *,
         tags: str | Iterable[str] = (),
     ) -> bool:
-        """Write a value only if there is none. Raises UnavailableError."""
+        """Write a value only if there is none; tells whether it was written, and says so without a server too."""
         name, ttl = self.make_and_validate_key(key, version=version), self.get_backend_timeout(timeout)
-        return not await self._aio.has(name) if ttl == 0 else await self._aio.add(name, value, ttl=ttl, tags=tags)
+        try:
+            return not await self._aio.has(name) if ttl == 0 else await self._aio.add(name, value, ttl=ttl, tags=tags)
+        except _AWAY as error:
+            return bool(self._without(error, answer=True))
 
     def get_or_set(self, key: str, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
         """Return a value; if there is none, one caller among all processes asks `default` and the others wait."""
@@ -209,30 +238,50 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         if ttl == 0 or not callable(default) or not self._pickles:
             return super().get_or_set(key, default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
-        try:
-            value = self._cache.get_or_load(name, functools.partial(_load, default), policy=Policy(ttl, jitter=0))
-        except LoadError:
-            # It failed elsewhere a moment ago; what it raises is what the caller knows how to handle.
-            return super().get_or_set(key, default, timeout, version)
-        return _shown(value)
+        policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
+        with contextlib.suppress(*_FAILED_ELSEWHERE):
+            return _shown(self._cache.get_or_load(name, lambda: _load(default()), policy=policy, guard=guard))
+        # What the callable raises is what the caller knows how to handle.
+        return super().get_or_set(key, default, timeout, version)
 
     async def aget_or_set(
         self, key: str, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> Any:
-        """Return a value; if there is none, one caller among all processes asks `default` and the others wait."""
-        ttl = self.get_backend_timeout(timeout)
-        if ttl == 0 or not callable(default) or not self._pickles:
-            return await super().aget_or_set(key, default, timeout, version)
-        name = self.make_and_validate_key(key, version=version)
+        """Return a value; if there is none, one caller among all processes asks `default` and the others wait.
+
+        `default` may be a coroutine function.
+        """
 
         async def load() -> Any:  # a coroutine, so that `default` runs where Django runs it: in this loop
-            return _load(default)
+            value = default()
+            return await value if inspect.isawaitable(value) else value
 
-        try:
-            value = await self._aio.get_or_load(name, load, policy=Policy(ttl, jitter=0))
-        except LoadError:
-            return await super().aget_or_set(key, default, timeout, version)
-        return _shown(value)
+        async def load_shown() -> Any:
+            return _load(await load())
+
+        ttl = self.get_backend_timeout(timeout)
+        if ttl == 0 or not callable(default) or not self._pickles:
+            return await self._get_or_add(key, load if callable(default) else default, timeout, version)
+        name = self.make_and_validate_key(key, version=version)
+        policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
+        with contextlib.suppress(*_FAILED_ELSEWHERE):
+            return _shown(await self._aio.get_or_load(name, load_shown, policy=policy, guard=guard))
+        return await self._get_or_add(key, load, timeout, version)
+
+    async def _get_or_add(self, key: str, default: Any, timeout: Any, version: int | None) -> Any:
+        """Do as Django does where loads are not joined: read, else ask and add what came."""
+        value = await self.aget(key, self._missing_key, version=version)
+        if value is not self._missing_key:
+            return value
+        if callable(default):
+            default = await default()
+        if default is not None:
+            await self.aadd(key, default, timeout=timeout, version=version)
+        return await self.aget(key, default, version=version)
+
+    def _guard_of(self, default: Any) -> Any:
+        # Failures are counted for each function that is given, not for the one around it.
+        return self._cache._failures.guard_of(default)  # noqa: SLF001
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value another time to live; tells whether there is one."""
@@ -245,23 +294,27 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         return bool(await (self._aio.delete(name) if ttl == 0 else self._aio.touch(name, ttl)))
 
     def incr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        """Add to a number that is there, else ValueError; TypeError for what is none. Raises UnavailableError."""
-        name = self.make_and_validate_key(key, version=version)
-        if not self._cache.has(name):
-            raise ValueError(f"Key {key!r} not found")
+        """Add to a whole number that is there, else ValueError; TypeError for what is none."""
+        name, delta = self.make_and_validate_key(key, version=version), _whole(delta)
         try:
+            if not self._cache.has(name):
+                raise _no_key(key)
             # If it went this moment, it begins anew, and does not stay for ever.
             return self._cache.incr(name, delta, ttl=self.get_backend_timeout() or None)
+        except _AWAY as error:
+            raise self._without(error, _no_key(key)) from None
         except ReplyError as error:
             raise _no_number(key, error) from None
 
     async def aincr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        """Add to a number that is there, else ValueError; TypeError for what is none. Raises UnavailableError."""
-        name = self.make_and_validate_key(key, version=version)
-        if not await self._aio.has(name):
-            raise ValueError(f"Key {key!r} not found")
+        """Add to a whole number that is there, else ValueError; TypeError for what is none."""
+        name, delta = self.make_and_validate_key(key, version=version), _whole(delta)
         try:
+            if not await self._aio.has(name):
+                raise _no_key(key)
             return int(await self._aio.incr(name, delta, ttl=self.get_backend_timeout() or None))
+        except _AWAY as error:
+            raise self._without(error, _no_key(key)) from None
         except ReplyError as error:
             raise _no_number(key, error) from None
 
@@ -298,12 +351,28 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         return bool(await self._aio.clear())
 
 
+def _no_key(key: str) -> ValueError:
+    return ValueError(f"Key {key!r} not found")
+
+
+def _whole(delta: int) -> int:
+    if not isinstance(delta, int):
+        raise TypeError(f"delta: {delta!r}: should be a whole number")
+    if abs(delta) >> 63:
+        raise OverflowError(f"delta: {delta}: numbers in the cache have 64 bits")
+    return delta
+
+
 def _no_number(key: str, error: ReplyError) -> Exception:
-    return TypeError(f"Key {key!r} holds no whole number") if "not an integer" in str(error) else error
+    """Return what Django's callers expect for a number that cannot be counted on."""
+    text = str(error)
+    if "overflow" in text:
+        return OverflowError(f"Key {key!r}: numbers in the cache have 64 bits")
+    return TypeError(f"Key {key!r} holds no whole number") if "not an integer" in text else error
 
 
-def _load(default: Any) -> Any:
-    value = default()
+def _load(value: Any) -> Any:
+    """Return what is stored for the result of a callable."""
     return _None() if value is None else value
 
 

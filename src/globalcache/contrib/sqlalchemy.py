@@ -21,13 +21,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-    from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+    from sqlalchemy.orm import SessionTransaction, scoped_session
 
     from globalcache import AsyncCache, Cache
 
@@ -42,21 +43,33 @@ def invalidate_after_commit(
 ) -> None:
     """Invalidate keys, and all that has one of these tags, once the transaction of `session` is committed.
 
-    Returns at once. Before the first statement of a session it counts for the transaction that begins next. A cache
-    with on_error="raise" may have the commit raise UnavailableError when it has happened already.
+    Returns at once. Before the first statement of a session it counts for the transaction that begins next. Raises
+    TypeError for what is no session, and for keys and tags that are no texts. A cache with on_error="raise" may have
+    the commit raise UnavailableError when it has happened already.
     """
     marks = (tags,) if isinstance(tags, str) else tuple(tags)
+    _check_names(keys, marks)
     # Scoped sessions give the session of this thread or task when they are called.
     given: Any = session
     if hasattr(given, "registry"):
         given = given()
     plain: Session = getattr(given, "sync_session", given)
+    if not isinstance(plain, Session):
+        raise TypeError(f"invalidate_after_commit: the first argument is a session, not a {type(session).__name__}")
     pending = plain.info.get(_HERE)
     if pending is None:
         pending = plain.info[_HERE] = _Pending()
         event.listen(plain, "after_commit", pending.committed)
         event.listen(plain, "after_transaction_end", pending.ended)
     pending.add(plain, cache, keys, marks, awaits=plain is not given)
+
+
+def _check_names(keys: Iterable[str], tags: Iterable[str]) -> None:
+    """Raise TypeError now: within the commit it would look as if the commit had failed."""
+    for what, names in (("keys", keys), ("tags", tags)):
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"invalidate_after_commit: {what} are texts, one by one, not {name!r}")
 
 
 class _Wanted:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.cache import Cache
+from globalcache.client.failures import Failures
 from globalcache.client.memory import BlockingMemory, MemoryStore
 from globalcache.client.memory_tasks import MultiplexedMemory
 from globalcache.client.outage import Owed
@@ -191,6 +192,8 @@ class CacheForTests(Cache):
     def _take(self, core: Core) -> None:
         """Have a core use this cache's store, through its faults."""
         core.homes = []
+        # Failures are held off by the clock of the test, and end with it.
+        core.failures = Failures(self.clock, tell_text=core.tell_text)
         core.blocking = [_Blocking(self._store, self.faults)]
         core.__dict__["multiplexed"] = [_Multiplexed(self._store, self.faults)]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
 from globalcache.client.functions import Functions
+from globalcache.client.login import with_password
+from globalcache.client.tls import tls_context
 from globalcache.errors import ConfigError
 from globalcache.loaders.worker import Worker, patterns_of
 
@@ -66,13 +68,20 @@ def templates(cache: Any) -> list[str]:
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
     core = cache._core  # noqa: SLF001
-    addresses = [Address.parse(url)] if url else core.addresses
-    encode = partial(core.values.encode, by_class=True)
+    addresses = [Address.parse(url)] if url else [with_password(address) for address in core.addresses]
     spaces = _spaces(cache)
     # A connection for each namespace to each server, which is ready when it knows of them all.
     workers = [
         [
-            Worker(space.loaders.values(), at, encode, prefix=space._prefix, tags=space._own_tags)  # noqa: SLF001
+            Worker(
+                space.loaders.values(),
+                at,
+                core.values.encode,
+                prefix=space._prefix,  # noqa: SLF001
+                tags=space._own_tags,  # noqa: SLF001
+                tls=tls_context(at, core.tls),
+                tell_text=core.tell_text,
+            )
             for space in spaces
         ]
         for at in addresses

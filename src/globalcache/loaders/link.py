@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import hiredis
@@ -26,15 +27,26 @@ def command(*words: bytes) -> bytes:
 
 
 class Link(asyncio.Protocol):
-    """One connection; `loads` is called with keys and tokens that arrived together, `lost` once when it is closed."""
+    """One connection.
 
-    def __init__(self, loads: Callable[[list[Load]], None], lost: Callable[[], None]) -> None:
+    `loads` is called with keys and tokens that arrived together, `lost` once when it is closed, and `refused` with what
+    a command was for and the error that answered it.
+    """
+
+    def __init__(
+        self,
+        loads: Callable[[list[Load]], None],
+        lost: Callable[[Link], None],
+        refused: Callable[[Any, str], None],
+    ) -> None:
         self._loads = loads
         self._lost = lost
+        self._refused = refused
+        # What each command without a reply yet was for, in the order in which they were sent.
+        self._sent: deque[Any] = deque()
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._output: list[bytes] = []
-        self._greeting: list[asyncio.Future[Any]] = []
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -56,50 +68,71 @@ class Link(asyncio.Protocol):
                 if isinstance(message, hiredis.PushNotification):
                     if message[0] == b"load":
                         loads += [(key, token) for key, token in message[1:]]
-                elif self._greeting:
-                    self._greeting.pop(0).set_result(message)
-                elif isinstance(message, hiredis.ReplyError):
-                    log.warning("the server refused an answer: %s", message)
+                else:
+                    self._answered(message)
         except hiredis.ProtocolError as error:
             log.error("not the server's protocol: %s", error)  # noqa: TRY400 - the text says it
             self.close()
         if loads:
             self._loads(loads)
 
+    def _answered(self, message: Any) -> None:
+        about = self._sent.popleft() if self._sent else None
+        if isinstance(about, asyncio.Future):
+            if not about.done():
+                about.set_result(message)
+        elif isinstance(message, hiredis.ReplyError):
+            self._refused(about, str(message))
+
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
         """End."""
         self._transport = None
         self._output.clear()
-        for future in self._greeting:
-            if not future.done():
-                future.set_result(hiredis.ReplyError("the connection was closed"))
-        self._lost()
+        for about in self._sent:
+            if isinstance(about, asyncio.Future) and not about.done():
+                about.set_result(hiredis.ReplyError("the connection was closed"))
+        self._sent.clear()
+        self._lost(self)
 
-    async def ask(self, commands: Sequence[bytes]) -> Any:
-        """Send commands before the first load; returns the last reply. Raises ConnectionError if one is an error."""
-        replies = [self._loop.create_future() for _ in commands]
-        self._greeting += replies
-        self.say(b"".join(commands))
-        reply = None
-        for future in replies:
-            reply = await future
+    async def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands and return their replies. Raises ConnectionError if one of them is an error."""
+        replies = await self.ask_all(commands)
+        for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise ConnectionError(str(reply))
-        return reply
+        return replies
 
-    def say(self, data: bytes) -> None:
-        """Send, together with all else that is said in this turn of the loop; nothing if it is closed."""
+    async def ask_all(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands and return their replies, errors among them."""
+        if self._transport is None:
+            raise ConnectionError("the connection was closed")
+        futures = [self._loop.create_future() for _ in commands]
+        for words, future in zip(commands, futures, strict=True):
+            self.say(words, future)
+        return [await future for future in futures]
+
+    def say(self, data: bytes, about: Any = None) -> None:
+        """Send a command, together with all else that is said in this turn of the loop; nothing if it is closed.
+
+        `about` is handed to `refused` if the server answers with an error.
+        """
         if self._transport is None:
             return
         if not self._output:
             self._loop.call_soon(self.flush)
         self._output.append(data)
+        self._sent.append(about)
 
     def flush(self) -> None:
         """Send what was said so far."""
         if self._output and self._transport is not None:
             self._transport.write(b"".join(self._output))
         self._output.clear()
+
+    def abort(self) -> None:
+        """Close it at once, whatever was said."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         """Close it when what was said is sent."""

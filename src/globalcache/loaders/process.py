@@ -11,10 +11,14 @@ import signal
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from globalcache.client.login import url_with_password
 from globalcache.errors import ConfigError
 from globalcache.loaders.app import find, patterns, templates, work
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 
 def run(target: str, url: str | None, pipes: str | None) -> int:
@@ -23,6 +27,9 @@ def run(target: str, url: str | None, pipes: str | None) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     orders, facts = (int(number) for number in pipes.split(",")) if pipes else (-1, -1)
+    if not url and not pipes:
+        # The cache of the application, made without a URL, reaches the server as the worker does.
+        os.environ["GLOBALCACHE_URL"] = url_with_password(None)
     try:
         cache = find(target)
     except ConfigError:
@@ -43,11 +50,25 @@ def run(target: str, url: str | None, pipes: str | None) -> int:
         else:
             print(f"worker: {target}  {'  '.join(templates(cache))}  ready", file=sys.stderr, flush=True)
 
-    asyncio.run(work(cache, url, ready))
+    _run_on(work(cache, url and url_with_password(url), ready))
     sys.stdout.flush()
     sys.stderr.flush()
     # A thread of a loader that hangs would hold this process for ever.
     os._exit(0)
+
+
+def _run_on(main: Coroutine[Any, Any, None]) -> None:
+    """Run until done. SystemExit in a task that a loader started reaches the loader, and would end the loop as well."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    raise
+                logging.getLogger("globalcache.worker").error("a loader's task raised %s", type(error).__name__)  # noqa: TRY400
 
 
 def _tell(facts: int, **said: Any) -> None:

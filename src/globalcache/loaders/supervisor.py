@@ -36,12 +36,14 @@ class Supervisor:
         self._url = ""
 
     def start(self, environment: dict[str, str]) -> list[str]:
-        """Start them; returns the patterns of the keys that they load, none if the application cannot be imported."""
+        """Start them; returns the patterns of the keys that they load, none if one of them cannot."""
         for worker in self._workers:
             worker.start(environment)
         self._environment = environment
         facts = [worker.facts(_IMPORT) for worker in self._workers]
-        return next((fact["patterns"] for fact in facts if fact), [])
+        if not all(facts):
+            return []
+        return list(dict.fromkeys(pattern for fact in facts if fact for pattern in fact["patterns"]))
 
     def serve(self, url: str) -> list[str]:
         """Tell them where the server is, wait until they are ready, and watch over them; returns a line for each."""

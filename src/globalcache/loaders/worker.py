@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import random
 import time
 from collections import deque
@@ -17,11 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from globalcache.errors import ConfigError, KeyFormatError
-from globalcache.loaders.breaker import Breaker
+from globalcache.client.batches import rows_of
+from globalcache.client.breaker import Breaker
+from globalcache.client.guard import Absent, cause_of, qualified, text_of
+from globalcache.errors import ConfigError
 from globalcache.loaders.link import Link, Load, command
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
@@ -41,6 +45,10 @@ _RETRY_MS = 500
 # Loads that a connection can have at a time at most.
 _MOST_LOADS = 1 << 16
 _LONGEST_CAUSE = 300
+# Between two errors in the log of one kind, in seconds.
+_COMPLAINT = 3600.0
+# The limit of a server that does not tell its own: none, for it refuses the value itself.
+_LONGEST_VALUE = 1 << 40
 
 
 @dataclass(slots=True, eq=False)
@@ -69,10 +77,11 @@ class Worker:
     """Loads for one server.
 
     `encode` gives a value of a type as bytes and flags, and raises TypeError for what it cannot; `prefix` stands before
-    every key and tag, as the namespace of the cache, and `tags` are given to all that is filled.
+    every key and tag, as the namespace of the cache, and `tags` are given to all that is filled. `tls` is for addresses
+    that have it; `tell_text` sends the text of exceptions to clients, not only the name of their class.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an option each
         self,
         loaders: Iterable[Loader],
         address: Address,
@@ -80,8 +89,14 @@ class Worker:
         *,
         prefix: str = "",
         tags: Sequence[bytes] = (),
+        tls: ssl.SSLContext | None = None,
+        tell_text: bool = False,
     ) -> None:
         self.address = address
+        self.tls = tls
+        self.tell_text = tell_text
+        self.max_value = _LONGEST_VALUE
+        self.is_ending = False
         self.prefix = prefix
         self.tags = tags
         self.encode = encode
@@ -91,6 +106,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._lost = asyncio.Event()
         self._link: Link | None = None
+        self._complained: dict[str, float] = {}
 
     @property
     def patterns(self) -> list[bytes]:
@@ -103,7 +119,7 @@ class Worker:
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until told to stop; `ready` is called each time the server knows of it."""
-        pause = _RECONNECT[0]
+        pause, is_away = _RECONNECT[0], False
         ticking = asyncio.create_task(self._tick())
         stopping = asyncio.create_task(self._stop.wait())
         try:
@@ -111,11 +127,14 @@ class Worker:
                 try:
                     await self._connect()
                 except (OSError, TimeoutError) as error:
-                    log.warning("%s: %s; trying again", self.address, error)
+                    # Once for each time that the server is away.
+                    level = logging.DEBUG if is_away else logging.WARNING
+                    log.log(level, "%s: %s; trying again", self.address, error or "no answer in time")
+                    is_away = True
                     await asyncio.wait([stopping], timeout=pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
                     pause = min(pause * 2, _RECONNECT[1])
                     continue
-                pause = _RECONNECT[0]
+                pause, is_away = _RECONNECT[0], False
                 ready()
                 lost = asyncio.create_task(self._lost.wait())
                 await asyncio.wait([lost, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -133,32 +152,79 @@ class Worker:
     async def _connect(self) -> None:
         self._lost.clear()
         self._link = None
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                link = await self._open()
+                self._link = link
+                await self._greet(link)
+        except BaseException:
+            # A connection that was refused, or answered too late, must not stay open beside the next one.
+            self._link = None
+            if link is not None:
+                link.abort()
+            raise
+
+    async def _open(self) -> Link:
         loop = asyncio.get_running_loop()
 
         def make() -> Link:
-            return Link(self._take, self._lost_it)
+            return Link(self._take, self._lost_it, self._refused)
 
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
-            address = self.address
-            if address.kind == "unix":
-                _, link = await loop.create_unix_connection(make, address.path)
-            else:
-                _, link = await loop.create_connection(make, address.host, address.port, ssl=address.tls or None)
-            words = [b"HELLO", b"3"]
-            if address.password is not None:
-                words += b"AUTH", (address.user or "default").encode(), address.password.encode()
-            greeting = [command(*words)]
-            if address.db:
-                greeting.append(command(b"SELECT", b"%d" % address.db))
-            credit = min(sum(lane.credit for lane in self.lanes), _MOST_LOADS)
-            self._link = link
-            await link.ask([*greeting, command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"%d" % credit)])
+        address = self.address
+        if address.kind == "unix":
+            return (await loop.create_unix_connection(make, address.path))[1]
+        tls = (self.tls or True) if address.tls else None
+        return (await loop.create_connection(make, address.host, address.port, ssl=tls))[1]
 
-    def _lost_it(self) -> None:
+    async def _greet(self, link: Link) -> None:
+        address = self.address
+        words = [b"HELLO", b"3"]
+        if address.password is not None:
+            words += b"AUTH", (address.user or "default").encode(), address.password.encode()
+        greeting = [command(*words, b"SETNAME", f"worker:{os.getpid()}".encode())]
+        if address.db:
+            greeting.append(command(b"SELECT", b"%d" % address.db))
+        await link.ask(greeting)
+        await self._ask_limit(link)
+        credit = min(sum(lane.credit for lane in self.lanes), _MOST_LOADS)
+        await link.ask([command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"%d" % credit)])
+
+    async def _ask_limit(self, link: Link) -> None:
+        """Ask how long a value may be, and say what this client is. A user who may not ask is refused at the FILL."""
+        own = os.urandom(8).hex().encode()
+        commands = [
+            command(b"CACHE.SESSION", own, b"1"),
+            command(b"CONFIG", b"GET", b"proto-max-bulk-len"),
+            command(b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache"),
+        ]
+        session, config, *_ = await link.ask_all(commands)
+        limit = _pairs(session).get(b"max_value") or _pairs(config).get(b"proto-max-bulk-len")
+        self.max_value = int(limit) if limit else _LONGEST_VALUE
+
+    def _lost_it(self, link: Link) -> None:
+        if link is not self._link:
+            return  # one that was given up before
         # The server has handed the leases of what was not begun to others.
         for lane in self.lanes:
             lane.waiting.clear()
         self._lost.set()
+
+    def _refused(self, job: Any, error: str) -> None:
+        """Answer for a value that the server did not take; its lease would last on."""
+        if job is not None:
+            self.complain("refused", f"{_text(job.key)}: the server refused its value: {error}")
+            self.fail(job.key, job.token, "the server refused its value")
+        else:
+            self.complain("answer", f"the server refused an answer: {error}")
+
+    def complain(self, about: str, text: str) -> None:
+        """Log what may come with every load: an error once an hour, and at level debug in between."""
+        now = time.monotonic()
+        is_new = now - self._complained.get(about, -_COMPLAINT) >= _COMPLAINT
+        if is_new:
+            self._complained[about] = now
+        log.log(logging.ERROR if is_new else logging.DEBUG, "%s", text)
 
     def _take(self, loads: list[Load]) -> None:
         if self._stop.is_set():
@@ -186,8 +252,8 @@ class Worker:
             if text.startswith(lane.loader.template.prefix):
                 try:
                     return lane, lane.loader.template.parse(text), ""
-                except KeyFormatError as error:
-                    cause = str(error).removeprefix(f"{text}: ")
+                except Exception as error:  # noqa: BLE001 - whatever reads the fields of a key
+                    cause = text_of(error).removeprefix(f"{text}: ")
         return None, (), cause
 
     async def _tick(self) -> None:
@@ -208,18 +274,21 @@ class Worker:
         tasks = [run.task for lane in self.lanes for run in lane.runs if run.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=_GRACE)
+        self.is_ending = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def say(self, data: bytes) -> None:
-        """Tell the server; what cannot be said is dropped, since a lost lease passes on by itself."""
+    def say(self, data: bytes, job: _Job | None = None) -> None:
+        """Send one command, for a load if it fills one; dropped while there is no connection: its lease passes on."""
         if self._link is not None:
-            self._link.say(data)
+            self._link.say(data, job)
 
     def fail(self, key: bytes, token: int, cause: str, retry_ms: int | None = None) -> None:
         """Say that a load failed, and why."""
-        words = [b"CACHE.FAIL", key, b"%d" % token, cause[:_LONGEST_CAUSE].encode(errors="replace")]
+        # One line, as a reply is.
+        line = " ".join(cause[:_LONGEST_CAUSE].split())
+        words = [b"CACHE.FAIL", key, b"%d" % token, line.encode(errors="backslashreplace")]
         if retry_ms is not None:
             words += b"RETRY", b"%d" % retry_ms
         self.say(command(*words))
@@ -290,83 +359,120 @@ class _Lane:
         try:
             # Asked now, not when it was queued: of many that begin together the first that fail speak for the others.
             if not self.breaker.allows(time.monotonic()):
-                for job in run.jobs:
-                    self.worker.fail(job.key, job.token, self.breaker.cause, _RETRY_MS)
+                self._fail_all(run, self.breaker.cause, _RETRY_MS)
                 return
             results = await self._call(run)
-        except asyncio.CancelledError:
-            if not run.is_late:
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and not _is_running(run):
+                raise
+            if isinstance(error, asyncio.CancelledError) and self.worker.is_ending and not run.is_late:
+                # The worker ends before the load does: it is for others.
                 for job in run.jobs:
                     self.worker.release(job)
                 raise
-            self._failed(run, f"no answer within {self.loader.timeout:g} s")
-        except Exception as error:  # noqa: BLE001 - whatever an application raises is the answer
-            self._failed(run, f"{type(error).__name__}: {error}", error)
+            self._failed(run, error)
         else:
             self.breaker.succeeded()
             cost = time.monotonic() - run.begun
             for job, result in zip(run.jobs, results, strict=True):
                 self._fill(job, result, cost)
         finally:
-            self.runs.discard(run)
-            if run.thread is not None and not run.thread.done():
-                self._stuck += 1
-                loop = asyncio.get_running_loop()
-                run.thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._unstuck))
-            self.pump()
+            self._finish(run)
+
+    def _finish(self, run: _Run) -> None:
+        self.runs.discard(run)
+        if run.thread is not None and not run.thread.done():
+            self._stuck += 1
+            loop = asyncio.get_running_loop()
+            run.thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._unstuck))
+        self.pump()
 
     def _unstuck(self) -> None:
         self._stuck -= 1
         self.pump()
 
     async def _call(self, run: _Run) -> list[Any]:
-        """Return values in the order of the jobs; None where there is no row."""
+        """Return values in the order of the jobs; None or an Absent where there is no row."""
         loader = self.loader
         if not loader.batch:
             try:
                 return [await self._invoke(run, *run.jobs[0].values)]
-            except loader.absent:
-                return [None]
+            except loader.guard.absent as error:
+                return [loader.guard.absence(error)]
         is_single = len(loader.template.field_names) == 1
         items = [job.values[0] if is_single else tuple(job.values) for job in run.jobs]
         found = await self._invoke(run, items)
-        return [found.get(item) for item in items]
+        return rows_of(loader.name, items, found)
 
     async def _invoke(self, run: _Run, *args: Any) -> Any:
         if self._pool is None:
             return await self.loader.function(*args)
-        run.thread = self._pool.submit(contextvars.copy_context().run, self.loader.function, *args)
-        return await asyncio.wrap_future(run.thread)
+        run.thread = self._pool.submit(contextvars.copy_context().run, _outcome, self.loader.function, *args)
+        value, error = await asyncio.wrap_future(run.thread)
+        try:
+            if error is not None:
+                raise error
+            return value
+        finally:
+            # The traceback holds this frame, which must not hold the exception.
+            del error
 
     def _fill(self, job: _Job, result: Any, cost: float) -> None:
+        """Answer with a value; with a failure if it cannot be stored, whatever is wrong with it."""
         loader = self.loader
         try:
-            data, flags = (b"", 0) if result is None else self.worker.encode(result, loader.type)
+            data, flags = self._encode(result)
             tags = self._tags if self._constant_tags else self._encoded(loader.tags_of(job.values))
-        except (TypeError, ValueError) as error:
-            log.error("%s: %s: %s", loader.name, job.key.decode(), error)  # noqa: TRY400 - it is in the text
-            self.worker.fail(job.key, job.token, f"{loader.name}: {error}")
+            absent = result is None or isinstance(result, Absent)
+            draw = random.random()  # noqa: S311 - no secret
+            words = loader.policy.words(draw=draw, absent=absent, cost=cost, flags=flags, tags=tags)
+            request = command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words)
+        except Exception as error:  # noqa: BLE001 - serializers and templates of the application run here
+            self.worker.complain(f"form {loader.name}", f"{loader.name}: {_text(job.key)}: {cause_of(error)}")
+            self.worker.fail(job.key, job.token, self._message(error))
             return
-        draw = random.random()  # noqa: S311 - no secret
-        words = loader.policy.words(draw=draw, absent=result is None, cost=cost, flags=flags, tags=tags)
-        self.worker.say(command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words))
+        if len(data) > self.worker.max_value:
+            size = f"its value has {len(data)} bytes; the server takes {self.worker.max_value} (--max-value)"
+            self.worker.complain(f"size {loader.name}", f"{loader.name}: {_text(job.key)}: {size}")
+            self.worker.fail(job.key, job.token, "too large")
+            return
+        self.worker.say(request, job)
+
+    def _encode(self, result: Any) -> tuple[bytes, int]:
+        if isinstance(result, Absent):
+            return result.name.encode(), 0
+        return (b"", 0) if result is None else self.worker.encode(result, self.loader.type)
 
     def _encoded(self, tags: list[str]) -> list[bytes]:
         return [*self.worker.tags, *((self.worker.prefix + tag).encode() for tag in tags)]
 
-    def _failed(self, run: _Run, cause: str, error: BaseException | None = None) -> None:
-        now = time.monotonic()
-        was_open = self.breaker.is_open
-        self.breaker.failed(cause, now)
-        level = logging.DEBUG if was_open else logging.WARNING
-        trace = error if self.breaker.failures == 1 else None
-        log.log(level, "%s: %s: %s", self.loader.name, run.jobs[0].key.decode(), cause, exc_info=trace)
-        if self.breaker.is_open and not was_open:
-            log.warning(
-                "%s: failed %d times in a row; asked seldom until it is back", self.loader.name, self.breaker.failures
-            )
+    def _message(self, error: BaseException) -> str:
+        name = qualified(type(error))
+        return f"{name}: {text_of(error)}" if self.worker.tell_text else name
+
+    def _fail_all(self, run: _Run, cause: str, retry_ms: int | None = None) -> None:
         for job in run.jobs:
-            self.worker.fail(job.key, job.token, cause, _RETRY_MS if self.breaker.is_open else None)
+            self.worker.fail(job.key, job.token, cause, retry_ms)
+
+    def _failed(self, run: _Run, error: BaseException) -> None:
+        if isinstance(error, self.loader.guard.pass_through):
+            self._fail_all(run, self._message(error), 0)
+            return
+        late = f"no answer within {self.loader.timeout:g} s" if run.is_late else ""
+        cause = late or self._message(error)
+        is_first = not self.breaker.is_failing
+        opened = self.breaker.failed(run.jobs[0].key, cause, time.monotonic())
+        log.log(
+            logging.DEBUG if self.breaker.is_open and not opened else logging.WARNING,
+            "%s: %s: %s",
+            self.loader.name,
+            _text(run.jobs[0].key),
+            late or cause_of(error),
+            exc_info=error if is_first and not late else None,
+        )
+        if opened:
+            log.warning("%s: fails for one key after another; tried once a second until it is back", self.loader.name)
+        self._fail_all(run, cause, _RETRY_MS if self.breaker.is_open else None)
 
     def tick(self, now: float) -> None:
         """Keep leases, and give up what takes too long."""
@@ -392,10 +498,40 @@ class _Lane:
             self._timer.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        if self.loader.close is not None:
+        if self.loader.close is None:
+            return
+        try:
             closed = self.loader.close()
             if self.loader.is_async:
                 await closed
+        except Exception as error:  # noqa: BLE001 - the others are closed all the same
+            log.warning("%s: its connections could not be closed: %s", self.loader.name, cause_of(error))
+
+
+def _is_running(run: _Run) -> bool:
+    """Return whether the loop runs this task now, rather than that it closes the coroutine of one that never ended."""
+    try:
+        return asyncio.current_task() is run.task
+    except RuntimeError:
+        return False
+
+
+def _outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+    """Run a loader in a thread; returns its value, or what it raised: a future refuses StopIteration."""
+    try:
+        return function(*args), None
+    except BaseException as error:  # noqa: BLE001 - SystemExit is a failed load as well
+        return None, error
+
+
+def _text(key: bytes) -> str:
+    return key.decode(errors="replace")
+
+
+def _pairs(reply: Any) -> dict[Any, Any]:
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
 
 
 def patterns_of(loaders: Iterable[Loader], prefix: str = "") -> list[bytes]:

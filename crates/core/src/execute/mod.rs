@@ -322,7 +322,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         }
         Command::Invalidate { keys, tags } => {
             let store = &cx.engine.store;
-            let hashes: Vec<u64> = tags.iter().map(|tag| store.tag(tag)).collect();
+            let hashes: Vec<u64> = tags.iter().map(|tag| store.tag_in(db, tag)).collect();
             let named = keys.iter().map(|bytes| Key { db, bytes });
             let removed = cx.with_all(named.clone(), |all, _| {
                 // Tags first: what they kill is not counted as a key that was removed.

@@ -478,6 +478,9 @@ fn append_replies(replies: &[Reply], scratch: &[u8], out: &mut Vec<u8>) {
 fn append_fetched(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
     let Reply::Array(parts) = reply else { return };
     let [state, value, token, version, ttl, ..] = &parts[..] else { return };
+    // A key that is known to be absent has no value here: what CACHE.FILL stored in its place is for Python clients.
+    let is_absent = matches!(state, Reply::Value(Blob::Owned(word)) if word == b"absent");
+    let value = if is_absent { &Reply::Null } else { value };
     out.extend_from_slice(b",\"state\":");
     append_reply(state, scratch, out);
     out.extend_from_slice(b",\"value\":");

@@ -600,6 +600,11 @@ impl Store {
         self.hasher.hash_one(name)
     }
 
+    /// The hash under which a tag of a database is kept: a tag means the items of its own database only.
+    pub fn tag_in(&self, db: u8, name: &[u8]) -> u64 {
+        if db == 0 { self.tag(name) } else { self.hasher.hash_one((db, name)) }
+    }
+
     /// Invalidates tags, all in one step: when this returns, no item that was written with one of them before is served
     /// again.
     pub fn invalidate_tags(&self, tags: &[u64]) {

@@ -10,13 +10,17 @@ from __future__ import annotations
 import functools
 import random
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
+from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
+from globalcache.client.failures import is_lost
 from globalcache.client.functions import Functions
+from globalcache.client.guard import Absent, Guard, cause_of, text_of
+from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import translate
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
 from globalcache.client.work import Failed, loading
 from globalcache.errors import (
     CacheError,
@@ -24,7 +28,9 @@ from globalcache.errors import (
     DeadlineError,
     KeyFormatError,
     LoadError,
+    ReplyError,
     UnavailableError,
+    ValueTooLargeError,
 )
 from globalcache.policy import Duration, Policy, millis, seconds
 
@@ -34,20 +40,25 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client._async.cache import AsyncCache
-    from globalcache.client.functions import Loader
+    from globalcache.client.functions import Claim, Loader
+    from globalcache.client.leases import Lease
 
 T = TypeVar("T")
 D = TypeVar("D")
 
 _LONGEST_KEY = 65_535
+# What a server is told of a value that it does not take. The function has not failed, so others may run it as well.
+_TOO_LARGE = "too large"
 # What a bulk read gives for text without flags, and for nothing.
 _PLAIN = {bytes, None.__class__}
 _class_of = type
 _AWAY = (UnavailableError, DeadlineError)
-# Tags of one item, those of its namespaces among them.
-_MOST_TAGS = 17
+# Tags that may be given to one item, and those that it may have with those of its namespaces.
+_MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
 _NAMED = 10
+# A server with keys as they were given and as they are sent.
+_Part: TypeAlias = tuple[Any, list[str], list[bytes]]
 
 
 class _Want(NamedTuple):
@@ -57,25 +68,46 @@ class _Want(NamedTuple):
     policy: Policy
     type: Any
     wait: float
+    guard: Guard
+    # Whether a value of another type may be invalidated, to be fetched once more.
+    again: bool = True
 
 
-class _Lease(NamedTuple):
-    """A load that is this caller's."""
+class _Form(NamedTuple):
+    """A value that was loaded: as it is stored, and as callers get it."""
 
-    server: Any
-    name: bytes
-    token: int
-    key: str
+    data: bytes
+    flags: int
+    shown: Any
+
+    @property
+    def is_absent(self) -> bool:
+        return self.shown is None or self.shown.__class__ is Absent
 
 
 class _Sorted:
-    """What a batch of fetches gave: values, loads and refreshes that are ours, and what is to be waited for."""
+    """What a batch of fetches gave: values, leases for loads and for refreshes, and keys to be waited for."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
-        self.mine: list[_Lease] = []
-        self.stale: list[_Lease] = []
+        self.mine: list[Lease] = []
+        self.stale: list[Lease] = []
         self.later: list[str] = []
+        self._leases: list[Lease] = []
+
+    def own(self, replies: Iterable[Any]) -> None:
+        """Answer for all leases of these replies."""
+        self._leases += [lease for lease in map(_lease_of, replies) if lease is not None]
+
+    def hand_over(self, leases: list[Lease]) -> None:
+        """Leave these to who loads them."""
+        given = set(map(id, leases))
+        self._leases = [lease for lease in self._leases if id(lease) not in given]
+
+    def release(self) -> None:
+        """Release what was not answered."""
+        for lease in self._leases:
+            lease.release()
 
 
 class Cache(Functions):
@@ -93,7 +125,8 @@ class Cache(Functions):
     compress_over  bytes from which zstd is tried; never
     local_loads    loads that run at a time in this process while the server is away; 32
     on_event       function(event, facts) that is told "load", "load_error", "away" and "back"
-    tls            ssl.SSLContext for globalcaches://
+    tell_text      let the text of an exception reach other processes in LoadError, not only the name of its class
+    tls            for globalcaches://: the path of a file with authorities, or an ssl.SSLContext
 
     Reads and loads go on without a server. incr, add, has and set(if_version=) raise, for their answer cannot be made
     up; `set` and `invalidate` are remembered and made good before the server is read again.
@@ -107,17 +140,20 @@ class Cache(Functions):
     def _set_up(self, core: Core, names: Sequence[str]) -> None:
         self._core = core
         self._names = tuple(names)
-        self._prefix = "".join(f"{name}:" for name in names)
-        # Every level of names is a tag of all that is written under it, so that each can be cleared.
-        self._own_tags = tuple(
-            f"ns:{''.join(f'{name}:' for name in names[: level + 1])}".encode() for level in range(len(names))
-        )
+        # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
+        levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
+        self._prefix = "".join(levels)
+        # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
+        # byte that no text has, so no tag of a user is one.
+        self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
         self._servers = core.blocking
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.work
+        self._detach = core.detach
         self._values = core.values
         self._decode = core.values.decode
         self._stats = core.stats
+        self._failures = core.failures
         self._other: AsyncCache | None = None
 
     @classmethod
@@ -130,6 +166,16 @@ class Cache(Functions):
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
         return self._core.loaders.setdefault(self._names, {})
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Which function has which keys, in all namespaces of a cache."""
+        return self._core.claims
+
+    @property
+    def key_prefix(self) -> str:
+        """What stands before every key."""
+        return self._prefix
 
     @property
     def aio(self) -> AsyncCache:
@@ -300,7 +346,7 @@ class Cache(Functions):
             policy = self._policy(ttl, refresh_after, stale_if_error, None, tags)
         words: tuple[bytes, ...] = ()
         if if_version is not None:
-            words = (b"IFVERSION", b"%d" % if_version)
+            words = (b"IFVERSION", b"%d" % _whole("if_version", if_version))
         return bool(self._set(key, value, policy, type, words))
 
     def add(
@@ -311,17 +357,27 @@ class Cache(Functions):
 
     def _set(self, key: str, value: Any, policy: Policy, type: Any, condition: tuple[bytes, ...]) -> int:
         name = self._name(key)
-        data, flags = self._values.encode(value, type, by_class=True)
+        server = self._only or self._server(name)
+        data, flags = self._encoded(key, value, type)
+        most = server.max_value
+        if most is not None and len(data) > most:
+            raise ValueTooLargeError(too_long(key, len(data), most))
         words = policy.words(flags=flags, tags=self._tags(policy.tags))
-        self._work.detach((name,))
+        self._detach((name,))
         try:
-            written = self._server(name).call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
+            written = server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
         except _AWAY as error:
             if condition:
                 raise
             self._without(error)
             return 0
         return int(written)
+
+    def _encoded(self, key: str, value: Any, type: Any) -> tuple[bytes, int]:
+        try:
+            return self._values.encode(value, type, by_class=True)
+        except TypeError as error:
+            raise TypeError(f"{key}: {error}") from None
 
     def set_many(
         self,
@@ -331,39 +387,62 @@ class Cache(Functions):
         tags: str | Iterable[str] = (),
         type: Any = None,
     ) -> int:
-        """Write several values; returns how many were written."""
+        """Write several values; returns how many were written.
+
+        A value that is longer than the server takes is left out, with a warning.
+        """
         policy = self._policy(ttl, None, None, None, tags)
         shared = self._tags(policy.tags)
         written = 0
-        encoded = {key: self._values.encode(value, type, by_class=True) for key, value in values.items()}
-        self._work.detach([self._name(key) for key in values])
+        encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
+        self._detach([self._name(key) for key in values])
         for server, part, names in self._spread(list(values)):
             commands = []
             for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
-                commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
+                if not self._is_too_long(server, "set_many", key, data):
+                    commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
             try:
                 replies = server.call_many(commands, keys=tuple(names))
             except _AWAY as error:
                 self._without(error)
                 continue
             for reply in replies:
-                if isinstance(reply, Exception):
-                    raise translate(reply)
-                written += bool(reply)
+                written += bool(self._stored(reply))
         return written
 
+    def _stored(self, reply: Any) -> Any:
+        """Return what a write of several gave; 0 if its value is too long."""
+        error = translate(reply) if isinstance(reply, Exception) else None
+        if error is None:
+            return reply
+        if not isinstance(error, ValueTooLargeError):
+            raise error
+        self._stats.errors += 1
+        return 0
+
+    def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
+        """Tell whether the server would not take a value, and warn if so."""
+        most = server.max_value
+        if most is None or len(data) <= most:
+            return False
+        self._core.unstored.warn(function, key, len(data), most, time.monotonic())
+        return True
+
     def incr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
-        """Add to a number, which counts from 0; ttl and tags hold when it is made. Raises UnavailableError."""
-        name = self._name(key)
+        """Add to a whole number, which counts from 0; ttl and tags hold when it is made.
+
+        Raises UnavailableError, and TypeError for a fraction.
+        """
+        name, number = self._name(key), _whole("delta", delta)
         words: list[bytes] = []
         if ttl is not None:
             words += b"TTL", b"%d" % millis(seconds("ttl", ttl, least=0.001))
         own = self._tags((tags,) if isinstance(tags, str) else tuple(tags))
         if own:
             words += b"TAGS", b"%d" % len(own), *own
-        self._work.detach((name,))
-        return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % delta, *words, keys=(name,)))
+        self._detach((name,))
+        return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % number, *words, keys=(name,)))
 
     def decr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
         """Take from a number, as incr adds to it."""
@@ -372,12 +451,12 @@ class Cache(Functions):
     def touch(self, key: str, ttl: Duration | None = None) -> bool:
         """Give a value another time to live; None: it stays. Tells whether there is one."""
         name = self._name(key)
-        if ttl is None:
-            command: tuple[bytes, ...] = (b"PERSIST", name)
-        else:
-            command = (b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001)))
+        server = self._server(name)
         try:
-            return bool(self._server(name).call(*command))
+            if ttl is None:
+                # PERSIST says no of what has no time to live, and of what is not there.
+                return any(server.call_many([(b"PERSIST", name), (b"EXISTS", name)]))
+            return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except _AWAY as error:
             self._without(error)
             return False
@@ -391,7 +470,7 @@ class Cache(Functions):
         keys = list(dict.fromkeys(keys))
         removed = 0
         for server, _, names in self._spread(keys):
-            self._work.detach(names)
+            self._detach(names)
             try:
                 removed += server.call(b"DEL", *names, keys=tuple(names))
             except _AWAY as error:
@@ -403,6 +482,9 @@ class Cache(Functions):
 
         Returns how many keys and tags that were. Without a server it is made good before the server is read again.
         """
+        for key in keys:
+            if not isinstance(key, str):
+                raise TypeError(f"invalidate takes keys one by one, invalidate(*keys), not a {key.__class__.__name__}")
         marks = [self._tag(tag) for tag in ((tags,) if isinstance(tags, str) else tags)]
         return self._invalidate(list(dict.fromkeys(keys)), marks)
 
@@ -413,21 +495,26 @@ class Cache(Functions):
         return self._invalidate([], [self._own_tags[-1]])
 
     def _invalidate(self, keys: list[str], marks: list[bytes]) -> int:
-        spread = {id(server): (server, tuple(names)) for server, _, names in self._spread(keys)}
-        servers = self._servers if marks else [server for server, _ in spread.values()]
+        parts = [(server, tuple(names)) for server, _, names in self._spread(keys)]
+        calls = []
+        for server in self._servers if marks else ():
+            # In one step with the first of the keys, which are nearly always all.
+            first = next((part for part in parts if part[0] is server), (server, ()))
+            parts = [part for part in parts if part is not first]
+            calls.append((*first, tuple(marks)))
+        calls += [(*part, ()) for part in parts]
         count = 0
         errors: list[CacheError] = []
-        for server in servers:
-            names = spread.get(id(server), (server, ()))[1]
+        for server, names, tags in calls:
             # Whoever joined a load in this process before this may have its value; nobody after it.
-            self._work.detach(None if marks else names)
+            self._detach(None if tags else names)
             words: list[bytes] = [b"CACHE.INVALIDATE"]
             if names:
                 words += b"KEYS", b"%d" % len(names), *names
-            if marks:
-                words += b"TAGS", b"%d" % len(marks), *marks
+            if tags:
+                words += b"TAGS", b"%d" % len(tags), *tags
             try:
-                count += server.call(*words, keys=names, tags=tuple(marks))
+                count += server.call(*words, keys=names, tags=tags)
             except _AWAY as error:
                 errors.append(error)
         for missed in errors:
@@ -449,20 +536,25 @@ class Cache(Functions):
         type: Any = None,
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
+        guard: Guard | None = None,
     ) -> Any:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
         once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
-        and never stored. Raises LoadError if somebody else's load failed, DeadlineError after `wait`, TypeError for a
-        value that would not come back the same, and whatever `load` raises here. `policy` stands for the options from
-        ttl to tags, and may be a function that is asked for it when something is loaded.
+        and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
+        when something is loaded; `guard` has the options of a decorator about exceptions.
+
+        Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
+        and TypeError for a value that would not come back the same. After a failure in another process `load` runs
+        here, at most once in 100 ms for a key and 20 times a second for a function, and its value is not stored; beyond
+        that LoadError is raised.
         """
         name = self._name(key)
         server = self._only or self._server(name)
         chain = loading.get()
         if chain and name in chain:
-            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}")
+            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
         limit = self._core.wait if wait is None else seconds("wait", wait)
         try:
             try:
@@ -471,45 +563,83 @@ class Cache(Functions):
                 reply = server.fetch(name, limit)
         except _AWAY as error:
             self._without(error)
-            kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-            return self._load_here(name, _Want(load, kept, type, limit))
-        if reply.__class__ is list and reply[0] == b"hit":
+            reply = None  # what the load raises is raised outside of this block, as it would be without a cache
+        if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
             value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
             if value is not UNREADABLE:
                 self._stats.hits += 1
                 return value
-        kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-        return self._not_hit(server, name, reply, _Want(load, kept, type, limit))
+        lease = _lease_of(reply)
+        try:
+            kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
+            want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
+            value = self._not_hit(server, name, reply, want)
+        finally:
+            # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
+        return self._shown(key, value, guard)
+
+    @staticmethod
+    def _shown(key: str, value: Any, guard: Guard | None) -> Any:
+        """Return a value, or None for a row that does not exist; raise the exception that the function has for that."""
+        if value.__class__ is not Absent:
+            return value
+        if guard is None or not guard.absent:
+            return None
+        raise value.error or guard.missing(key, value.name)
 
     def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+        """Return what a fetch gave, or load it; `reply` is None without a server.
+
+        The lease of `reply`, if any, is released by the caller.
+        """
+        if reply is None:
+            return self._load_here(name, want)
+        if isinstance(reply, Exception):
+            return self._failed_before(name, reply, want)
         value = self._served(reply, want)
-        token = reply[2]
+        lease = reply[2] or None
         if value is not UNREADABLE:
-            if token:
-                self._work.background(self._load, server, name, token, want)
+            if lease is not None:
+                lease.is_handed_over = self._work.refresh((lease,), self._refreshing(want))
             return value
-        if not token and reply[1] is not None:
+        if lease is None and reply[1] is not None and want.again:
             # It was written by other code, as another type: make room for one that can be read.
             self._invalidate([self._key(name)], [])
-            reply = server.fetch(name, want.wait)
-            value = self._served(reply, want)
-            token = reply[2]
-            if value is not UNREADABLE:
-                return value
+            return self._once_more(server, name, want._replace(again=False))
         self._stats.misses += 1
-        if token:
-            return self._load(server, name, token, want)
+        if lease is not None:
+            return self._load(lease, want)
         return self._load_here(name, want)
+
+    def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
+        try:
+            reply = server.fetch(name, want.wait)
+        except _AWAY as error:
+            self._without(error)
+            reply = None
+        lease = _lease_of(reply)
+        try:
+            return self._not_hit(server, name, reply, want)
+        finally:
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
+
+    def _refreshing(self, want: _Want) -> Callable[[Sequence[Lease]], Any]:
+        def refresh(leases: Sequence[Lease]) -> None:
+            for lease in leases:
+                self._load(lease, want)
+
+        return refresh
 
     def _served(self, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
-        if isinstance(reply, Exception):
-            raise translate(reply)
         state, data, _, _, _, flags = reply
         if state == b"absent":
             self._stats.hits += 1
-            return None
+            return Absent(_text(data)) if data else None
         if state in {b"timeout", b"waiting"}:
             raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
         if data is None:
@@ -523,75 +653,172 @@ class Cache(Functions):
             self._stats.hits += 1
         return value
 
-    def _load(self, server: Any, name: bytes, token: int, want: _Want) -> Any:
-        """Load with a lease in hand, and fill in what came."""
+    def _load(self, lease: Lease, want: _Want) -> Any:
+        """Load with a lease in hand, and fill in what came. Whoever gave the lease releases it if that fails."""
         begun = time.monotonic()
-        self._stats.loads += 1
+        ran = False
         try:
-            value = self._run(((server, name, token),), want.load)
-            data, flags, shown = self._form(value, want.type)
-        except Exception as error:  # noqa: BLE001 - whatever a load raises
-            return self._load_failed(server, name, token, error, want)
-        except BaseException:
-            self._work.background(server.call, b"CACHE.RELEASE", name, token)
+            self._failures.check(self._key(lease.name), want.guard)
+            self._stats.loads += 1
+            value = self._run((lease.name,), want.load)
+            ran = True
+            form = self._form(lease.name, value, want.type, want.guard)
+        except Exception as error:
+            stand_in = self._load_failed(lease, error, want, ran=ran)
+            if stand_in is UNREADABLE:
+                raise
+            return stand_in
+        except BaseException as error:
+            self._interrupted((lease,), error)
             raise
+        self._failures.succeeded(want.guard)
         cost = time.monotonic() - begun
-        words = self._filling(want.policy, flags, cost, absent=value is None)
+        self._fill(lease, form, cost, want)
+        self._core.events("load", key=_text(lease.name), seconds=cost)
+        return form.shown
+
+    def _fill(self, lease: Lease, form: _Form, cost: float, want: _Want) -> None:
+        """Store a value that was loaded; a server that does not take it is told that the load is over."""
+        words = self._filling(want.policy, form, cost)
         try:
-            stored = server.call(b"CACHE.FILL", name, token, data, *words)
+            if self._is_too_long(lease.server, want.guard.name, self._key(lease.name), form.data):
+                self._refused(lease, form, _TOO_LARGE, want.policy)
+                return
+            self._stats.refused_fills += not self._answer(lease, b"CACHE.FILL", form.data, *words)
         except CacheError as error:
             self._stats.errors += 1
-            self._core.events("fill_error", key=_text(name), error=str(error))
-        else:
-            self._stats.refused_fills += not stored
-        self._core.events("load", key=_text(name), seconds=cost)
-        return shown
+            self._core.events("fill_error", key=_text(lease.name), error=str(error))
+            if isinstance(error, ReplyError | ValueTooLargeError):
+                self._refused(lease, form, f"it could not be stored: {error}"[:200], want.policy)
 
-    def _form(self, value: Any, type: Any) -> tuple[bytes, int, Any]:
-        return (b"", 0, None) if value is None else self._values.fill_form(value, type)
+    def _refused(self, lease: Lease, form: _Form, cause: str, policy: Policy) -> None:
+        """End a lease whose value is not stored, with a pause, for the next would not be either.
 
-    def _filling(self, policy: Policy, flags: int, cost: float, *, absent: bool) -> list[bytes]:
+        Those who wait for it in this process get a value nevertheless.
+        """
+        cause = self._kept_as(lease, form, cause, policy)
+        try:
+            self._answer(lease, b"CACHE.FAIL", cause)
+        except CacheError:
+            self._stats.errors += 1
+
+    def _kept_as(self, lease: Lease, form: _Form, cause: str, policy: Policy) -> str:
+        """Keep a value that is not stored for those who wait here; returns the cause, which names its load.
+
+        A server that was not given the tags of a value cannot know when they are invalidated, so one that has tags is
+        not kept: whoever waits for it loads it again.
+        """
+        cause = f"{cause} (load {lease.token})"
+        if not form.is_absent and not self._own_tags and not policy.tags:
+            self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
+        return cause
+
+    def _answer(self, lease: Lease, command: bytes, *words: Any) -> Any:
+        """Answer for a lease; 0 if it is not this process's any more, as in a child that was forked since."""
+        if not lease.is_open:
+            return 0
+        reply = lease.server.call(command, lease.name, lease.token, *words)
+        lease.close()
+        return reply
+
+    def _interrupted(self, leases: Sequence[Lease], error: BaseException) -> None:
+        """Fail a load that ended by no Exception, if it raised that by itself.
+
+        The next holder would meet it too, and SystemExit would end one process after another. A caller that was
+        cancelled or interrupted hands its leases on.
+        """
+        if self._work.is_own(error):
+            cause = self._failures.message(error)
+            self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
+
+    def _form(self, name: bytes, value: Any, type: Any, guard: Guard) -> _Form:
+        if value is None:
+            return _Form(b"", 0, None)
+        if value.__class__ is Absent:
+            return _Form(value.name.encode(), 0, value)
+        try:
+            return _Form(*self._values.encode(value, type), value)
+        except TypeError as error:
+            raise TypeError(f"{guard.name}: {self._key(name)}: {error}") from error.__cause__
+        except Exception as error:  # whatever a class raises that is pickled
+            raise TypeError(f"{guard.name}: {self._key(name)}: value cannot be stored: {text_of(error)}") from error
+
+    def _filling(self, policy: Policy, form: _Form, cost: float) -> list[bytes]:
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
-            absent=absent,
+            absent=form.is_absent,
             cost=cost,
-            flags=flags,
+            flags=form.flags,
             tags=self._tags(policy.tags),
         )
 
-    def _run(self, leases: Sequence[tuple[Any, bytes, int]], load: Callable[[], Any]) -> Any:
-        before = loading.set((*loading.get(), *(name for _, name, _ in leases)))
+    def _run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
+        before = loading.set((*loading.get(), *names))
         try:
-            with self._work.renewing(leases):
-                return self._work.call(load)
+            return self._work.call(load)
         finally:
             loading.reset(before)
 
-    def _load_failed(self, server: Any, name: bytes, token: int, error: Exception, want: _Want) -> Any:
-        """Tell the server; a stale value may stand in, else the error is raised."""
+    def _load_failed(self, lease: Lease, error: Exception, want: _Want, *, ran: bool) -> Any:
+        """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
+
+        The exception is kept before the server hears of the failure, so that whoever waits here finds it.
+        """
         self._stats.load_errors += 1
-        cause = f"{error.__class__.__name__}: {error}"[:200]
-        self._core.events("load_error", key=_text(name), error=cause)
+        self._core.events("load_error", key=_text(lease.name), error=cause_of(error))
+        words = self._failures.failed((lease.name,), error, want.guard, ran=ran)
         try:
-            server.call(b"CACHE.FAIL", name, token, cause)
-            if want.policy.stale_if_error and not isinstance(error, TypeError):
-                reply = server.fetch(name, 0, 0)
-                if reply.__class__ is list and reply[1] is not None:
+            self._answer(lease, b"CACHE.FAIL", *words)
+            if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
+                reply = lease.server.fetch(lease.name, 0, 0)
+                if reply.__class__ is list and reply[1] is not None and reply[0] != b"absent":
                     value = self._decode(reply[1], reply[5], want.type)
-                    if value is not UNREADABLE:
-                        self._stats.stale += 1
-                        return value
+                    self._stats.stale += value is not UNREADABLE
+                    return value
         except CacheError:
             self._stats.errors += 1
-        raise error
+        return UNREADABLE
 
-    def _load_here(self, name: bytes, want: _Want) -> Any:
-        """Load without a server: one thread of this process for a key, and so many at a time."""
+    def _failed_before(self, name: bytes, reply: Exception, want: _Want) -> Any:
+        """Return what came of a load that failed: what this process has of it, else what its own function gives.
+
+        That is the value if it was too long to be stored, or the exception of this process; another process's failure
+        is believed only beyond so many tries of one's own.
+        """
+        kept = self._core.unstored.find(name, str(reply), time.monotonic())
+        value = UNREADABLE if kept is None else self._decode(*kept, want.type)
+        if value is not UNREADABLE:
+            return value
+        failure = translate(reply, name, self._prefix)
+        try:
+            if failure.__class__ is not LoadError or is_lost(failure):
+                raise failure
+            is_failure = f"{_text(name)}: {_TOO_LARGE}" not in str(reply)
+            return self._load_here(name, want, self._failures.elsewhere(name, failure) if is_failure else None)
+        finally:
+            # A traceback holds this frame, which must not hold what the traceback belongs to.
+            del failure
+
+    def _load_here(self, name: bytes, want: _Want, failure: LoadError | None = None) -> Any:
+        """Load without a lease: one thread of this process for a key, and so many at a time. Nothing is stored.
+
+        `failure` is that of another process, None if there is no server.
+        """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
 
         def run() -> Any:
+            self._failures.try_alone(name, self._key(name), want.guard, failure)
             self._stats.local_loads += 1
-            return self._form(self._run(((None, name, 0),), want.load), want.type)[2]
+            ran = False
+            try:
+                value = self._run((name,), want.load)
+                ran = True
+                shown = self._form(name, value, want.type, want.guard).shown
+            except Exception as error:
+                self._failures.failed((name,), error, want.guard, ran=ran)
+                raise
+            self._failures.succeeded(want.guard)
+            return shown
 
         return self._work.alone(name, run, want.wait)
 
@@ -608,6 +835,7 @@ class Cache(Functions):
         type: Any = None,
         wait: Duration | None = None,
         policy: Policy | None = None,
+        guard: Guard | None = None,
     ) -> dict[str, Any]:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
@@ -619,20 +847,21 @@ class Cache(Functions):
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
         limit = self._core.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
+        guard = guard or self._failures.guard_of(load_many)  # type: ignore[arg-type]  # it is not called
         batch = _Sorted()
-        for server, part, names in self._spread(keys):
-            self._fetch_many(server, part, names, type, batch)
+        try:
+            for server, part, names in self._spread(keys):
+                self._fetch_many(server, part, names, type, batch)
+            self._load_batch(batch, load_many, policy, type, guard)
+        finally:
+            batch.release()
         found = batch.found
-        if batch.mine:
-            found |= self._load_many(batch.mine, load_many, policy, type)
-        if batch.stale:
-            self._work.background(self._load_many, batch.stale, load_many, policy, type)
         if batch.later:
             end = time.monotonic() + limit
 
             def wait_for(key: str) -> Any:
-                load, left = self._one_of(load_many, key), max(0.001, end - time.monotonic())
-                return self.get_or_load(key, load, policy=policy, type=type, wait=left)
+                load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
+                return self.get_or_load(key, load, policy=policy, type=type, wait=left, guard=guard)
 
             came = dict(zip(batch.later, self._work.each(wait_for, batch.later), strict=True))
             failed = {key: value.error for key, value in came.items() if value.__class__ is Failed}
@@ -641,11 +870,26 @@ class Cache(Functions):
             found |= came
         return {key: found[key] for key in keys}
 
+    def _load_batch(
+        self, batch: _Sorted, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
+    ) -> None:
+        """Load what is this caller's, and have what is stale refreshed meanwhile."""
+        if batch.stale:
+
+            def refresh(leases: Sequence[Lease]) -> None:
+                self._load_many(leases, load_many, policy, type, guard)
+
+            if self._work.refresh(batch.stale, refresh):
+                batch.hand_over(batch.stale)
+        if batch.mine:
+            batch.found |= self._load_many(batch.mine, load_many, policy, type, guard)
+
     def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
         chain = loading.get()
         for name in names:
             if chain and name in chain:
-                raise LoadError(f"{_text(name)}: its load asks for itself: {_path(chain, name)}")
+                key = self._key(name)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
         try:
             try:
                 replies = server.fetch_many(names, 0)
@@ -655,67 +899,87 @@ class Cache(Functions):
             self._without(error)
             batch.later.extend(part)
             return
-        for key, name, reply in zip(part, names, replies, strict=True):
+        batch.own(replies)
+        for key, reply in zip(part, replies, strict=True):
             if reply.__class__ is not list or reply[0] == b"waiting":
                 batch.later.append(key)
                 continue
-            state, data, token, _, _, flags = reply
+            state, data, lease, _, _, flags = reply
             value = UNREADABLE if data is None else self._decode(data, flags, type)
             if state == b"absent" or value is not UNREADABLE:
                 batch.found[key] = None if state == b"absent" else value
                 self._stats.hits += 1
-                if token:
-                    batch.stale.append(_Lease(server, name, token, key))
-            elif token:
+                if lease:
+                    batch.stale.append(lease)
+            elif lease:
                 self._stats.misses += 1
-                batch.mine.append(_Lease(server, name, token, key))
+                batch.mine.append(lease)
             else:
                 batch.later.append(key)
 
-    def _one_of(self, load_many: Callable[[list[str]], Any], key: str) -> Callable[[], Any]:
+    def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
         def load() -> Any:
-            return (self._work.settle(load_many([key]))).get(key)
+            return rows_of(guard.name, [key], self._work.settle(load_many([key])))[0]
 
         return load
 
     def _load_many(
-        self, leases: list[_Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any
+        self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
     ) -> dict[str, Any]:
+        """Load with leases in hand. Whoever gave them releases those that are not answered here."""
         begun = time.monotonic()
-        self._stats.loads += 1
+        ran = False
+        keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
-        fills: list[tuple[_Lease, tuple[Any, ...]]] = []
+        answers: list[tuple[Lease, tuple[Any, ...]]] = []
         try:
-            held = tuple((lease.server, lease.name, lease.token) for lease in leases)
-            loaded = self._run(held, lambda: load_many([lease.key for lease in leases]))
+            self._failures.check(keys[0], guard)
+            self._stats.loads += 1
+            loaded = self._run(tuple(lease.name for lease in leases), lambda: load_many(list(keys)))
+            ran = True
             cost = time.monotonic() - begun
-            for lease in leases:
-                value = loaded.get(lease.key)
-                data, flags, shown[lease.key] = self._form(value, type)
-                words = self._filling(policy, flags, cost, absent=value is None)
-                fills.append((lease, (b"CACHE.FILL", lease.name, lease.token, data, *words)))
+            for key, lease, value in zip(keys, leases, rows_of(guard.name, keys, loaded), strict=True):
+                form = self._form(lease.name, value, type, guard)
+                shown[key] = form.shown
+                options = self._filling(policy, form, cost)
+                if self._is_too_long(lease.server, guard.name, key, form.data):
+                    answers.append((lease, (b"CACHE.FAIL", self._kept_as(lease, form, _TOO_LARGE, policy))))
+                else:
+                    answers.append((lease, (b"CACHE.FILL", form.data, *options)))
         except Exception as error:
             self._stats.load_errors += 1
-            cause = f"{error.__class__.__name__}: {error}"[:200]
-            self._tell([(lease, (b"CACHE.FAIL", lease.name, lease.token, cause)) for lease in leases])
+            words = self._failures.failed([lease.name for lease in leases], error, guard, ran=ran)
+            self._answer_all([(lease, (b"CACHE.FAIL", *words)) for lease in leases])
             raise
-        except BaseException:
-            for lease in leases:
-                self._work.background(lease.server.call, b"CACHE.RELEASE", lease.name, lease.token)
+        except BaseException as error:
+            self._interrupted(leases, error)
             raise
-        self._stats.refused_fills += (self._tell(fills)).count(0)
+        self._failures.succeeded(guard)
+        self._answer_all(answers)
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
-    def _tell(self, commands: list[tuple[_Lease, tuple[Any, ...]]]) -> list[Any]:
-        """Send commands to the servers of their leases; what they answer."""
-        replies: list[Any] = []
-        for server in {id(lease.server): lease.server for lease, _ in commands}.values():
+    def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
+        """Answer for leases, each at its server; what a server does not store is failed there."""
+        failures: list[tuple[Lease, tuple[Any, ...]]] = []
+        answers = [(lease, words) for lease, words in answers if lease.is_open]
+        for server in {id(lease.server): lease.server for lease, _ in answers}.values():
+            part = [(lease, words) for lease, words in answers if lease.server is server]
+            commands = [(words[0], lease.name, lease.token, *words[1:]) for lease, words in part]
             try:
-                replies += server.call_many([words for lease, words in commands if lease.server is server])
+                replies = server.call_many(commands)
             except CacheError:
                 self._stats.errors += 1
-        return replies
+                continue
+            for (lease, words), reply in zip(part, replies, strict=True):
+                if not isinstance(reply, Exception):
+                    self._stats.refused_fills += words[0] == b"CACHE.FILL" and not reply
+                    lease.close()
+                elif words[0] == b"CACHE.FILL":
+                    self._stats.errors += 1
+                    failures.append((lease, (b"CACHE.FAIL", f"it could not be stored: {reply}"[:200])))
+        if failures:
+            self._answer_all(failures)
 
     # The cache itself
 
@@ -774,8 +1038,8 @@ class Cache(Functions):
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
 
-    def _names_of(self, keys: Sequence[str]) -> list[bytes]:
-        """Return keys as they are sent; checked and made together, for each alone costs more."""
+    def _names_of(self, keys: Sequence[str]) -> tuple[list[bytes], int]:
+        """Return keys as they are sent, and their bytes at most; made together, for each alone costs more."""
         prefix = self._prefix
         try:
             joined = (prefix + f"\0{prefix}".join(keys)).encode()
@@ -785,8 +1049,9 @@ class Cache(Functions):
             names = joined.split(b"\0")
             # More, if a key has a zero itself.
             if len(names) == len(keys):
-                return names
-        return [self._name(key) for key in keys]
+                return names, len(joined)
+        names = [self._name(key) for key in keys]
+        return names, sum(map(len, names))
 
     def _key(self, name: bytes) -> str:
         return name.decode()[len(self._prefix) :]
@@ -797,10 +1062,13 @@ class Cache(Functions):
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
-        marks = (*self._own_tags, *(self._tag(tag) for tag in tags))
-        if len(marks) > _MOST_TAGS:
-            raise ConfigError(f"tags: {len(marks)}; at most {_MOST_TAGS}, namespaces among them")
-        return marks
+        if not tags:
+            return self._own_tags
+        given = tuple(self._tag(tag) for tag in tags)
+        most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
+        if len(given) > most:
+            raise ConfigError(f"tags: {len(given)}: at most {most} here, for each level of namespaces is one as well")
+        return (*self._own_tags, *given)
 
     def _policy(
         self,
@@ -820,26 +1088,52 @@ class Cache(Functions):
     def _server(self, name: bytes) -> Any:
         return self._only or self._servers[self._core.home_of(name)]
 
-    def _spread(self, keys: list[str]) -> list[tuple[Any, list[str], list[bytes]]]:
-        """Return the servers of these keys, each with its keys as they were given and as they are sent."""
+    def _spread(self, keys: list[str]) -> list[_Part]:
+        """Return the servers of these keys, each with keys as they were given and as they are sent, in batches."""
         if not keys:
             return []
-        names = self._names_of(keys)
+        names, size = self._names_of(keys)
         if self._only is not None:
-            return [(self._only, keys, names)]
+            if len(names) <= MOST_KEYS and size <= MOST_BYTES:
+                return [(self._only, keys, names)]
+            return _in_batches(self._only, keys, names)
         parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
         for key, name in zip(keys, names, strict=True):
             place = self._core.home_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
             part[1].append(key)
             part[2].append(name)
-        return list(parts.values())
+        return [batch for part in parts.values() for batch in _in_batches(*part)]
 
     def _without(self, error: CacheError) -> None:
         """Go on without the server, or raise, as the cache was told."""
         self._stats.errors += 1
         if self._core.raises:
             raise error
+
+
+def _whole(name: str, number: int) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{name}: {number!r}: should be a whole number")
+    return number
+
+
+def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
+    """Return keys in parts of which each may be asked for in one request."""
+    parts: list[_Part] = []
+    start = 0
+    for part in key_batches(names):
+        parts.append((server, keys[start : start + len(part)], list(part)))
+        start += len(part)
+    return parts
+
+
+def _lease_of(reply: Any) -> Lease | None:
+    """Return the lease that a reply brought, which is this caller's from now on."""
+    lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+    if lease is not None:
+        lease.taken = True
+    return lease
 
 
 def _text(value: Any) -> Any:
@@ -855,9 +1149,9 @@ def _path(chain: Sequence[bytes], name: bytes) -> str:
 
 
 def _raise_all(errors: Mapping[str, Exception]) -> None:
-    """Raise the error of a key as it is; those of several as one that names them."""
+    """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
-    if len(errors) == 1:
+    if all(error is first for error in errors.values()):
         raise first
-    named = "; ".join(f"{key}: {error}" for key, error in list(errors.items())[:_NAMED])
-    raise LoadError(f"{len(errors)} keys could not be loaded: {named}") from first
+    named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
+    raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first

@@ -1,0 +1,59 @@
+"""What batch loaders take and return, checked: a wrong shape must not look like rows that do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Keys that a message shows.
+_SHOWN = 3
+
+
+def rows_of(name: str, items: Sequence[Any], found: Any) -> list[Any]:
+    """Return the row of each item, None where there is none. Raises TypeError if that cannot be known.
+
+    `found` is what the loader `name` returned for `items`. It may have more than was asked for, but not while
+    something that was asked for is missing: that may be the same key in another form, as "1" for 1.
+    """
+    if not isinstance(found, Mapping):
+        kind = type(found).__name__
+        raise TypeError(f"{name} returned {_article(kind)}; it should return a dict of the items it was given")
+    rows = [found.get(item) for item in items]
+    if None in rows:
+        wanted = set(items)
+        unknown = [key for key in found if key not in wanted]
+        missing = [item for item in items if item not in found]
+        if unknown and missing:
+            other = f"{_few(unknown)}; it was asked for {_few(missing)}"
+            raise TypeError(f"{name} returned keys that it was not asked for: {other}")
+    return rows
+
+
+def listed(name: str, items: Any) -> Iterable[Any]:
+    """Return the items that a batch loader was called with. Raises TypeError for a single one in their place."""
+    if isinstance(items, str | bytes) or not hasattr(items, "__iter__"):
+        raise TypeError(f"{name} takes a list of items: [{items!r}] instead of {items!r}")
+    given: Iterable[Any] = items
+    return given
+
+
+def values_of(name: str, fields: Sequence[str], item: Any) -> Sequence[Any]:
+    """Return the values of an item's fields. Raises TypeError for a list of items, and for too few or many values."""
+    if len(fields) == 1:
+        if isinstance(item, list | set | dict):
+            raise TypeError(f"{name}: an item is one value, not {_article(type(item).__name__)}: pass *items")
+        return (item,)
+    if not isinstance(item, tuple) or len(item) != len(fields):
+        raise TypeError(f"{name}: an item is a tuple of {', '.join(fields)}, not {item!r}")
+    return item
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[:1].lower() in 'aeio' else 'a'} {kind}"
+
+
+def _few(keys: Sequence[Any]) -> str:
+    return ", ".join(map(repr, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")

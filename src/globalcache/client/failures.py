@@ -1,0 +1,282 @@
+"""What a process remembers of loads that failed: whose exception a caller gets, and how often a function is tried.
+
+In the process that ran the function, every caller that waited for that load gets its own exception object, and so do
+those that come while the server holds the key off. A process that did not run it runs it once before it believes the
+failure of another one:
+
+    A: lease of K, its function raises NoDatabase     -> own(K); FAIL K "shop.NoDatabase"; held off for 100 ms
+    A: another call of K, answered LOADFAILED         -> the same NoDatabase object
+    B: a call of K, answered LOADFAILED               -> runs its own function, at most once in 100 ms; not stored
+    B: more calls of K within these 100 ms            -> what that try raised, or LoadError if it gave a value
+
+The server gets the qualified name of the class; the text of an exception may hold what clients must not see, and
+stays in the log here. For all threads and loops of the process; time comes from `clock`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from globalcache.client.breaker import Breaker
+from globalcache.client.guard import Guard, cause_of, qualified, text_of
+from globalcache.client.home import when_forked
+from globalcache.errors import LoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import CodeType, TracebackType
+
+_log = logging.getLogger("globalcache")
+
+# Exceptions that are kept, and functions without a decorator whose failures are counted.
+MOST_KEPT = 1_000
+_MOST_FUNCTIONS = 1_000
+# Seconds: between two tries of a key that another process failed to load, and the longest hold-off of a server.
+BETWEEN_TRIES, LONGEST_HOLD_OFF = 0.1, 1.0
+# Tries a second of one function for keys that other processes failed to load.
+_MOST_TRIES = 20
+# Characters of an exception's text that other processes may read.
+_LONGEST_TEXT = 300
+# What servers themselves say of a load that has no outcome. Its holder may have died of it, so it is not tried again.
+_LOST = (
+    "no one who loaded it answered in time",
+    "the worker that loaded it ended, twice",
+    "it was not loaded in time",
+    "the value could not be kept",
+)
+
+
+class SkippedError(LoadError):
+    """The load did not run, because its function fails for one key after another."""
+
+    retry_ms = 0
+
+
+class _Kept:
+    """An exception of this process, as it was when the load failed."""
+
+    __slots__ = ("at", "error", "is_failure", "name", "trace")
+
+    def __init__(self, error: Exception, at: float, *, is_failure: bool) -> None:
+        self.error = error
+        self.trace: TracebackType | None = error.__traceback__
+        self.name = qualified(type(error))
+        self.at = at
+        self.is_failure = is_failure
+
+
+class _Function:
+    """How one function has fared in this process."""
+
+    __slots__ = ("breaker", "tries")
+
+    def __init__(self) -> None:
+        self.breaker = Breaker()
+        self.tries: deque[float] = deque(maxlen=_MOST_TRIES)
+
+
+class Failures:
+    """The failed loads of one cache in this process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, tell_text: bool = False) -> None:
+        self._clock = clock
+        self._tell_text = tell_text
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._tried: OrderedDict[bytes, float] = OrderedDict()
+        self._functions: weakref.WeakKeyDictionary[Guard, _Function] = weakref.WeakKeyDictionary()
+        self._guards: OrderedDict[CodeType | type, Guard] = OrderedDict()
+        self._sweeper_of = 0  # the process in which a thread will drop what is too old
+        when_forked(self)
+
+    def after_fork(self) -> None:
+        """Have a lock of one's own: another thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+    def guard_of(self, load: Callable[[], Any]) -> Guard:
+        """Return the guard of a load that has no decorator: one for all calls from the same place in the code."""
+        inner: Any = load
+        while isinstance(inner, partial):
+            inner = inner.func
+        place = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
+        with self._lock:
+            guard = self._guards.get(place or type(inner))
+            if guard is None:
+                name = getattr(inner, "__qualname__", type(inner).__qualname__)
+                guard = self._guards[place or type(inner)] = Guard(f"{getattr(inner, '__module__', '?')}.{name}")
+                if len(self._guards) > _MOST_FUNCTIONS:
+                    self._guards.popitem(last=False)
+            return guard
+
+    def _of(self, guard: Guard) -> _Function:
+        found = self._functions.get(guard)
+        if found is None:
+            found = self._functions[guard] = _Function()
+        return found
+
+    # Before a load
+
+    def check(self, key: str, guard: Guard) -> None:
+        """Raise SkippedError if the function fails for one key after another and was tried within a second."""
+        if not self._functions:
+            return
+        with self._lock:
+            breaker, now = self._of(guard).breaker, self._clock()
+            if breaker.allows(now):
+                return
+            cause, pause = breaker.cause, breaker.next_try_in(now)
+        error = SkippedError(f"{key}: {cause}: {guard.name} is tried once a second", key=key, cause_class=cause)
+        error.retry_ms = max(1, round(pause * 1000))
+        try:
+            raise error
+        finally:
+            del error
+
+    def try_alone(self, name: bytes, key: str, guard: Guard, other: LoadError | None) -> None:
+        """Return if the function may run without a lease; raise what its caller gets if it may not.
+
+        `other` is the failure of another process, None without a server: then what failed here is tried again after
+        100 ms, and what succeeds may run at any time.
+        """
+        with self._lock:
+            now = self._clock()
+            kept = self._kept.get(name)
+            if other is None:
+                allowed = kept is None or not kept.is_failure or now - kept.at >= BETWEEN_TRIES
+            else:
+                allowed = self._may_try(name, guard, now)
+            del kept
+        if not allowed:
+            self._raise_kept(name, other)
+        self.check(key, guard)
+
+    def _may_try(self, name: bytes, guard: Guard, now: float) -> bool:
+        tries = self._of(guard).tries
+        is_full = len(tries) == _MOST_TRIES and now - tries[0] < 1
+        if is_full or now - self._tried.get(name, -BETWEEN_TRIES) < BETWEEN_TRIES:
+            return False
+        tries.append(now)
+        self._tried[name] = now
+        self._tried.move_to_end(name)
+        if len(self._tried) > MOST_KEPT:
+            self._tried.popitem(last=False)
+        return True
+
+    # After a load
+
+    def succeeded(self, guard: Guard) -> None:
+        """Note that the function has returned."""
+        if self._functions:
+            with self._lock:
+                self._of(guard).breaker.succeeded()
+
+    def failed(self, names: Sequence[bytes], error: Exception, guard: Guard, *, ran: bool) -> tuple[Any, ...]:
+        """Keep an exception for the callers of this process; returns the words of CACHE.FAIL after its token.
+
+        `names` are the keys of the load, which is one failure however many they are. `ran`: the function has returned,
+        and its value cannot be stored, which is no failure of its database.
+        """
+        if isinstance(error, SkippedError):
+            return error.cause_class or "", b"RETRY", error.retry_ms
+        message = self.message(error)
+        if isinstance(error, guard.pass_through):
+            self._keep(names, error, is_failure=False)
+            return message, b"RETRY", 0
+        self._keep(names, error, is_failure=True)
+        if ran:
+            self.succeeded(guard)
+        else:
+            self._count(names[0], error, guard)
+        return (message,)
+
+    def message(self, error: BaseException) -> str:
+        """Return what is sent to the server: the qualified name of the class, and the text only with tell_text=True."""
+        name = qualified(type(error))
+        # One line, as a reply is.
+        return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
+
+    def _keep(self, names: Sequence[bytes], error: Exception, *, is_failure: bool) -> None:
+        with self._lock:
+            now = self._clock()
+            for name in names:
+                self._kept[name] = _Kept(error, now, is_failure=is_failure)
+                self._kept.move_to_end(name)
+            self._drop_old(now)
+            if self._clock is not time.monotonic or self._sweeper_of == os.getpid():
+                return
+            self._sweeper_of = os.getpid()
+        sweeper = threading.Timer(LONGEST_HOLD_OFF, self._sweep)
+        sweeper.daemon = True
+        sweeper.start()
+
+    def _drop_old(self, now: float) -> None:
+        while self._kept:
+            oldest = next(iter(self._kept))
+            if len(self._kept) <= MOST_KEPT and now - self._kept[oldest].at < LONGEST_HOLD_OFF:
+                return
+            del self._kept[oldest]
+
+    def _sweep(self) -> None:
+        """Let go of exceptions that no caller may get any more: their tracebacks keep the frames of callers alive."""
+        while True:
+            with self._lock:
+                self._drop_old(self._clock())
+                if not self._kept:
+                    self._sweeper_of = 0
+                    return
+            time.sleep(LONGEST_HOLD_OFF / 4)
+
+    def _count(self, name: bytes, error: Exception, guard: Guard) -> None:
+        with self._lock:
+            breaker = self._of(guard).breaker
+            is_first = not breaker.is_failing
+            opened = breaker.failed(name, qualified(type(error)), self._clock())
+        key = name.decode(errors="replace")
+        level = logging.WARNING if is_first else logging.DEBUG
+        _log.log(level, "globalcache: %s failed to load %s: %s", guard.name, key, cause_of(error))
+        if opened:
+            _log.warning("globalcache: %s fails for one key after another: it is tried once a second", guard.name)
+
+    # For those who waited
+
+    def elsewhere(self, name: bytes, error: LoadError) -> LoadError:
+        """Return the failure that a server answered; raise this process's own exception if that was the cause."""
+        with self._lock:
+            now = self._clock()
+            kept = self._kept.get(name)
+            own = (
+                kept is not None
+                and kept.name == error.cause_class
+                and now - kept.at < (LONGEST_HOLD_OFF if kept.is_failure else BETWEEN_TRIES)
+            )
+            del kept
+        if own:
+            self._raise_kept(name, error)
+        return error
+
+    def _raise_kept(self, name: bytes, other: LoadError | None) -> NoReturn:
+        kept = self._kept.get(name)
+        now = self._clock()
+        try:
+            if kept is not None and now - kept.at < LONGEST_HOLD_OFF:
+                # With the traceback of the load: it would otherwise grow with every caller.
+                raise kept.error.with_traceback(kept.trace)
+            if other is not None:
+                # A new one each time: `other` lives in frames that its traceback would hold.
+                raise LoadError(str(other), key=other.key, cause_class=other.cause_class)
+            raise LoadError(f"{name.decode(errors='replace')}: its load failed a moment ago")
+        finally:
+            # The traceback holds this frame, which must not hold the exception.
+            del kept, other
+
+
+def is_lost(error: LoadError) -> bool:
+    """Return whether nobody knows why the load failed, so that running it may kill this process as well."""
+    return str(error).endswith(_LOST)

@@ -1,0 +1,294 @@
+"""Leases: the loads that a server has assigned to this process, each owned from the reply that grants it to its answer.
+
+Whoever reads a reply with a token makes a Lease of it at once. From then on the lease is renewed, until it is closed by
+an answer that the server took (FILL or FAIL) or released. A Lease that is dropped without either is released by its
+finalizer, and nothing is renewed without its Lease, so no path of an exception can forget one. Here for threads;
+leases_tasks.py has it for tasks.
+
+    granted  -> renewed every second -> closed (answered)
+                                     -> released: RELEASE is sent until the server takes it or the lease has lapsed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import weakref
+from typing import Any
+
+from globalcache.errors import CacheError
+
+log = logging.getLogger("globalcache")
+# Leases last 3 s unless renewed.
+LEASE_MS = 3000
+RENEW_EVERY = 1.0
+# A refresh that could not begin within so many seconds is left to somebody else.
+START_WITHIN = 10.0
+# The thread that renews ends when there was nothing to renew for so many seconds.
+_IDLE = 5.0
+# Pause before RELEASE is sent again.
+_RETRY_AFTER = 0.1
+_NEVER = float("inf")
+
+
+class Grant:
+    """What is known of a lease: `due` is when it is to be renewed, or released again; `owner` refers to its Lease."""
+
+    __slots__ = ("due", "lapses", "name", "owner", "place", "released", "start_by", "token")
+
+    owner: weakref.ref[Lease]
+
+    def __init__(self, name: bytes, token: int, now: float) -> None:
+        self.name = name
+        self.token = token
+        self.place = (name, token)
+        self.due = now + RENEW_EVERY
+        self.start_by = _NEVER
+        self.released = False
+        self.lapses = _NEVER
+
+
+class Lease:
+    """A load that this process has to run, or to hand on by `release`. Usable from any thread."""
+
+    __slots__ = ("__weakref__", "_grant", "_table", "is_handed_over", "taken")
+
+    def __init__(self, table: Leases, grant: Grant) -> None:
+        self._table = table
+        self._grant = grant
+        grant.owner = weakref.ref(self)
+        # Whether a caller has it; one that was granted to nobody is released by whoever read it.
+        self.taken = False
+        # Whether a refresh in the background answers for it, and no more the call that was granted it.
+        self.is_handed_over = False
+
+    @property
+    def name(self) -> bytes:
+        """The key as the server knows it."""
+        return self._grant.name
+
+    @property
+    def token(self) -> int:
+        """What the answer has to carry."""
+        return self._grant.token
+
+    @property
+    def server(self) -> Any:
+        """The server that granted it."""
+        return self._table.server
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process still has to answer. False in a child that was forked since the grant."""
+        return self._table.grants.get(self._grant.place) is self._grant and not self._grant.released
+
+    def close(self) -> None:
+        """Note that the server has taken an answer."""
+        if self._table.grants.get(self._grant.place) is self._grant:
+            self._table.grants.pop(self._grant.place, None)
+
+    def release(self) -> None:
+        """Hand the load on to whoever waits, unless it was answered. Returns at once; never raises."""
+        if self.is_open:
+            self._table.release(self._grant)
+
+    def queue(self) -> None:
+        """Note that the load waits for its turn: it is released if it has not begun after 10 s."""
+        self._grant.start_by = time.monotonic() + START_WITHIN
+
+    def start(self) -> bool:
+        """Note that the load begins; False if it was released meanwhile."""
+        with self._table.lock:
+            self._grant.start_by = _NEVER
+            return self.is_open
+
+    def __del__(self) -> None:
+        if self.is_open:
+            self._table.drop(self._grant)
+
+
+class NoLease:
+    """Stands for a lease where nothing is stored: its load runs, and there is nobody to answer."""
+
+    is_open = False
+    token = 0
+
+    def __init__(self, server: Any, name: bytes) -> None:
+        self.server = server
+        self.name = name
+        self.taken = self.is_handed_over = False
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    release = queue = close
+
+    def start(self) -> bool:
+        """Let the load begin."""
+        return True
+
+
+class Leases:
+    """The open leases of one server."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.grants: dict[tuple[bytes, int], Grant] = {}
+        self.lock = threading.Lock()
+
+    def own(self, name: bytes, reply: Any) -> Any:
+        """Put a Lease in place of the token of a FETCH's reply, if it has one; returns the reply."""
+        if reply.__class__ is list and reply[2]:
+            reply[2] = self.grant(name, reply[2])
+        return reply
+
+    def grant(self, name: bytes, token: int) -> Lease:
+        """Take the duty that a token is."""
+        grant = Grant(name, token, time.monotonic())
+        # First the owner: an exception out of a signal handler then drops both.
+        lease = Lease(self, grant)
+        self.grants[grant.place] = grant
+        self._watch()
+        return lease
+
+    def release(self, grant: Grant) -> None:
+        """Have RELEASE sent."""
+        self.drop(grant)
+        self._watch()
+
+    def drop(self, grant: Grant) -> None:
+        """Have RELEASE sent, from a finalizer: in any thread, at any time, so without a lock."""
+        self.mark(grant)
+        self._wake()
+
+    @staticmethod
+    def mark(grant: Grant) -> None:
+        """Note that RELEASE is to be sent."""
+        now = time.monotonic()
+        grant.lapses = now + LEASE_MS / 1000
+        grant.due = now
+        grant.released = True
+
+    def due(self, now: float) -> tuple[list[tuple[Any, ...]], list[Grant]]:
+        """Return the commands to be sent now, and the grants of those that are releases."""
+        commands: list[tuple[Any, ...]] = []
+        releases = []
+        for grant in self.grants.copy().values():
+            if grant.start_by <= now:
+                self._expire(grant, now)
+            if grant.owner() is None and not grant.released:
+                self.mark(grant)
+            if grant.lapses <= now:
+                self.grants.pop(grant.place, None)
+            elif grant.due > now:
+                continue
+            elif grant.released:
+                releases.append(grant)
+                grant.due = now + _RETRY_AFTER
+            else:
+                commands.append((b"CACHE.RENEW", grant.name, grant.token, LEASE_MS))
+                grant.due = now + RENEW_EVERY
+        return [(b"CACHE.RELEASE", grant.name, grant.token) for grant in releases] + commands, releases
+
+    def _expire(self, grant: Grant, now: float) -> None:
+        with self.lock:
+            if grant.start_by <= now:  # not begun meanwhile
+                self.mark(grant)
+
+    def released(self, grants: list[Grant]) -> None:
+        """Forget those whose RELEASE was answered."""
+        for grant in grants:
+            self.grants.pop(grant.place, None)
+
+    def pause(self, now: float) -> float | None:
+        """Return for how many seconds there is nothing to do; None without leases."""
+        times = [min(grant.due, grant.start_by) for grant in self.grants.copy().values()]
+        return max(0.0, min(times) - now) if times else None
+
+    def after_fork(self) -> None:
+        """Begin with nothing: the parent answers for what was granted to it."""
+        self.grants = {}
+        self.lock = threading.Lock()
+
+    def _watch(self) -> None:
+        """Have what is due done in time."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """Look at once at what is due."""
+        raise NotImplementedError
+
+
+class ThreadLeases(Leases):
+    """A thread renews and releases; it is started when there is a lease, and ends when there was none for a while."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self._thread: threading.Thread | None = None
+        self._bell = threading.Lock()
+        self._tending = threading.Lock()
+
+    def after_fork(self) -> None:
+        """Begin with nothing, threads among it."""
+        super().after_fork()
+        self._thread = None
+        self._bell = threading.Lock()
+        self._tending = threading.Lock()
+
+    def _watch(self) -> None:
+        # The thread takes itself out before it looks for grants a last time, so one of the two sees the other.
+        if self._thread is None:
+            with self.lock:
+                if self._thread is None:
+                    self._thread = self._started()
+        if self._thread is None:
+            self.tend()
+
+    def _started(self) -> threading.Thread | None:
+        thread = threading.Thread(target=self._run, name="globalcache-leases", daemon=True)
+        # At the end of the interpreter no thread can be started.
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            return thread
+        return None
+
+    def _wake(self) -> None:
+        # A lock that is let go rings the bell: unlike an event it may be used in a finalizer.
+        with contextlib.suppress(RuntimeError):
+            self._bell.release()
+
+    def _run(self) -> None:
+        me = self._bell
+        while True:
+            pause = self.pause(time.monotonic())
+            if not me.acquire(timeout=_IDLE if pause is None else pause) and pause is None and self._ended():
+                return
+            self.tend()
+
+    def _ended(self) -> bool:
+        with self.lock:
+            me, self._thread = self._thread, None
+            if self.grants:
+                self._thread = me
+            return self._thread is None
+
+    def tend(self) -> None:
+        """Renew and release what is due. When it returns, nobody else is about to."""
+        with self._tending:
+            self._send()
+
+    def _send(self) -> None:
+        commands, releases = self.due(time.monotonic())
+        if not commands:
+            return
+        try:
+            self.server.call_many(commands)
+        except CacheError as error:
+            log.debug("globalcache: leases could not be renewed: %s", error)
+        except Exception:
+            # Whoever renews has to go on.
+            log.exception("globalcache: leases could not be renewed")
+        else:
+            self.released(releases)

@@ -1,0 +1,98 @@
+"""Leases for tasks: a timer of the event loop renews and releases them; leases.py says what a lease is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client.leases import Grant, Lease, Leases, log
+from globalcache.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class LoopLeases(Leases):
+    """The open leases of one server and event loop.
+
+    `send_now` sends commands whose replies nobody needs, and tells whether there is a connection to do so.
+    """
+
+    def __init__(self, server: Any, send_now: Callable[[list[tuple[Any, ...]]], bool]) -> None:
+        super().__init__(server)
+        self.loop = asyncio.get_running_loop()
+        self._send_now = send_now
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def grant_to(self, future: asyncio.Future[Any], name: bytes, reply: Any) -> None:
+        """Give a reply to the task that awaits `future`, and take its lease back if that was cancelled meanwhile."""
+        lease = self.grant(name, reply[2])
+        reply[2] = lease
+        future.set_result(reply)
+        # The task is woken in this order as well, so it has had its chance.
+        self.loop.call_soon(self._reclaim, lease)
+
+    @staticmethod
+    def _reclaim(lease: Lease) -> None:
+        if not lease.taken:
+            lease.release()
+
+    def release(self, grant: Grant) -> None:
+        """Send RELEASE in this turn of the loop, if it is the loop that asks."""
+        self.mark(grant)
+        try:
+            is_here = asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            self._tend()
+        else:
+            self._wake()
+
+    def _watch(self) -> None:
+        pause = self.pause(time.monotonic())
+        if pause is None:
+            return
+        at = self.loop.time() + pause
+        if self._timer is not None and not self._timer.cancelled():
+            if self._at <= at:
+                return
+            self._timer.cancel()
+        self._at = at
+        self._timer = self.loop.call_at(at, self._tend)
+
+    def _wake(self) -> None:
+        # In a finalizer, so perhaps in another thread, or when the loop has ended: then its connection has as well.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._tend)
+
+    def _tend(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        commands, releases = self.due(time.monotonic())
+        # Without a connection there is nothing to release: the server has passed on what a closed one held.
+        self.released(releases)
+        renewals = commands[len(releases) :]
+        if commands and not self._send_now(commands) and renewals:
+            self._later(renewals)
+        self._watch()
+
+    def _later(self, commands: list[tuple[Any, ...]]) -> None:
+        """Send over a new connection."""
+        task = self.loop.create_task(_quietly(self.server.call_many, commands))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _quietly(send: Callable[..., Awaitable[Any]], commands: list[tuple[Any, ...]]) -> None:
+    try:
+        await send(commands)
+    except CacheError as error:
+        log.debug("globalcache: leases could not be renewed: %s", error)
+    except Exception:  # noqa: BLE001 - nobody awaits it
+        log.warning("globalcache: leases could not be renewed", exc_info=True)

@@ -1,0 +1,360 @@
+"""Leases: each way in which one could be forgotten, step by step. tests/faults/test_leases.py draws them at random.
+
+These leases do not lapse while a test runs, so one that was forgotten is still there at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import globalcache
+from globalcache import AsyncCache, Cache
+from globalcache.client import work
+from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
+from tests.client.faces import Face
+from tests.faults.test_leases import held, last_long, until_none_held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KINDS = ["threads", "tasks"]
+
+
+class DatabaseError(Exception):
+    """What loads raise."""
+
+
+@pytest.fixture(params=KINDS)
+def face(request: pytest.FixtureRequest, server: globalcache.Server) -> Iterator[Face]:
+    with Face(request.param, server.url, timeout=5) as face:
+        last_long(face.cache)
+        yield face
+
+
+def make_stale(face: Face, *keys: str) -> None:
+    for key in keys:
+        face("set", key, "old", ttl=60, refresh_after=0.001)
+    while any(not face("get_entry", key).stale for key in keys):
+        time.sleep(0.001)
+
+
+def call_fetches(face: Face, change: Callable[[Any], Any]) -> None:
+    """Have every reply to a fetch changed before the cache sees it."""
+    fetch = face.server.fetch
+
+    async def changed(reply: Any) -> Any:
+        return change(await reply)
+
+    def changing(*args: Any) -> Any:
+        reply = fetch(*args)
+        return change(reply) if type(reply) is list else changed(reply)
+
+    face.server.fetch = changing
+
+
+def noting(loaded: threading.Event, value: Any) -> Callable[[], Any]:
+    """Return a load that says that it ran."""
+
+    def load() -> Any:
+        loaded.set()
+        return value
+
+    return load
+
+
+def finish(face: Face) -> None:
+    """Let refreshes of the loop end; those of threads end by themselves."""
+    if face.runner is not None:
+        tasks = face.cache._work._tasks  # noqa: SLF001 - below what users see
+
+        async def wait() -> None:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        face.runner.run(wait())
+
+
+def test_a_hit_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.Server) -> None:
+    """A value near its end is a hit, and the server picks this caller to load it anew."""
+    make_stale(face, "x")
+    loaded = threading.Event()
+
+    def as_hit(reply: list[Any]) -> list[Any]:
+        return [b"hit", *reply[1:]]
+
+    call_fetches(face, as_hit)
+    assert face("get_or_load", "x", noting(loaded, "new")) == "old"
+    finish(face)
+    assert loaded.wait(10)
+    until_none_held([server], ["x"])
+    assert face("get", "x") == "new"
+
+
+def test_a_second_fetch_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.Server) -> None:
+    """There is a value of another type; it is invalidated, and by the next fetch somebody else has written one."""
+    face("set", "x", "text")
+    loaded, replies = threading.Event(), []
+
+    def change(reply: list[Any]) -> list[Any]:
+        replies.append(reply)
+        if len(replies) == 1:
+            return reply
+        with Cache(server.url) as other:
+            other.invalidate("other")
+        # The lease that the invalidation left, with a value beside it.
+        return [b"hit", b"7", reply[2], *reply[3:5], 0]
+
+    call_fetches(face, change)
+    assert face("get_or_load", "x", noting(loaded, 8), type=int) == 7
+    assert len(replies) == 2
+    assert replies[1][2]
+    finish(face)
+    assert loaded.wait(10)
+    until_none_held([server], ["x"])
+    assert face("get", "x") == 8
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
+def test_a_load_that_raises_leaves_nothing_held(face: Face, server: globalcache.Server, *, is_batch: bool) -> None:
+    """Of a batch some keys are this caller's to load and others to refresh: both loads raise."""
+    make_stale(face, "stale")
+
+    def fail(*_: Any) -> Any:
+        raise DatabaseError
+
+    call, keys = ("get_or_load_many", ["stale", "missing"]) if is_batch else ("get_or_load", "missing")
+    with pytest.raises(DatabaseError):
+        face(call, keys, fail)
+    finish(face)
+    until_none_held([server], ["stale", "missing"])
+
+
+def test_a_fill_that_is_refused_ends_its_load(face: Face, server: globalcache.Server) -> None:
+    """The server does not take the value: FILL is an error, and FAIL follows it."""
+    call, call_many = face.server.call, face.server.call_many
+
+    def wrong(words: Any) -> Any:
+        return (*words[:3], b"not json", b"TTL", b"soon") if words[0] == b"CACHE.FILL" else words
+
+    face.server.call = lambda *words, **options: call(*wrong(words), **options)
+    face.server.call_many = lambda commands, **options: call_many([wrong(words) for words in commands], **options)
+    assert face("get_or_load", "x", lambda: 1) == 1
+    assert face("get_or_load_many", ["y", "z"], lambda keys: dict.fromkeys(keys, 2)) == {"y": 2, "z": 2}
+    assert held([server], ["x", "y", "z"]) == []
+    assert face("stats")["errors"]
+
+
+def test_a_second_server_that_fails_leaves_nothing_held(server: globalcache.Server) -> None:
+    """A batch has leases of the first server when asking the second one raises."""
+    keys = [f"key{number}" for number in range(20)]
+    for kind in KINDS:
+        with globalcache.Server(memory="32MiB", threads=1) as second:
+            face = Face(kind, [server.url, second.url], on_error="raise", timeout=5)
+            last_long(face.cache)
+            face("ping")
+
+            def fail(*_: Any) -> Any:
+                raise globalcache.ReplyError("no")
+
+            face.cache._servers[1].fetch_many = fail  # noqa: SLF001
+            with pytest.raises(globalcache.ReplyError):
+                face("get_or_load_many", keys, lambda keys: dict.fromkeys(keys, 1))
+            until_none_held([server, second], keys)
+            face.close()
+
+
+def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache.Server) -> None:
+    """The reply with the lease is there, and before the task runs again it is cancelled."""
+
+    async def run() -> None:
+        cache = last_long(AsyncCache(server.url))
+        await cache.ping()
+        for call in (
+            lambda: cache.get_or_load("x", lambda: 1),
+            lambda: cache.get_or_load_many(["x", "y"], lambda keys: dict.fromkeys(keys, 1)),
+        ):
+            task = asyncio.create_task(call())
+            await asyncio.sleep(0)
+            (link,) = cache._servers[0]._links.values()  # noqa: SLF001
+            received = link.data_received
+
+            def cancel(data: bytes, received: Any = received, task: Any = task) -> None:
+                received(data)
+                task.cancel()
+
+            link._transport.set_protocol(link)  # noqa: SLF001
+            link.data_received = cancel
+            link._transport.set_protocol(link)  # noqa: SLF001
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            link.data_received = received
+            link._transport.set_protocol(link)  # noqa: SLF001
+            await asyncio.to_thread(until_none_held, [server], ["x", "y"])
+        await cache.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_reply_after_its_cancellation_is_released(server: globalcache.Server) -> None:
+    """The request is on its way when the task is cancelled; the lease comes when nobody awaits it any more."""
+
+    async def run() -> None:
+        cache = last_long(AsyncCache(server.url))
+        await cache.ping()
+        for keys in (["x"], ["x", "y"]):
+            load = cache.get_or_load_many(keys, lambda keys: dict.fromkeys(keys, 1))
+            one = cache.get_or_load("z", lambda: 1)
+            tasks = [asyncio.create_task(load), asyncio.create_task(one)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(end) for end in ended] == [asyncio.CancelledError] * 2
+            await cache.ping()
+            await asyncio.to_thread(until_none_held, [server], ["x", "y", "z"])
+        await cache.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_batch_cancelled_between_its_replies_is_released(server: globalcache.Server) -> None:
+    """Some replies of a batch have come, others are awaited: another has the last key, and the batch waits for it."""
+
+    async def run() -> None:
+        cache = last_long(AsyncCache(server.url))
+        below = cache._servers[0]  # noqa: SLF001
+        lease = (await below.fetch(b"c", 0))[2]
+        lease.taken = True
+        task = asyncio.create_task(below.fetch_many([b"a", b"b", b"c"], 30))
+        while len(await asyncio.to_thread(held, [server], ["a", "b"])) < 2:
+            pass
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(until_none_held, [server], ["a", "b"])
+        lease.release()
+        await asyncio.to_thread(until_none_held, [server], ["c"])
+        await cache.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_write_of_one_face_detaches_loads_of_the_other() -> None:
+    """Without a server a process joins its own loads. One began before a write: whoever asks after it must not join."""
+
+    async def run() -> None:
+        cache = AsyncCache("globalcache://127.0.0.1:1")
+        database, begun, ending = [1], asyncio.Event(), asyncio.Event()
+
+        async def load() -> int:
+            value = database[0]
+            begun.set()
+            await ending.wait()
+            return value
+
+        old = asyncio.create_task(cache.get_or_load("x", load))
+        await begun.wait()
+        database[0] = 2
+        await asyncio.to_thread(cache.sync.invalidate, "x")
+        new = asyncio.create_task(cache.get_or_load("x", load))
+        await asyncio.sleep(0.01)
+        ending.set()
+        assert (await old, await new) == (1, 2)
+
+    asyncio.run(run())
+
+
+def test_a_task_detaches_loads_of_threads() -> None:
+    """As the other way round: a thread loads, a task writes, another thread asks."""
+    cache = Cache("globalcache://127.0.0.1:1")
+    database, begun, ending, got = [1], threading.Event(), threading.Event(), []
+
+    def load() -> int:
+        value = database[0]
+        begun.set()
+        ending.wait(10)
+        return value
+
+    def ask() -> None:
+        got.append(cache.get_or_load("x", load))
+
+    old = threading.Thread(target=ask)
+    old.start()
+    assert begun.wait(10)
+    database[0] = 2
+    asyncio.run(cache.aio.invalidate("x"))
+    begun.clear()
+    new = threading.Thread(target=ask)
+    new.start()
+    assert begun.wait(10)
+    ending.set()
+    old.join(10)
+    new.join(10)
+    assert sorted(got) == [1, 2]
+
+
+def test_refreshes_beyond_the_bound_are_released(face: Face, server: globalcache.Server, monkeypatch: Any) -> None:
+    """So many refreshes wait that one more is not queued: its lease goes to the next who asks."""
+    monkeypatch.setattr(work, "MOST_QUEUED", 0)
+    monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 0)
+    make_stale(face, "x")
+    assert face("get_or_load", "x", lambda: "new") == "old"
+    until_none_held([server], ["x"])
+
+
+class Recording(Leases):
+    """Leases without a server: what would be sent is asked for by `due`."""
+
+    def _watch(self) -> None:
+        pass
+
+    _wake = _watch
+
+
+def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for its turn: renewed every second, released after ten, and then it does not begin any more."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table = Recording(None)
+    lease = table.grant(b"x", 7)
+    lease.queue()
+    sent = []
+    for _ in range(int(START_WITHIN) - 1):
+        now[0] += RENEW_EVERY
+        sent += table.due(now[0])[0]
+    assert sent == [(b"CACHE.RENEW", b"x", 7, LEASE_MS)] * (int(START_WITHIN) - 1)
+    now[0] += RENEW_EVERY
+    commands, releases = table.due(now[0])
+    assert commands == [(b"CACHE.RELEASE", b"x", 7)]
+    assert not lease.start()
+    table.released(releases)
+    assert table.due(now[0] + 10) == ([], [])
+
+
+def test_a_load_that_began_in_time_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queued refresh begins after nine seconds and takes long: it is renewed all the time."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table = Recording(None)
+    lease = table.grant(b"x", 7)
+    lease.queue()
+    now[0] += START_WITHIN - 1
+    assert lease.start()
+    now[0] += 100
+    assert table.due(now[0])[0] == [(b"CACHE.RENEW", b"x", 7, LEASE_MS)]
+
+
+def test_a_lease_that_is_dropped_is_released() -> None:
+    """Whoever had it ended by an exception: the finalizer has it released, and again until the server has heard it."""
+    table = Recording(None)
+    table.grant(b"x", 7)  # nobody keeps it
+    commands, releases = table.due(time.monotonic())
+    assert commands == [(b"CACHE.RELEASE", b"x", 7)]
+    # It was not answered: again a moment later, until the lease would have lapsed by itself.
+    assert table.due(time.monotonic() + 1)[0] == [(b"CACHE.RELEASE", b"x", 7)]
+    assert table.due(time.monotonic() + LEASE_MS / 1000 + 1)[0] == []
+    assert releases
