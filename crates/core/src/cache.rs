@@ -66,7 +66,7 @@ impl<'a> Keep<'a> {
             let flags = u32::try_from(number(args, at + 1, 0, u32::MAX.into())?);
             self.flags = flags.map_err(|_| SYNTAX)?;
         } else if is(option, "TAGS") {
-            let (tags, next) = list(args, at + 1)?;
+            let (tags, next) = list(args, at + 1, 0)?;
             if tags.len() > MAX_TAGS {
                 return Err(Error::new(Kind::Malformed, "ERR an item has at most 17 tags"));
             }
@@ -216,9 +216,9 @@ fn token(args: Args<'_>, at: usize) -> Result<u64, Error> {
     number(args, at, 0, i64::MAX).map(|token| token as u64)
 }
 
-/// `n` and as many arguments; and where the next one stands.
-fn list(args: Args<'_>, at: usize) -> Result<(Args<'_>, usize), Error> {
-    let count = number(args, at, 0, i64::from(u32::MAX))? as usize;
+/// `n`, at least `least`, and as many arguments; and where the next one stands.
+fn list(args: Args<'_>, at: usize, least: i64) -> Result<(Args<'_>, usize), Error> {
+    let count = number(args, at, least, i64::from(u32::MAX))? as usize;
     let end = at + 1 + count;
     if end > args.len() { Err(SYNTAX) } else { Ok((args.to(end).from(at + 1), end)) }
 }
@@ -326,10 +326,11 @@ pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
 pub(crate) fn read_invalidate<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let (mut keys, mut tags, mut at) = (args.to(0), args.to(0), 0);
     while let Some(option) = args.get(at) {
+        // An empty list would not show that the option was given before.
         if is(option, "KEYS") && keys.is_empty() {
-            (keys, at) = list(args, at + 1)?;
+            (keys, at) = list(args, at + 1, 1)?;
         } else if is(option, "TAGS") && tags.is_empty() {
-            (tags, at) = list(args, at + 1)?;
+            (tags, at) = list(args, at + 1, 1)?;
         } else {
             return Err(SYNTAX);
         }

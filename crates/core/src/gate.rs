@@ -2,8 +2,9 @@
 //! such a command with so many arguments; that its keys are keys; that whoever asks said who it is; that the user may
 //! ask for the command, and may use each of its keys and channels.
 
+use crate::cache::CacheCommand;
 use crate::command::redis::{self, UNITS, Unit};
-use crate::command::{Args, Command, Error, ItemCommand, Kind, Row, flag, integer, is};
+use crate::command::{Args, Command, Error, ItemCommand, Kind, Row, flag, is};
 use crate::execute::Client;
 use crate::users::{Access, Need, Rights, User};
 
@@ -86,7 +87,11 @@ fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> 
 
 fn may_use_keys(rights: &Rights, row: &Row, place: usize, args: Args<'_>) -> bool {
     if row.name == "CACHE.INVALIDATE" {
-        return invalidated(args).iter().all(|key| rights.may_use(key, WRITE));
+        // Judged as it is read, since its keys stand in no fixed place. One that cannot be read is refused anyway.
+        return match (row.read)(row, args.from(1)) {
+            Ok(Command::Invalidate { keys, .. }) => keys.iter().all(|key| rights.may_use(key, WRITE)),
+            _ => true,
+        };
     }
     UNITS[place].specs.iter().all(|spec| {
         let mut need = Need { read: spec.reads, write: spec.writes };
@@ -116,8 +121,12 @@ fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied
             if row.name == "CACHE.LOADER" && !rights.may_run_named("cache.fill") {
                 return Err(Denied::Command(redis::place_of("cache.fill").expect("a command of the table")));
             }
-            let mut patterns = rest().take_while(|word| !is(word, "INFLIGHT"));
-            check(patterns.all(|glob| rights.may_use_all(glob, BOTH)), Denied::Key)
+            // Judged as they are read: INFLIGHT may be an option or a pattern.
+            let patterns = match (row.read)(row, args.from(1)) {
+                Ok(Command::Cache(CacheCommand::Loader { patterns, .. } | CacheCommand::Forget(patterns))) => patterns,
+                _ => args.to(0),
+            };
+            check(patterns.iter().all(|glob| rights.may_use_all(glob, BOTH)), Denied::Key)
         }
         // What names no key touches all of them.
         "FLUSHALL" | "FLUSHDB" => check(rights.may_use_all(b"*", WRITE), Denied::Key),
@@ -129,14 +138,6 @@ fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied
         "PSUBSCRIBE" => check(rest().all(|pattern| rights.may_use_channels(pattern)), Denied::Channel),
         _ => Ok(()),
     }
-}
-
-/// The keys of CACHE.INVALIDATE, which stand behind their number.
-fn invalidated(args: Args<'_>) -> Args<'_> {
-    let number = |at: usize| args.get(at).and_then(|text| integer(text).ok()).unwrap_or(0).max(0) as usize;
-    // KEYS may stand behind TAGS.
-    let at = if is(args.get(1).unwrap_or_default(), "KEYS") { 2 } else { number(2).saturating_add(4) };
-    args.to(at.saturating_add(1).saturating_add(number(at))).from(at.saturating_add(1))
 }
 
 /// As [`permit`], for protocols whose commands are no rows of the table: by the row of the command that does the same.
@@ -175,7 +176,7 @@ fn limited_like(user: &User, command: &Command<'_>) -> Result<(), Error> {
 
 /// The row of the table that does what a command does, and the keys of the command.
 fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Args<'a>>) {
-    use crate::cache::CacheCommand as Cache;
+    use CacheCommand as Cache;
     match *command {
         Command::Get(key) => ("GET", Some(key), None),
         Command::MGet(keys) => ("MGET", None, Some(keys)),
@@ -216,5 +217,135 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
         Command::Stats(_) => ("INFO", None, None),
         // What no other protocol asks, and what steers the server.
         _ => ("CONFIG|SET", None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::command::{Span, TABLE, lookup};
+    use crate::execute::{KeyCommand, ScriptCommand, TextCommand};
+    use crate::users::Users;
+
+    /// Runs `step` with the words of a request.
+    fn with_words<R>(words: &[&str], step: impl FnOnce(Args<'_>) -> R) -> R {
+        let text = words.concat();
+        let mut end = 0;
+        let spans: Vec<Span> = words
+            .iter()
+            .map(|word| {
+                let start = end;
+                end += word.len() as u32;
+                Span { start, end }
+            })
+            .collect();
+        step(Args::new(text.as_bytes(), &spans))
+    }
+
+    fn user(keys: &str) -> Arc<User> {
+        let users = Users::new(&[], &format!("user app on nopass {keys} &* +@all\n")).unwrap();
+        users.authenticate(b"app", b"").unwrap().user().unwrap().clone()
+    }
+
+    /// The keys and patterns that a command was read to have, where they stand in no fixed place.
+    fn keys_read(command: &Command<'_>) -> Vec<Vec<u8>> {
+        let list = |keys: Args<'_>| keys.iter().map(<[u8]>::to_vec).collect();
+        match *command {
+            Command::Invalidate { keys, .. } | Command::Script(ScriptCommand::Run { keys, .. }) => list(keys),
+            Command::Cache(CacheCommand::Loader { patterns, .. } | CacheCommand::Forget(patterns)) => list(patterns),
+            Command::MGet(keys) | Command::Delete(keys) | Command::Exists(keys) | Command::Watch(keys) => list(keys),
+            Command::MSet(pairs) | Command::Text(TextCommand::SetAllNew(pairs)) => {
+                pairs.iter().step_by(2).map(<[u8]>::to_vec).collect()
+            }
+            Command::Key(KeyCommand::Copy { from, to, .. }) => vec![from.to_vec(), to.to_vec()],
+            Command::Key(
+                KeyCommand::Encoding(key)
+                | KeyCommand::Frequency(key)
+                | KeyCommand::IdleTime(key)
+                | KeyCommand::References(key)
+                | KeyCommand::Usage(key),
+            ) => vec![key.to_vec()],
+            ref command => {
+                let (_, first, rest) = like(command);
+                let rest: Vec<Vec<u8>> = rest.map(list).unwrap_or_default();
+                first.map(<[u8]>::to_vec).into_iter().chain(rest).collect()
+            }
+        }
+    }
+
+    const WORDS: [&str; 18] = [
+        "mine",
+        "secret",
+        "secret",
+        "KEYS",
+        "TAGS",
+        "INFLIGHT",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "USAGE",
+        "ENCODING",
+        "SAMPLES",
+        "DB",
+        "REPLACE",
+        "GET",
+        "PX",
+        "c3f8721cbb97f72bc19e972846bd7aaf91901658",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// A request of any words is permitted only if all keys that it is read to have are the user's, whatever the order
+        /// of its options and however often they are given.
+        #[test]
+        fn the_gate_and_the_reader_see_the_same_keys(
+            words in prop::collection::vec(prop::sample::select(&WORDS[..]), 0..8),
+        ) {
+            let user = user("~mine ~0 ~1 ~2 ~-1 ~KEYS ~TAGS ~INFLIGHT ~PX ~DB ~GET");
+            for row in TABLE.iter().filter(|row| row.takes(words.len() + 1)) {
+                let request: Vec<&str> = std::iter::once(row.name).chain(words.iter().copied()).collect();
+                with_words(&request, |args| {
+                    let Ok(command) = (row.read)(row, args.from(1)) else { return Ok(()) };
+                    let secret = keys_read(&command).iter().any(|key| key == b"secret");
+                    if secret {
+                        prop_assert!(limited(&user, row, args).is_err(), "{request:?}");
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+    }
+
+    /// Requests that were read to have more keys than those that the gate looked at.
+    #[test]
+    fn an_option_given_twice_hides_no_key() {
+        let user = user("~app:*");
+        for (request, permitted) in [
+            ("CACHE.INVALIDATE KEYS 1 app:x TAGS 1 t", true),
+            ("CACHE.INVALIDATE TAGS 1 t KEYS 1 app:x", true),
+            ("CACHE.INVALIDATE TAGS 1 t KEYS 1 secret", false),
+            ("CACHE.INVALIDATE KEYS 0 KEYS 1 secret", false),
+            ("CACHE.INVALIDATE TAGS 0 KEYS 0 KEYS 1 secret", false),
+            ("CACHE.INVALIDATE TAGS 0 TAGS 1 app:x KEYS 1 secret", false),
+            ("CACHE.INVALIDATE TAGS 0", false),
+            ("CACHE.INVALIDATE KEYS 1 app:x KEYS 1 app:y", false),
+            ("CACHE.LOADER app:* INFLIGHT 3", true),
+            ("CACHE.LOADER INFLIGHT secret:*", false),
+            ("CACHE.LOADER app:* INFLIGHT secret:* other:*", false),
+            ("CACHE.FORGET app:*", true),
+            ("CACHE.FORGET INFLIGHT secret:*", false),
+        ] {
+            let words: Vec<&str> = request.split(' ').collect();
+            let row = lookup(words[0].as_bytes()).unwrap();
+            let done =
+                with_words(&words, |args| limited(&user, row, args).is_ok() && (row.read)(row, args.from(1)).is_ok());
+            assert_eq!(done, permitted, "{request}");
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Transactions: MULTI queues requests as they came, EXEC locks the shards of all their keys, in order, and runs them as
 //! one step; WATCH makes it depend on what a client saw.
 //!
-//! What is watched is a state: a version and an expiry, or that there is nothing and how often the key was written or
-//! removed, since it may be absent again after a change. It is compared under the locks, so
+//! What is watched is a state: a version and an expiry, or that there is nothing and how often an item was written or
+//! removed, since the key may be absent again after a change. It is compared under the locks, so
 //! expiry, eviction, an invalidated tag and an emptied database count without anybody having to tell. A key that was not
 //! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
-//! transaction.
+//! transaction. What others wrote or removed before it ends the transaction all the same.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub struct Watched {
     db: u8,
     key: Arc<[u8]>,
     state: Option<(u64, Option<u64>)>,
-    /// How often it had been written or removed, if it was absent: it may be so again after a change.
+    /// How often an item had been written or removed, if there was none: there may be none again after a change.
     changes: Option<u32>,
 }
 
@@ -214,6 +214,8 @@ pub(crate) fn rebase(client: &mut Client, waits: &Waits) {
         let place = client.watched.position(Key { db: read.db, bytes: &read.key });
         if let Some(Outcome::Loaded(loaded)) = &read.outcome
             && !loaded.absent
+            // What was not stored is not there when EXEC looks.
+            && loaded.version != 0
             && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
             && known.state.is_none()
         {
@@ -244,6 +246,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
             client.queue = Some(queue);
             return Ok(Reply::Parked);
         }
+        rebase(client, cx.waits);
     }
     let watched = std::mem::take(&mut client.watched);
     let (engine, now) = (cx.engine, cx.now);
@@ -290,7 +293,7 @@ fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<C
 impl Watched {
     fn holds(&self, held: &mut dyn Held) -> bool {
         let entry = held.entry(Key { db: self.db, bytes: &self.key });
-        let unchanged = self.state.is_some() || entry.changes() == self.changes;
+        let unchanged = self.changes.is_none() || entry.changes() == self.changes;
         unchanged && entry.peek().map(|item| (item.version, item.expires_at)) == self.state
     }
 }

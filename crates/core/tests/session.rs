@@ -505,6 +505,42 @@ fn a_load_for_oneself_under_a_ticket_does_not_end_a_transaction() {
     assert_eq!(world.ask(client, "EXEC"), "*1 $3 row");
 }
 
+/// A watches a key that workers load and that is absent. What happens to it then, what EXEC loads for its own requests, and
+/// what EXEC returns: its own load ends no transaction, whether or not the value could be stored, and hides no change by B.
+#[test]
+fn a_load_for_oneself_hides_no_change() {
+    let fill = "FILL row";
+    for (steps, wanted) in [
+        (["", "MULTI\r\nGET w:1\r\nSET other x\r\nEXEC", fill], "*2 $3 row +OK"),
+        (["", "MULTI\r\nINCR w:1\r\nEXEC", "FILL 6"], "*1 :7"),
+        (["SET w:1 x\r\nDEL w:1", "MULTI\r\nGET w:1\r\nEXEC", fill], "*-1"),
+        (["DEL w:1", "MULTI\r\nGET w:1\r\nEXEC", fill], "*1 $3 row"),
+        (["", "GET w:1", fill], "*1 +PONG"),
+        (["", "GET w:1", "FILL row TTL 0"], "*1 +PONG"),
+        (["SET w:1 x\r\nDEL w:1", "GET w:1", fill], "*-1"),
+        (["SET w:1 x PX 1\r\nDEL w:1", "GET w:1", "FILL row TTL 0"], "*-1"),
+        // B writes while A waits: A reads what B wrote.
+        (["", "GET w:1", "SET w:1 x"], "*-1"),
+        (["", "MULTI\r\nGET w:1\r\nEXEC", "SET w:1 x"], "*-1"),
+    ] {
+        let mut world = World::new();
+        let (worker, other) = (world.connect("HELLO 3"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER w:*");
+        let client = world.connect("PING");
+        world.ask(client, "WATCH w:1");
+        world.ask(other, if steps[0].is_empty() { "PING" } else { steps[0] });
+        world.ask(client, steps[1]);
+        let token = world::token_of(&world.heard(worker), "w:1");
+        match steps[2].strip_prefix("FILL ") {
+            Some(value) => world.ask(worker, &format!("CACHE.FILL w:1 {token} {value}")),
+            None => world.ask(other, steps[2]),
+        };
+        let heard = world.heard(client);
+        let heard = if steps[1].ends_with("EXEC") { heard } else { world.ask(client, "MULTI\r\nPING\r\nEXEC") };
+        assert_eq!(heard.trim_start_matches("+OK +QUEUED "), wanted, "{steps:?}");
+    }
+}
+
 /// A watches a key that is absent; B writes and removes it; A's transaction is not run, although the key is absent again.
 /// It is run where nothing happened, and nothing is left of the watch when it has ended, however that was.
 #[test]
@@ -517,8 +553,22 @@ fn a_watched_key_that_came_and_went_ends_a_transaction() {
         ("SET k 1\r\nFLUSHALL", false),
         ("SET k 1\r\nRENAME k other", false),
         ("SET k 1", false),
-        // Whoever removes what is absent says that its source has changed.
-        ("DEL k", false),
+        ("SET k 1\r\nEXPIRE k -1", false),
+        ("SET k 1\r\nFLUSHDB", false),
+        // What was not there was not removed.
+        ("DEL k", true),
+        ("UNLINK k", true),
+        ("GETDEL k", true),
+        ("GETEX k EX 10", true),
+        ("EXPIRE k -1", true),
+        ("PEXPIREAT k 1", true),
+        ("DELIFEQ k 1", true),
+        ("RENAME k other", true),
+        ("MOVE k 1", true),
+        ("CACHE.INVALIDATE KEYS 1 k", true),
+        ("CACHE.INVALIDATE TAGS 1 t", true),
+        ("FLUSHDB", true),
+        ("FLUSHALL", true),
     ] {
         let mut world = World::new();
         let (client, other) = (world.connect("PING"), world.connect("PING"));

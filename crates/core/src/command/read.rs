@@ -87,8 +87,9 @@ pub(super) fn read_hello<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Err
     Ok(Command::Hello { version, auth, name })
 }
 
-/// Longest time from now: Redis keeps the moment of expiry in 63 bits, and refuses a time that would pass them.
-const LATEST: i64 = i64::MAX - (1 << 52);
+/// Longest time from now in milliseconds: Redis keeps the moment of expiry in 63 bits, and refuses a time that would pass
+/// them. No clock is at hand here: a moment of the year 2033 stands for now.
+const LATEST: i64 = i64::MAX - 2_000_000_000_000;
 
 /// When something expires, of so many milliseconds a unit.
 pub(crate) fn read_time(row: &Row, text: &[u8], unit: i64, absolute: bool) -> Result<Expiry, Error> {
@@ -232,6 +233,21 @@ mod tests {
         for text in ["", "-", "+1", " 1", "1 ", "01", "-0", "1e3", "9223372036854775808", "0x1", "99999999999999999999"]
         {
             assert_eq!(integer(text.as_bytes()), Err(NOT_AN_INTEGER), "{text:?}");
+        }
+    }
+
+    /// As far from now as Redis 7.0 takes it, and beyond that.
+    #[test]
+    fn times_are_as_long_as_those_of_redis() {
+        let row = lookup(b"SET").unwrap();
+        for (text, unit, taken) in [
+            ("9223370000000000000", 1, true),
+            ("9223370000000000", 1000, true),
+            ("9223372036854775807", 1, false),
+            ("9223372036854775", 1000, false),
+            ("9223372036854776", 1000, false),
+        ] {
+            assert_eq!(read_time(row, text.as_bytes(), unit, false).is_ok(), taken, "{text}");
         }
     }
 }

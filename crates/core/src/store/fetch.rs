@@ -264,9 +264,9 @@ impl Entry<'_> {
         self.shard.leases.unwatch(self.hash, self.key, self.now);
     }
 
-    /// How often the key was written or removed, while it is watched.
+    /// How often an item was written or removed, while the key is watched.
     pub fn changes(&self) -> Option<u32> {
-        self.shard.leases.get(self.hash, self.key).map(|lease| lease.voids())
+        self.shard.leases.get(self.hash, self.key).map(|lease| lease.changes())
     }
 
     /// Leaves the queue; whether it stood there.

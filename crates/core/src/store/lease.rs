@@ -281,6 +281,9 @@ pub(super) struct Lease {
     hold_off: Option<HoldOff>,
     /// Transactions that depend on the key's being absent.
     watchers: u32,
+    /// How often an item was written or removed by others than those who load. A void may be less than that: what is removed
+    /// was not there.
+    changes: u32,
     /// The earliest moment at which it is looked at again.
     scheduled: u64,
 }
@@ -444,7 +447,7 @@ impl Leases {
         }
         let lease = self.get_mut(hash, key)?;
         lease.watchers += 1;
-        Some(lease.voids)
+        Some(lease.changes)
     }
 
     /// It does so no more.
@@ -615,6 +618,13 @@ impl Leases {
         self.waiters -= before - lease.waiters.len();
     }
 
+    /// An item was written, or removed, while transactions may depend on the key's being absent.
+    pub(super) fn changed(&mut self, hash: u64, key: Key<'_>) {
+        if let Some(lease) = self.get_mut(hash, key) {
+            lease.changes = lease.changes.wrapping_add(1);
+        }
+    }
+
     /// The value of a key was changed or taken away by somebody who was not asked to load it.
     pub(super) fn void(&mut self, hash: u64, key: Key<'_>) {
         let Some(lease) = self.get_mut(hash, key) else { return };
@@ -622,7 +632,8 @@ impl Leases {
         self.touched.push(hash);
     }
 
-    /// Everything was taken away, or everything in one database.
+    /// Everything was taken away, or everything in one database. That is no change for watchers: an item that somebody wrote
+    /// was counted then, and one that was loaded may go at any time.
     pub(super) fn void_all(&mut self, db: Option<u8>) {
         for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| db.is_none_or(|db| db == lease.db)) {
             lease.void();
@@ -937,6 +948,7 @@ impl Lease {
             rests_until: 0,
             hold_off: None,
             watchers: 0,
+            changes: 0,
             scheduled: u64::MAX,
         }
     }
@@ -1040,9 +1052,9 @@ impl Lease {
         next.max(now + (self.waiters.len() / CROWD) as u64)
     }
 
-    /// How often the key was written or removed while this was there.
-    pub(super) fn voids(&self) -> u32 {
-        self.voids
+    /// How often an item was written or removed while this was there.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes
     }
 
     /// How many wait.

@@ -1367,6 +1367,7 @@ impl<'a> Entry<'a> {
     #[inline]
     fn void(&mut self) {
         if !self.shard.leases.is_empty() {
+            self.shard.leases.changed(self.hash, self.key);
             self.shard.leases.void(self.hash, self.key);
         }
     }
@@ -1521,9 +1522,14 @@ impl<'a> Entry<'a> {
     /// Removes the item; whether there was a live one.
     pub fn remove(&mut self) -> bool {
         // What is being loaded may be what was removed from the database: it is void, whether or not it is cached.
-        self.void();
+        if !self.shard.leases.is_empty() {
+            self.shard.leases.void(self.hash, self.key);
+        }
         let Some(found) = self.shard.find(self.key, self.hash) else { return false };
         let live = self.shard.is_live(&self.shard.record(found.place), self.tags, self.now);
+        if live {
+            self.shard.leases.changed(self.hash, self.key);
+        }
         self.shard.next_version();
         self.shard.experts.remove(self.hash);
         self.shard.drop_item(&found);

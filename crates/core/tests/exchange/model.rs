@@ -233,8 +233,8 @@ impl Model {
                 b"+OK\r\n".to_vec()
             }
             Ask::Delete(key) => {
-                self.changed |= self.watched.contains(&(self.db, *key));
                 let was = self.values.remove(&(self.db, *key)).is_some();
+                self.changed |= was && self.watched.contains(&(self.db, *key));
                 format!(":{}\r\n", u8::from(was)).into_bytes()
             }
         }
