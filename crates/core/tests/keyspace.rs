@@ -197,6 +197,100 @@ fn one_scan_looks_at_a_bounded_number_of_keys() {
     let answer = talk.ask(&["SCAN", "0", "COUNT", "1000000"]);
     assert!((4096..4200).contains(&answer.matches("key:").count()));
     talk.ask(&["SELECT", "1"]);
+    talk.ask(&["SET", "only", "1"]);
     let answer = talk.ask(&["SCAN", "0", "COUNT", "1000000"]);
     assert!(!answer.starts_with("*2\\r\\n$1\\r\\n0"), "it went on through all: {answer}");
+}
+
+/// RANDOMKEY walked through the items of all other databases, twice, and held its thread meanwhile.
+#[test]
+fn a_rare_key_is_looked_for_in_turns_or_given_up() {
+    let engine = engine(64 << 20, 1, true);
+    let (mut talk, mut other) = (Talk::new(&engine), Talk::new(&engine));
+    fill(&engine.store, &names(60_000));
+    talk.ask(&["SELECT", "1"]);
+    talk.send(&["RANDOMKEY"]);
+    assert_eq!(talk.turn(), ("$-1\\r\\n".to_owned(), false), "an empty database is not walked through");
+    talk.ask(&["SET", "only", "1"]);
+    let mut turns = 0;
+    for _ in 0..4 {
+        talk.send(&["RANDOMKEY"]);
+        let answer = loop {
+            let (answer, goes_on) = talk.turn();
+            if !goes_on {
+                break answer;
+            }
+            turns += 1;
+            assert_eq!(other.ask(&["DBSIZE"]), ":60000\\r\\n");
+        };
+        assert_eq!(answer, "$4\\r\\nonly\\r\\n");
+    }
+    assert!((4..40).contains(&turns), "{turns} turns");
+    // A transaction holds all shards: it gives up.
+    let in_transaction = || {
+        talk.ask(&["MULTI"]);
+        talk.ask(&["RANDOMKEY"]);
+        talk.ask(&["EXEC"])
+    };
+    let answers: HashSet<String> = std::iter::repeat_with(in_transaction).take(40).collect();
+    let expected = ["*1\\r\\n$-1\\r\\n", "*1\\r\\n$4\\r\\nonly\\r\\n"].map(str::to_owned);
+    assert_eq!(answers, HashSet::from(expected));
+}
+
+/// MSET and EXEC looked only at what was free, and never gave back what was dead: they were refused for good.
+#[test]
+fn what_is_dead_makes_room_for_many_keys_at_once() {
+    let engine = engine(16 << 20, 4, false);
+    let mut talk = Talk::new(&engine);
+    let value = "v".repeat(400);
+    let held = (0..).take_while(|number| talk.ask(&["SET", &format!("key:{number}"), &value]).starts_with('+')).count();
+    for number in (0..held).filter(|number| number % 5 < 3) {
+        assert_eq!(talk.ask(&["DEL", &format!("key:{number}")]), ":1\\r\\n");
+    }
+    let write_many = |talk: &mut Talk<'_>| {
+        for number in 0..1000 {
+            let (one, other) = (format!("one:{number}"), format!("other:{number}"));
+            assert_eq!(talk.ask(&["MSET", &one, &value, &other, &value]), "+OK\\r\\n", "{number} of {held}");
+            talk.ask(&["MULTI"]);
+            talk.ask(&["SET", &format!("third:{number}"), &value]);
+            assert_eq!(talk.ask(&["EXEC"]), "*1\\r\\n+OK\\r\\n", "{number} of {held}");
+        }
+    };
+    write_many(&mut talk);
+    engine.store.check(0);
+    // What was flushed makes room before a tick has given it back.
+    fill_up(&mut talk);
+    assert_eq!(talk.ask(&["FLUSHALL"]), "+OK\\r\\n");
+    write_many(&mut talk);
+    engine.store.check(0);
+}
+
+/// A renamed item took memory along to another shard for good: in the end most shards refused every write.
+#[test]
+fn shards_have_equal_memory_again_when_renamed_items_are_gone() {
+    let engine = engine(16 << 20, 4, false);
+    let mut talk = Talk::new(&engine);
+    let held = fill_up(&mut talk);
+    let first = engine.store.budgets();
+    // Each takes the place of the one before, which gives back what it took.
+    for name in held.iter().filter(|name| name[4..].parse::<usize>().unwrap() % 4 == 3).take(40) {
+        assert_eq!(talk.ask(&["RENAME", name, "latest"]), "+OK\\r\\n");
+        let taken = engine.store.budgets().iter().zip(&first).map(|(now, first)| now.saturating_sub(*first)).max();
+        assert!(taken < Some(80_000), "{taken:?} bytes");
+        talk.ask(&["SET", name, &"v".repeat(70_000)]);
+    }
+    for name in &held {
+        let to = format!("new:{name}");
+        talk.ask(&["RENAME", name, &to]);
+    }
+    assert_ne!(engine.store.budgets(), first);
+    engine.store.check(0);
+    let left = talk.ask(&["KEYS", "*"]);
+    for name in left.split("\\r\\n").filter(|word| word.contains(':') || *word == "latest") {
+        talk.ask(&["DEL", name]);
+    }
+    assert_eq!(talk.ask(&["DBSIZE"]), ":0\\r\\n");
+    engine.store.tick(NOW.mono);
+    assert_eq!(engine.store.budgets(), first);
+    engine.store.check(0);
 }

@@ -938,3 +938,29 @@ fn info_tells_leases_and_refused_fills() {
     world.ask(b, "CONFIG RESETSTAT");
     info(&mut world, &["fills_refused_changed:0", "fills_refused_late:0"]);
 }
+
+/// One connection that watched absent keys, and did nothing else, filled the table of leases: nobody could load any more. The
+/// table stayed as large as the crowd had made it, and counted as full, when the crowd was gone.
+#[test]
+fn keys_that_are_watched_leave_room_for_loads() {
+    let mut world = World::new();
+    let (idle, other) = (world.connect(""), world.connect(""));
+    let watch = |world: &mut World, first: usize| {
+        (first..first + 20_000).take_while(|number| world.ask(idle, &format!("WATCH absent:{number}")) == "+OK").count()
+    };
+    let watched = watch(&mut world, 0);
+    assert!(watched > 100, "{watched}");
+    let load = |world: &mut World, name: &str| {
+        let leased = |number: &usize| {
+            let answer = world.ask(other, &format!("CACHE.FETCH {name}:{number}"));
+            answer.starts_with("*6 $4 miss $-1 :") && !answer.starts_with("*6 $4 miss $-1 :0")
+        };
+        (0..20_000).take_while(leased).count()
+    };
+    let loads = load(&mut world, "load");
+    assert!(loads > 2 * watched, "{loads} loads beside {watched} watched keys");
+    // Neither do loads take the room of what is watched.
+    assert_eq!(world.ask(idle, "UNWATCH"), "+OK");
+    let again = watch(&mut world, watched);
+    assert!(again.abs_diff(watched) < watched / 2, "{again} and {watched}");
+}

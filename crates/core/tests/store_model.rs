@@ -51,6 +51,8 @@ fn border_operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<V
             Op::SetRun { first, count, size, ttl, tags }
         }),
         4 => run().prop_map(|(first, count)| Op::RemoveRun { first, count }),
+        2 => (run(), ttl()).prop_map(|((first, count), ttl)| Op::ExpireRun { first, count, ttl }),
+        1 => (run(), ttl()).prop_map(|((first, count), ttl)| Op::ExpireInCrowd { first, count, ttl }),
         1 => (target(), target()).prop_map(|(from, to)| Op::Copy { from, to }),
         2 => (target(), target()).prop_map(|(from, to)| Op::Rename { from, to }),
         4 => (1..4usize, 1..30usize).prop_map(|(steps, items)| Op::Sweep { steps, items }),
@@ -58,8 +60,15 @@ fn border_operation(keys: u16, sizes: std::ops::Range<usize>) -> impl Strategy<V
     ]
 }
 
+/// Few cases unless PROPTEST_CASES asks for more: each is a long sequence of steps.
+fn config() -> ProptestConfig {
+    let given = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { given.cases } else { 60 };
+    ProptestConfig { cases, failure_persistence: None, ..given }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn with_enough_memory_nothing_is_forgotten(ops in prop::collection::vec(operation(60, 0..2000), 1..400)) {
@@ -82,9 +91,15 @@ proptest! {
         ops in prop::collection::vec(border_operation(200, 40..3000), 1..300),
         (memory, shards) in prop_oneof![Just((32 << 10, 1)), Just((64 << 10, 2)), Just((200 << 10, 1))],
         (evict, segment) in (any::<bool>(), prop_oneof![Just(500), Just(1500)]),
+        crowded in any::<bool>(),
     ) {
         let mut test = Test::with_small_segments(memory, shards, evict, segment);
-        ops.into_iter().filter(|op| !matches!(op, Op::Lease { .. } | Op::Fill { .. })).for_each(|op| test.run(op));
+        let fits = |op: &Op| match op {
+            Op::Lease { .. } | Op::Fill { .. } => false,
+            Op::ExpireInCrowd { .. } => crowded && !evict,
+            _ => true,
+        };
+        ops.into_iter().filter(fits).for_each(|op| test.run(op));
         test.finish();
     }
 

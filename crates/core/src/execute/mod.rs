@@ -74,7 +74,7 @@ pub trait Held {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
     /// As [`Locked::fits`].
-    fn fits(&self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
+    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
     /// As [`Locked::rename`].
     fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
@@ -91,6 +91,8 @@ pub trait Held {
     fn stats(&self) -> Stats;
     /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
     fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>));
+    /// As [`Store::cursor_at`](crate::store::Store::cursor_at); all shards are locked.
+    fn cursor_at(&self, random: u64) -> u64;
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
 }
@@ -100,7 +102,7 @@ impl Held for Locked<'_> {
         Locked::entry(self, key)
     }
 
-    fn fits(&self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
+    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
         Locked::fits(self, values)
     }
 
@@ -135,6 +137,10 @@ impl Held for Locked<'_> {
 
     fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
         Locked::each_holder(self, visit);
+    }
+
+    fn cursor_at(&self, random: u64) -> u64 {
+        Locked::cursor_at(self, random)
     }
 
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
@@ -220,6 +226,11 @@ impl Context<'_> {
             None => self.engine.store.each_holder(visit),
             Some(held) => held.each_holder(visit),
         }
+    }
+
+    /// As [`Store::cursor_at`](crate::store::Store::cursor_at).
+    pub fn cursor_at(&self, random: u64) -> u64 {
+        self.held.as_ref().map_or_else(|| self.engine.store.cursor_at(random), |held| held.cursor_at(random))
     }
 
     /// As [`Store::scan`](crate::store::Store::scan).

@@ -311,6 +311,9 @@ const CROWD: usize = 1024;
 /// How often many leases are looked through for the oldest token, in milliseconds; few are each time.
 const OLDEST_EVERY: u64 = 1_000;
 const FEW_LEASES: usize = 1024;
+/// Part of the memory of leases that is for keys that transactions depend on, as a divisor: it is not for loads, and loads
+/// have the rest, whatever is watched.
+const WATCHED_PART: usize = 4;
 /// What a lease takes beside its key, and a waiter, in bytes.
 const LEASE_BYTES: usize = size_of::<Lease>() + 64;
 const WAITER_BYTES: usize = size_of::<Waiter>();
@@ -370,6 +373,8 @@ pub(super) struct Leases {
     notes: Vec<Note>,
     waiters: usize,
     key_bytes: usize,
+    /// Bytes of those that transactions depend on, with their keys.
+    watched_bytes: usize,
     /// Bytes that all may take.
     most: usize,
     /// How long a load may take, in milliseconds.
@@ -387,6 +392,7 @@ impl Leases {
             notes: Vec::new(),
             waiters: 0,
             key_bytes: 0,
+            watched_bytes: 0,
             most,
             load_limit,
             oldest: (0, 0),
@@ -406,7 +412,7 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.map.capacity() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES + self.due.len() * 16
+        self.map.capacity() * LEASE_BYTES + self.aside()
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
@@ -438,12 +444,15 @@ impl Leases {
     /// A transaction depends on a key that is absent: how often the key has been written or removed so far. None if there is
     /// no room to count it.
     pub(super) fn watch(&mut self, hash: u64, key: Key<'_>) -> Option<u32> {
-        if !self.map.contains_key(&hash) {
-            if self.bytes() + LEASE_BYTES + key.bytes.len() > self.most {
+        let is_watched = self.get(hash, key).is_some_and(|lease| lease.watchers > 0);
+        if !is_watched {
+            let cost = LEASE_BYTES + key.bytes.len();
+            if self.watched_bytes + cost > self.most / WATCHED_PART {
                 return None;
             }
-            self.key_bytes += key.bytes.len();
-            self.map.insert(hash, Lease::new(key));
+            self.insert(hash, key);
+            self.get(hash, key)?;
+            self.watched_bytes += cost;
         }
         let lease = self.get_mut(hash, key)?;
         lease.watchers += 1;
@@ -452,26 +461,47 @@ impl Leases {
 
     /// It does so no more.
     pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, now: u64) {
-        if let Some(lease) = self.get_mut(hash, key) {
-            lease.watchers = lease.watchers.saturating_sub(1);
-            self.drop_if_idle(hash, now);
+        let Some(lease) = self.get_mut(hash, key).filter(|lease| lease.watchers > 0) else { return };
+        lease.watchers -= 1;
+        if lease.watchers == 0 {
+            self.watched_bytes -= LEASE_BYTES + key.bytes.len();
         }
+        self.drop_if_idle(hash, now);
+    }
+
+    /// Adds the lease of a key, unless there is one under its hash.
+    fn insert(&mut self, hash: u64, key: Key<'_>) {
+        if !self.map.contains_key(&hash) {
+            self.key_bytes += key.bytes.len();
+            self.map.insert(hash, Lease::new(key));
+        }
+    }
+
+    /// Whether loads may take so many more bytes. What the table keeps for entries to come does not count: it stays when a
+    /// crowd of leases, or of watched keys, is gone.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let taken = self.map.len() * LEASE_BYTES + self.aside() - self.watched_bytes;
+        taken + bytes <= self.most - self.most / WATCHED_PART
+    }
+
+    /// Bytes beside the table.
+    fn aside(&self) -> usize {
+        self.key_bytes + self.waiters * WAITER_BYTES + self.due.len() * 16
     }
 
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
     pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
         let now = moment.now;
         if !self.map.contains_key(&hash) {
-            if self.bytes() + LEASE_BYTES + key.bytes.len() > self.most {
+            if !self.has_room_for(LEASE_BYTES + key.bytes.len()) {
                 return Answer::Full;
             }
             if seeker.lease == 0 && !seeker.served {
                 return Answer::Nothing;
             }
-            self.key_bytes += key.bytes.len();
-            self.map.insert(hash, Lease::new(key));
+            self.insert(hash, key);
         }
-        let full = self.bytes() > self.most;
+        let full = !self.has_room_for(0);
         let Some(lease) = self.get_mut(hash, key) else { return Answer::Full };
         if let Some(hold_off) = lease.held_off(now) {
             return Answer::HeldOff(Arc::clone(&hold_off.message));

@@ -518,6 +518,7 @@ impl Store {
     /// the others have nothing to do.
     pub fn tick_part(&self, now: u64) -> bool {
         self.shed(SHED / TICK_PARTS);
+        self.level_budgets();
         self.sweep(SWEEPS / TICK_PARTS, SWEEP, now)
     }
 
@@ -536,6 +537,29 @@ impl Store {
                 return;
             }
         }
+    }
+
+    /// Without eviction a shard may hold more than its share of the memory, since items came to it by new names: what it needs
+    /// no more goes back to those that have less.
+    fn level_budgets(&self) {
+        let share = self.share();
+        if self.options.evict || self.shards.iter().all(|shard| shard.lock().surplus(share) == 0) {
+            return;
+        }
+        let mut all = self.lock(u64::MAX, 0);
+        let mut shards: Vec<&mut Shard> = all.guards.iter_mut().flatten().map(|guard| &mut **guard).collect();
+        let mut returned: usize = shards.iter_mut().map(|shard| shard.return_surplus(share)).sum();
+        for shard in shards {
+            let more = share.saturating_sub(shard.budget).min(returned);
+            shard.budget += more;
+            returned -= more;
+        }
+        debug_assert_eq!(returned, 0, "the budgets of all shards are the whole");
+    }
+
+    /// Bytes of a shard that has neither lent nor borrowed any.
+    fn share(&self) -> usize {
+        shard::share(&self.shard_options)
     }
 
     /// So many steps of the sweep, each of which looks at so many items of one shard; whether they ended a round.
@@ -631,11 +655,6 @@ impl Store {
         })
     }
 
-    /// A cursor for [`scan`](Store::scan) at the beginning of a shard, by a number drawn at random.
-    pub fn cursor_of_shard(&self, random: u64) -> u64 {
-        scan_cursor(self.shard_of(random), 0)
-    }
-
     /// A cursor for [`scan`](Store::scan) somewhere among the items, by a number drawn at random.
     pub fn cursor_at(&self, random: u64) -> u64 {
         let shard = self.shard_of(random);
@@ -646,7 +665,16 @@ impl Store {
     /// shard may be used above its budget, by what grows without a write that makes room for it: leases, ghosts.
     #[doc(hidden)]
     pub fn check(&self, slack: usize) {
-        self.shards.iter().for_each(|shard| shard.lock().check(slack));
+        let all = self.lock(u64::MAX, 0);
+        all.guards.iter().flatten().for_each(|shard| shard.check(slack));
+        let budgets = all.guards.iter().flatten().map(|shard| shard.budget).sum::<usize>();
+        assert_eq!(budgets, self.share() * self.shards.len(), "the budgets of all shards are the whole");
+    }
+
+    /// Bytes that each shard may take. For tests.
+    #[doc(hidden)]
+    pub fn budgets(&self) -> Vec<usize> {
+        self.shards.iter().map(|shard| shard.lock().budget).collect()
     }
 
     /// What is held, and what happened since the start.
@@ -685,6 +713,8 @@ fn scan_cursor(shard: usize, from: u64) -> u64 {
     (shard as u64) << SHARD_SHIFT | from
 }
 
+/// Items that a scan passes at most in one call for each that it is asked for.
+pub const SCAN_MOST: usize = 16;
 /// Items that a scan passes at most in one call, whatever it is asked for: a few milliseconds.
 const MOST_LOOKED_AT: usize = 16_384;
 
@@ -705,7 +735,7 @@ fn scan(
     }) {
         looked_at += count;
         (number, from) = next.map_or((number + 1, 0), |next| (number, next));
-        if seen >= count || looked_at >= (16 * count).min(MOST_LOOKED_AT) {
+        if seen >= count || looked_at >= (SCAN_MOST * count).min(MOST_LOOKED_AT) {
             return scan_cursor(number, from);
         }
     }
@@ -776,13 +806,17 @@ impl Locked<'_> {
     /// Where nothing may be evicted: the memory that the item gives up is passed on to the shard of the new key first.
     #[cold]
     fn rename_when_full(&mut self, from: Key<'_>, to: Key<'_>, copy: &Copied) -> Result<(), Refused> {
-        let hashes = [from, to].map(|key| self.store.hash(key));
-        let giver = self.shard(hashes[0]);
-        let freed = giver.freed_with(from, hashes[0]).min(giver.budget);
-        self.shard_mut(hashes[1]).budget += freed;
+        let [from_hash, to_hash] = [from, to].map(|key| self.store.hash(key));
+        let giver = self.shard(from_hash);
+        let lent = giver.freed_with(from, from_hash).min(giver.budget);
+        let replaced = self.shard(to_hash).freed_with(to, to_hash);
+        self.shard_mut(to_hash).budget += lent;
         let moved = self.entry(to).put_moved(copy);
-        let giver = if moved.is_ok() { hashes[0] } else { hashes[1] };
-        self.shard_mut(giver).budget -= freed;
+        let taker = self.shard_mut(to_hash);
+        // The item that was there needs its memory no more.
+        let returned = if moved.is_ok() { lent.min(replaced).min(taker.headroom()) } else { lent };
+        taker.budget -= returned;
+        self.shard_mut(from_hash).budget -= lent - returned;
         moved.map(|_| ())
     }
 
@@ -835,9 +869,9 @@ impl Locked<'_> {
         self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked")
     }
 
-    /// Whether all these values, given with their lengths, can be written for sure, under keys whose shards are locked. It may
-    /// say no too early, when nothing may be evicted and memory is nearly full.
-    pub fn fits<'k>(&self, values: impl Iterator<Item = (Key<'k>, usize)>) -> bool {
+    /// Whether all these values, given with their lengths, can be written for sure, under keys whose shards are locked. Where
+    /// nothing may be evicted, what is dead makes room for them first; it may say no too early when memory is nearly full.
+    pub fn fits<'k>(&mut self, values: impl Iterator<Item = (Key<'k>, usize)>) -> bool {
         if self.store.options.evict {
             return true;
         }
@@ -848,8 +882,12 @@ impl Locked<'_> {
             let (hash, length) = (self.store.hash(key), length.min(longest));
             wanted[self.store.shard_of(hash)] += self.shard(hash).wanted(key, length);
         }
-        let mut shards = self.guards.iter().zip(wanted).filter(|(_, wanted)| *wanted > 0);
-        shards.all(|(shard, wanted)| shard.as_ref().is_some_and(|shard| shard.has_room_for(wanted)))
+        let mut shards = self.guards.iter_mut().zip(wanted).filter(|(_, wanted)| *wanted > 0);
+        shards.all(|(shard, wanted)| {
+            let shard = shard.as_mut().expect("the shard of every key is locked");
+            let now = shard.advance(self.now);
+            shard.make_room_for(wanted, &self.tags, now)
+        })
     }
 
     /// As [`Store::prefetch`], of keys whose shards are locked.
@@ -879,6 +917,11 @@ impl Locked<'_> {
     /// As [`Store::each_holder`], in the locked shards.
     pub fn each_holder(&self, mut visit: impl FnMut(Option<Party>)) {
         self.guards.iter().flatten().for_each(|shard| shard.leases.holders().for_each(&mut visit));
+    }
+
+    /// As [`Store::cursor_at`], with every shard locked.
+    pub fn cursor_at(&self, random: u64) -> u64 {
+        scan_cursor(self.store.shard_of(random), self.shard(random).scan_place(random))
     }
 
     /// As [`Store::scan`], with every shard locked.

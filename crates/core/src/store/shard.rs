@@ -199,10 +199,15 @@ pub(super) fn large_cost(length: usize) -> usize {
     (length + 32).next_multiple_of(4096)
 }
 
+/// Bytes of each shard at first.
+pub(super) fn share(options: &Options) -> usize {
+    (options.memory / options.shards as u64) as usize
+}
+
 impl Shard {
     /// An empty shard, whose segments have `least` bytes or more.
     pub(super) fn new(options: &Options, least: usize, hasher: &RandomState) -> Shard {
-        let budget = (options.memory / options.shards as u64) as usize;
+        let budget = share(options);
         let wanted = 1usize << (budget as u64 / SEGMENTS).max(1).ilog2();
         Shard {
             index: Index::new(budget as u64 / SMALLEST),
@@ -309,8 +314,29 @@ impl Shard {
         self.stats.misses += 1;
     }
 
-    fn headroom(&self) -> usize {
+    pub(super) fn headroom(&self) -> usize {
         self.budget.saturating_sub(self.used())
+    }
+
+    /// Bytes above its share of the memory that it can do without: what it keeps free for items that move stays.
+    pub(super) fn surplus(&self, share: usize) -> usize {
+        let unused = self.available().saturating_sub_unsigned(self.kept()).max(0) as usize;
+        self.budget.saturating_sub(share).min(unused)
+    }
+
+    /// Gives up what it has above its share and can do without; how many bytes.
+    pub(super) fn return_surplus(&mut self, share: usize) -> usize {
+        let surplus = self.surplus(share);
+        self.trim_spare(surplus);
+        self.budget -= surplus;
+        surplus
+    }
+
+    /// Gives back spare segments until so many bytes are free, or none is left.
+    fn trim_spare(&mut self, wanted: usize) {
+        while self.used() + wanted > self.budget && self.spare.pop().is_some() {
+            self.log_bytes -= self.segment_size + HEAP;
+        }
     }
 
     /// Bytes that segments and values may take before something has to go; less than nothing when the index, leases or
@@ -681,9 +707,7 @@ impl Shard {
         }
         // Spare segments are memory for all that is no segment, too.
         let wanted = self.own_memory(longest) + self.segment_growth() + beside;
-        while self.used() + wanted > self.budget && self.spare.pop().is_some() {
-            self.log_bytes -= self.segment_size + HEAP;
-        }
+        self.trim_spare(wanted);
         room
     }
 
@@ -709,10 +733,33 @@ impl Shard {
         around + if length <= self.segment_size / LARGE_PART { 2 * length } else { large_cost(length) }
     }
 
-    /// Whether so many bytes can be written for sure without eviction. It says no while some of the last segments are left,
-    /// since it does not look how items would lie: the open ones may lack room, and one is begun for the rest.
-    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
-        self.available() >= (bytes + 3 * self.segment_size + self.kept()) as isize
+    /// Makes room for so many bytes without eviction, as far as what was flushed and what is dead can be given back; whether
+    /// they can be written for sure then. It says no while some of the last segments are left, since it does not look how
+    /// items would lie: the open ones may lack room, and one is begun for the rest.
+    #[cold]
+    pub(super) fn make_room_for(&mut self, bytes: usize, tags: &Tags, now: u64) -> bool {
+        let wanted = (bytes + 3 * self.segment_size + self.kept()) as isize;
+        // What could not be written if nothing were wasted is refused before anything is moved for it.
+        if self.available() + ((self.rest_bytes + self.dead_bytes()) as isize) < wanted {
+            return false;
+        }
+        while self.available() < wanted && self.shed() > 0 {}
+        let mut idle = 0;
+        while self.available() < wanted && idle < IDLE_VICTIMS {
+            let before = self.available();
+            if !self.evict_whole(tags, now) {
+                break;
+            }
+            idle = if self.available() > before { 0 } else { idle + 1 };
+        }
+        self.available() >= wanted
+    }
+
+    /// Bytes of segments in use that no item of the index takes.
+    fn dead_bytes(&self) -> usize {
+        let spare = self.spare.len() * (self.segment_size + HEAP);
+        let live = self.queue_bytes.iter().sum::<usize>() - self.large_bytes;
+        self.log_bytes - spare - live
     }
 
     /// Bytes that come free at once when an item goes: its value beside the log, and a segment of its own.
@@ -1095,6 +1142,9 @@ impl Shard {
         tags: &Tags,
         visit: &mut dyn FnMut(&[u8], &Item<'_>),
     ) -> Option<u64> {
+        if self.len(db) == 0 {
+            return None;
+        }
         self.index.scan(cursor, count, &mut |place| {
             let record = self.record(place);
             if record.db == db && self.is_live(&record, tags, self.now) {
@@ -1172,21 +1222,24 @@ impl Shard {
     /// Moves the items of a segment together, within it.
     fn compact(&mut self, number: usize) {
         let mut segment = self.segments[number].take().expect("a segment in use");
-        let (mut at, mut end) = (0, 0);
+        let (mut at, mut end, mut next_expiry) = (0, 0, u64::MAX);
         while at < segment.used {
             let record = decode(&segment.data[at..], &segment.bases);
             let (size, key) = (record.size, Key { db: record.db, bytes: record.key });
+            let gone_at = record.gone_at().unwrap_or(u64::MAX);
             let hash = super::hash(&self.hasher, key);
             if let Some(found) = self.index.find(hash, |known| known == Place { segment: number, offset: at }) {
                 segment.data.copy_within(at..at + size, end);
                 self.index.update(&found, Place { segment: number, offset: end }, found.freq);
                 end += size;
+                next_expiry = next_expiry.min(gone_at);
             }
             at += size;
         }
         segment.used = end;
-        // Items stand elsewhere now: the sweep looks at all of them again.
-        (segment.swept, segment.reclaimed) = (0, 0);
+        // Items stand elsewhere now: the sweep looks at all of them again. What it had noted so far are the expiries of those
+        // that it had passed.
+        (segment.swept, segment.reclaimed, segment.next_expiry) = (0, 0, next_expiry);
         self.segments[number] = Some(segment);
     }
 
