@@ -938,3 +938,28 @@ fn info_tells_leases_and_refused_fills() {
     world.ask(b, "CONFIG RESETSTAT");
     info(&mut world, &["fills_refused_changed:0", "fills_refused_late:0"]);
 }
+
+/// A burst of leases fills the bound, and all but a few slow loads end. The next keys are granted leases: what the burst
+/// took has been given back, although the table was never empty.
+#[test]
+fn a_burst_of_leases_leaves_room_for_the_next() {
+    let mut world = World::new();
+    let (slow, burst, next) = (world.connect(""), world.connect(""), world.connect(""));
+    for number in 0..16 {
+        world.ask(slow, &format!("CACHE.FETCH slow:{number} LEASE 60000"));
+    }
+    let mut tokens = Vec::new();
+    for number in 0..8_000 {
+        let answer = world.ask(burst, &format!("CACHE.FETCH burst:{number}"));
+        if !answer.contains(" :0 :0 :-2") {
+            tokens.push((number, token_of(&answer, "miss")));
+        }
+    }
+    assert!((1_000..8_000).contains(&tokens.len()), "{} fill the bound", tokens.len());
+    for (number, token) in tokens {
+        world.ask(burst, &format!("CACHE.FILL burst:{number} {token} v"));
+    }
+    for number in 0..200 {
+        world.lease(next, &format!("next:{number}"));
+    }
+}

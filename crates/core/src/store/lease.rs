@@ -311,6 +311,9 @@ const FEW_LEASES: usize = 1024;
 /// What a lease takes beside its key, and a waiter, in bytes.
 const LEASE_BYTES: usize = size_of::<Lease>() + 64;
 const WAITER_BYTES: usize = size_of::<Waiter>();
+/// What a place of the table of leases takes, and a place among those that are due, in bytes.
+const PLACE_BYTES: usize = size_of::<(u64, Box<Lease>)>() + 1;
+const DUE_BYTES: usize = size_of::<(u64, u64)>();
 
 /// What became of a FILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -359,7 +362,9 @@ pub(super) struct Moment {
 
 /// The leases of a shard.
 pub(super) struct Leases {
-    map: HashMap<u64, Lease, BuildHasherDefault<Identity>>,
+    /// Each in memory of its own, so that the table is small beside what it holds: else one doubling of the table could
+    /// take more than all leases may, and leave no room until the table is given back.
+    map: HashMap<u64, Box<Lease>, BuildHasherDefault<Identity>>,
     /// When which lease is to be looked at.
     due: BinaryHeap<Reverse<(u64, u64)>>,
     /// Leases of keys that were changed in this step.
@@ -403,7 +408,14 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.map.capacity() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES + self.due.len() * 16
+        let table = self.map.capacity() * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
+        table + self.map.len() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES
+    }
+
+    /// Whether there is room for the lease of a key that has none, the growth of the table included.
+    fn has_room(&self, key: Key<'_>) -> bool {
+        let grows = if self.map.len() == self.map.capacity() { self.map.capacity() * PLACE_BYTES } else { 0 };
+        self.bytes() + grows + LEASE_BYTES + key.bytes.len() <= self.most
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
@@ -420,11 +432,11 @@ impl Leases {
     }
 
     pub(super) fn get(&self, hash: u64, key: Key<'_>) -> Option<&Lease> {
-        self.map.get(&hash).filter(|lease| lease.is_of(key))
+        self.map.get(&hash).map(|lease| &**lease).filter(|lease| lease.is_of(key))
     }
 
     fn get_mut(&mut self, hash: u64, key: Key<'_>) -> Option<&mut Lease> {
-        self.map.get_mut(&hash).filter(|lease| lease.is_of(key))
+        self.map.get_mut(&hash).map(|lease| &mut **lease).filter(|lease| lease.is_of(key))
     }
 
     /// The key of a lease, by its hash.
@@ -459,7 +471,7 @@ impl Leases {
     pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
         let now = moment.now;
         if !self.map.contains_key(&hash) {
-            if self.bytes() + LEASE_BYTES + key.bytes.len() > self.most {
+            if !self.has_room(key) {
                 return Answer::Full;
             }
             if seeker.lease == 0 && !seeker.served {
@@ -613,6 +625,10 @@ impl Leases {
             None => true,
         });
         self.waiters -= before - lease.waiters.len();
+        if lease.waiters.is_empty() {
+            // The memory of a crowd is given back.
+            lease.waiters = VecDeque::new();
+        }
     }
 
     /// The value of a key was changed or taken away by somebody who was not asked to load it.
@@ -857,9 +873,7 @@ impl Leases {
             lease.scheduled = at;
             self.due.push(Reverse((at, hash)));
             if self.due.len() > 2 * self.map.len() + FEW_LEASES {
-                // Of leases that are gone, or are looked at sooner.
-                let map = &self.map;
-                self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+                self.forget_past_looks();
             }
         }
     }
@@ -909,18 +923,31 @@ impl Leases {
         let idle = self.map.get(&hash).is_some_and(|lease| lease.is_idle(now));
         if idle && let Some(lease) = self.map.remove(&hash) {
             self.key_bytes -= lease.key.len();
-            if self.map.is_empty() && self.map.capacity() > 1024 {
-                // What a burst took is given back.
-                self.map = HashMap::default();
-            }
+            self.shrink();
         }
         idle
+    }
+
+    /// Gives back most of what a burst took. Seldom: the table is a quarter full then, and half full afterwards.
+    fn shrink(&mut self) {
+        let length = self.map.len();
+        if self.map.capacity() > FEW_LEASES && length < self.map.capacity() / 4 {
+            self.map.shrink_to(2 * length);
+            self.forget_past_looks();
+            self.due.shrink_to(2 * length);
+        }
+    }
+
+    /// Forgets when leases are due that are gone, or are looked at sooner.
+    fn forget_past_looks(&mut self) {
+        let map = &self.map;
+        self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
     }
 }
 
 impl Lease {
-    fn new(key: Key<'_>) -> Lease {
-        Lease {
+    fn new(key: Key<'_>) -> Box<Lease> {
+        Box::new(Lease {
             db: key.db,
             key: Arc::from(key.bytes),
             grants: Vec::new(),
@@ -938,7 +965,7 @@ impl Lease {
             hold_off: None,
             watchers: 0,
             scheduled: u64::MAX,
-        }
+        })
     }
 
     fn is_of(&self, key: Key<'_>) -> bool {
