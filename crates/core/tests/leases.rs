@@ -963,3 +963,45 @@ fn a_burst_of_leases_leaves_room_for_the_next() {
         world.lease(next, &format!("next:{number}"));
     }
 }
+
+/// A query takes longer than two leases, and two who got the lease after it let their time pass as well: those who wait get
+/// an error, and the key is held off. Nothing has changed the key, so the value is stored when it comes, and the hold-off is
+/// over. The same if one to whom the lease passed on fails; its own failure tells nobody anything while the key is held off.
+#[test]
+fn a_failure_leaves_loads_under_older_tokens_good() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    let first = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    world.wait(3_001);
+    assert!(world.heard(c).starts_with("-LOADFAILED k: no one"));
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {first} v1")), ":0");
+    assert_eq!(world.ask(b, &format!("CACHE.FILL k {second} v2")), ":0");
+    assert!(world.ask(c, "CACHE.FETCH k").starts_with("*6 $3 hit $2 v1"));
+
+    let first = world.lease(a, "x");
+    world.send(b, "CACHE.FETCH x WAIT 60000");
+    world.send(c, "CACHE.FETCH x WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    assert_eq!(world.ask(b, &format!("CACHE.FAIL x {second} busy")), ":1");
+    assert_eq!(world.heard(c), "-LOADFAILED x: busy");
+    assert_eq!(world.ask(b, &format!("CACHE.FILL x {second} v2")), ":0");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL x {first} v1")), ":0");
+    world.ask(a, "DEL x");
+    world.lease(c, "x");
+
+    let first = world.lease(a, "y");
+    world.send(b, "CACHE.FETCH y WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    world.ask(b, &format!("CACHE.FAIL y {second} busy"));
+    world.wait(50);
+    assert_eq!(world.ask(a, &format!("CACHE.FAIL y {first} late")), ":1");
+    assert_eq!(world.ask(c, "CACHE.FETCH y"), "-LOADFAILED y: busy");
+    world.wait(50);
+    world.lease(c, "y");
+}

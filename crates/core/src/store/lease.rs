@@ -7,8 +7,9 @@
 //! 2. A change of the value *voids*: no token granted before is good for storing any more. Else: A reads v1 from the
 //!    database, B writes v2 and removes the key, A stores v1, and v1 stays. Expiry, eviction and new times to live void
 //!    nothing: what a load returns is as good as before.
-//! 3. A lease that passes on (its time is over, its holder is gone) voids nothing either: every token since the last
-//!    void stays good until it is too old, and the first to store wins. Else a query slower than the lease is never stored.
+//! 3. A lease that passes on (its time is over, its holder is gone) voids nothing either, nor does a failure: every other
+//!    token since the last void stays good until it is too old, and the first to store wins. Else a query slower than the
+//!    lease is never stored.
 //! 4. Who waits remembers how often the key was voided and the tag clock when it joined. A refused value is handed,
 //!    unstored, to those who joined before what refused it; the others go on waiting, since they may have seen the write.
 //! 5. At most one voided load runs beside the valid one. Else a key that is invalidated faster than it is loaded starts
@@ -732,11 +733,13 @@ impl Leases {
         if lease.good(token, now).is_none() {
             return false;
         }
-        // Who has the lease now, if it passed on, may still succeed.
-        if lease.forget_passed_on(token) {
+        // Who has the lease now, if it passed on, may still succeed; and a failure that comes while the key is held off
+        // for another one says nothing new.
+        let another = lease.forget_passed_on(token);
+        lease.grants.retain(|grant| grant.token != token);
+        if another || !lease.held && lease.held_off(now).is_some() {
             return true;
         }
-        lease.end();
         lease.hold_off(message, retry, now);
         let until = lease.hold_off.as_ref().map_or(now, |hold_off| hold_off.until + REMEMBERED);
         let outcome = kept.map_or_else(|| Outcome::Failed(Arc::clone(message)), |kept| Outcome::Loaded(kept.clone()));
@@ -1018,6 +1021,11 @@ impl Lease {
     /// No token is good any more, and nobody holds the lease.
     fn end(&mut self) {
         self.grants.clear();
+        self.lay_down();
+    }
+
+    /// Nobody holds the lease, and what became of those who held it is forgotten; tokens stay good.
+    fn lay_down(&mut self) {
         (self.held, self.queued) = (false, false);
         (self.failures, self.ended, self.releases, self.released_by, self.rests_until) = (0, 0, 0, None, 0);
     }
@@ -1040,7 +1048,7 @@ impl Lease {
     fn hold_off(&mut self, message: &Arc<str>, retry: Option<u64>, now: u64) {
         let before = self.hold_off.take().map_or(0, |hold_off| hold_off.delay);
         let delay = retry.unwrap_or((before * 2).max(HOLD_OFF.0)).min(HOLD_OFF.1.max(retry.unwrap_or(0).min(MAX_AGE)));
-        self.end();
+        self.lay_down();
         self.hold_off = Some(HoldOff { until: now + delay, delay, message: Arc::clone(message) });
     }
 
