@@ -1005,3 +1005,84 @@ fn a_failure_leaves_loads_under_older_tokens_good() {
     world.wait(50);
     world.lease(c, "y");
 }
+
+/// While the only worker is busy, a key that somebody waits for is removed over and over. It is queued once: the key that
+/// waits beside it is loaded next.
+#[test]
+fn a_key_that_changes_often_is_queued_once() {
+    let mut world = World::new();
+    let (worker, readers) = (world.connect("HELLO 3"), [0; 3].map(|_| world.connect("")));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    for (reader, key) in readers.iter().zip(["u:busy", "u:victim", "u:hot"]) {
+        world.send(*reader, &format!("GET {key}"));
+    }
+    let writer = world.connect("");
+    let queued = world.engine.loaders.queued_bytes();
+    for _ in 0..100 {
+        world.ask(writer, &"DEL u:hot\r\n".repeat(100));
+    }
+    assert_eq!(world.engine.loaders.queued_bytes(), queued);
+    for (reader, key) in readers.iter().zip(["u:busy", "u:victim", "u:hot"]) {
+        let (sent, token) = load_of(&world.heard(worker));
+        assert_eq!(sent, key);
+        world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+        assert_eq!(world.heard(*reader), "$1 v");
+    }
+    assert!(!world.heard(worker).contains("load"));
+}
+
+/// More keys wait for a worker than may be queued. Those without a place ask again, and all are loaded in the end.
+#[test]
+fn keys_that_find_the_queue_full_are_loaded_later() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    let pad = "x".repeat(1_000);
+    let readers: Vec<usize> = (0..300).map(|_| world.connect("")).collect();
+    for reader in &readers {
+        world.send(*reader, &format!("GET u:{pad}:{reader}"));
+    }
+    assert!(world.engine.loaders.queued_bytes() < 200 * 1_000, "some found no place");
+    for _ in 0..400 {
+        world.wait(60);
+        let push = world.heard(worker);
+        if push.contains("load") {
+            let (key, token) = load_of(&push);
+            world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+        }
+    }
+    let answered = readers.iter().filter(|reader| world.heard(**reader) == "$1 v").count();
+    assert_eq!(answered, readers.len());
+}
+
+/// Keys are asked for and given up, one after another, while no worker is there. They leave the queue when there is no room;
+/// and a key that somebody waits for still is queued and found by a worker that comes. A pattern that is forgotten leaves
+/// nothing behind.
+#[test]
+fn keys_that_nobody_wants_leave_the_queue() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (reader, other) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    let pad = "x".repeat(1_000);
+    for number in 0..1_000 {
+        let ticket = world.ask(reader, &format!("GET u:{number}:{pad}")).replace("-WAITING ", "");
+        assert_eq!(world.ask(reader, &format!("CACHE.CANCEL {ticket}")), ":1");
+        assert!(world.engine.loaders.queued_bytes() <= 128 << 10);
+        world.wait(10);
+    }
+    world.wait(1_000);
+    world.send(other, &format!("GET u:wanted:{pad}"));
+    world.wait(1_000);
+    let worker = world.connect("HELLO 3");
+    world.send(worker, "CACHE.LOADER u:*");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(other), "$1 v");
+    world.close(worker);
+    world.send(other, "GET u:left");
+    assert_ne!(world.engine.loaders.queued_bytes(), 0);
+    let operator = world.connect("");
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    assert_eq!(world.engine.loaders.queued_bytes(), 0);
+}

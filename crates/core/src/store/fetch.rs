@@ -303,6 +303,16 @@ impl Entry<'_> {
         self.shard.leases.fall_back(self.hash, self.key, moment);
     }
 
+    /// Whether a worker was asked for and has not come.
+    pub fn is_queued(&self) -> bool {
+        self.shard.leases.is_queued(self.hash, self.key)
+    }
+
+    /// The key waits for a worker no more: there was no room for it. If anybody waits, one is asked for again in a while.
+    pub fn unqueue(&mut self) {
+        self.shard.leases.unqueue(self.hash, self.key, self.now);
+    }
+
     /// Whether a value loaded under `token` would be stored, as far as can be told.
     pub fn takes(&self, token: u64) -> bool {
         self.shard.leases.get(self.hash, self.key).is_some_and(|lease| lease.takes(token, self.now))

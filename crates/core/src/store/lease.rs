@@ -550,6 +550,8 @@ impl Leases {
         let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now));
         if wanted {
             self.grant(hash, Some(worker), length, true, moment);
+        } else {
+            self.unqueue(hash, key, moment.now);
         }
         wanted
     }
@@ -558,6 +560,22 @@ impl Leases {
     pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
         if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now)) {
             self.grant_to_waiter(hash, moment);
+        }
+    }
+
+    /// Whether a worker was asked for and has not come.
+    pub(super) fn is_queued(&self, hash: u64, key: Key<'_>) -> bool {
+        self.get(hash, key).is_some_and(|lease| lease.queued)
+    }
+
+    /// The key waits for a worker no more, although one was asked for. If anybody waits for it, one is asked for again in
+    /// a while.
+    pub(super) fn unqueue(&mut self, hash: u64, key: Key<'_>, now: u64) {
+        if let Some(lease) = self.get_mut(hash, key)
+            && std::mem::take(&mut lease.queued)
+        {
+            self.schedule(hash, now + HOLD_OFF.0);
+            self.drop_if_idle(hash, now);
         }
     }
 
@@ -615,21 +633,27 @@ impl Leases {
 
     /// Tells those who wait; who is told nothing goes on waiting.
     fn answer(&mut self, hash: u64, mut outcome: impl FnMut(&Waiter) -> Option<Outcome>) {
-        let Some(lease) = self.map.get_mut(&hash) else { return };
+        self.retain_waiters(hash, |waiter, notes| {
+            let outcome = outcome(waiter);
+            let stays = outcome.is_none();
+            notes.extend(outcome.map(|outcome| Note::Outcome(waiter.party, waiter.wait, outcome)));
+            stays
+        });
+    }
+
+    /// Keeps the waiters that `stays` keeps; how many are gone. With the last of them the worker is not wanted any more,
+    /// and the memory of a crowd is given back.
+    fn retain_waiters(&mut self, hash: u64, mut stays: impl FnMut(&Waiter, &mut Vec<Note>) -> bool) -> usize {
+        let Some(lease) = self.map.get_mut(&hash) else { return 0 };
         let before = lease.waiters.len();
         let notes = &mut self.notes;
-        lease.waiters.retain(|waiter| match outcome(waiter) {
-            Some(outcome) => {
-                notes.push(Note::Outcome(waiter.party, waiter.wait, outcome));
-                false
-            }
-            None => true,
-        });
-        self.waiters -= before - lease.waiters.len();
-        if lease.waiters.is_empty() {
-            // The memory of a crowd is given back.
-            lease.waiters = VecDeque::new();
+        lease.waiters.retain(|waiter| stays(waiter, notes));
+        let gone = before - lease.waiters.len();
+        if gone > 0 && lease.waiters.is_empty() {
+            (lease.queued, lease.waiters) = (false, VecDeque::new());
         }
+        self.waiters -= gone;
+        gone
     }
 
     /// The value of a key was changed or taken away by somebody who was not asked to load it.
@@ -803,23 +827,20 @@ impl Leases {
 
     /// Somebody leaves the queue. Whether it stood there.
     pub(super) fn leave(&mut self, hash: u64, key: Key<'_>, party: Party, wait: u64, now: u64) -> bool {
-        let Some(lease) = self.get_mut(hash, key) else { return false };
-        let before = lease.waiters.len();
-        lease.waiters.retain(|waiter| waiter.party != party || waiter.wait != wait);
-        let left = before - lease.waiters.len();
-        self.waiters -= left;
+        if self.get(hash, key).is_none() {
+            return false;
+        }
+        let left = self.retain_waiters(hash, |waiter, _| waiter.party != party || waiter.wait != wait);
         self.drop_if_idle(hash, now);
         left > 0
     }
 
     /// A connection that waited for the key is gone. If it was granted the lease meanwhile, it never learned of it.
     pub(super) fn left(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
-        let Some(lease) = self.get_mut(hash, key) else { return };
-        let before = lease.waiters.len();
-        lease.waiters.retain(|waiter| waiter.party != party);
-        let left = before - lease.waiters.len();
-        self.waiters -= left;
-        self.leave_load(hash, party, Because::Released, moment);
+        if self.get(hash, key).is_some() {
+            self.retain_waiters(hash, |waiter, _| waiter.party != party);
+            self.leave_load(hash, party, Because::Released, moment);
+        }
     }
 
     /// The connection that holds a lease is gone. What it loads stays good.
@@ -1015,7 +1036,10 @@ impl Lease {
                 Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids, clock: *clock };
             self.voided.push(voided);
         }
+        // A key that is waited for stays queued for a worker: it is not queued once more with each change.
+        let queued = self.queued && !self.waiters.is_empty();
         self.end();
+        self.queued = queued;
     }
 
     /// No token is good any more, and nobody holds the lease.
