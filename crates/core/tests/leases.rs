@@ -1086,3 +1086,50 @@ fn keys_that_nobody_wants_leave_the_queue() {
     assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
     assert_eq!(world.engine.loaders.queued_bytes(), 0);
 }
+
+/// No worker is there, and one MGET asks for more keys than there is room to wait for. It takes a share of the room and no
+/// more, is answered when its time is over, asks for nothing again, and leaves nothing behind.
+#[test]
+fn one_command_takes_a_share_of_the_leases() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (greedy, other) = (world.connect(""), world.connect(""));
+    let keys: Vec<String> = (0..8_000).map(|number| format!("u:{number}")).collect();
+    world.send(greedy, &format!("MGET {}", keys.join(" ")));
+    assert_eq!(world.heard(greedy), "");
+    for round in 0..60 {
+        for number in 0..10 {
+            let answer = world.ask(other, &format!("CACHE.FETCH app:{round}:{number} LEASE 1"));
+            token_of(&answer, "miss");
+        }
+        world.wait(500);
+    }
+    let heard = world.heard(greedy);
+    assert!(heard.starts_with("*8000 "), "it is answered after its thirty seconds");
+    let (late, full) = (heard.matches("-NOLOADER").count(), heard.matches("-BUSY").count());
+    assert_eq!(late + full, 8_000);
+    assert!((100..2_000).contains(&late), "{late} waited");
+    world.wait(60_000);
+    assert!(!world.engine.tick_leases(world.now), "no lease is left");
+}
+
+/// A key of a command that waits is held off, or gone again, when another one is loaded: the command is not run for longer
+/// than the limit of a load, however often it finds something to wait for.
+#[test]
+fn a_command_that_is_run_again_waits_no_longer() {
+    let mut world = World::new();
+    let (worker, reader, writer) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(writer, "SET u:there v");
+    world.send(reader, "MGET u:there u:slow");
+    let (_, token) = load_of(&world.heard(worker));
+    for _ in 0..14 {
+        world.wait(2_000);
+        world.ask(worker, &format!("CACHE.RENEW u:slow {token} 3000"));
+    }
+    world.ask(writer, "DEL u:there");
+    world.ask(worker, &format!("CACHE.FILL u:slow {token} v"));
+    assert_eq!(world.heard(reader), "", "it waits for the key that is gone");
+    world.wait(2_001);
+    assert!(world.heard(reader).starts_with("*2 -LOADFAILED u:there: it was not loaded in time"), "since thirty seconds");
+}

@@ -81,6 +81,8 @@ pub enum Outcome {
     Failed(Arc<str>),
     /// The time to wait is over.
     Timeout,
+    /// There was no room to wait.
+    Full,
 }
 
 /// What a step has to tell others. It is handed over under the lock of the shard, so that nothing overtakes it.
@@ -244,6 +246,8 @@ struct Waiter {
     bound: bool,
     voids: u32,
     clock: u64,
+    /// What it takes, with the lease if that was made for it.
+    bytes: usize,
 }
 
 /// After a failure nobody loads for a while.
@@ -312,6 +316,10 @@ const FEW_LEASES: usize = 1024;
 /// What a lease takes beside its key, and a waiter, in bytes.
 const LEASE_BYTES: usize = size_of::<Lease>() + 64;
 const WAITER_BYTES: usize = size_of::<Waiter>();
+/// Part of the bound that the waiters of one connection may take, as a divisor.
+const SHARE_PART: usize = 4;
+/// Part of the bound beyond which workers are asked for no key that nobody waits for, as a divisor.
+const UNAWAITED_PART: usize = 2;
 /// What a place of the table of leases takes, and a place among those that are due, in bytes.
 const PLACE_BYTES: usize = size_of::<(u64, Box<Lease>)>() + 1;
 const DUE_BYTES: usize = size_of::<(u64, u64)>();
@@ -372,6 +380,8 @@ pub(super) struct Leases {
     touched: Vec<u64>,
     notes: Vec<Note>,
     waiters: usize,
+    /// Bytes that the waiters of each connection take.
+    shares: HashMap<u64, usize, BuildHasherDefault<Identity>>,
     key_bytes: usize,
     /// Bytes that all may take.
     most: usize,
@@ -389,6 +399,7 @@ impl Leases {
             touched: Vec::new(),
             notes: Vec::new(),
             waiters: 0,
+            shares: HashMap::default(),
             key_bytes: 0,
             most,
             load_limit,
@@ -409,7 +420,7 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let table = self.map.capacity() * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
+        let table = (self.map.capacity() + self.shares.capacity()) * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
         table + self.map.len() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES
     }
 
@@ -417,6 +428,11 @@ impl Leases {
     fn has_room(&self, key: Key<'_>) -> bool {
         let grows = if self.map.len() == self.map.capacity() { self.map.capacity() * PLACE_BYTES } else { 0 };
         self.bytes() + grows + LEASE_BYTES + key.bytes.len() <= self.most
+    }
+
+    /// Whether a connection may wait, at the cost of so many bytes: one that asks for very much leaves room for others.
+    fn has_share(&self, party: Party, bytes: usize) -> bool {
+        self.shares.get(&party.id).is_none_or(|used| used + bytes <= self.most / SHARE_PART)
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
@@ -471,8 +487,12 @@ impl Leases {
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
     pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
         let now = moment.now;
-        if !self.map.contains_key(&hash) {
-            if !self.has_room(key) {
+        let (new, waits) = (!self.map.contains_key(&hash), seeker.deadline > now);
+        let bytes = WAITER_BYTES + if new { LEASE_BYTES + key.bytes.len() } else { 0 };
+        let has_share = self.has_share(seeker.party, bytes);
+        if new {
+            let unawaited = !waits && self.bytes() > self.most / UNAWAITED_PART;
+            if !self.has_room(key) || seeker.served && (unawaited || waits && !has_share) {
                 return Answer::Full;
             }
             if seeker.lease == 0 && !seeker.served {
@@ -481,7 +501,7 @@ impl Leases {
             self.key_bytes += key.bytes.len();
             self.map.insert(hash, Lease::new(key));
         }
-        let full = self.bytes() > self.most;
+        let full = self.bytes() > self.most || !has_share;
         let Some(lease) = self.get_mut(hash, key) else { return Answer::Full };
         if let Some(hold_off) = lease.held_off(now) {
             return Answer::HeldOff(Arc::clone(&hold_off.message));
@@ -489,7 +509,9 @@ impl Leases {
         if lease.may_grant(now) {
             if seeker.served {
                 lease.served = true;
-                self.want(hash, now);
+                if !full {
+                    self.want(hash, now);
+                }
             } else if seeker.lease > 0 {
                 self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, false, moment);
                 return Answer::Lease(moment.token);
@@ -497,7 +519,7 @@ impl Leases {
                 return Answer::Nothing;
             }
         }
-        if seeker.deadline <= now {
+        if !waits {
             return Answer::Busy;
         }
         let Some(lease) = self.map.get_mut(&hash) else { return Answer::Full };
@@ -506,8 +528,10 @@ impl Leases {
         }
         let Seeker { party, wait, deadline, lease: length, bound, .. } = *seeker;
         let voids = lease.voids;
-        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock: moment.clock });
+        let clock = moment.clock;
+        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock, bytes });
         self.waiters += 1;
+        *self.shares.entry(party.id).or_default() += bytes;
         self.schedule(hash, deadline);
         Answer::Wait
     }
@@ -590,7 +614,9 @@ impl Leases {
         let other = lease.waiters.iter().position(|waiter| waiter.lease > 0 && !had(waiter));
         let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
         let Some(place) = place else { return };
-        let Some(Waiter { party, wait, lease: length, bound, .. }) = lease.waiters.remove(place) else { return };
+        let Some(waiter) = lease.waiters.remove(place) else { return };
+        give_share_back(&mut self.shares, &waiter);
+        let Waiter { party, wait, lease: length, bound, .. } = waiter;
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
         self.notes.push(Note::Outcome(party, wait, Outcome::Lease(granted)));
@@ -646,8 +672,14 @@ impl Leases {
     fn retain_waiters(&mut self, hash: u64, mut stays: impl FnMut(&Waiter, &mut Vec<Note>) -> bool) -> usize {
         let Some(lease) = self.map.get_mut(&hash) else { return 0 };
         let before = lease.waiters.len();
-        let notes = &mut self.notes;
-        lease.waiters.retain(|waiter| stays(waiter, notes));
+        let (notes, shares) = (&mut self.notes, &mut self.shares);
+        lease.waiters.retain(|waiter| {
+            let stays = stays(waiter, notes);
+            if !stays {
+                give_share_back(shares, waiter);
+            }
+            stays
+        });
         let gone = before - lease.waiters.len();
         if gone > 0 && lease.waiters.is_empty() {
             (lease.queued, lease.waiters) = (false, VecDeque::new());
@@ -959,6 +991,7 @@ impl Leases {
             self.map.shrink_to(2 * length);
             self.forget_past_looks();
             self.due.shrink_to(2 * length);
+            self.shares.shrink_to_fit();
         }
     }
 
@@ -966,6 +999,16 @@ impl Leases {
     fn forget_past_looks(&mut self) {
         let map = &self.map;
         self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+    }
+}
+
+/// A waiter is gone, and what it took is its connection's no more.
+fn give_share_back(shares: &mut HashMap<u64, usize, BuildHasherDefault<Identity>>, waiter: &Waiter) {
+    if let Some(used) = shares.get_mut(&waiter.party.id) {
+        *used -= waiter.bytes;
+        if *used == 0 {
+            shares.remove(&waiter.party.id);
+        }
     }
 }
 
