@@ -831,8 +831,9 @@ impl Session {
     /// outcomes from replies.
     #[cold]
     fn leave_tickets(&mut self, engine: &Engine, now: Now) {
-        for (_, ticket) in std::mem::take(&mut self.tickets) {
-            ticket.waits.leave(engine, &self.client, now.mono);
+        let party = self.client.party;
+        for (db, key) in keys_of(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.leave_all(party));
         }
         self.ticket_bytes = 0;
     }
@@ -1107,12 +1108,7 @@ impl Session {
         self.client.queue = None;
         self.pass_leases(engine, now);
         let parked = self.parked.take().into_iter();
-        // Many requests may wait for one key, and each look goes through all its waiters.
-        let mut keys: HashSet<(u8, Arc<[u8]>)> = HashSet::new();
-        for waits in parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
-            keys.extend(waits.keys.iter().map(|known| (known.db, Arc::clone(&known.key))));
-        }
-        for (db, key) in keys {
+        for (db, key) in keys_of(parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits))) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(party));
         }
         engine.clients.leave(party.id);
@@ -1246,6 +1242,15 @@ impl Session {
         message.answer(reply, self.messages, &run.scratch.values, out.bytes());
         self.messages += 1;
     }
+}
+
+/// The keys that requests wait for, each once: many may wait for one, and each look at a key goes through all its waiters.
+fn keys_of(all: impl Iterator<Item = Waits>) -> HashSet<(u8, Arc<[u8]>)> {
+    let mut keys = HashSet::new();
+    for waits in all {
+        keys.extend(waits.keys.iter().map(|known| (known.db, Arc::clone(&known.key))));
+    }
+    keys
 }
 
 /// Hands a lease on that came to a client which cannot fill it any more; to that client its wait has timed out.

@@ -1133,3 +1133,25 @@ fn a_command_that_is_run_again_waits_no_longer() {
     world.wait(2_001);
     assert!(world.heard(reader).starts_with("*2 -LOADFAILED u:there: it was not loaded in time"), "since thirty seconds");
 }
+
+/// A connection with many tickets of few keys, and a lease of its own, chooses RESP2: it waits for nothing any more, others do,
+/// and the lease is still its own. (One look at a key takes all of the connection's waiters out of its queue.)
+#[test]
+fn tickets_end_together_and_leave_the_lease() {
+    let mut world = World::new();
+    let (holder, many, other) = (world.connect(""), world.connect("HELLO 3"), world.connect(""));
+    let token = world.lease(holder, "k");
+    let own = world.lease(many, "own");
+    for key in ["k", "own"] {
+        world.ask(many, &format!("CACHE.FETCH {key} WAIT 60000 TICKET\r\n").repeat(300));
+    }
+    world.send(other, "CACHE.FETCH k WAIT 60000");
+    assert!(world.ask(holder, "CACHE.INSPECT k").contains("waiters :301"));
+    world.ask(many, "HELLO 2");
+    assert!(world.ask(holder, "CACHE.INSPECT k").contains("waiters :1 "));
+    let facts = world.ask(holder, "CACHE.INSPECT own");
+    assert!(facts.contains("waiters :0 ") && facts.contains("lease $4 held"), "{facts}");
+    world.ask(holder, &format!("CACHE.FILL k {token} v"));
+    assert!(world.heard(other).contains("hit") && world.heard(many).is_empty());
+    assert_ne!(world.ask(many, &format!("CACHE.FILL own {own} v")), ":0");
+}

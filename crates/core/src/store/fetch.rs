@@ -274,6 +274,11 @@ impl Entry<'_> {
         self.shard.leases.leave(self.hash, self.key, party, wait, self.now)
     }
 
+    /// Leaves the queue, under whatever number.
+    pub fn leave_all(&mut self, party: Party) {
+        self.shard.leases.leave_all(self.hash, self.key, party, self.now);
+    }
+
     /// A lease that its holder was never told of goes on to somebody else.
     pub fn give_up(&mut self, token: u64) {
         let moment = self.moment();

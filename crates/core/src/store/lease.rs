@@ -867,6 +867,14 @@ impl Leases {
         left > 0
     }
 
+    /// A connection waits for the key no more, under none of its numbers. A lease that it holds stays its own.
+    pub(super) fn leave_all(&mut self, hash: u64, key: Key<'_>, party: Party, now: u64) {
+        if self.get(hash, key).is_some() {
+            self.retain_waiters(hash, |waiter, _| waiter.party != party);
+            self.drop_if_idle(hash, now);
+        }
+    }
+
     /// A connection that waited for the key is gone. If it was granted the lease meanwhile, it never learned of it.
     pub(super) fn left(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
         if self.get(hash, key).is_some() {
