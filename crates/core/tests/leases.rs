@@ -1155,3 +1155,28 @@ fn tickets_end_together_and_leave_the_lease() {
     assert!(world.heard(other).contains("hit") && world.heard(many).is_empty());
     assert_ne!(world.ask(many, &format!("CACHE.FILL own {own} v")), ":0");
 }
+
+/// A load may take two minutes and is renewed for longer than a token is good without it. It is held as long, its value is
+/// stored; and if its holder is gone instead, the lease passes on to those who wait.
+#[test]
+fn a_lease_that_is_renewed_for_long_is_held_and_passes_on() {
+    for ends in [false, true] {
+        let mut world = World::with_load_limit(120_000);
+        let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+        let token = world.lease(a, "k");
+        world.send(b, "CACHE.FETCH k WAIT 110000");
+        for _ in 0..40 {
+            world.wait(2_000);
+            assert_eq!(world.ask(a, &format!("CACHE.RENEW k {token} 3000")), ":1");
+            assert!(world.ask(c, "CACHE.INSPECT k").contains("lease $4 held"));
+        }
+        assert_eq!(world.heard(b), "");
+        if ends {
+            world.close(a);
+            token_of(&world.heard(b), "miss");
+        } else {
+            assert_ne!(world.ask(a, &format!("CACHE.FILL k {token} v")), ":0");
+            assert!(world.heard(b).starts_with("*6 $3 hit"));
+        }
+    }
+}

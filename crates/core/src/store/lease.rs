@@ -221,6 +221,8 @@ struct Grant {
     granted_at: u64,
     /// When the lease passes on.
     deadline: u64,
+    /// When the token is too old: never while the lease is held, however often it is renewed.
+    good_until: u64,
     /// The server chose the holder, a worker, and would choose it again.
     assigned: bool,
 }
@@ -292,7 +294,8 @@ pub(super) struct Lease {
 
 /// Tokens of one key that are good at the same time.
 const MAX_GRANTS: usize = 3;
-/// How long a token is good, in milliseconds, if nothing voids it; and the longest lease.
+/// How long a token is good after its grant and after each renewal, in milliseconds, if nothing voids it; and the longest
+/// lease.
 pub const MAX_AGE: u64 = 60_000;
 /// Voided loads beside which another one may begin.
 const MAX_VOIDED: usize = 1;
@@ -553,7 +556,8 @@ impl Leases {
         if lease.grants.len() == MAX_GRANTS {
             lease.grants.remove(0);
         }
-        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, assigned });
+        let good_until = now + MAX_AGE;
+        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, good_until, assigned });
         (lease.held, lease.queued) = (true, false);
         self.schedule(hash, deadline);
     }
@@ -822,6 +826,7 @@ impl Leases {
             return None;
         }
         grant.deadline = last.min(now + length.min(MAX_AGE));
+        grant.good_until = now + MAX_AGE;
         grant.holder = grant.holder.map(|_| holder);
         let deadline = grant.deadline;
         (lease.held, lease.queued) = (true, false);
@@ -918,7 +923,7 @@ impl Leases {
     /// of many leases no more than a second is looked back.
     pub(super) fn oldest_clock(&mut self, clock: u64, now: u64) -> u64 {
         if self.map.len() <= FEW_LEASES || now >= self.oldest.1 + OLDEST_EVERY {
-            let good = |grant: &&Grant| now < grant.granted_at + MAX_AGE;
+            let good = |grant: &&Grant| now < grant.good_until;
             let grants = self.map.values().flat_map(|lease| lease.grants.iter().filter(good));
             self.oldest = (grants.map(|grant| grant.clock).min().unwrap_or(clock), now);
         }
@@ -966,7 +971,7 @@ impl Leases {
         // Nobody waits for the worker that was asked for: whoever asks next asks anew.
         lease.queued &= !lease.waiters.is_empty();
         let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
-        lease.grants.retain(|grant| grant.granted_at + MAX_AGE > now);
+        lease.grants.retain(|grant| grant.good_until > now);
         if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
             lease.hold_off = None;
         }
@@ -1075,7 +1080,7 @@ impl Lease {
     }
 
     fn good(&self, token: u64, now: u64) -> Option<&Grant> {
-        self.grants.iter().find(|grant| grant.token == token && now < grant.granted_at + MAX_AGE)
+        self.grants.iter().find(|grant| grant.token == token && now < grant.good_until)
     }
 
     fn void(&mut self) {
@@ -1134,13 +1139,13 @@ impl Lease {
             && self.rests_until <= now
             && self.watchers == 0
             && !self.queued
-            && !self.grants.iter().any(|grant| now < grant.granted_at + MAX_AGE)
+            && !self.grants.iter().any(|grant| now < grant.good_until)
     }
 
     /// When it is to be looked at again.
     fn next_look(&self, now: u64) -> u64 {
         let held = self.holder().map(|grant| grant.deadline);
-        let old = self.grants.iter().map(|grant| grant.granted_at + MAX_AGE);
+        let old = self.grants.iter().map(|grant| grant.good_until);
         let voided = self.voided.iter().map(|voided| voided.deadline);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
         let hold_off = self.hold_off.iter().flat_map(|hold_off| [hold_off.until, hold_off.until + REMEMBERED]);
