@@ -1117,7 +1117,7 @@ impl Session {
         }
         (self.ticket_bytes, self.long_line) = (0, None);
         if let Some(joined) = self.client.joined.take() {
-            engine.fences.leave(&joined);
+            engine.fences.leave(&joined, now.mono);
         }
         engine.loaders.pump(&engine.store, &engine.mail, now.mono);
     }

@@ -1180,3 +1180,39 @@ fn a_lease_that_is_renewed_for_long_is_held_and_passes_on() {
         }
     }
 }
+
+/// The new connection was welcomed, has invalidated a key, and is gone, when the greeting and the write of the old one
+/// arrive. They are refused; after ten minutes nothing is remembered.
+#[test]
+fn an_old_connection_is_refused_after_the_new_one_has_closed() {
+    let mut world = World::new();
+    let (old, new) = (world.connect(""), world.connect(""));
+    world.ask(new, "CACHE.SESSION me 2");
+    world.ask(new, "CACHE.INVALIDATE KEYS 1 k");
+    world.close(new);
+    world.wait(60_000);
+    let answer = world.ask(old, "CACHE.SESSION me 1\r\nSET k late");
+    assert_eq!(answer, "-FENCED a newer connection of this session is there already");
+    world.close(old);
+    world.wait(599_999);
+    let again = world.connect("");
+    assert!(world.ask(again, "CACHE.SESSION me 1").starts_with("-FENCED"));
+    world.close(again);
+    world.wait(600_000);
+    let later = world.connect("");
+    assert!(world.ask(later, "CACHE.SESSION me 1").contains("life"));
+    assert_eq!(world.ask(later, "GET k"), "$-1");
+}
+
+/// Sessions without connections are remembered in bounded number: the oldest of them are forgotten.
+#[test]
+fn a_bounded_number_of_ended_sessions_is_remembered() {
+    let mut world = World::new();
+    for number in 0..8_193 {
+        let connection = world.connect(&format!("CACHE.SESSION s{number} 2"));
+        world.close(connection);
+    }
+    let (first, last) = (world.connect(""), world.connect(""));
+    assert!(world.ask(first, "CACHE.SESSION s0 1").contains("life"));
+    assert!(world.ask(last, "CACHE.SESSION s8192 1").starts_with("-FENCED"));
+}
