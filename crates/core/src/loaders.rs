@@ -49,13 +49,25 @@ pub enum Serving {
 }
 
 struct Pattern {
+    /// Its database; `FORGOTTEN` if it is not served any more, and its place is free.
     db: u8,
     glob: Box<[u8]>,
     /// Workers that load what matches.
     workers: usize,
 }
 
+/// The database of no pattern: the place of one that was forgotten is kept, since workers know theirs by their places.
+const FORGOTTEN: u8 = u8::MAX;
+
 impl Pattern {
+    fn is(&self, db: u8, glob: &[u8]) -> bool {
+        self.db == db && *self.glob == *glob
+    }
+
+    fn is_free(&self) -> bool {
+        self.db == FORGOTTEN
+    }
+
     fn covers(&self, db: u8, key: &[u8]) -> bool {
         self.db == db && glob::matches(&self.glob, key)
     }
@@ -199,17 +211,34 @@ impl Loaders {
     }
 
     /// Serves a pattern from now on, whether or not there is a worker for it.
-    pub fn declare(&self, db: u8, glob: &[u8]) -> Result<usize, Error> {
-        let mut patterns = self.patterns.write();
-        if let Some(known) = patterns.iter().position(|pattern| pattern.db == db && *pattern.glob == *glob) {
-            return Ok(known);
-        }
-        if patterns.len() == MAX_PATTERNS {
+    pub fn declare(&self, db: u8, glob: &[u8]) -> Result<(), Error> {
+        self.declare_all(&mut self.patterns.write(), db, std::iter::once(glob))?;
+        Ok(())
+    }
+
+    /// The numbers of patterns, all of which are served from now on; or none is that was not, if they are too many.
+    fn declare_all<'a>(
+        &self,
+        patterns: &mut Vec<Pattern>,
+        db: u8,
+        globs: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<usize>, Error> {
+        let all: Vec<&[u8]> = globs.collect();
+        let unknown: HashSet<&[u8]> =
+            all.iter().filter(|glob| !patterns.iter().any(|pattern| pattern.is(db, glob))).copied().collect();
+        let free = patterns.iter().filter(|pattern| pattern.is_free()).count();
+        if patterns.len() - free + unknown.len() > MAX_PATTERNS {
             return Err(Error::new(Kind::TooLarge, "ERR too many patterns are served"));
         }
-        patterns.push(Pattern { db, glob: glob.into(), workers: 0 });
+        for glob in unknown {
+            let pattern = Pattern { db, glob: glob.into(), workers: 0 };
+            match patterns.iter_mut().find(|known| known.is_free()) {
+                Some(free) => *free = pattern,
+                None => patterns.push(pattern),
+            }
+        }
         self.any.store(true, Ordering::Release);
-        Ok(patterns.len() - 1)
+        Ok(all.iter().filter_map(|glob| patterns.iter().position(|pattern| pattern.is(db, glob))).collect())
     }
 
     /// A connection becomes a worker for patterns, or for more of them, with so many loads at a time.
@@ -220,20 +249,18 @@ impl Loaders {
         globs: impl Iterator<Item = &'a [u8]>,
         credit: usize,
     ) -> Result<(), Error> {
-        let mut numbers = Vec::new();
-        for glob in globs {
-            numbers.push(self.declare(db, glob)?);
-        }
         let mut work = self.work.lock();
-        if !work.workers.iter().any(|worker| worker.party == party) {
-            if work.workers.len() == MAX_WORKERS {
-                return Err(Error::new(Kind::TooLarge, "ERR too many loader workers"));
-            }
+        let mut patterns = self.patterns.write();
+        let new = !work.workers.iter().any(|worker| worker.party == party);
+        if new && work.workers.len() == MAX_WORKERS {
+            return Err(Error::new(Kind::TooLarge, "ERR too many loader workers"));
+        }
+        let numbers = self.declare_all(&mut patterns, db, globs)?;
+        if new {
             work.workers.push(Worker { party, patterns: Vec::new(), credit, busy: 0 });
         }
         let worker = work.workers.iter_mut().find(|worker| worker.party == party).expect("it was put there");
         worker.credit = credit;
-        let mut patterns = self.patterns.write();
         for number in numbers {
             if !worker.patterns.contains(&number) {
                 worker.patterns.push(number);
@@ -267,10 +294,10 @@ impl Loaders {
     pub fn forget(&self, db: u8, glob: &[u8]) -> bool {
         let mut work = self.work.lock();
         let mut patterns = self.patterns.write();
-        let known = patterns.iter().position(|pattern| pattern.db == db && *pattern.glob == *glob);
+        let known = patterns.iter().position(|pattern| pattern.is(db, glob));
         let Some(number) = known else { return false };
-        // The place is kept, since workers know their patterns by it.
-        (patterns[number].db, patterns[number].glob) = (u8::MAX, Box::default());
+        patterns[number] = Pattern { db: FORGOTTEN, glob: Box::default(), workers: 0 };
+        work.workers.iter_mut().for_each(|worker| worker.patterns.retain(|known| *known != number));
         if let Some(queue) = work.queues.get_mut(number) {
             // Looked at anew: another pattern may cover them.
             self.wanted.lock().extend(queue.take());

@@ -1216,3 +1216,25 @@ fn a_bounded_number_of_ended_sessions_is_remembered() {
     assert!(world.ask(first, "CACHE.SESSION s0 1").contains("life"));
     assert!(world.ask(last, "CACHE.SESSION s8192 1").starts_with("-FENCED"));
 }
+
+/// Patterns are registered and forgotten, more of them than may be served at a time, while their worker lives or not: their
+/// places are used again. A registration that is refused serves nothing.
+#[test]
+fn places_of_forgotten_patterns_are_used_again() {
+    let mut world = World::new();
+    let (operator, worker) = (world.connect(""), world.connect("HELLO 3"));
+    for number in 0..1_100 {
+        assert_eq!(world.ask(worker, &format!("CACHE.LOADER p{number}:* same:*")), "+OK");
+        assert_eq!(world.ask(operator, &format!("CACHE.FORGET p{number}:*")), ":1");
+    }
+    world.send(operator, "GET same:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(operator), "$1 v");
+
+    let other = world.connect("HELLO 3");
+    let many: Vec<String> = (0..1_100).map(|number| format!("q{number}:*")).collect();
+    assert!(world.ask(other, &format!("CACHE.LOADER {}", many.join(" "))).starts_with("-ERR too many patterns"));
+    assert_eq!(world.ask(operator, "GET q5:1"), "$-1");
+    assert_eq!(world.ask(other, "GET q5:1"), "_", "it is no worker");
+}
