@@ -796,7 +796,9 @@ impl Session {
         }
         let once = std::mem::take(&mut self.client.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
-        if !(once || self.client.tickets) || self.client.queue.is_some() {
+        // A client that has chosen RESP2 since it asked for tickets can be told no outcome later.
+        let later = (once || self.client.tickets) && self.client.resp == 3;
+        if !later || self.client.queue.is_some() {
             if self.client.replies == Replies::Skip {
                 self.client.replies = Replies::SkipNext;
             }

@@ -1238,3 +1238,21 @@ fn places_of_forgotten_patterns_are_used_again() {
     assert_eq!(world.ask(operator, "GET q5:1"), "$-1");
     assert_eq!(world.ask(other, "GET q5:1"), "_", "it is no worker");
 }
+
+/// A client with tickets chooses RESP2, in which nothing can tell it an outcome later: its requests wait in their place.
+#[test]
+fn a_client_of_tickets_that_chooses_resp2_waits_in_place() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    world.ask(reader, "HELLO 2");
+    for (line, answer) in [("GET u:1", "$1 v"), ("CACHE.FETCH u:2 WAIT 1000", "*6 $3 hit $1 v")] {
+        assert_eq!(world.ask(reader, line), "", "{line} waits");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+        assert!(world.heard(reader).starts_with(answer), "{line}");
+    }
+    world.ask(reader, "HELLO 3");
+    assert!(world.ask(reader, "GET u:3").starts_with("-WAITING "));
+}
