@@ -1131,7 +1131,10 @@ fn a_command_that_is_run_again_waits_no_longer() {
     world.ask(worker, &format!("CACHE.FILL u:slow {token} v"));
     assert_eq!(world.heard(reader), "", "it waits for the key that is gone");
     world.wait(2_001);
-    assert!(world.heard(reader).starts_with("*2 -LOADFAILED u:there: it was not loaded in time"), "since thirty seconds");
+    assert!(
+        world.heard(reader).starts_with("*2 -LOADFAILED u:there: it was not loaded in time"),
+        "since thirty seconds"
+    );
 }
 
 /// A connection with many tickets of few keys, and a lease of its own, chooses RESP2: it waits for nothing any more, others do,

@@ -56,7 +56,8 @@ impl World {
 
     fn with_store(limits: Limits, memory: u64, max_value: usize) -> World {
         let load_limit = limits.load_limit;
-        let options = Options { memory, shards: 4, evict: true, max_value, seed: [1, 2, 3, 4], epoch: 1000, load_limit };
+        let options =
+            Options { memory, shards: 4, evict: true, max_value, seed: [1, 2, 3, 4], epoch: 1000, load_limit };
         World {
             engine: Engine::new(options, limits, Facts { run_id: "life".into(), ..Facts::default() }, 1),
             now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
