@@ -438,7 +438,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             if tickets && client.resp != 3 {
                 return Err(Error::new(Kind::Malformed, "ERR tickets end in pushes: say HELLO 3 first"));
             }
-            cx.engine.fences.join(client, id, generation, servers, &cx.engine.mail)?;
+            cx.engine.fences.join(client, id, generation, servers, (&cx.engine.mail, cx.now.mono))?;
             client.tickets = tickets;
             Ok(Reply::Map(vec![
                 (Reply::word("run_id"), Reply::Value(Blob::Owned(cx.engine.facts.run_id.clone().into_bytes()))),
@@ -684,6 +684,7 @@ fn fetch(
             }
             Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
             Outcome::Timeout => Ok(nothing("timeout", 0)),
+            Outcome::Full => Ok(nothing("miss", 0)),
         };
     }
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;

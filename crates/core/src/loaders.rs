@@ -10,7 +10,7 @@
 //!
 //! Order of locks: that of a shard comes before those of this module; none of them is held while the store is used.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -28,9 +28,14 @@ const MAX_PATTERNS: usize = 1024;
 const MAX_WORKERS: usize = 1024;
 /// How often loads are looked for whose time is over, in milliseconds.
 const EXPIRE_EVERY: u64 = 100;
-/// Loads that may wait for a worker, for each pattern. Beyond it the oldest is given up; who waits for it is told when
-/// its time is over.
-const MAX_QUEUE: usize = 1 << 17;
+/// Part of the memory that keys waiting for a worker may take, as a divisor, and the least of it in bytes. One pattern may
+/// take half of it. Beyond it no key is queued, and its lease asks again a while later.
+const QUEUE_PART: u64 = 64;
+const LEAST_QUEUE: u64 = 64 << 10;
+/// What a queued key takes beside its bytes.
+const QUEUED_BYTES: usize = size_of::<Wanted>() + 2 * size_of::<usize>();
+/// How often full queues are searched for keys that are not wanted any more, in milliseconds.
+const PRUNE_EVERY: u64 = 1_000;
 
 /// Who loads a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +49,25 @@ pub enum Serving {
 }
 
 struct Pattern {
+    /// Its database; `FORGOTTEN` if it is not served any more, and its place is free.
     db: u8,
     glob: Box<[u8]>,
     /// Workers that load what matches.
     workers: usize,
 }
 
+/// The database of no pattern: the place of one that was forgotten is kept, since workers know theirs by their places.
+const FORGOTTEN: u8 = u8::MAX;
+
 impl Pattern {
+    fn is(&self, db: u8, glob: &[u8]) -> bool {
+        self.db == db && *self.glob == *glob
+    }
+
+    fn is_free(&self) -> bool {
+        self.db == FORGOTTEN
+    }
+
     fn covers(&self, db: u8, key: &[u8]) -> bool {
         self.db == db && glob::matches(&self.glob, key)
     }
@@ -67,11 +84,53 @@ struct Worker {
 
 type Wanted = (u8, Arc<[u8]>);
 
+/// What waits for a worker of one pattern, and the bytes that this takes.
+#[derive(Default)]
+struct Queue {
+    keys: VecDeque<Wanted>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn cost((_, key): &Wanted) -> usize {
+        QUEUED_BYTES + key.len()
+    }
+
+    fn push(&mut self, wanted: Wanted) {
+        self.bytes += Queue::cost(&wanted);
+        self.keys.push_back(wanted);
+    }
+
+    fn pop(&mut self) {
+        self.bytes -= self.keys.pop_front().as_ref().map_or(0, Queue::cost);
+        if self.keys.is_empty() {
+            self.take();
+        }
+    }
+
+    fn take(&mut self) -> VecDeque<Wanted> {
+        std::mem::take(self).keys
+    }
+}
+
+/// What one look at the queues finds to be done.
+#[derive(Default)]
+struct Turn {
+    /// What to send to whom.
+    sent: Vec<(Wanted, Party)>,
+    /// New loads that nobody is there for.
+    alone: Vec<Wanted>,
+    /// New loads that are in no queue, since none has room or no pattern covers them any more.
+    refused: Vec<Wanted>,
+}
+
 #[derive(Default)]
 struct Work {
     workers: Vec<Worker>,
     /// What waits for a worker, for each pattern.
-    queues: Vec<VecDeque<Wanted>>,
+    queues: Vec<Queue>,
+    /// When full queues may be searched again.
+    prune_at: u64,
     /// Whose turn it is.
     next: usize,
     /// What workers were sent: to whom, and until when it may answer.
@@ -88,7 +147,16 @@ impl Work {
     }
 
     fn is_waited_for(&self) -> bool {
-        self.queues.iter().any(|queue| !queue.is_empty())
+        self.queues.iter().any(|queue| !queue.keys.is_empty())
+    }
+
+    /// Takes everything out of the queues, if they were not searched a while ago that is too short.
+    fn take_queues(&mut self, now: u64) -> Option<Vec<Wanted>> {
+        if now < self.prune_at {
+            return None;
+        }
+        self.prune_at = now + PRUNE_EVERY;
+        Some(self.queues.iter_mut().flat_map(Queue::take).collect())
     }
 }
 
@@ -115,6 +183,11 @@ impl Loaders {
         self.loads.load(Ordering::Relaxed)
     }
 
+    /// Bytes of the keys that wait for a worker.
+    pub fn queued_bytes(&self) -> usize {
+        self.work.lock().queues.iter().map(|queue| queue.bytes).sum()
+    }
+
     /// Who loads a key.
     pub fn serving(&self, key: Key<'_>) -> Serving {
         if !self.any() {
@@ -138,17 +211,34 @@ impl Loaders {
     }
 
     /// Serves a pattern from now on, whether or not there is a worker for it.
-    pub fn declare(&self, db: u8, glob: &[u8]) -> Result<usize, Error> {
-        let mut patterns = self.patterns.write();
-        if let Some(known) = patterns.iter().position(|pattern| pattern.db == db && *pattern.glob == *glob) {
-            return Ok(known);
-        }
-        if patterns.len() == MAX_PATTERNS {
+    pub fn declare(&self, db: u8, glob: &[u8]) -> Result<(), Error> {
+        self.declare_all(&mut self.patterns.write(), db, std::iter::once(glob))?;
+        Ok(())
+    }
+
+    /// The numbers of patterns, all of which are served from now on; or none is that was not, if they are too many.
+    fn declare_all<'a>(
+        &self,
+        patterns: &mut Vec<Pattern>,
+        db: u8,
+        globs: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<usize>, Error> {
+        let all: Vec<&[u8]> = globs.collect();
+        let unknown: HashSet<&[u8]> =
+            all.iter().filter(|glob| !patterns.iter().any(|pattern| pattern.is(db, glob))).copied().collect();
+        let free = patterns.iter().filter(|pattern| pattern.is_free()).count();
+        if patterns.len() - free + unknown.len() > MAX_PATTERNS {
             return Err(Error::new(Kind::TooLarge, "ERR too many patterns are served"));
         }
-        patterns.push(Pattern { db, glob: glob.into(), workers: 0 });
+        for glob in unknown {
+            let pattern = Pattern { db, glob: glob.into(), workers: 0 };
+            match patterns.iter_mut().find(|known| known.is_free()) {
+                Some(free) => *free = pattern,
+                None => patterns.push(pattern),
+            }
+        }
         self.any.store(true, Ordering::Release);
-        Ok(patterns.len() - 1)
+        Ok(all.iter().filter_map(|glob| patterns.iter().position(|pattern| pattern.is(db, glob))).collect())
     }
 
     /// A connection becomes a worker for patterns, or for more of them, with so many loads at a time.
@@ -159,20 +249,18 @@ impl Loaders {
         globs: impl Iterator<Item = &'a [u8]>,
         credit: usize,
     ) -> Result<(), Error> {
-        let mut numbers = Vec::new();
-        for glob in globs {
-            numbers.push(self.declare(db, glob)?);
-        }
         let mut work = self.work.lock();
-        if !work.workers.iter().any(|worker| worker.party == party) {
-            if work.workers.len() == MAX_WORKERS {
-                return Err(Error::new(Kind::TooLarge, "ERR too many loader workers"));
-            }
+        let mut patterns = self.patterns.write();
+        let new = !work.workers.iter().any(|worker| worker.party == party);
+        if new && work.workers.len() == MAX_WORKERS {
+            return Err(Error::new(Kind::TooLarge, "ERR too many loader workers"));
+        }
+        let numbers = self.declare_all(&mut patterns, db, globs)?;
+        if new {
             work.workers.push(Worker { party, patterns: Vec::new(), credit, busy: 0 });
         }
         let worker = work.workers.iter_mut().find(|worker| worker.party == party).expect("it was put there");
         worker.credit = credit;
-        let mut patterns = self.patterns.write();
         for number in numbers {
             if !worker.patterns.contains(&number) {
                 worker.patterns.push(number);
@@ -196,7 +284,7 @@ impl Loaders {
                 && let Some(queue) = work.queues.get_mut(number)
             {
                 // Looked at anew: without a worker, whoever waits and can load does.
-                self.wanted.lock().extend(queue.drain(..));
+                self.wanted.lock().extend(queue.take());
             }
         }
         self.stirred.store(true, Ordering::Release);
@@ -204,14 +292,18 @@ impl Loaders {
 
     /// Forgets a pattern of a database; whether it was served.
     pub fn forget(&self, db: u8, glob: &[u8]) -> bool {
+        let mut work = self.work.lock();
         let mut patterns = self.patterns.write();
-        // The place is kept, since workers know their patterns by it.
-        let known = patterns.iter_mut().find(|pattern| pattern.db == db && *pattern.glob == *glob);
-        if let Some(pattern) = known {
-            (pattern.db, pattern.glob) = (u8::MAX, Box::default());
-            return true;
+        let known = patterns.iter().position(|pattern| pattern.is(db, glob));
+        let Some(number) = known else { return false };
+        patterns[number] = Pattern { db: FORGOTTEN, glob: Box::default(), workers: 0 };
+        work.workers.iter_mut().for_each(|worker| worker.patterns.retain(|known| *known != number));
+        if let Some(queue) = work.queues.get_mut(number) {
+            // Looked at anew: another pattern may cover them.
+            self.wanted.lock().extend(queue.take());
+            self.stirred.store(true, Ordering::Release);
         }
-        false
+        true
     }
 
     /// A key is to be loaded: called under the lock of its shard.
@@ -276,7 +368,8 @@ impl Loaders {
     #[inline]
     pub fn pump(&self, store: &Store, mail: &Mailboxes, now: u64) {
         while self.stirred.load(Ordering::Relaxed) && self.stirred.swap(false, Ordering::AcqRel) {
-            let (sent, alone) = self.take_work();
+            let most = (store.options().memory / QUEUE_PART).max(LEAST_QUEUE) as usize;
+            let Turn { sent, alone, refused } = self.take_work(most);
             for ((db, key), party) in sent {
                 let given = store.with(Key { db, bytes: &key }, now, |entry| {
                     let token = entry.assign(party, LEASE);
@@ -295,47 +388,75 @@ impl Loaders {
             for (db, key) in alone {
                 store.with(Key { db, bytes: &key }, now, |entry| entry.fall_back());
             }
+            if !refused.is_empty() {
+                self.make_room(store, refused, now);
+            }
         }
     }
 
-    /// What to send to whom, and the new loads that nobody is there for.
-    fn take_work(&self) -> (Vec<(Wanted, Party)>, Vec<Wanted>) {
+    /// Keys that are not wanted any more are taken out of the queues, for `refused` ones. Those for which there is no room
+    /// all the same are asked for again later.
+    #[cold]
+    fn make_room(&self, store: &Store, refused: Vec<Wanted>, now: u64) {
+        let Some(mut all) = self.work.lock().take_queues(now) else {
+            for (db, key) in refused {
+                store.with(Key { db, bytes: &key }, now, |entry| entry.unqueue());
+            }
+            return;
+        };
+        all.extend(refused);
+        let mut seen = HashSet::new();
+        all.retain(|(db, key)| {
+            seen.insert((*db, Arc::clone(key)))
+                && store.with(Key { db: *db, bytes: key }, now, |entry| entry.is_queued())
+        });
+        // Before those that have come meanwhile.
+        self.wanted.lock().splice(..0, all);
+        self.stirred.store(true, Ordering::Release);
+    }
+
+    /// Puts new loads into the queues, which may take `most` bytes, and takes out what workers are free for.
+    fn take_work(&self, most: usize) -> Turn {
         let mut work = self.work.lock();
         let Work { workers, queues, next, .. } = &mut *work;
-        let mut alone = Vec::new();
-        {
-            let wanted = std::mem::take(&mut *self.wanted.lock());
-            let patterns = self.patterns.read();
-            queues.resize_with(patterns.len(), VecDeque::new);
-            for (db, key) in wanted {
-                let covering = || patterns.iter().enumerate().filter(|(_, pattern)| pattern.covers(db, &key));
-                let live = covering().find(|(_, pattern)| pattern.workers > 0);
-                let Some((number, pattern)) = live.or_else(|| covering().next()) else {
-                    alone.push((db, key));
-                    continue;
-                };
-                if pattern.workers == 0 {
-                    alone.push((db, Arc::clone(&key)));
-                }
-                if queues[number].len() == MAX_QUEUE {
-                    queues[number].pop_front();
-                }
-                queues[number].push_back((db, key));
-            }
-        }
-        let mut sent = Vec::new();
+        let mut found = Turn::default();
+        self.queue_wanted(queues, most, &mut found);
         for (number, queue) in queues.iter_mut().enumerate() {
-            while !queue.is_empty() {
+            while let Some(wanted) = queue.keys.front() {
                 let count = workers.len();
                 let free = |worker: &Worker| worker.busy < worker.credit && worker.patterns.contains(&number);
                 let turn = (0..count).map(|step| (*next + step) % count).find(|at| free(&workers[*at]));
-                let (Some(turn), Some(wanted)) = (turn, queue.front().cloned()) else { break };
-                queue.pop_front();
+                let Some(turn) = turn else { break };
                 workers[turn].busy += 1;
                 *next = turn + 1;
-                sent.push((wanted, workers[turn].party));
+                found.sent.push((wanted.clone(), workers[turn].party));
+                queue.pop();
             }
         }
-        (sent, alone)
+        found
+    }
+
+    /// Puts new loads into the queues of their patterns: of those that have a worker, if any has.
+    fn queue_wanted(&self, queues: &mut Vec<Queue>, most: usize, found: &mut Turn) {
+        let wanted = std::mem::take(&mut *self.wanted.lock());
+        let patterns = self.patterns.read();
+        queues.resize_with(patterns.len(), Queue::default);
+        let mut bytes: usize = queues.iter().map(|queue| queue.bytes).sum();
+        for wanted in wanted {
+            let covering = || patterns.iter().enumerate().filter(|(_, pattern)| pattern.covers(wanted.0, &wanted.1));
+            let place = covering().find(|(_, pattern)| pattern.workers > 0).or_else(|| covering().next());
+            if place.is_none_or(|(_, pattern)| pattern.workers == 0) {
+                found.alone.push(wanted.clone());
+            }
+            let cost = Queue::cost(&wanted);
+            let fits = |queue: &Queue| bytes + cost <= most && queue.bytes + cost <= most / 2;
+            match place.map(|(number, _)| &mut queues[number]).filter(|queue| fits(queue)) {
+                Some(queue) => {
+                    bytes += cost;
+                    queue.push(wanted);
+                }
+                None => found.refused.push(wanted),
+            }
+        }
     }
 }

@@ -796,7 +796,9 @@ impl Session {
         }
         let once = std::mem::take(&mut self.client.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
-        if !(once || self.client.tickets) || self.client.queue.is_some() {
+        // A client that has chosen RESP2 since it asked for tickets can be told no outcome later.
+        let later = (once || self.client.tickets) && self.client.resp == 3;
+        if !later || self.client.queue.is_some() {
             if self.client.replies == Replies::Skip {
                 self.client.replies = Replies::SkipNext;
             }
@@ -831,8 +833,9 @@ impl Session {
     /// outcomes from replies.
     #[cold]
     fn leave_tickets(&mut self, engine: &Engine, now: Now) {
-        for (_, ticket) in std::mem::take(&mut self.tickets) {
-            ticket.waits.leave(engine, &self.client, now.mono);
+        let party = self.client.party;
+        for (db, key) in keys_of(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.leave_all(party));
         }
         self.ticket_bytes = 0;
     }
@@ -1107,12 +1110,7 @@ impl Session {
         self.client.queue = None;
         self.pass_leases(engine, now);
         let parked = self.parked.take().into_iter();
-        // Many requests may wait for one key, and each look goes through all its waiters.
-        let mut keys: HashSet<(u8, Arc<[u8]>)> = HashSet::new();
-        for waits in parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
-            keys.extend(waits.keys.iter().map(|known| (known.db, Arc::clone(&known.key))));
-        }
-        for (db, key) in keys {
+        for (db, key) in keys_of(parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits))) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(party));
         }
         engine.clients.leave(party.id);
@@ -1121,7 +1119,7 @@ impl Session {
         }
         (self.ticket_bytes, self.long_line) = (0, None);
         if let Some(joined) = self.client.joined.take() {
-            engine.fences.leave(&joined);
+            engine.fences.leave(&joined, now.mono);
         }
         engine.loaders.pump(&engine.store, &engine.mail, now.mono);
     }
@@ -1246,6 +1244,15 @@ impl Session {
         message.answer(reply, self.messages, &run.scratch.values, out.bytes());
         self.messages += 1;
     }
+}
+
+/// The keys that requests wait for, each once: many may wait for one, and each look at a key goes through all its waiters.
+fn keys_of(all: impl Iterator<Item = Waits>) -> HashSet<(u8, Arc<[u8]>)> {
+    let mut keys = HashSet::new();
+    for waits in all {
+        keys.extend(waits.keys.iter().map(|known| (known.db, Arc::clone(&known.key))));
+    }
+    keys
 }
 
 /// Hands a lease on that came to a client which cannot fill it any more; to that client its wait has timed out.

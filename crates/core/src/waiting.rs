@@ -55,6 +55,8 @@ pub fn wait_parts(wait: u64) -> (u64, usize) {
 pub struct Waits {
     /// The number of the command.
     pub number: u64,
+    /// Until when it waits for loads; 0 before it asks for the first. However often it is run again, it waits no longer.
+    deadline: u64,
     /// Its keys.
     pub keys: KeyList<Awaited>,
     /// How many of them have no outcome yet.
@@ -108,6 +110,11 @@ impl Waits {
     pub fn wait_for(&mut self, key: Key<'_>) {
         self.keys.push(Awaited { db: key.db, key: Arc::from(key.bytes), outcome: None });
         self.missing += 1;
+    }
+
+    /// Keeps what became of a key at once, so that it is not asked for again when the command has waited for others.
+    fn settle(&mut self, key: Key<'_>, outcome: Outcome) {
+        self.keys.push(Awaited { db: key.db, key: Arc::from(key.bytes), outcome: Some(outcome) });
     }
 
     /// Takes the outcome of the key at an index; whether nothing is waited for any more.
@@ -185,6 +192,7 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
             Outcome::Loaded(loaded) => Standing::Loaded(loaded),
             Outcome::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
             Outcome::Lease(_) | Outcome::Timeout => Standing::Failed(too_late(cx.engine, key)),
+            Outcome::Full => Standing::Failed(TOO_MANY),
         };
     }
     if cx.engine.loaders.serving(key) == Serving::Nobody {
@@ -193,10 +201,14 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
     if cx.waits.is_full() {
         return Standing::Failed(TOO_MANY);
     }
+    let late = cx.waits.deadline != 0 && cx.waits.deadline <= cx.now.mono;
+    if cx.waits.deadline == 0 {
+        cx.waits.deadline = cx.now.mono + cx.engine.limits.load_limit;
+    }
     let seeker = Seeker {
         party: client.party,
         wait: wait_number(cx.waits.number, cx.waits.keys.len()),
-        deadline: cx.now.mono + cx.engine.limits.load_limit,
+        deadline: cx.waits.deadline,
         lease: 0,
         served: true,
         bound: true,
@@ -207,6 +219,7 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
         Waits,
         Failed(Arc<str>),
         Full,
+        Late,
     }
     let seen = cx.with(key, |entry, _| {
         if reads && let Some(item) = entry.peek() {
@@ -214,6 +227,9 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
         }
         if entry.peek().is_some() || entry.is_known_absent() {
             return Seen::There;
+        }
+        if late {
+            return Seen::Late;
         }
         match entry.seek(&seeker) {
             Sought::Found { item, stale: true, .. } => Seen::Kept(crate::store::Loaded::new(&item, true)),
@@ -226,8 +242,15 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
     match seen {
         Seen::There => Standing::Settled,
         Seen::Kept(loaded) => Standing::Loaded(loaded),
-        Seen::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
-        Seen::Full => Standing::Failed(TOO_MANY),
+        Seen::Failed(cause) => {
+            cx.waits.settle(key, Outcome::Failed(Arc::clone(&cause)));
+            Standing::Failed(load_failed(key.bytes, &cause))
+        }
+        Seen::Full => {
+            cx.waits.settle(key, Outcome::Full);
+            Standing::Failed(TOO_MANY)
+        }
+        Seen::Late => Standing::Failed(too_late(cx.engine, key)),
         Seen::Waits => {
             cx.waits.wait_for(key);
             Standing::Waits

@@ -964,3 +964,324 @@ fn keys_that_are_watched_leave_room_for_loads() {
     let again = watch(&mut world, watched);
     assert!(again.abs_diff(watched) < watched / 2, "{again} and {watched}");
 }
+
+/// A burst of leases fills the bound, and all but a few slow loads end. The next keys are granted leases: what the burst
+/// took has been given back, although the table was never empty.
+#[test]
+fn a_burst_of_leases_leaves_room_for_the_next() {
+    let mut world = World::new();
+    let (slow, burst, next) = (world.connect(""), world.connect(""), world.connect(""));
+    for number in 0..16 {
+        world.ask(slow, &format!("CACHE.FETCH slow:{number} LEASE 60000"));
+    }
+    let mut tokens = Vec::new();
+    for number in 0..8_000 {
+        let answer = world.ask(burst, &format!("CACHE.FETCH burst:{number}"));
+        if !answer.contains(" :0 :0 :-2") {
+            tokens.push((number, token_of(&answer, "miss")));
+        }
+    }
+    assert!((1_000..8_000).contains(&tokens.len()), "{} fill the bound", tokens.len());
+    for (number, token) in tokens {
+        world.ask(burst, &format!("CACHE.FILL burst:{number} {token} v"));
+    }
+    for number in 0..200 {
+        world.lease(next, &format!("next:{number}"));
+    }
+}
+
+/// A query takes longer than two leases, and two who got the lease after it let their time pass as well: those who wait get
+/// an error, and the key is held off. Nothing has changed the key, so the value is stored when it comes, and the hold-off is
+/// over. The same if one to whom the lease passed on fails; its own failure tells nobody anything while the key is held off.
+#[test]
+fn a_failure_leaves_loads_under_older_tokens_good() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    let first = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    world.wait(3_001);
+    assert!(world.heard(c).starts_with("-LOADFAILED k: no one"));
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {first} v1")), ":0");
+    assert_eq!(world.ask(b, &format!("CACHE.FILL k {second} v2")), ":0");
+    assert!(world.ask(c, "CACHE.FETCH k").starts_with("*6 $3 hit $2 v1"));
+
+    let first = world.lease(a, "x");
+    world.send(b, "CACHE.FETCH x WAIT 60000");
+    world.send(c, "CACHE.FETCH x WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    assert_eq!(world.ask(b, &format!("CACHE.FAIL x {second} busy")), ":1");
+    assert_eq!(world.heard(c), "-LOADFAILED x: busy");
+    assert_eq!(world.ask(b, &format!("CACHE.FILL x {second} v2")), ":0");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL x {first} v1")), ":0");
+    world.ask(a, "DEL x");
+    world.lease(c, "x");
+
+    let first = world.lease(a, "y");
+    world.send(b, "CACHE.FETCH y WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    world.ask(b, &format!("CACHE.FAIL y {second} busy"));
+    world.wait(50);
+    assert_eq!(world.ask(a, &format!("CACHE.FAIL y {first} late")), ":1");
+    assert_eq!(world.ask(c, "CACHE.FETCH y"), "-LOADFAILED y: busy");
+    world.wait(50);
+    world.lease(c, "y");
+}
+
+/// While the only worker is busy, a key that somebody waits for is removed over and over. It is queued once: the key that
+/// waits beside it is loaded next.
+#[test]
+fn a_key_that_changes_often_is_queued_once() {
+    let mut world = World::new();
+    let (worker, readers) = (world.connect("HELLO 3"), [0; 3].map(|_| world.connect("")));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    for (reader, key) in readers.iter().zip(["u:busy", "u:victim", "u:hot"]) {
+        world.send(*reader, &format!("GET {key}"));
+    }
+    let writer = world.connect("");
+    let queued = world.engine.loaders.queued_bytes();
+    for _ in 0..100 {
+        world.ask(writer, &"DEL u:hot\r\n".repeat(100));
+    }
+    assert_eq!(world.engine.loaders.queued_bytes(), queued);
+    for (reader, key) in readers.iter().zip(["u:busy", "u:victim", "u:hot"]) {
+        let (sent, token) = load_of(&world.heard(worker));
+        assert_eq!(sent, key);
+        world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+        assert_eq!(world.heard(*reader), "$1 v");
+    }
+    assert!(!world.heard(worker).contains("load"));
+}
+
+/// More keys wait for a worker than may be queued. Those without a place ask again, and all are loaded in the end.
+#[test]
+fn keys_that_find_the_queue_full_are_loaded_later() {
+    let mut world = World::new();
+    let worker = world.connect("HELLO 3");
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    let pad = "x".repeat(1_000);
+    let readers: Vec<usize> = (0..300).map(|_| world.connect("")).collect();
+    for reader in &readers {
+        world.send(*reader, &format!("GET u:{pad}:{reader}"));
+    }
+    assert!(world.engine.loaders.queued_bytes() < 200 * 1_000, "some found no place");
+    for _ in 0..400 {
+        world.wait(60);
+        let push = world.heard(worker);
+        if push.contains("load") {
+            let (key, token) = load_of(&push);
+            world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+        }
+    }
+    let answered = readers.iter().filter(|reader| world.heard(**reader) == "$1 v").count();
+    assert_eq!(answered, readers.len());
+}
+
+/// Keys are asked for and given up, one after another, while no worker is there. They leave the queue when there is no room;
+/// and a key that somebody waits for still is queued and found by a worker that comes. A pattern that is forgotten leaves
+/// nothing behind.
+#[test]
+fn keys_that_nobody_wants_leave_the_queue() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (reader, other) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    let pad = "x".repeat(1_000);
+    for number in 0..1_000 {
+        let ticket = world.ask(reader, &format!("GET u:{number}:{pad}")).replace("-WAITING ", "");
+        assert_eq!(world.ask(reader, &format!("CACHE.CANCEL {ticket}")), ":1");
+        assert!(world.engine.loaders.queued_bytes() <= 128 << 10);
+        world.wait(10);
+    }
+    world.wait(1_000);
+    world.send(other, &format!("GET u:wanted:{pad}"));
+    world.wait(1_000);
+    let worker = world.connect("HELLO 3");
+    world.send(worker, "CACHE.LOADER u:*");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(other), "$1 v");
+    world.close(worker);
+    world.send(other, "GET u:left");
+    assert_ne!(world.engine.loaders.queued_bytes(), 0);
+    let operator = world.connect("");
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    assert_eq!(world.engine.loaders.queued_bytes(), 0);
+}
+
+/// No worker is there, and one MGET asks for more keys than there is room to wait for. It takes a share of the room and no
+/// more, is answered when its time is over, asks for nothing again, and leaves nothing behind.
+#[test]
+fn one_command_takes_a_share_of_the_leases() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (greedy, other) = (world.connect(""), world.connect(""));
+    let keys: Vec<String> = (0..8_000).map(|number| format!("u:{number}")).collect();
+    world.send(greedy, &format!("MGET {}", keys.join(" ")));
+    assert_eq!(world.heard(greedy), "");
+    for round in 0..60 {
+        for number in 0..10 {
+            let answer = world.ask(other, &format!("CACHE.FETCH app:{round}:{number} LEASE 1"));
+            token_of(&answer, "miss");
+        }
+        world.wait(500);
+    }
+    let heard = world.heard(greedy);
+    assert!(heard.starts_with("*8000 "), "it is answered after its thirty seconds");
+    let (late, full) = (heard.matches("-NOLOADER").count(), heard.matches("-BUSY").count());
+    assert_eq!(late + full, 8_000);
+    assert!((100..2_000).contains(&late), "{late} waited");
+    world.wait(60_000);
+    assert!(!world.engine.tick_leases(world.now), "no lease is left");
+}
+
+/// A key of a command that waits is held off, or gone again, when another one is loaded: the command is not run for longer
+/// than the limit of a load, however often it finds something to wait for.
+#[test]
+fn a_command_that_is_run_again_waits_no_longer() {
+    let mut world = World::new();
+    let (worker, reader, writer) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(writer, "SET u:there v");
+    world.send(reader, "MGET u:there u:slow");
+    let (_, token) = load_of(&world.heard(worker));
+    for _ in 0..14 {
+        world.wait(2_000);
+        world.ask(worker, &format!("CACHE.RENEW u:slow {token} 3000"));
+    }
+    world.ask(writer, "DEL u:there");
+    world.ask(worker, &format!("CACHE.FILL u:slow {token} v"));
+    assert_eq!(world.heard(reader), "", "it waits for the key that is gone");
+    world.wait(2_001);
+    assert!(
+        world.heard(reader).starts_with("*2 -LOADFAILED u:there: it was not loaded in time"),
+        "since thirty seconds"
+    );
+}
+
+/// A connection with many tickets of few keys, and a lease of its own, chooses RESP2: it waits for nothing any more, others do,
+/// and the lease is still its own. (One look at a key takes all of the connection's waiters out of its queue.)
+#[test]
+fn tickets_end_together_and_leave_the_lease() {
+    let mut world = World::new();
+    let (holder, many, other) = (world.connect(""), world.connect("HELLO 3"), world.connect(""));
+    let token = world.lease(holder, "k");
+    let own = world.lease(many, "own");
+    for key in ["k", "own"] {
+        world.ask(many, &format!("CACHE.FETCH {key} WAIT 60000 TICKET\r\n").repeat(300));
+    }
+    world.send(other, "CACHE.FETCH k WAIT 60000");
+    assert!(world.ask(holder, "CACHE.INSPECT k").contains("waiters :301"));
+    world.ask(many, "HELLO 2");
+    assert!(world.ask(holder, "CACHE.INSPECT k").contains("waiters :1 "));
+    let facts = world.ask(holder, "CACHE.INSPECT own");
+    assert!(facts.contains("waiters :0 ") && facts.contains("lease $4 held"), "{facts}");
+    world.ask(holder, &format!("CACHE.FILL k {token} v"));
+    assert!(world.heard(other).contains("hit") && world.heard(many).is_empty());
+    assert_ne!(world.ask(many, &format!("CACHE.FILL own {own} v")), ":0");
+}
+
+/// A load may take two minutes and is renewed for longer than a token is good without it. It is held as long, its value is
+/// stored; and if its holder is gone instead, the lease passes on to those who wait.
+#[test]
+fn a_lease_that_is_renewed_for_long_is_held_and_passes_on() {
+    for ends in [false, true] {
+        let mut world = World::with_load_limit(120_000);
+        let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+        let token = world.lease(a, "k");
+        world.send(b, "CACHE.FETCH k WAIT 110000");
+        for _ in 0..40 {
+            world.wait(2_000);
+            assert_eq!(world.ask(a, &format!("CACHE.RENEW k {token} 3000")), ":1");
+            assert!(world.ask(c, "CACHE.INSPECT k").contains("lease $4 held"));
+        }
+        assert_eq!(world.heard(b), "");
+        if ends {
+            world.close(a);
+            token_of(&world.heard(b), "miss");
+        } else {
+            assert_ne!(world.ask(a, &format!("CACHE.FILL k {token} v")), ":0");
+            assert!(world.heard(b).starts_with("*6 $3 hit"));
+        }
+    }
+}
+
+/// The new connection was welcomed, has invalidated a key, and is gone, when the greeting and the write of the old one
+/// arrive. They are refused; after ten minutes nothing is remembered.
+#[test]
+fn an_old_connection_is_refused_after_the_new_one_has_closed() {
+    let mut world = World::new();
+    let (old, new) = (world.connect(""), world.connect(""));
+    world.ask(new, "CACHE.SESSION me 2");
+    world.ask(new, "CACHE.INVALIDATE KEYS 1 k");
+    world.close(new);
+    world.wait(60_000);
+    let answer = world.ask(old, "CACHE.SESSION me 1\r\nSET k late");
+    assert_eq!(answer, "-FENCED a newer connection of this session is there already");
+    world.close(old);
+    world.wait(599_999);
+    let again = world.connect("");
+    assert!(world.ask(again, "CACHE.SESSION me 1").starts_with("-FENCED"));
+    world.close(again);
+    world.wait(600_000);
+    let later = world.connect("");
+    assert!(world.ask(later, "CACHE.SESSION me 1").contains("life"));
+    assert_eq!(world.ask(later, "GET k"), "$-1");
+}
+
+/// Sessions without connections are remembered in bounded number: the oldest of them are forgotten.
+#[test]
+fn a_bounded_number_of_ended_sessions_is_remembered() {
+    let mut world = World::new();
+    for number in 0..8_193 {
+        let connection = world.connect(&format!("CACHE.SESSION s{number} 2"));
+        world.close(connection);
+    }
+    let (first, last) = (world.connect(""), world.connect(""));
+    assert!(world.ask(first, "CACHE.SESSION s0 1").contains("life"));
+    assert!(world.ask(last, "CACHE.SESSION s8192 1").starts_with("-FENCED"));
+}
+
+/// Patterns are registered and forgotten, more of them than may be served at a time, while their worker lives or not: their
+/// places are used again. A registration that is refused serves nothing.
+#[test]
+fn places_of_forgotten_patterns_are_used_again() {
+    let mut world = World::new();
+    let (operator, worker) = (world.connect(""), world.connect("HELLO 3"));
+    for number in 0..1_100 {
+        assert_eq!(world.ask(worker, &format!("CACHE.LOADER p{number}:* same:*")), "+OK");
+        assert_eq!(world.ask(operator, &format!("CACHE.FORGET p{number}:*")), ":1");
+    }
+    world.send(operator, "GET same:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(operator), "$1 v");
+
+    let other = world.connect("HELLO 3");
+    let many: Vec<String> = (0..1_100).map(|number| format!("q{number}:*")).collect();
+    assert!(world.ask(other, &format!("CACHE.LOADER {}", many.join(" "))).starts_with("-ERR too many patterns"));
+    assert_eq!(world.ask(operator, "GET q5:1"), "$-1");
+    assert_eq!(world.ask(other, "GET q5:1"), "_", "it is no worker");
+}
+
+/// A client with tickets chooses RESP2, in which nothing can tell it an outcome later: its requests wait in their place.
+#[test]
+fn a_client_of_tickets_that_chooses_resp2_waits_in_place() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    world.ask(reader, "HELLO 2");
+    for (line, answer) in [("GET u:1", "$1 v"), ("CACHE.FETCH u:2 WAIT 1000", "*6 $3 hit $1 v")] {
+        assert_eq!(world.ask(reader, line), "", "{line} waits");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} v"));
+        assert!(world.heard(reader).starts_with(answer), "{line}");
+    }
+    world.ask(reader, "HELLO 3");
+    assert!(world.ask(reader, "GET u:3").starts_with("-WAITING "));
+}

@@ -274,6 +274,11 @@ impl Entry<'_> {
         self.shard.leases.leave(self.hash, self.key, party, wait, self.now)
     }
 
+    /// Leaves the queue, under whatever number.
+    pub fn leave_all(&mut self, party: Party) {
+        self.shard.leases.leave_all(self.hash, self.key, party, self.now);
+    }
+
     /// A lease that its holder was never told of goes on to somebody else.
     pub fn give_up(&mut self, token: u64) {
         let moment = self.moment();
@@ -301,6 +306,16 @@ impl Entry<'_> {
     pub fn fall_back(&mut self) {
         let moment = self.moment();
         self.shard.leases.fall_back(self.hash, self.key, moment);
+    }
+
+    /// Whether a worker was asked for and has not come.
+    pub fn is_queued(&self) -> bool {
+        self.shard.leases.is_queued(self.hash, self.key)
+    }
+
+    /// The key waits for a worker no more: there was no room for it. If anybody waits, one is asked for again in a while.
+    pub fn unqueue(&mut self) {
+        self.shard.leases.unqueue(self.hash, self.key, self.now);
     }
 
     /// Whether a value loaded under `token` would be stored, as far as can be told.

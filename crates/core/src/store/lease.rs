@@ -7,8 +7,9 @@
 //! 2. A change of the value *voids*: no token granted before is good for storing any more. Else: A reads v1 from the
 //!    database, B writes v2 and removes the key, A stores v1, and v1 stays. Expiry, eviction and new times to live void
 //!    nothing: what a load returns is as good as before.
-//! 3. A lease that passes on (its time is over, its holder is gone) voids nothing either: every token since the last
-//!    void stays good until it is too old, and the first to store wins. Else a query slower than the lease is never stored.
+//! 3. A lease that passes on (its time is over, its holder is gone) voids nothing either, nor does a failure: every other
+//!    token since the last void stays good until it is too old, and the first to store wins. Else a query slower than the
+//!    lease is never stored.
 //! 4. Who waits remembers how often the key was voided and the tag clock when it joined. A refused value is handed,
 //!    unstored, to those who joined before what refused it; the others go on waiting, since they may have seen the write.
 //! 5. At most one voided load runs beside the valid one. Else a key that is invalidated faster than it is loaded starts
@@ -80,6 +81,8 @@ pub enum Outcome {
     Failed(Arc<str>),
     /// The time to wait is over.
     Timeout,
+    /// There was no room to wait.
+    Full,
 }
 
 /// What a step has to tell others. It is handed over under the lock of the shard, so that nothing overtakes it.
@@ -218,6 +221,8 @@ struct Grant {
     granted_at: u64,
     /// When the lease passes on.
     deadline: u64,
+    /// When the token is too old: never while the lease is held, however often it is renewed.
+    good_until: u64,
     /// The server chose the holder, a worker, and would choose it again.
     assigned: bool,
 }
@@ -243,6 +248,8 @@ struct Waiter {
     bound: bool,
     voids: u32,
     clock: u64,
+    /// What it takes, with the lease if that was made for it.
+    bytes: usize,
 }
 
 /// After a failure nobody loads for a while.
@@ -290,7 +297,8 @@ pub(super) struct Lease {
 
 /// Tokens of one key that are good at the same time.
 const MAX_GRANTS: usize = 3;
-/// How long a token is good, in milliseconds, if nothing voids it; and the longest lease.
+/// How long a token is good after its grant and after each renewal, in milliseconds, if nothing voids it; and the longest
+/// lease.
 pub const MAX_AGE: u64 = 60_000;
 /// Voided loads beside which another one may begin.
 const MAX_VOIDED: usize = 1;
@@ -317,6 +325,13 @@ const WATCHED_PART: usize = 4;
 /// What a lease takes beside its key, and a waiter, in bytes.
 const LEASE_BYTES: usize = size_of::<Lease>() + 64;
 const WAITER_BYTES: usize = size_of::<Waiter>();
+/// Part of the bound that the waiters of one connection may take, as a divisor.
+const SHARE_PART: usize = 4;
+/// Part of the bound beyond which workers are asked for no key that nobody waits for, as a divisor.
+const UNAWAITED_PART: usize = 2;
+/// What a place of the table of leases takes, and a place among those that are due, in bytes.
+const PLACE_BYTES: usize = size_of::<(u64, Box<Lease>)>() + 1;
+const DUE_BYTES: usize = size_of::<(u64, u64)>();
 
 /// What became of a FILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,13 +380,17 @@ pub(super) struct Moment {
 
 /// The leases of a shard.
 pub(super) struct Leases {
-    map: HashMap<u64, Lease, BuildHasherDefault<Identity>>,
+    /// Each in memory of its own, so that the table is small beside what it holds: else one doubling of the table could
+    /// take more than all leases may, and leave no room until the table is given back.
+    map: HashMap<u64, Box<Lease>, BuildHasherDefault<Identity>>,
     /// When which lease is to be looked at.
     due: BinaryHeap<Reverse<(u64, u64)>>,
     /// Leases of keys that were changed in this step.
     touched: Vec<u64>,
     notes: Vec<Note>,
     waiters: usize,
+    /// Bytes that the waiters of each connection take.
+    shares: HashMap<u64, usize, BuildHasherDefault<Identity>>,
     key_bytes: usize,
     /// Bytes of those that transactions depend on, with their keys.
     watched_bytes: usize,
@@ -391,6 +410,7 @@ impl Leases {
             touched: Vec::new(),
             notes: Vec::new(),
             waiters: 0,
+            shares: HashMap::default(),
             key_bytes: 0,
             watched_bytes: 0,
             most,
@@ -412,7 +432,29 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.map.capacity() * LEASE_BYTES + self.aside()
+        let table = (self.map.capacity() + self.shares.capacity()) * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
+        table + self.map.len() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES
+    }
+
+    /// Whether there is room for the lease of a key that has none, the growth of the table included.
+    fn has_room(&self, key: Key<'_>) -> bool {
+        let grows = if self.map.len() == self.map.capacity() { self.map.capacity() * PLACE_BYTES } else { 0 };
+        self.taken() + grows + LEASE_BYTES + key.bytes.len() <= self.most_of_loads()
+    }
+
+    /// Bytes of all that loads have here.
+    fn taken(&self) -> usize {
+        self.bytes() - self.watched_bytes
+    }
+
+    /// Bytes that loads may take.
+    fn most_of_loads(&self) -> usize {
+        self.most - self.most / WATCHED_PART
+    }
+
+    /// Whether a connection may wait, at the cost of so many bytes: one that asks for very much leaves room for others.
+    fn has_share(&self, party: Party, bytes: usize) -> bool {
+        self.shares.get(&party.id).is_none_or(|used| used + bytes <= self.most_of_loads() / SHARE_PART)
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
@@ -429,11 +471,11 @@ impl Leases {
     }
 
     pub(super) fn get(&self, hash: u64, key: Key<'_>) -> Option<&Lease> {
-        self.map.get(&hash).filter(|lease| lease.is_of(key))
+        self.map.get(&hash).map(|lease| &**lease).filter(|lease| lease.is_of(key))
     }
 
     fn get_mut(&mut self, hash: u64, key: Key<'_>) -> Option<&mut Lease> {
-        self.map.get_mut(&hash).filter(|lease| lease.is_of(key))
+        self.map.get_mut(&hash).map(|lease| &mut **lease).filter(|lease| lease.is_of(key))
     }
 
     /// The key of a lease, by its hash.
@@ -477,23 +519,15 @@ impl Leases {
         }
     }
 
-    /// Whether loads may take so many more bytes. What the table keeps for entries to come does not count: it stays when a
-    /// crowd of leases, or of watched keys, is gone.
-    fn has_room_for(&self, bytes: usize) -> bool {
-        let taken = self.map.len() * LEASE_BYTES + self.aside() - self.watched_bytes;
-        taken + bytes <= self.most - self.most / WATCHED_PART
-    }
-
-    /// Bytes beside the table.
-    fn aside(&self) -> usize {
-        self.key_bytes + self.waiters * WAITER_BYTES + self.due.len() * 16
-    }
-
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
     pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
         let now = moment.now;
-        if !self.map.contains_key(&hash) {
-            if !self.has_room_for(LEASE_BYTES + key.bytes.len()) {
+        let (new, waits) = (!self.map.contains_key(&hash), seeker.deadline > now);
+        let bytes = WAITER_BYTES + if new { LEASE_BYTES + key.bytes.len() } else { 0 };
+        let has_share = self.has_share(seeker.party, bytes);
+        if new {
+            let unawaited = !waits && self.taken() > self.most_of_loads() / UNAWAITED_PART;
+            if !self.has_room(key) || seeker.served && (unawaited || waits && !has_share) {
                 return Answer::Full;
             }
             if seeker.lease == 0 && !seeker.served {
@@ -501,7 +535,7 @@ impl Leases {
             }
             self.insert(hash, key);
         }
-        let full = !self.has_room_for(0);
+        let full = self.taken() > self.most_of_loads() || !has_share;
         let Some(lease) = self.get_mut(hash, key) else { return Answer::Full };
         if let Some(hold_off) = lease.held_off(now) {
             return Answer::HeldOff(Arc::clone(&hold_off.message));
@@ -509,7 +543,9 @@ impl Leases {
         if lease.may_grant(now) {
             if seeker.served {
                 lease.served = true;
-                self.want(hash, now);
+                if !full {
+                    self.want(hash, now);
+                }
             } else if seeker.lease > 0 {
                 self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, false, moment);
                 return Answer::Lease(moment.token);
@@ -517,7 +553,7 @@ impl Leases {
                 return Answer::Nothing;
             }
         }
-        if seeker.deadline <= now {
+        if !waits {
             return Answer::Busy;
         }
         let Some(lease) = self.map.get_mut(&hash) else { return Answer::Full };
@@ -526,8 +562,10 @@ impl Leases {
         }
         let Seeker { party, wait, deadline, lease: length, bound, .. } = *seeker;
         let voids = lease.voids;
-        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock: moment.clock });
+        let clock = moment.clock;
+        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock, bytes });
         self.waiters += 1;
+        *self.shares.entry(party.id).or_default() += bytes;
         self.schedule(hash, deadline);
         Answer::Wait
     }
@@ -549,7 +587,8 @@ impl Leases {
         if lease.grants.len() == MAX_GRANTS {
             lease.grants.remove(0);
         }
-        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, assigned });
+        let good_until = now + MAX_AGE;
+        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, good_until, assigned });
         (lease.held, lease.queued) = (true, false);
         self.schedule(hash, deadline);
     }
@@ -570,6 +609,8 @@ impl Leases {
         let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now));
         if wanted {
             self.grant(hash, Some(worker), length, true, moment);
+        } else {
+            self.unqueue(hash, key, moment.now);
         }
         wanted
     }
@@ -578,6 +619,22 @@ impl Leases {
     pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
         if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now)) {
             self.grant_to_waiter(hash, moment);
+        }
+    }
+
+    /// Whether a worker was asked for and has not come.
+    pub(super) fn is_queued(&self, hash: u64, key: Key<'_>) -> bool {
+        self.get(hash, key).is_some_and(|lease| lease.queued)
+    }
+
+    /// The key waits for a worker no more, although one was asked for. If anybody waits for it, one is asked for again in
+    /// a while.
+    pub(super) fn unqueue(&mut self, hash: u64, key: Key<'_>, now: u64) {
+        if let Some(lease) = self.get_mut(hash, key)
+            && std::mem::take(&mut lease.queued)
+        {
+            self.schedule(hash, now + HOLD_OFF.0);
+            self.drop_if_idle(hash, now);
         }
     }
 
@@ -592,7 +649,9 @@ impl Leases {
         let other = lease.waiters.iter().position(|waiter| waiter.lease > 0 && !had(waiter));
         let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
         let Some(place) = place else { return };
-        let Some(Waiter { party, wait, lease: length, bound, .. }) = lease.waiters.remove(place) else { return };
+        let Some(waiter) = lease.waiters.remove(place) else { return };
+        give_share_back(&mut self.shares, &waiter);
+        let Waiter { party, wait, lease: length, bound, .. } = waiter;
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
         self.notes.push(Note::Outcome(party, wait, Outcome::Lease(granted)));
@@ -635,17 +694,33 @@ impl Leases {
 
     /// Tells those who wait; who is told nothing goes on waiting.
     fn answer(&mut self, hash: u64, mut outcome: impl FnMut(&Waiter) -> Option<Outcome>) {
-        let Some(lease) = self.map.get_mut(&hash) else { return };
-        let before = lease.waiters.len();
-        let notes = &mut self.notes;
-        lease.waiters.retain(|waiter| match outcome(waiter) {
-            Some(outcome) => {
-                notes.push(Note::Outcome(waiter.party, waiter.wait, outcome));
-                false
-            }
-            None => true,
+        self.retain_waiters(hash, |waiter, notes| {
+            let outcome = outcome(waiter);
+            let stays = outcome.is_none();
+            notes.extend(outcome.map(|outcome| Note::Outcome(waiter.party, waiter.wait, outcome)));
+            stays
         });
-        self.waiters -= before - lease.waiters.len();
+    }
+
+    /// Keeps the waiters that `stays` keeps; how many are gone. With the last of them the worker is not wanted any more,
+    /// and the memory of a crowd is given back.
+    fn retain_waiters(&mut self, hash: u64, mut stays: impl FnMut(&Waiter, &mut Vec<Note>) -> bool) -> usize {
+        let Some(lease) = self.map.get_mut(&hash) else { return 0 };
+        let before = lease.waiters.len();
+        let (notes, shares) = (&mut self.notes, &mut self.shares);
+        lease.waiters.retain(|waiter| {
+            let stays = stays(waiter, notes);
+            if !stays {
+                give_share_back(shares, waiter);
+            }
+            stays
+        });
+        let gone = before - lease.waiters.len();
+        if gone > 0 && lease.waiters.is_empty() {
+            (lease.queued, lease.waiters) = (false, VecDeque::new());
+        }
+        self.waiters -= gone;
+        gone
     }
 
     /// An item was written, or removed, while transactions may depend on the key's being absent.
@@ -757,11 +832,13 @@ impl Leases {
         if lease.good(token, now).is_none() {
             return false;
         }
-        // Who has the lease now, if it passed on, may still succeed.
-        if lease.forget_passed_on(token) {
+        // Who has the lease now, if it passed on, may still succeed; and a failure that comes while the key is held off
+        // for another one says nothing new.
+        let another = lease.forget_passed_on(token);
+        lease.grants.retain(|grant| grant.token != token);
+        if another || !lease.held && lease.held_off(now).is_some() {
             return true;
         }
-        lease.end();
         lease.hold_off(message, retry, now);
         let until = lease.hold_off.as_ref().map_or(now, |hold_off| hold_off.until + REMEMBERED);
         let outcome = kept.map_or_else(|| Outcome::Failed(Arc::clone(message)), |kept| Outcome::Loaded(kept.clone()));
@@ -788,6 +865,7 @@ impl Leases {
             return None;
         }
         grant.deadline = last.min(now + length.min(MAX_AGE));
+        grant.good_until = now + MAX_AGE;
         grant.holder = grant.holder.map(|_| holder);
         let deadline = grant.deadline;
         (lease.held, lease.queued) = (true, false);
@@ -825,23 +903,28 @@ impl Leases {
 
     /// Somebody leaves the queue. Whether it stood there.
     pub(super) fn leave(&mut self, hash: u64, key: Key<'_>, party: Party, wait: u64, now: u64) -> bool {
-        let Some(lease) = self.get_mut(hash, key) else { return false };
-        let before = lease.waiters.len();
-        lease.waiters.retain(|waiter| waiter.party != party || waiter.wait != wait);
-        let left = before - lease.waiters.len();
-        self.waiters -= left;
+        if self.get(hash, key).is_none() {
+            return false;
+        }
+        let left = self.retain_waiters(hash, |waiter, _| waiter.party != party || waiter.wait != wait);
         self.drop_if_idle(hash, now);
         left > 0
     }
 
+    /// A connection waits for the key no more, under none of its numbers. A lease that it holds stays its own.
+    pub(super) fn leave_all(&mut self, hash: u64, key: Key<'_>, party: Party, now: u64) {
+        if self.get(hash, key).is_some() {
+            self.retain_waiters(hash, |waiter, _| waiter.party != party);
+            self.drop_if_idle(hash, now);
+        }
+    }
+
     /// A connection that waited for the key is gone. If it was granted the lease meanwhile, it never learned of it.
     pub(super) fn left(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
-        let Some(lease) = self.get_mut(hash, key) else { return };
-        let before = lease.waiters.len();
-        lease.waiters.retain(|waiter| waiter.party != party);
-        let left = before - lease.waiters.len();
-        self.waiters -= left;
-        self.leave_load(hash, party, Because::Released, moment);
+        if self.get(hash, key).is_some() {
+            self.retain_waiters(hash, |waiter, _| waiter.party != party);
+            self.leave_load(hash, party, Because::Released, moment);
+        }
     }
 
     /// The connection that holds a lease is gone. What it loads stays good.
@@ -879,7 +962,7 @@ impl Leases {
     /// of many leases no more than a second is looked back.
     pub(super) fn oldest_clock(&mut self, clock: u64, now: u64) -> u64 {
         if self.map.len() <= FEW_LEASES || now >= self.oldest.1 + OLDEST_EVERY {
-            let good = |grant: &&Grant| now < grant.granted_at + MAX_AGE;
+            let good = |grant: &&Grant| now < grant.good_until;
             let grants = self.map.values().flat_map(|lease| lease.grants.iter().filter(good));
             self.oldest = (grants.map(|grant| grant.clock).min().unwrap_or(clock), now);
         }
@@ -898,9 +981,7 @@ impl Leases {
             lease.scheduled = at;
             self.due.push(Reverse((at, hash)));
             if self.due.len() > 2 * self.map.len() + FEW_LEASES {
-                // Of leases that are gone, or are looked at sooner.
-                let map = &self.map;
-                self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+                self.forget_past_looks();
             }
         }
     }
@@ -929,7 +1010,7 @@ impl Leases {
         // Nobody waits for the worker that was asked for: whoever asks next asks anew.
         lease.queued &= !lease.waiters.is_empty();
         let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
-        lease.grants.retain(|grant| grant.granted_at + MAX_AGE > now);
+        lease.grants.retain(|grant| grant.good_until > now);
         if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
             lease.hold_off = None;
         }
@@ -950,18 +1031,42 @@ impl Leases {
         let idle = self.map.get(&hash).is_some_and(|lease| lease.is_idle(now));
         if idle && let Some(lease) = self.map.remove(&hash) {
             self.key_bytes -= lease.key.len();
-            if self.map.is_empty() && self.map.capacity() > 1024 {
-                // What a burst took is given back.
-                self.map = HashMap::default();
-            }
+            self.shrink();
         }
         idle
+    }
+
+    /// Gives back most of what a burst took. Seldom: the table is a quarter full then, and half full afterwards.
+    fn shrink(&mut self) {
+        let length = self.map.len();
+        if self.map.capacity() > FEW_LEASES && length < self.map.capacity() / 4 {
+            self.map.shrink_to(2 * length);
+            self.forget_past_looks();
+            self.due.shrink_to(2 * length);
+            self.shares.shrink_to_fit();
+        }
+    }
+
+    /// Forgets when leases are due that are gone, or are looked at sooner.
+    fn forget_past_looks(&mut self) {
+        let map = &self.map;
+        self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+    }
+}
+
+/// A waiter is gone, and what it took is its connection's no more.
+fn give_share_back(shares: &mut HashMap<u64, usize, BuildHasherDefault<Identity>>, waiter: &Waiter) {
+    if let Some(used) = shares.get_mut(&waiter.party.id) {
+        *used -= waiter.bytes;
+        if *used == 0 {
+            shares.remove(&waiter.party.id);
+        }
     }
 }
 
 impl Lease {
-    fn new(key: Key<'_>) -> Lease {
-        Lease {
+    fn new(key: Key<'_>) -> Box<Lease> {
+        Box::new(Lease {
             db: key.db,
             key: Arc::from(key.bytes),
             grants: Vec::new(),
@@ -980,7 +1085,7 @@ impl Lease {
             watchers: 0,
             changes: 0,
             scheduled: u64::MAX,
-        }
+        })
     }
 
     fn is_of(&self, key: Key<'_>) -> bool {
@@ -1015,7 +1120,7 @@ impl Lease {
     }
 
     fn good(&self, token: u64, now: u64) -> Option<&Grant> {
-        self.grants.iter().find(|grant| grant.token == token && now < grant.granted_at + MAX_AGE)
+        self.grants.iter().find(|grant| grant.token == token && now < grant.good_until)
     }
 
     fn void(&mut self) {
@@ -1027,12 +1132,20 @@ impl Lease {
                 Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids, clock: *clock };
             self.voided.push(voided);
         }
+        // A key that is waited for stays queued for a worker: it is not queued once more with each change.
+        let queued = self.queued && !self.waiters.is_empty();
         self.end();
+        self.queued = queued;
     }
 
     /// No token is good any more, and nobody holds the lease.
     fn end(&mut self) {
         self.grants.clear();
+        self.lay_down();
+    }
+
+    /// Nobody holds the lease, and what became of those who held it is forgotten; tokens stay good.
+    fn lay_down(&mut self) {
         (self.held, self.queued) = (false, false);
         (self.failures, self.ended, self.releases, self.released_by, self.rests_until) = (0, 0, 0, None, 0);
     }
@@ -1055,7 +1168,7 @@ impl Lease {
     fn hold_off(&mut self, message: &Arc<str>, retry: Option<u64>, now: u64) {
         let before = self.hold_off.take().map_or(0, |hold_off| hold_off.delay);
         let delay = retry.unwrap_or((before * 2).max(HOLD_OFF.0)).min(HOLD_OFF.1.max(retry.unwrap_or(0).min(MAX_AGE)));
-        self.end();
+        self.lay_down();
         self.hold_off = Some(HoldOff { until: now + delay, delay, message: Arc::clone(message) });
     }
 
@@ -1066,13 +1179,13 @@ impl Lease {
             && self.rests_until <= now
             && self.watchers == 0
             && !self.queued
-            && !self.grants.iter().any(|grant| now < grant.granted_at + MAX_AGE)
+            && !self.grants.iter().any(|grant| now < grant.good_until)
     }
 
     /// When it is to be looked at again.
     fn next_look(&self, now: u64) -> u64 {
         let held = self.holder().map(|grant| grant.deadline);
-        let old = self.grants.iter().map(|grant| grant.granted_at + MAX_AGE);
+        let old = self.grants.iter().map(|grant| grant.good_until);
         let voided = self.voided.iter().map(|voided| voided.deadline);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
         let hold_off = self.hold_off.iter().flat_map(|hold_off| [hold_off.until, hold_off.until + REMEMBERED]);

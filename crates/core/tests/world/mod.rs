@@ -44,14 +44,20 @@ impl World {
         World::with_store(Limits::default(), 16 << 20, World::LONGEST)
     }
 
+    /// One in which a load may take so many milliseconds.
+    pub fn with_load_limit(load_limit: u64) -> World {
+        World::with(Limits { load_limit, ..Limits::default() })
+    }
+
     pub fn with_memory(limits: Limits, memory: u64) -> World {
         let max_value = limits.max_value;
         World::with_store(limits, memory, max_value)
     }
 
     fn with_store(limits: Limits, memory: u64, max_value: usize) -> World {
+        let load_limit = limits.load_limit;
         let options =
-            Options { memory, shards: 4, evict: true, max_value, seed: [1, 2, 3, 4], epoch: 1000, load_limit: 30_000 };
+            Options { memory, shards: 4, evict: true, max_value, seed: [1, 2, 3, 4], epoch: 1000, load_limit };
         World {
             engine: Engine::new(options, limits, Facts { run_id: "life".into(), ..Facts::default() }, 1),
             now: Now { mono: 1_000_000, wall: 1_700_000_000_000 },
