@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use globalcache_core::engine::Now;
-use globalcache_core::mailbox::Event;
 use globalcache_core::session::{Session, TurnEnd};
 use globalcache_core::store::Party;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -35,9 +34,7 @@ const LAST_TURNS: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(10);
 const LAST_WAITS: usize = 64;
 
-/// Each of these bounds what a thread does before the others have their turns again. Messages for one connection:
-const MESSAGES: usize = 512;
-/// Times that messages are taken:
+/// Each of these bounds what a thread does before the others have their turns again. Times that messages are taken:
 const MAIL_ROUNDS: usize = 8;
 /// New connections:
 const NEWCOMERS: usize = 64;
@@ -86,8 +83,6 @@ pub(crate) struct Worker {
     begun: Vec<(usize, io::Result<usize>)>,
     /// Connections that may have more to read, in the order of their turns.
     again: Vec<usize>,
-    /// Messages that were left for the next round, in their order.
-    mail: Vec<(Party, Event)>,
     /// Connections, by slot and number, that await a reply although their peers send no more; oldest first.
     half_closed: VecDeque<(usize, u64)>,
     meter: Meter,
@@ -104,7 +99,6 @@ impl Worker {
             buffers: Buffers::new(),
             begun: Vec::new(),
             again: Vec::new(),
-            mail: Vec::new(),
             half_closed: VecDeque::new(),
             meter: Meter::default(),
         }
@@ -114,7 +108,7 @@ impl Worker {
         let mut events = Events::with_capacity(1024);
         let (mut looked_over, mut all_in_time) = (read_clocks().mono, true);
         while !self.shared.stopping.load(Ordering::SeqCst) {
-            let idle = self.again.is_empty() && self.mail.is_empty() && all_in_time;
+            let idle = self.again.is_empty() && all_in_time;
             let timeout = if idle { LOOK_OVER } else { Duration::ZERO };
             self.wait(&mut events, timeout);
             let now = read_clocks();
@@ -207,8 +201,7 @@ impl Worker {
     fn exchange_mail(&mut self, now: Now) {
         self.shared.engine.pump(now);
         for _ in 0..MAIL_ROUNDS {
-            let stirred = self.shared.engine.mail.stirred(usize::from(self.number));
-            if !stirred && self.mail.is_empty() {
+            if !self.shared.engine.mail.stirred(usize::from(self.number)) {
                 break;
             }
             self.take_mail(now);
@@ -217,25 +210,28 @@ impl Worker {
         self.shared.wake_stirred();
     }
 
+    /// Hands messages to the connections that they are for, and gives those their turns. What a turn does not deliver
+    /// stays with the connection and counts as its memory.
     fn take_mail(&mut self, now: Now) {
-        let mut mail = std::mem::take(&mut self.mail);
-        mail.append(&mut self.shared.engine.mail.take(usize::from(self.number)));
-        // Those of one connection together, in their order.
-        mail.sort_by_key(|(party, _)| party.slot);
-        let mut mail = mail.into_iter().peekable();
-        while let Some(&(party, _)) = mail.peek() {
+        let mut slots = Vec::new();
+        for (party, event) in self.shared.engine.mail.take(usize::from(self.number)) {
             let slot = party.slot as usize;
-            let mut of_party = std::iter::from_fn(|| mail.next_if(|(other, _)| *other == party));
-            let events = of_party.by_ref().take(MESSAGES).map(|(_, event)| event);
             match self.connections.get_mut(slot) {
                 Some(connection) if connection.id == party.id => {
-                    let turn = connection.deliver(&self.shared, now, &mut self.buffers, party, events);
-                    self.after(slot, turn);
+                    if !connection.post(&self.shared, now, event) {
+                        self.remove(slot);
+                    } else if !std::mem::replace(&mut connection.mailed, true) {
+                        slots.push(slot);
+                    }
                 }
-                _ => events.for_each(|event| self.shared.engine.undelivered(party, event, now)),
+                _ => self.shared.engine.undelivered(party, event, now),
             }
-            self.mail.extend(of_party);
-            self.next_turn();
+        }
+        for slot in slots {
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.mailed = false;
+                self.turn(slot, now);
+            }
         }
     }
 
