@@ -1116,6 +1116,8 @@ impl Session {
         transaction::unwatch(engine, now.mono, &mut self.client);
         self.client.queue = None;
         self.pass_leases(engine, now);
+        // What it has done stays done; the rest of it must not run behind a newer connection of the client.
+        self.under_way = None;
         let parked = self.parked.take().into_iter();
         // Many requests may wait for one key, and each look goes through all its waiters.
         let mut keys: HashSet<(u8, Arc<[u8]>)> = HashSet::new();

@@ -349,7 +349,7 @@ impl Connection {
         if !self.mail.is_empty() && !self.take_mail(shared, now, buffers)? {
             return Ok(0);
         }
-        if self.output.is_empty() && (self.paused || self.session.is_ready()) {
+        if self.output.is_empty() && (self.paused || self.session.is_ready()) && self.closing.is_none() {
             self.run(shared, now, buffers, lane, 0)?;
         }
         // What a client sends while its request waits is left to the system: nothing of it is run before.
@@ -390,7 +390,7 @@ impl Connection {
             return Turn::Again;
         }
         // A request that runs in turns goes on, also for a peer that sends no more.
-        if flushed && self.session.is_ready() && !self.gone {
+        if flushed && self.session.is_ready() && !self.gone && self.closing.is_none() {
             return Turn::Again;
         }
         if (self.finished || self.ended || self.gone)

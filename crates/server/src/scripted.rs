@@ -531,3 +531,30 @@ fn messages_that_wait_count_as_memory_of_their_connection() {
     assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
     assert!(connection.counted() > shared.options.client_memory);
 }
+
+/// A client deletes many keys in turns, with a turn of others in between, in which a newer connection of the same session
+/// is welcomed. Nothing of the old request is run after that.
+#[test]
+fn a_request_in_turns_ends_with_the_session_of_its_client() {
+    let mut world = World::new(true);
+    world.buffers = Buffers::with_input(1 << 20);
+    world.buffers.scratch.turn_end = TurnEnd::new(|| 1, 0);
+    world.shared.options.client_memory = 1 << 30;
+    let keys: Vec<String> = (0..20_000).map(|number| format!("k{number}")).collect();
+    world.ask(&keys.iter().map(|key| format!("SET {key} v\r\n")).collect::<String>());
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, "CACHE.SESSION me 1\r\n");
+    open.rounds();
+    let words = ["UNLINK"].into_iter().chain(keys.iter().map(String::as_str));
+    let words: String = words.map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    open.step(Step::Send, &format!("*{}\r\n{words}", keys.len() + 1));
+    open.round();
+    let left = open.world.shared.engine.store.stats().items;
+    assert!((1..20_000).contains(&left), "{left}: the request has begun and has not ended");
+    let _newer = open.world.client(100, "CACHE.SESSION me 2\r\n");
+    open.turn();
+    open.turn();
+    assert_eq!(open.world.shared.engine.store.stats().items, left);
+    open.rounds();
+    assert_eq!(open.world.shared.engine.store.stats().items, left);
+}
