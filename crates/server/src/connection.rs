@@ -188,6 +188,8 @@ pub(crate) struct Connection {
     mail_bytes: u64,
     /// It has new messages, and its turn is to come.
     pub(crate) mailed: bool,
+    /// Its thread will give it a turn without an edge.
+    pub(crate) queued: bool,
     /// Its last input was short.
     terse: bool,
     /// The socket may have more to read.
@@ -227,6 +229,7 @@ impl Connection {
             mail: VecDeque::new(),
             mail_bytes: 0,
             mailed: false,
+            queued: false,
             terse: false,
             readable: true,
             sending: false,

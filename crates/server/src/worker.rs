@@ -81,8 +81,8 @@ pub(crate) struct Worker {
     buffers: Buffers,
     /// Turns whose first half was taken: the slot, and what was read into the lane of the same index.
     begun: Vec<(usize, io::Result<usize>)>,
-    /// Connections that may have more to read, in the order of their turns.
-    again: Vec<usize>,
+    /// Connections, by slot and number, that have more to do, in the order of their turns: each once.
+    again: Vec<(usize, u64)>,
     /// Connections, by slot and number, that await a reply although their peers send no more; oldest first.
     half_closed: VecDeque<(usize, u64)>,
     meter: Meter,
@@ -112,20 +112,23 @@ impl Worker {
             let timeout = if idle { LOOK_OVER } else { Duration::ZERO };
             self.wait(&mut events, timeout);
             let now = read_clocks();
-            self.meter.begin();
-            self.next_turn();
-            let again = std::mem::take(&mut self.again);
-            self.take_events(&events, now);
-            for slot in again {
-                self.turn(slot, now);
-            }
-            self.exchange_mail(now);
+            self.round(&events, now);
             if now.mono.saturating_sub(looked_over) >= LOOK_OVER.as_millis() as u64 {
                 all_in_time = self.close_overdue(now);
                 looked_over = if all_in_time { now.mono } else { looked_over };
             }
         }
         self.finish(&mut events);
+    }
+
+    /// One turn of each connection that has something to do.
+    fn round(&mut self, events: &Events, now: Now) {
+        self.meter.begin();
+        self.next_turn();
+        let again = std::mem::take(&mut self.again);
+        self.take_events(events, now);
+        self.take_turns(again, now);
+        self.exchange_mail(now);
     }
 
     /// A turn has ended, and the next one begins.
@@ -150,6 +153,10 @@ impl Worker {
                 woken = true;
             } else if let Some(connection) = self.connections.get_mut(slot) {
                 connection.hear(event.into());
+                if connection.queued {
+                    // Its turn of this round is to come.
+                    continue;
+                }
                 if !connection.is_terse() {
                     self.end_turns(now);
                     self.turn(slot, now);
@@ -220,7 +227,7 @@ impl Worker {
                 Some(connection) if connection.id == party.id => {
                     if !connection.post(&self.shared, now, event) {
                         self.remove(slot);
-                    } else if !std::mem::replace(&mut connection.mailed, true) {
+                    } else if !connection.queued && !std::mem::replace(&mut connection.mailed, true) {
                         slots.push(slot);
                     }
                 }
@@ -257,6 +264,24 @@ impl Worker {
         }
     }
 
+    /// Has a connection take another turn when the others have had theirs.
+    fn queue(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if !std::mem::replace(&mut connection.queued, true) {
+            self.again.push((slot, connection.id));
+        }
+    }
+
+    /// Gives those that were queued their turns, unless they are gone and their slots belong to others.
+    fn take_turns(&mut self, queued: Vec<(usize, u64)>, now: Now) {
+        for (slot, id) in queued {
+            if let Some(connection) = self.connections.get_mut(slot).filter(|connection| connection.id == id) {
+                connection.queued = false;
+                self.turn(slot, now);
+            }
+        }
+    }
+
     fn turn(&mut self, slot: usize, now: Now) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let turn = connection.turn(&self.shared, now, &mut self.buffers);
@@ -267,7 +292,7 @@ impl Worker {
     fn after(&mut self, slot: usize, turn: Turn) {
         match turn {
             Turn::Wait => {}
-            Turn::Again => self.again.push(slot),
+            Turn::Again => self.queue(slot),
             Turn::HalfClosed => self.keep_half_closed(slot),
             Turn::TooMuch => self.close_largest(slot),
             Turn::Over => self.remove(slot),
@@ -304,7 +329,7 @@ impl Worker {
         let largest = largest.map_or(slot, |(largest, _)| largest);
         self.remove(largest);
         if largest != slot {
-            self.again.push(slot);
+            self.queue(slot);
         }
     }
 
@@ -366,9 +391,7 @@ impl Worker {
             }
             waits += usize::from(again.is_empty());
             self.take_events(events, now);
-            for slot in again {
-                self.turn(slot, now);
-            }
+            self.take_turns(again, now);
         }
     }
 
@@ -384,9 +407,62 @@ impl Worker {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             if let Some(connection) = self.connections.get_mut(slot) {
+                connection.queued = false;
                 connection.hear(Ready { readable: true, ..Ready::default() });
                 self.turn(slot, now);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::engine;
+    use crate::scripted::options;
+
+    /// An I/O thread without the thread, whose connections run two short requests in a turn.
+    fn worker() -> Worker {
+        let options = options();
+        let mut engine = engine(&options, &[]);
+        engine.limits.pause_output = 8;
+        let poll = Poll::new().unwrap();
+        let inbox = Arc::new(Inbox::new(&poll).unwrap());
+        Worker::new(Arc::new(Shared::new(options, engine, None)), 0, poll, inbox)
+    }
+
+    /// Connects a client; its end.
+    fn connect(worker: &mut Worker) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        worker.inbox.send(Stream::Unix(mio::net::UnixStream::from_std(ours)), Speaks::Any);
+        worker.take_in(read_clocks());
+        theirs
+    }
+
+    fn round(worker: &mut Worker, events: &mut Events) {
+        worker.wait(events, Duration::ZERO);
+        worker.round(events, read_clocks());
+    }
+
+    /// A client has sent many requests and sends another one before each round. It has one turn in each all the same.
+    #[test]
+    fn who_has_work_left_and_sends_more_has_one_turn_in_a_round() {
+        let mut worker = worker();
+        let mut events = Events::with_capacity(64);
+        let mut client = connect(&mut worker);
+        client.write_all(&b"PING\r\n".repeat(2000)).unwrap();
+        let mut replies = [0; 1 << 16];
+        for _ in 0..200 {
+            client.write_all(b"PING\r\n").unwrap();
+            round(&mut worker, &mut events);
+            let answered = client.read(&mut replies).unwrap() / b"+PONG\r\n".len();
+            assert!((1..=2).contains(&answered), "{answered} replies in a round");
+            assert_eq!(worker.again.len(), 1);
         }
     }
 }
