@@ -19,8 +19,16 @@ use crate::meter::{Meter, TURN, ticks};
 use crate::stream::Stream;
 use crate::{Shared, read_clocks};
 
-/// The token of the waker; connections have the numbers of their slots.
+/// The token of the waker.
 pub(crate) const WAKE: Token = Token(usize::MAX);
+
+/// The token of a connection: its slot, and above it the low half of its number, so that an event of a connection which had
+/// the slot before is known.
+fn token(slot: usize, id: u64) -> Token {
+    Token(slot | (id as usize) << SLOT_BITS)
+}
+const SLOT_BITS: u32 = usize::BITS / 2;
+const SLOTS: usize = (1 << SLOT_BITS) - 1;
 
 /// How often connections are looked over.
 const LOOK_OVER: Duration = Duration::from_secs(1);
@@ -148,10 +156,13 @@ impl Worker {
     fn take_events(&mut self, events: &Events, now: Now) {
         let mut woken = false;
         for event in events {
-            let slot = event.token().0;
+            let slot = event.token().0 & SLOTS;
             if event.token() == WAKE {
                 woken = true;
             } else if let Some(connection) = self.connections.get_mut(slot) {
+                if event.token() != token(slot, connection.id) {
+                    continue;
+                }
                 connection.hear(event.into());
                 if connection.queued {
                     // Its turn of this round is to come.
@@ -258,7 +269,7 @@ impl Worker {
             place.insert(Connection::new(stream, session, id, now));
             let source = self.connections[slot].stream.source();
             let interest = Interest::READABLE | Interest::WRITABLE;
-            if self.poll.registry().register(source, Token(slot), interest).is_err() {
+            if self.poll.registry().register(source, token(slot, id), interest).is_err() {
                 self.remove(slot);
             }
         }
@@ -335,6 +346,9 @@ impl Worker {
 
     fn remove(&mut self, slot: usize) {
         let mut connection = self.connections.remove(slot);
+        // The system would forget it when its last descriptor is closed, and a forked child may have one. It fails when it was
+        // not registered.
+        let _ = self.poll.registry().deregister(connection.stream.source());
         connection.leave(&self.shared, read_clocks());
         let counters = &self.shared.engine.counters;
         counters.connected.fetch_sub(1, Ordering::Relaxed);
@@ -436,12 +450,18 @@ mod tests {
 
     /// Connects a client; its end.
     fn connect(worker: &mut Worker) -> UnixStream {
+        connect_and_fork(worker).0
+    }
+
+    /// Connects a client; its end, and our end as a forked child has it.
+    fn connect_and_fork(worker: &mut Worker) -> (UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        let of_child = ours.try_clone().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         worker.inbox.send(Stream::Unix(mio::net::UnixStream::from_std(ours)), Speaks::Any);
         worker.take_in(read_clocks());
-        theirs
+        (theirs, of_child)
     }
 
     fn round(worker: &mut Worker, events: &mut Events) {
@@ -464,5 +484,32 @@ mod tests {
             assert!((1..=2).contains(&answered), "{answered} replies in a round");
             assert_eq!(worker.again.len(), 1);
         }
+    }
+
+    /// A connection is closed while a forked child has its socket. The client is told so. A new connection takes its slot and
+    /// waits for a load; then the old client closes: that does not end the new one, which gets no event of the old socket,
+    /// and would not listen to it.
+    #[test]
+    fn a_connection_ends_although_a_child_has_its_socket() {
+        let mut worker = worker();
+        let mut events = Events::with_capacity(64);
+        let (mut old, of_child) = connect_and_fork(&mut worker);
+        round(&mut worker, &mut events);
+        let id = worker.connections[0].id;
+        worker.remove(0);
+        assert_eq!(old.read(&mut [0; 8]).unwrap(), 0);
+        let mut new = connect(&mut worker);
+        new.write_all(b"GET u:1\r\n").unwrap();
+        round(&mut worker, &mut events);
+        worker.wait(&mut events, Duration::ZERO);
+        drop(old);
+        worker.wait(&mut events, Duration::ZERO);
+        assert!(events.is_empty());
+        let mut of_child = mio::net::UnixStream::from_std(of_child);
+        worker.poll.registry().register(&mut of_child, token(0, id), Interest::READABLE).unwrap();
+        round(&mut worker, &mut events);
+        assert!(!events.is_empty());
+        assert_eq!(worker.connections.len(), 1);
+        assert!(!worker.connections[0].is_half_closed());
     }
 }
