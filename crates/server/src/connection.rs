@@ -17,6 +17,8 @@
 //! | `paused`   | the session leaves requests in the input       | they are run, as soon as the output is sent         |
 //! | `mail`     | messages from others, more than are delivered  | the last of them is written; until then no request  |
 //! |            | in one turn                                    | is run, so that no reply overtakes a message        |
+//! | `over`     | all connections hold too much, and this one is | they hold less, because the largest was closed      |
+//! |            | no small one                                   |                                                     |
 //! | parked     | a request waits for a load in its place        | its outcome, or the end of its wait, is delivered   |
 //! | `closing`  | the session ends the connection, or the server | the peer ends too, or the time for that has passed  |
 //! |            | stops                                          |                                                     |
@@ -26,7 +28,7 @@
 //!
 //! - Output waits: an edge when the socket takes more, and the time limit for replies that are not taken.
 //! - Sending: another turn at once.
-//! - Mail: another turn at once.
+//! - Mail or over: another turn at once.
 //! - Paused, or readable and not parked: another turn at once.
 //! - Parked: the outcome. A peer that is gone meanwhile is closed at once. One that has only finished may still read (a
 //!   script that sends its commands and its end, then reads): its reply is sent, its input read to the end, and the
@@ -59,7 +61,8 @@ pub(crate) enum Turn {
     Again,
     /// A request waits for a load, and the peer sends no more: it waits for the reply, or it is gone.
     HalfClosed,
-    /// All connections hold too much, and this one enough to be a reason for it.
+    /// All connections hold too much, and this one enough to be a reason for it: nothing is read and run for it until that
+    /// has changed.
     TooMuch,
     /// It is over.
     Over,
@@ -198,6 +201,8 @@ pub(crate) struct Connection {
     sending: bool,
     /// Nothing is read until the output is taken.
     paused: bool,
+    /// Nothing is read and run until all connections hold less.
+    over: bool,
     /// When it was decided to close.
     closing: Option<u64>,
     /// The peer sends no more: its end stands behind what is unread.
@@ -234,6 +239,7 @@ impl Connection {
             readable: true,
             sending: false,
             paused: false,
+            over: false,
             closing: None,
             finished: false,
             ended: false,
@@ -349,7 +355,7 @@ impl Connection {
         if !self.is_flushed() {
             self.send(shared)?;
         }
-        if !self.mail.is_empty() && !self.take_mail(shared, now, buffers)? {
+        if self.over || !self.mail.is_empty() && !self.take_mail(shared, now, buffers)? {
             return Ok(0);
         }
         if self.output.is_empty() && (self.paused || self.session.is_ready()) && self.closing.is_none() {
@@ -382,7 +388,8 @@ impl Connection {
     }
 
     fn verdict(&mut self, shared: &Shared, now: Now) -> Turn {
-        if !self.count(shared) {
+        self.over = !self.count(shared);
+        if self.over {
             return Turn::TooMuch;
         }
         let flushed = self.is_flushed();
@@ -513,14 +520,20 @@ impl Connection {
         let held =
             self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory() + self.session.memory();
         let held = held + self.mail_bytes;
-        if held == self.counted {
-            return true;
+        if held != self.counted {
+            self.recount(shared, held);
         }
+        // Also when it holds what it held before: others may have come to hold more.
+        held <= SMALL || !shared.is_too_much_held()
+    }
+
+    fn recount(&mut self, shared: &Shared, held: u64) {
         let total = &shared.engine.counters.client_bytes;
-        let before = total.fetch_add(held.wrapping_sub(self.counted), Relaxed);
-        let now_held = before.wrapping_add(held).wrapping_sub(self.counted);
+        total.fetch_add(held.wrapping_sub(self.counted), Relaxed);
         self.counted = held;
-        held <= SMALL || now_held <= shared.options.client_memory
+        if held > SMALL {
+            shared.holdings[usize::from(self.session.party().mailbox)].largest.fetch_max(held, Relaxed);
+        }
     }
 
     /// Whether its time has passed: a request that does not arrive, a reply that is not taken, nothing asked for longer

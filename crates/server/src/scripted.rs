@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use globalcache_core::command::Reply;
 use globalcache_core::engine::Now;
@@ -557,4 +558,33 @@ fn a_request_in_turns_ends_with_the_session_of_its_client() {
     assert_eq!(open.world.shared.engine.store.stats().items, left);
     open.rounds();
     assert_eq!(open.world.shared.engine.store.stats().items, left);
+}
+
+/// A request has arrived in part when other connections come to hold too much. The connection is a reason for that although
+/// it holds what it held before. Nothing more of its request is read until there is room again, and then it goes on.
+#[test]
+fn a_request_pauses_while_all_connections_hold_too_much() {
+    let mut world = World::new(false);
+    world.buffers = Buffers::with_input(1 << 20);
+    let value = "x".repeat(200_000);
+    let (first, second) = value.split_at(100_000);
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, &format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$200000\r\n{first}"));
+    open.rounds();
+    open.step(Step::Send, &format!("{second}\r\n"));
+    let World { shared, buffers, now, .. } = &mut *open.world;
+    let (connection, total) = (open.connection.as_mut().unwrap(), &shared.engine.counters.client_bytes);
+    let others = shared.options.client_memory;
+    total.fetch_add(others, Relaxed);
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
+    let held = connection.counted();
+    connection.hear(Ready { readable: true, ..Ready::default() });
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
+    assert_eq!(connection.counted(), held);
+    total.fetch_sub(others, Relaxed);
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::Again);
+    open.again = true;
+    open.rounds();
+    open.step(Step::Take, "");
+    assert_eq!(String::from_utf8_lossy(&open.got), "+OK\r\n");
 }

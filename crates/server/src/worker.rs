@@ -186,6 +186,7 @@ impl Worker {
             // event of the one before.
             self.take_in(now);
             self.take_mail(now);
+            self.answer_others();
         }
     }
 
@@ -305,7 +306,7 @@ impl Worker {
             Turn::Wait => {}
             Turn::Again => self.queue(slot),
             Turn::HalfClosed => self.keep_half_closed(slot),
-            Turn::TooMuch => self.close_largest(slot),
+            Turn::TooMuch => self.too_much(slot),
             Turn::Over => self.remove(slot),
         }
     }
@@ -332,15 +333,49 @@ impl Worker {
         }
     }
 
-    /// All connections together hold too much: closes the one of this thread that holds most, and gives the one that had
-    /// its turn another, to see whether that is enough.
+    /// All connections together hold too much: has the one that holds most closed, by the thread that it belongs to. The one
+    /// that had its turn gets others, to see whether that is enough.
     #[cold]
-    fn close_largest(&mut self, slot: usize) {
+    fn too_much(&mut self, slot: usize) {
+        self.queue(slot);
+        if self.shared.holdings.iter().any(|holding| holding.asked.load(Ordering::SeqCst)) {
+            return;
+        }
+        if let Some(other) = self.close_largest() {
+            self.shared.ask_to_close_largest(other);
+        }
+    }
+
+    /// Closes the connection of this thread that holds most while too much is held, unless another thread seems to have one
+    /// that holds more; the number of that thread. It may hold less by now, which it finds when it looks.
+    #[cold]
+    fn close_largest(&mut self) -> Option<usize> {
+        let largest = self.look_for_largest()?;
+        let own = usize::from(self.number);
+        let most = |number: &usize| (self.shared.holdings[*number].largest.load(Ordering::Relaxed), *number == own);
+        let holder = (0..self.shared.holdings.len()).max_by_key(most);
+        if holder == Some(own) && self.shared.is_too_much_held() {
+            self.remove(largest);
+            self.look_for_largest();
+        }
+        holder.filter(|holder| *holder != own)
+    }
+
+    /// The connection of this thread that holds most, of which the other threads get to know.
+    fn look_for_largest(&mut self) -> Option<usize> {
         let largest = self.connections.iter().max_by_key(|(_, connection)| connection.counted());
-        let largest = largest.map_or(slot, |(largest, _)| largest);
-        self.remove(largest);
-        if largest != slot {
-            self.queue(slot);
+        let held = largest.map_or(0, |(_, connection)| connection.counted());
+        self.shared.holdings[usize::from(self.number)].largest.store(held, Ordering::Relaxed);
+        largest.map(|(slot, _)| slot)
+    }
+
+    /// Looks through the connections if another thread has asked for that.
+    fn answer_others(&mut self) {
+        let number = usize::from(self.number);
+        if self.shared.holdings[number].asked.load(Ordering::SeqCst) {
+            self.close_largest();
+            // Only now: the other thread asks no second time before it can see what was closed.
+            self.shared.holdings[number].asked.store(false, Ordering::SeqCst);
         }
     }
 
