@@ -203,7 +203,7 @@ fn when_connections_hold_too_much_the_largest_is_closed() {
 
 fn close_the_largest(threads: usize) {
     // Connections go to the threads in turn.
-    let server = Server::start(Options { threads, client_memory: 8 << 20, ..options() }).unwrap();
+    let server = Server::start(Options { threads, client_memory: 10 << 20, ..options() }).unwrap();
     let part = |size: usize| {
         let mut bytes = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$16000000\r\n".to_vec();
         bytes.resize(bytes.len() + size, b'x');
