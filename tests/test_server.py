@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -90,3 +93,29 @@ def test_a_thread_that_panics(thread: str, caplog: pytest.LogCaptureFixture, cap
         time.sleep(0.01)
     assert [record.levelname for record in caplog.records] == ["CRITICAL"]
     assert re.search(said, caplog.text)
+
+
+def test_a_server_that_is_dropped_sends_what_it_was_asked() -> None:
+    """The client is a thread of the same interpreter, so dropping the server must let that run."""
+    server = globalcache.Server(threads=1, memory="64MiB")
+    value = b"x" * (8 << 20)
+    host, port = server.address.rsplit(":", 1)
+    begin, got = threading.Event(), bytearray()
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%b\r\n" % (len(value), value))
+        client.recv(16)
+        client.sendall(b"GET k\r\n" * 2)
+
+        def read() -> None:
+            begin.wait()
+            while data := client.recv(1 << 16):
+                got.extend(data)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        begin.set()
+        del server
+        gc.collect()
+        reader.join()
+    sent, received = 2 * (len(value) + len("$8388608\r\n\r\n")), len(got)
+    assert received == sent

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::command::Reply;
+use crate::command::{Blob, Reply};
 use crate::store::{Outcome, Party};
 use crate::tracking::{Batch, Tracker};
 
@@ -31,6 +31,26 @@ pub enum Event {
     RedirectBroken(u64),
     /// The connection is to be closed, whatever it has sent.
     Close,
+}
+
+impl Event {
+    /// Bytes that it holds until it is delivered, as if nothing of it were shared with other connections.
+    pub fn memory(&self) -> u64 {
+        let part = |part: &Reply| match part {
+            Reply::Value(Blob::Shared(bytes)) => size_of::<Reply>() + bytes.len(),
+            Reply::Value(Blob::Owned(bytes)) => size_of::<Reply>() + bytes.len(),
+            _ => size_of::<Reply>(),
+        };
+        let beside = match self {
+            Event::Load(_, key, _) | Event::Void(Some(key)) => key.len(),
+            Event::Push(reply) => match &**reply {
+                Reply::Push(parts) => parts.iter().map(part).sum(),
+                reply => part(reply),
+            },
+            _ => 0,
+        };
+        (size_of::<Event>() + beside) as u64
+    }
 }
 
 #[derive(Default)]

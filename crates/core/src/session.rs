@@ -115,7 +115,8 @@ impl TurnEnd {
         TurnEnd { clock: Some(clock), at }
     }
 
-    fn is_past(&self) -> bool {
+    /// Whether that moment has passed.
+    pub fn is_past(&self) -> bool {
         self.clock.is_some_and(|clock| clock() >= self.at)
     }
 }
@@ -253,6 +254,11 @@ impl Session {
         self.address = address;
     }
 
+    /// The address of its messages.
+    pub fn party(&self) -> Party {
+        self.client.party
+    }
+
     /// Length below which it is of no use to feed the input again.
     pub fn wanted(&self) -> usize {
         self.wanted
@@ -334,10 +340,14 @@ impl Session {
     /// now may be newer than a change of another key that it was not told of yet.
     #[cold]
     fn take_messages(&mut self, run: &mut Run<'_>, out: &mut Output) -> Flow {
-        for event in run.engine.mail.take_of(self.client.party) {
-            if self.deliver(run.engine, run.clock, run.scratch, event, out) == Flow::Close {
-                return Flow::Close;
-            }
+        let events = run.engine.mail.take_of(self.client.party);
+        if events.iter().any(|event| matches!(event, Event::Close)) {
+            let party = self.client.party;
+            events.into_iter().for_each(|event| run.engine.undelivered(party, event, run.clock));
+            return Flow::Close;
+        }
+        for event in events {
+            self.deliver(run.engine, run.clock, run.scratch, event, out);
             acting(self.client.id);
         }
         Flow::Continue
@@ -1109,6 +1119,8 @@ impl Session {
         transaction::unwatch(engine, now.mono, &mut self.client);
         self.client.queue = None;
         self.pass_leases(engine, now);
+        // What it has done stays done; the rest of it must not run behind a newer connection of the client.
+        self.under_way = None;
         let parked = self.parked.take().into_iter();
         for (db, key) in keys_of(parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits))) {
             engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(party));

@@ -109,9 +109,10 @@ impl Server {
     }
 
     /// Counts since the start, and what is held now.
-    fn stats(&self) -> PyResult<std::collections::BTreeMap<&'static str, u64>> {
+    fn stats(&self, py: Python<'_>) -> PyResult<std::collections::BTreeMap<&'static str, u64>> {
         self.own()?;
-        Ok(self.inner.stats().into_iter().collect())
+        // It waits for the locks of the shards.
+        Ok(py.detach(|| self.inner.stats()).into_iter().collect())
     }
 
     /// Reads the files of TLS again.
@@ -184,6 +185,9 @@ impl Drop for Server {
             // Its threads are in the parent: there is nothing here to stop or to wait for.
             self.inner.disown();
         }
+        // Its clients may be threads of this interpreter, and stopping waits for what they read. Without an interpreter
+        // there is nobody to wait for it.
+        Python::try_attach(|py| py.detach(|| self.inner.stop()));
     }
 }
 

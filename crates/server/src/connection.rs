@@ -15,6 +15,10 @@
 //! | `sending`  | a part of a long output was sent, and the      | the next turn, which sends the next part            |
 //! |            | socket may take more                           |                                                     |
 //! | `paused`   | the session leaves requests in the input       | they are run, as soon as the output is sent         |
+//! | `mail`     | messages from others, more than are delivered  | the last of them is written; until then no request  |
+//! |            | in one turn                                    | is run, so that no reply overtakes a message        |
+//! | `over`     | all connections hold too much, and this one is | they hold less, because the largest was closed      |
+//! |            | no small one                                   |                                                     |
 //! | parked     | a request waits for a load in its place        | its outcome, or the end of its wait, is delivered   |
 //! | `closing`  | the session ends the connection, or the server | the peer ends too, or the time for that has passed  |
 //! |            | stops                                          |                                                     |
@@ -24,6 +28,7 @@
 //!
 //! - Output waits: an edge when the socket takes more, and the time limit for replies that are not taken.
 //! - Sending: another turn at once.
+//! - Mail or over: another turn at once.
 //! - Paused, or readable and not parked: another turn at once.
 //! - Parked: the outcome. A peer that is gone meanwhile is closed at once. One that has only finished may still read (a
 //!   script that sends its commands and its end, then reads): its reply is sent, its input read to the end, and the
@@ -32,6 +37,7 @@
 //! - Closing: the end of the peer, and a time limit.
 //! - Otherwise the next edge is to come, since everything was read.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -41,7 +47,7 @@ use globalcache_core::engine::{Engine, Now};
 use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Key, Party};
+use globalcache_core::store::Key;
 
 use crate::Shared;
 use crate::stream::Stream;
@@ -55,7 +61,8 @@ pub(crate) enum Turn {
     Again,
     /// A request waits for a load, and the peer sends no more: it waits for the reply, or it is gone.
     HalfClosed,
-    /// All connections hold too much, and this one enough to be a reason for it.
+    /// All connections hold too much, and this one enough to be a reason for it: nothing is read and run for it until that
+    /// has changed.
     TooMuch,
     /// It is over.
     Over,
@@ -93,6 +100,10 @@ const LINGER_MS: u64 = 1_000;
 /// Bytes that are sent at once, about a millisecond of processor time: a client that takes a long reply as fast as it comes
 /// does not hold up the others of its thread.
 const SEND_AT_ONCE: usize = 1 << 20;
+/// Messages that a turn delivers before it looks whether it has taken too long.
+const MESSAGES: usize = 512;
+/// Messages whose place a connection keeps when it has none.
+const KEEP_MAIL: usize = 4;
 /// Capacity of the output buffer that a thread keeps.
 const KEEP_OUTPUT: usize = 1 << 20;
 /// A connection that holds less than this is not closed for want of memory.
@@ -174,6 +185,14 @@ pub(crate) struct Connection {
     input: Vec<u8>,
     /// Output that the socket has not taken.
     output: Output,
+    /// Messages that were left for it and are not written yet, oldest first.
+    mail: VecDeque<Event>,
+    /// Bytes that these hold.
+    mail_bytes: u64,
+    /// It has new messages, and its turn is to come.
+    pub(crate) mailed: bool,
+    /// Its thread will give it a turn without an edge.
+    pub(crate) queued: bool,
     /// Its last input was short.
     terse: bool,
     /// The socket may have more to read.
@@ -182,6 +201,8 @@ pub(crate) struct Connection {
     sending: bool,
     /// Nothing is read until the output is taken.
     paused: bool,
+    /// Nothing is read and run until all connections hold less.
+    over: bool,
     /// When it was decided to close.
     closing: Option<u64>,
     /// The peer sends no more: its end stands behind what is unread.
@@ -210,10 +231,15 @@ impl Connection {
             id,
             input: Vec::new(),
             output: Output::default(),
+            mail: VecDeque::new(),
+            mail_bytes: 0,
+            mailed: false,
+            queued: false,
             terse: false,
             readable: true,
             sending: false,
             paused: false,
+            over: false,
             closing: None,
             finished: false,
             ended: false,
@@ -276,59 +302,52 @@ impl Connection {
         if self.input.is_empty() { self.session.first_key(&shared.engine, scratch, fresh) } else { None }
     }
 
-    /// Takes messages that were left for it. As with input, what they answer is sent in one piece; loads that come
-    /// together are sent together. What stands beside the message to close, or comes while it closes, is handed on.
-    pub(crate) fn deliver(
-        &mut self,
-        shared: &Shared,
-        now: Now,
-        buffers: &mut Buffers,
-        party: Party,
-        mut events: impl Iterator<Item = Event>,
-    ) -> Turn {
-        let mut loads = Vec::new();
-        let open = self.take_messages(shared, now, buffers, &mut events, &mut loads);
-        let loads = loads.into_iter().map(|(db, key, token)| Event::Load(db, key, token));
-        loads.chain(events).for_each(|event| shared.engine.undelivered(party, event, now));
-        if !open || self.send_all(shared, buffers).is_err() {
-            return Turn::Over;
+    /// Takes a message that was left for it, to be written in its next turns; false if it closes the connection. What comes
+    /// while it closes anyway is handed on.
+    pub(crate) fn post(&mut self, shared: &Shared, now: Now, event: Event) -> bool {
+        if self.closing.is_some() {
+            shared.engine.undelivered(self.session.party(), event, now);
+            return true;
         }
-        self.turn(shared, now, buffers)
+        if matches!(event, Event::Close) {
+            return false;
+        }
+        self.mail_bytes += event.memory();
+        self.mail.push_back(event);
+        true
     }
 
-    /// Takes messages until one closes the connection; whether none did. Loads that could not be sent are left in `loads`.
-    fn take_messages(
-        &mut self,
-        shared: &Shared,
-        now: Now,
-        buffers: &mut Buffers,
-        events: &mut impl Iterator<Item = Event>,
-        loads: &mut Vec<(u8, Arc<[u8]>, u64)>,
-    ) -> bool {
+    /// Writes messages behind what waits to be sent, until the turn has taken too long; whether none is left. As with
+    /// input, what they answer is sent in one piece; loads that come together are sent together.
+    #[cold]
+    fn take_mail(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers) -> io::Result<bool> {
         let Buffers { output, scratch, .. } = buffers;
-        // What waits to be sent comes first: the messages go behind it.
         let own = !self.output.is_empty();
         let out = if own { &mut self.output } else { output };
-        while self.closing.is_none()
-            && let Some(event) = events.next()
-        {
+        let mut loads = Vec::new();
+        for count in 1.. {
+            let Some(event) = self.mail.pop_front() else { break };
+            self.mail_bytes -= event.memory();
             match event {
                 Event::Load(db, key, token) => loads.push((db, key, token)),
-                Event::Close => {
-                    out.clear(KEEP_OUTPUT);
-                    return false;
-                }
                 event => {
-                    push_loads(&mut self.session, &shared.engine, loads, out);
+                    push_loads(&mut self.session, &shared.engine, &mut loads, out);
                     self.session.deliver(&shared.engine, now, scratch, event, out);
                 }
             }
+            if count % MESSAGES == 0 && scratch.turn_end.is_past() {
+                break;
+            }
         }
-        push_loads(&mut self.session, &shared.engine, loads, out);
+        push_loads(&mut self.session, &shared.engine, &mut loads, out);
+        if self.mail.is_empty() && self.mail.capacity() > KEEP_MAIL {
+            self.mail = VecDeque::new();
+        }
         if !own {
             self.take_output(buffers);
         }
-        true
+        self.send_all(shared, buffers)?;
+        Ok(self.mail.is_empty())
     }
 
     /// The first half of a turn: sends what is waiting and reads once into a lane; how many bytes are to be run.
@@ -336,7 +355,10 @@ impl Connection {
         if !self.is_flushed() {
             self.send(shared)?;
         }
-        if self.output.is_empty() && (self.paused || self.session.is_ready()) {
+        if self.over || !self.mail.is_empty() && !self.take_mail(shared, now, buffers)? {
+            return Ok(0);
+        }
+        if self.output.is_empty() && (self.paused || self.session.is_ready()) && self.closing.is_none() {
             self.run(shared, now, buffers, lane, 0)?;
         }
         // What a client sends while its request waits is left to the system: nothing of it is run before.
@@ -366,18 +388,19 @@ impl Connection {
     }
 
     fn verdict(&mut self, shared: &Shared, now: Now) -> Turn {
-        if !self.count(shared) {
+        self.over = !self.count(shared);
+        if self.over {
             return Turn::TooMuch;
         }
         let flushed = self.is_flushed();
         let parked = self.session.is_parked();
         let waiting = !flushed || !self.input.is_empty() && !parked;
         self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
-        if self.sending {
+        if self.sending || !self.mail.is_empty() {
             return Turn::Again;
         }
         // A request that runs in turns goes on, also for a peer that sends no more.
-        if flushed && self.session.is_ready() && !self.gone {
+        if flushed && self.session.is_ready() && !self.gone && self.closing.is_none() {
             return Turn::Again;
         }
         if (self.finished || self.ended || self.gone)
@@ -463,6 +486,10 @@ impl Connection {
         if !std::mem::replace(&mut self.left, true) {
             self.session.close(&shared.engine, now);
         }
+        self.mail_bytes = 0;
+        for event in std::mem::take(&mut self.mail) {
+            shared.engine.undelivered(self.session.party(), event, now);
+        }
     }
 
     fn send(&mut self, shared: &Shared) -> io::Result<()> {
@@ -492,14 +519,21 @@ impl Connection {
     fn count(&mut self, shared: &Shared) -> bool {
         let held =
             self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory() + self.session.memory();
-        if held == self.counted {
-            return true;
+        let held = held + self.mail_bytes;
+        if held != self.counted {
+            self.recount(shared, held);
         }
+        // Also when it holds what it held before: others may have come to hold more.
+        held <= SMALL || !shared.is_too_much_held()
+    }
+
+    fn recount(&mut self, shared: &Shared, held: u64) {
         let total = &shared.engine.counters.client_bytes;
-        let before = total.fetch_add(held.wrapping_sub(self.counted), Relaxed);
-        let now_held = before.wrapping_add(held).wrapping_sub(self.counted);
+        total.fetch_add(held.wrapping_sub(self.counted), Relaxed);
         self.counted = held;
-        held <= SMALL || now_held <= shared.options.client_memory
+        if held > SMALL {
+            shared.holdings[usize::from(self.session.party().mailbox)].largest.fetch_max(held, Relaxed);
+        }
     }
 
     /// Whether its time has passed: a request that does not arrive, a reply that is not taken, nothing asked for longer
@@ -537,6 +571,8 @@ impl Connection {
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
+
+    use globalcache_core::store::Party;
 
     use super::*;
     use crate::{Options, Server, read_clocks};

@@ -90,6 +90,15 @@ impl From<io::Error> for StartError {
     }
 }
 
+/// What the other threads know of the connections of an I/O thread.
+#[derive(Default)]
+struct Holding {
+    /// The most bytes that one of its connections held, since the thread looked through them last.
+    largest: AtomicU64,
+    /// It is asked to look, and to close the largest if no other thread has one that holds more.
+    asked: AtomicBool,
+}
+
 /// What all threads of a server share.
 struct Shared {
     engine: Engine,
@@ -103,14 +112,18 @@ struct Shared {
     on_failure: OnceLock<fn(&str)>,
     reported: AtomicBool,
     wakers: OnceLock<Vec<Arc<Waker>>>,
+    /// By the numbers of the I/O threads.
+    holdings: Box<[Holding]>,
     next_id: AtomicU64,
 }
 
 impl Shared {
     fn new(options: Options, engine: Engine, tls: Option<Arc<ServerConfig>>) -> Shared {
+        let holdings = (0..options.threads).map(|_| Holding::default()).collect();
         Shared {
             engine,
             options,
+            holdings,
             tls: RwLock::new(tls),
             stopping: AtomicBool::new(false),
             failure: OnceLock::new(),
@@ -143,6 +156,22 @@ impl Shared {
 
     fn has_failed(&self) -> bool {
         self.failure.get().is_some()
+    }
+
+    /// Whether the buffers of all connections hold more than they may.
+    fn is_too_much_held(&self) -> bool {
+        self.engine.counters.client_bytes.load(Ordering::Relaxed) > self.options.client_memory
+    }
+
+    /// Asks a thread to close its largest connection, once until it has looked.
+    #[cold]
+    fn ask_to_close_largest(&self, number: usize) {
+        if !self.holdings[number].asked.swap(true, Ordering::SeqCst)
+            && let Some(waker) = self.wakers.get().and_then(|wakers| wakers.get(number))
+        {
+            // It fails only when the thread has ended, and then the others end as well.
+            let _ = waker.wake();
+        }
     }
 
     /// Wakes the threads for whom something was left.

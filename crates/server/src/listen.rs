@@ -2,7 +2,7 @@
 //! behind them.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use rustix::fs::Mode;
 use rustix::process::umask;
 use rustls::{ServerConfig, ServerConnection};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::StartError;
 use crate::stream::Stream;
@@ -118,6 +118,12 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        // A child that was forked from this process may have a duplicate, which would go on to take connections. Systems
+        // that refuse this do so only for what does not listen.
+        let _ = match self {
+            Listener::Tcp(listener, ..) => SockRef::from(&*listener).shutdown(Shutdown::Both),
+            Listener::Unix(listener, _) => SockRef::from(&*listener).shutdown(Shutdown::Both),
+        };
         if let Listener::Unix(_, path) = self {
             // It may have been removed already, and there is nobody to tell.
             let _ = std::fs::remove_file(path);
@@ -152,4 +158,25 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     let bound = UnixListener::bind(path);
     umask(before);
     Ok(Listener::Unix(bound?, path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// The process forks while it listens, and the child lives longer than the listener, whose socket it has inherited. Nobody
+    /// can connect any more, and another server may take the address.
+    #[test]
+    fn a_listener_ends_although_a_child_has_its_socket() {
+        let listener = Listener::bind("127.0.0.1:0", |_| true).unwrap();
+        let address = listener.address();
+        let Listener::Tcp(socket, ..) = &listener else { unreachable!("it is an address of TCP") };
+        let _of_child = SockRef::from(socket).try_clone().unwrap();
+        drop(listener);
+        let refused = TcpStream::connect(&address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        Listener::bind(&address, |_| true).unwrap();
+    }
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use globalcache_core::command::Reply;
 use globalcache_core::engine::Now;
@@ -239,7 +240,8 @@ impl Open<'_> {
         others.into_iter().for_each(|(to, event)| shared.engine.mail.post(to, event));
         let mailed = !mail.is_empty();
         if mailed && let Some(connection) = &mut self.connection {
-            let turn = connection.deliver(shared, *now, buffers, *party, mail.into_iter().map(|(_, event)| event));
+            let open = mail.into_iter().fold(true, |open, (_, event)| open & connection.post(shared, *now, event));
+            let turn = if open { connection.turn(shared, *now, buffers) } else { Turn::Over };
             self.take(turn);
         }
         edge.is_some() || again || mailed
@@ -463,4 +465,126 @@ fn what_a_killed_client_was_to_get_goes_to_nobody_else() {
     let mut open = open;
     open.round();
     assert!(open.connection.is_none() && open.world.buffers.output.is_empty());
+}
+
+/// Leaves so many numbered messages for a connection.
+fn publish(open: &Open<'_>, numbers: std::ops::Range<i64>) {
+    for number in numbers {
+        let push = Event::Push(Arc::new(Reply::Push(vec![Reply::word("message"), Reply::Int(number)])));
+        open.world.shared.engine.mail.post(open.world.party, push);
+    }
+}
+
+/// A client that keeps copies is left more messages than one turn delivers, then one more, and asks something. It gets all
+/// messages in their order, and the reply, which may rest on newer values, behind them.
+#[test]
+fn a_reply_does_not_overtake_messages_of_earlier_rounds() {
+    let mut world = World::new(true);
+    world.shared.engine.limits.pause_output = 1 << 20;
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, "HELLO 3\r\n");
+    open.rounds();
+    open.step(Step::Send, "CLIENT TRACKING ON\r\n");
+    open.rounds();
+    open.step(Step::Take, "");
+    open.got.clear();
+    publish(&open, 0..2000);
+    open.round();
+    open.step(Step::Send, "PING\r\n");
+    publish(&open, 2000..2001);
+    open.rounds();
+    open.step(Step::Take, "");
+    let message = |number| format!(">2\r\n$7\r\nmessage\r\n:{number}\r\n");
+    let expected: String = (0..2001).map(message).chain(["+PONG\r\n".to_owned()]).collect();
+    assert_eq!(String::from_utf8_lossy(&open.got), expected);
+}
+
+/// A client is killed while messages of an earlier round wait for their delivery: it is closed at once, and gets none.
+#[test]
+fn a_killed_client_gets_no_messages_that_were_left_over() {
+    let mut world = World::new(true);
+    let mut open = world.open(1 << 20);
+    publish(&open, 0..2000);
+    open.round();
+    open.step(Step::Take, "");
+    let before = open.got.len();
+    assert!(before > 0);
+    publish(&open, 2000..4000);
+    open.world.shared.engine.mail.post(open.world.party, Event::Close);
+    open.again = false;
+    open.round();
+    open.step(Step::Take, "");
+    assert!(open.connection.is_none());
+    assert_eq!(open.got.len(), before);
+}
+
+/// Messages come faster than a connection's turns deliver them. Those that wait count as its memory.
+#[test]
+fn messages_that_wait_count_as_memory_of_their_connection() {
+    let mut world = World::new(true);
+    let mut open = world.open(1 << 20);
+    publish(&open, 0..20_000);
+    let World { shared, buffers, now, .. } = &mut *open.world;
+    let connection = open.connection.as_mut().unwrap();
+    for (_, event) in shared.engine.mail.take(0) {
+        assert!(connection.post(shared, *now, event));
+    }
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
+    assert!(connection.counted() > shared.options.client_memory);
+}
+
+/// A client deletes many keys in turns, with a turn of others in between, in which a newer connection of the same session
+/// is welcomed. Nothing of the old request is run after that.
+#[test]
+fn a_request_in_turns_ends_with_the_session_of_its_client() {
+    let mut world = World::new(true);
+    world.buffers = Buffers::with_input(1 << 20);
+    world.buffers.scratch.turn_end = TurnEnd::new(|| 1, 0);
+    world.shared.options.client_memory = 1 << 30;
+    let keys: Vec<String> = (0..20_000).map(|number| format!("k{number}")).collect();
+    world.ask(&keys.iter().map(|key| format!("SET {key} v\r\n")).collect::<String>());
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, "CACHE.SESSION me 1\r\n");
+    open.rounds();
+    let words = ["UNLINK"].into_iter().chain(keys.iter().map(String::as_str));
+    let words: String = words.map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    open.step(Step::Send, &format!("*{}\r\n{words}", keys.len() + 1));
+    open.round();
+    let left = open.world.shared.engine.store.stats().items;
+    assert!((1..20_000).contains(&left), "{left}: the request has begun and has not ended");
+    let _newer = open.world.client(100, "CACHE.SESSION me 2\r\n");
+    open.turn();
+    open.turn();
+    assert_eq!(open.world.shared.engine.store.stats().items, left);
+    open.rounds();
+    assert_eq!(open.world.shared.engine.store.stats().items, left);
+}
+
+/// A request has arrived in part when other connections come to hold too much. The connection is a reason for that although
+/// it holds what it held before. Nothing more of its request is read until there is room again, and then it goes on.
+#[test]
+fn a_request_pauses_while_all_connections_hold_too_much() {
+    let mut world = World::new(false);
+    world.buffers = Buffers::with_input(1 << 20);
+    let value = "x".repeat(200_000);
+    let (first, second) = value.split_at(100_000);
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, &format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$200000\r\n{first}"));
+    open.rounds();
+    open.step(Step::Send, &format!("{second}\r\n"));
+    let World { shared, buffers, now, .. } = &mut *open.world;
+    let (connection, total) = (open.connection.as_mut().unwrap(), &shared.engine.counters.client_bytes);
+    let others = shared.options.client_memory;
+    total.fetch_add(others, Relaxed);
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
+    let held = connection.counted();
+    connection.hear(Ready { readable: true, ..Ready::default() });
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
+    assert_eq!(connection.counted(), held);
+    total.fetch_sub(others, Relaxed);
+    assert_eq!(connection.turn(shared, *now, buffers), Turn::Again);
+    open.again = true;
+    open.rounds();
+    open.step(Step::Take, "");
+    assert_eq!(String::from_utf8_lossy(&open.got), "+OK\r\n");
 }

@@ -165,6 +165,20 @@ impl Stream {
     }
 }
 
+/// Closing our descriptor does not end a connection while a child that was forked from this process has a duplicate of it.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // It fails when the connection has ended already.
+        let _ = match self {
+            Stream::Tcp(socket) => socket.shutdown(Shutdown::Both),
+            Stream::Unix(socket) => socket.shutdown(Shutdown::Both),
+            Stream::Tls(tls) => tls.socket.shutdown(Shutdown::Both),
+            #[cfg(test)]
+            Stream::Scripted(_) => Ok(()),
+        };
+    }
+}
+
 impl Tls {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {

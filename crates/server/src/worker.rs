@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use globalcache_core::engine::Now;
-use globalcache_core::mailbox::Event;
 use globalcache_core::session::{Session, TurnEnd};
 use globalcache_core::store::Party;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -20,8 +19,16 @@ use crate::meter::{Meter, TURN, ticks};
 use crate::stream::Stream;
 use crate::{Shared, read_clocks};
 
-/// The token of the waker; connections have the numbers of their slots.
+/// The token of the waker.
 pub(crate) const WAKE: Token = Token(usize::MAX);
+
+/// The token of a connection: its slot, and above it the low half of its number, so that an event of a connection which had
+/// the slot before is known.
+fn token(slot: usize, id: u64) -> Token {
+    Token(slot | (id as usize) << SLOT_BITS)
+}
+const SLOT_BITS: u32 = usize::BITS / 2;
+const SLOTS: usize = (1 << SLOT_BITS) - 1;
 
 /// How often connections are looked over.
 const LOOK_OVER: Duration = Duration::from_secs(1);
@@ -35,9 +42,7 @@ const LAST_TURNS: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(10);
 const LAST_WAITS: usize = 64;
 
-/// Each of these bounds what a thread does before the others have their turns again. Messages for one connection:
-const MESSAGES: usize = 512;
-/// Times that messages are taken:
+/// Each of these bounds what a thread does before the others have their turns again. Times that messages are taken:
 const MAIL_ROUNDS: usize = 8;
 /// New connections:
 const NEWCOMERS: usize = 64;
@@ -84,10 +89,8 @@ pub(crate) struct Worker {
     buffers: Buffers,
     /// Turns whose first half was taken: the slot, and what was read into the lane of the same index.
     begun: Vec<(usize, io::Result<usize>)>,
-    /// Connections that may have more to read, in the order of their turns.
-    again: Vec<usize>,
-    /// Messages that were left for the next round, in their order.
-    mail: Vec<(Party, Event)>,
+    /// Connections, by slot and number, that have more to do, in the order of their turns: each once.
+    again: Vec<(usize, u64)>,
     /// Connections, by slot and number, that await a reply although their peers send no more; oldest first.
     half_closed: VecDeque<(usize, u64)>,
     meter: Meter,
@@ -104,7 +107,6 @@ impl Worker {
             buffers: Buffers::new(),
             begun: Vec::new(),
             again: Vec::new(),
-            mail: Vec::new(),
             half_closed: VecDeque::new(),
             meter: Meter::default(),
         }
@@ -114,24 +116,27 @@ impl Worker {
         let mut events = Events::with_capacity(1024);
         let (mut looked_over, mut all_in_time) = (read_clocks().mono, true);
         while !self.shared.stopping.load(Ordering::SeqCst) {
-            let idle = self.again.is_empty() && self.mail.is_empty() && all_in_time;
+            let idle = self.again.is_empty() && all_in_time;
             let timeout = if idle { LOOK_OVER } else { Duration::ZERO };
             self.wait(&mut events, timeout);
             let now = read_clocks();
-            self.meter.begin();
-            self.next_turn();
-            let again = std::mem::take(&mut self.again);
-            self.take_events(&events, now);
-            for slot in again {
-                self.turn(slot, now);
-            }
-            self.exchange_mail(now);
+            self.round(&events, now);
             if now.mono.saturating_sub(looked_over) >= LOOK_OVER.as_millis() as u64 {
                 all_in_time = self.close_overdue(now);
                 looked_over = if all_in_time { now.mono } else { looked_over };
             }
         }
         self.finish(&mut events);
+    }
+
+    /// One turn of each connection that has something to do.
+    fn round(&mut self, events: &Events, now: Now) {
+        self.meter.begin();
+        self.next_turn();
+        let again = std::mem::take(&mut self.again);
+        self.take_events(events, now);
+        self.take_turns(again, now);
+        self.exchange_mail(now);
     }
 
     /// A turn has ended, and the next one begins.
@@ -151,11 +156,18 @@ impl Worker {
     fn take_events(&mut self, events: &Events, now: Now) {
         let mut woken = false;
         for event in events {
-            let slot = event.token().0;
+            let slot = event.token().0 & SLOTS;
             if event.token() == WAKE {
                 woken = true;
             } else if let Some(connection) = self.connections.get_mut(slot) {
+                if event.token() != token(slot, connection.id) {
+                    continue;
+                }
                 connection.hear(event.into());
+                if connection.queued {
+                    // Its turn of this round is to come.
+                    continue;
+                }
                 if !connection.is_terse() {
                     self.end_turns(now);
                     self.turn(slot, now);
@@ -174,6 +186,7 @@ impl Worker {
             // event of the one before.
             self.take_in(now);
             self.take_mail(now);
+            self.answer_others();
         }
     }
 
@@ -207,8 +220,7 @@ impl Worker {
     fn exchange_mail(&mut self, now: Now) {
         self.shared.engine.pump(now);
         for _ in 0..MAIL_ROUNDS {
-            let stirred = self.shared.engine.mail.stirred(usize::from(self.number));
-            if !stirred && self.mail.is_empty() {
+            if !self.shared.engine.mail.stirred(usize::from(self.number)) {
                 break;
             }
             self.take_mail(now);
@@ -217,25 +229,28 @@ impl Worker {
         self.shared.wake_stirred();
     }
 
+    /// Hands messages to the connections that they are for, and gives those their turns. What a turn does not deliver
+    /// stays with the connection and counts as its memory.
     fn take_mail(&mut self, now: Now) {
-        let mut mail = std::mem::take(&mut self.mail);
-        mail.append(&mut self.shared.engine.mail.take(usize::from(self.number)));
-        // Those of one connection together, in their order.
-        mail.sort_by_key(|(party, _)| party.slot);
-        let mut mail = mail.into_iter().peekable();
-        while let Some(&(party, _)) = mail.peek() {
+        let mut slots = Vec::new();
+        for (party, event) in self.shared.engine.mail.take(usize::from(self.number)) {
             let slot = party.slot as usize;
-            let mut of_party = std::iter::from_fn(|| mail.next_if(|(other, _)| *other == party));
-            let events = of_party.by_ref().take(MESSAGES).map(|(_, event)| event);
             match self.connections.get_mut(slot) {
                 Some(connection) if connection.id == party.id => {
-                    let turn = connection.deliver(&self.shared, now, &mut self.buffers, party, events);
-                    self.after(slot, turn);
+                    if !connection.post(&self.shared, now, event) {
+                        self.remove(slot);
+                    } else if !connection.queued && !std::mem::replace(&mut connection.mailed, true) {
+                        slots.push(slot);
+                    }
                 }
-                _ => events.for_each(|event| self.shared.engine.undelivered(party, event, now)),
+                _ => self.shared.engine.undelivered(party, event, now),
             }
-            self.mail.extend(of_party);
-            self.next_turn();
+        }
+        for slot in slots {
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.mailed = false;
+                self.turn(slot, now);
+            }
         }
     }
 
@@ -255,8 +270,26 @@ impl Worker {
             place.insert(Connection::new(stream, session, id, now));
             let source = self.connections[slot].stream.source();
             let interest = Interest::READABLE | Interest::WRITABLE;
-            if self.poll.registry().register(source, Token(slot), interest).is_err() {
+            if self.poll.registry().register(source, token(slot, id), interest).is_err() {
                 self.remove(slot);
+            }
+        }
+    }
+
+    /// Has a connection take another turn when the others have had theirs.
+    fn queue(&mut self, slot: usize) {
+        let connection = &mut self.connections[slot];
+        if !std::mem::replace(&mut connection.queued, true) {
+            self.again.push((slot, connection.id));
+        }
+    }
+
+    /// Gives those that were queued their turns, unless they are gone and their slots belong to others.
+    fn take_turns(&mut self, queued: Vec<(usize, u64)>, now: Now) {
+        for (slot, id) in queued {
+            if let Some(connection) = self.connections.get_mut(slot).filter(|connection| connection.id == id) {
+                connection.queued = false;
+                self.turn(slot, now);
             }
         }
     }
@@ -271,9 +304,9 @@ impl Worker {
     fn after(&mut self, slot: usize, turn: Turn) {
         match turn {
             Turn::Wait => {}
-            Turn::Again => self.again.push(slot),
+            Turn::Again => self.queue(slot),
             Turn::HalfClosed => self.keep_half_closed(slot),
-            Turn::TooMuch => self.close_largest(slot),
+            Turn::TooMuch => self.too_much(slot),
             Turn::Over => self.remove(slot),
         }
     }
@@ -300,20 +333,57 @@ impl Worker {
         }
     }
 
-    /// All connections together hold too much: closes the one of this thread that holds most, and gives the one that had
-    /// its turn another, to see whether that is enough.
+    /// All connections together hold too much: has the one that holds most closed, by the thread that it belongs to. The one
+    /// that had its turn gets others, to see whether that is enough.
     #[cold]
-    fn close_largest(&mut self, slot: usize) {
+    fn too_much(&mut self, slot: usize) {
+        self.queue(slot);
+        if self.shared.holdings.iter().any(|holding| holding.asked.load(Ordering::SeqCst)) {
+            return;
+        }
+        if let Some(other) = self.close_largest() {
+            self.shared.ask_to_close_largest(other);
+        }
+    }
+
+    /// Closes the connection of this thread that holds most while too much is held, unless another thread seems to have one
+    /// that holds more; the number of that thread. It may hold less by now, which it finds when it looks.
+    #[cold]
+    fn close_largest(&mut self) -> Option<usize> {
+        let largest = self.look_for_largest()?;
+        let own = usize::from(self.number);
+        let most = |number: &usize| (self.shared.holdings[*number].largest.load(Ordering::Relaxed), *number == own);
+        let holder = (0..self.shared.holdings.len()).max_by_key(most);
+        if holder == Some(own) && self.shared.is_too_much_held() {
+            self.remove(largest);
+            self.look_for_largest();
+        }
+        holder.filter(|holder| *holder != own)
+    }
+
+    /// The connection of this thread that holds most, of which the other threads get to know.
+    fn look_for_largest(&mut self) -> Option<usize> {
         let largest = self.connections.iter().max_by_key(|(_, connection)| connection.counted());
-        let largest = largest.map_or(slot, |(largest, _)| largest);
-        self.remove(largest);
-        if largest != slot {
-            self.again.push(slot);
+        let held = largest.map_or(0, |(_, connection)| connection.counted());
+        self.shared.holdings[usize::from(self.number)].largest.store(held, Ordering::Relaxed);
+        largest.map(|(slot, _)| slot)
+    }
+
+    /// Looks through the connections if another thread has asked for that.
+    fn answer_others(&mut self) {
+        let number = usize::from(self.number);
+        if self.shared.holdings[number].asked.load(Ordering::SeqCst) {
+            self.close_largest();
+            // Only now: the other thread asks no second time before it can see what was closed.
+            self.shared.holdings[number].asked.store(false, Ordering::SeqCst);
         }
     }
 
     fn remove(&mut self, slot: usize) {
         let mut connection = self.connections.remove(slot);
+        // The system would forget it when its last descriptor is closed, and a forked child may have one. It fails when it was
+        // not registered.
+        let _ = self.poll.registry().deregister(connection.stream.source());
         connection.leave(&self.shared, read_clocks());
         let counters = &self.shared.engine.counters;
         counters.connected.fetch_sub(1, Ordering::Relaxed);
@@ -370,9 +440,7 @@ impl Worker {
             }
             waits += usize::from(again.is_empty());
             self.take_events(events, now);
-            for slot in again {
-                self.turn(slot, now);
-            }
+            self.take_turns(again, now);
         }
     }
 
@@ -388,9 +456,95 @@ impl Worker {
         let slots: Vec<usize> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             if let Some(connection) = self.connections.get_mut(slot) {
+                connection.queued = false;
                 connection.hear(Ready { readable: true, ..Ready::default() });
                 self.turn(slot, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::engine;
+    use crate::scripted::options;
+
+    /// An I/O thread without the thread, whose connections run two short requests in a turn.
+    fn worker() -> Worker {
+        let options = options();
+        let mut engine = engine(&options, &[]);
+        engine.limits.pause_output = 8;
+        let poll = Poll::new().unwrap();
+        let inbox = Arc::new(Inbox::new(&poll).unwrap());
+        Worker::new(Arc::new(Shared::new(options, engine, None)), 0, poll, inbox)
+    }
+
+    /// Connects a client; its end.
+    fn connect(worker: &mut Worker) -> UnixStream {
+        connect_and_fork(worker).0
+    }
+
+    /// Connects a client; its end, and our end as a forked child has it.
+    fn connect_and_fork(worker: &mut Worker) -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let of_child = ours.try_clone().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        worker.inbox.send(Stream::Unix(mio::net::UnixStream::from_std(ours)), Speaks::Any);
+        worker.take_in(read_clocks());
+        (theirs, of_child)
+    }
+
+    fn round(worker: &mut Worker, events: &mut Events) {
+        worker.wait(events, Duration::ZERO);
+        worker.round(events, read_clocks());
+    }
+
+    /// A client has sent many requests and sends another one before each round. It has one turn in each all the same.
+    #[test]
+    fn who_has_work_left_and_sends_more_has_one_turn_in_a_round() {
+        let mut worker = worker();
+        let mut events = Events::with_capacity(64);
+        let mut client = connect(&mut worker);
+        client.write_all(&b"PING\r\n".repeat(2000)).unwrap();
+        let mut replies = [0; 1 << 16];
+        for _ in 0..200 {
+            client.write_all(b"PING\r\n").unwrap();
+            round(&mut worker, &mut events);
+            let answered = client.read(&mut replies).unwrap() / b"+PONG\r\n".len();
+            assert!((1..=2).contains(&answered), "{answered} replies in a round");
+            assert_eq!(worker.again.len(), 1);
+        }
+    }
+
+    /// A connection is closed while a forked child has its socket. The client is told so. A new connection takes its slot and
+    /// waits for a load; then the old client closes: that does not end the new one, which gets no event of the old socket,
+    /// and would not listen to it.
+    #[test]
+    fn a_connection_ends_although_a_child_has_its_socket() {
+        let mut worker = worker();
+        let mut events = Events::with_capacity(64);
+        let (mut old, of_child) = connect_and_fork(&mut worker);
+        round(&mut worker, &mut events);
+        let id = worker.connections[0].id;
+        worker.remove(0);
+        assert_eq!(old.read(&mut [0; 8]).unwrap(), 0);
+        let mut new = connect(&mut worker);
+        new.write_all(b"GET u:1\r\n").unwrap();
+        round(&mut worker, &mut events);
+        worker.wait(&mut events, Duration::ZERO);
+        drop(old);
+        worker.wait(&mut events, Duration::ZERO);
+        assert!(events.is_empty());
+        let mut of_child = mio::net::UnixStream::from_std(of_child);
+        worker.poll.registry().register(&mut of_child, token(0, id), Interest::READABLE).unwrap();
+        round(&mut worker, &mut events);
+        assert!(!events.is_empty());
+        assert_eq!(worker.connections.len(), 1);
+        assert!(!worker.connections[0].is_half_closed());
     }
 }

@@ -193,10 +193,17 @@ fn the_end_comes_together_with_the_reply_to_quit() {
 }
 
 /// One connection holds most of what all may hold and is idle; another one then needs more than there is. The large one is
-/// closed, not the one that happened to come last.
+/// closed, not the one that happened to come last, also when another thread serves it.
 #[test]
 fn when_connections_hold_too_much_the_largest_is_closed() {
-    let server = Server::start(Options { threads: 1, client_memory: 8 << 20, ..options() }).unwrap();
+    for threads in [1, 2] {
+        close_the_largest(threads);
+    }
+}
+
+fn close_the_largest(threads: usize) {
+    // Connections go to the threads in turn.
+    let server = Server::start(Options { threads, client_memory: 10 << 20, ..options() }).unwrap();
     let part = |size: usize| {
         let mut bytes = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$16000000\r\n".to_vec();
         bytes.resize(bytes.len() + size, b'x');
