@@ -517,26 +517,27 @@ impl Store {
     /// One of [`TICK_PARTS`] parts of a step of upkeep, which takes a millisecond or two of processor time at most; whether
     /// the others have nothing to do.
     pub fn tick_part(&self, now: u64) -> bool {
-        self.shed(SHED / TICK_PARTS);
+        let more = self.shed(SHED / TICK_PARTS);
         self.level_budgets();
-        self.sweep(SWEEPS / TICK_PARTS, SWEEP, now)
+        self.sweep(SWEEPS / TICK_PARTS, SWEEP, now) && !more
     }
 
-    /// Gives back so many bytes of what was flushed, or somewhat more, in pieces of a segment.
-    pub fn shed(&self, most: usize) {
+    /// Gives back so many bytes of what was flushed, or somewhat more, in pieces of a segment; whether there may be more.
+    pub fn shed(&self, most: usize) -> bool {
         let mut left = most;
         while left > 0 {
             let before = left;
             for shard in &self.shards {
                 left = left.saturating_sub(shard.lock().shed());
                 if left == 0 {
-                    return;
+                    return true;
                 }
             }
             if left == before {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Without eviction a shard may hold more than its share of the memory, since items came to it by new names: what it needs
