@@ -1012,6 +1012,9 @@ async def quiet(run: Run) -> None:
     count.check(facts["connected_clients"] == 1, "connections that nobody uses", str(facts["connected_clients"]))
     # Work that may be interrupted ends its turn after 5 ms; one MGET is one step and takes up to 1 ns for a byte.
     longest = 5_000 + MOST_KEYS * run.max_value // 1000
+    if run.pace.worst > 0.1:
+        # Where the host takes a processor away, the clock of a thread that ran on it goes on.
+        longest *= 3
     count.check(facts["longest_turn_usec"] <= longest, "a turn was long", f"{facts['longest_turn_usec']} us")
     end = time.monotonic() + LOAD_LIMIT + LEASE
     while facts["leases"] and time.monotonic() < end:
