@@ -655,7 +655,9 @@ class Loads:
         standing = [until for until in holders.values() if until - self.run.pace.margin() > granted]
         # One that was made void may end while a second one runs.
         count.check(not standing or self.changed[key] != before, "two leases of one key stand", key)
-        holders[token] = granted + LONG_LEASE
+        if self.changed[key] == before:
+            # Else it may have been made void before its grant was heard of here.
+            holders[token] = granted + LONG_LEASE
         count.counts["loads"] += 1
         end = self.draw.randrange(12)
         await asyncio.sleep(self.draw.choice([0.001, 0.01, 0.05, 0.2, 1.0]))
