@@ -8,31 +8,13 @@
 //!
 //! `LEASE_LOADS=10000 cargo test --release -p globalcache-core --test lease_load` runs so many.
 
+mod random;
 mod world;
 
+use random::Random;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use world::World;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
 
 /// A reply, or a push.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,6 +10,9 @@
 //!
 //! `SIMULATIONS=1000000 cargo test --release -p globalcache-core --test simulation` runs a million.
 
+mod random;
+
+use random::Random;
 use std::sync::{Arc, Mutex};
 
 use globalcache_core::store::{Entry, Key, Meta, Note, Options, Outcome, Party, Seeker, Sink, Sought, Store};
@@ -25,22 +28,6 @@ enum Manner {
     Naive,
     /// A token is attached to the query that is running already.
     Attached,
-}
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
 }
 
 #[derive(Default)]

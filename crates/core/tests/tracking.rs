@@ -1,8 +1,10 @@
 //! Client tracking: a client that may hold a copy of a key is sent an invalidation when the key changes or goes, and a
 //! connection that has closed holds nothing.
 
+mod random;
 mod world;
 
+use random::Random;
 use std::collections::BTreeMap;
 
 use globalcache_core::engine::Limits;
@@ -204,22 +206,6 @@ fn a_key_that_leaves_the_full_table_is_invalidated() {
     let stats = world.engine.store.stats();
     assert_eq!(stats.tracked_pairs as usize + invalidated, 20_000);
     assert!(invalidated > 10_000);
-}
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
-    }
-
-    fn of<'t>(&mut self, all: &[&'t str]) -> &'t str {
-        all[self.below(all.len() as u64) as usize]
-    }
 }
 
 /// What a client was sent, in order.
