@@ -324,17 +324,21 @@ pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
 }
 
 pub(crate) fn read_invalidate<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let (mut keys, mut tags, mut at) = (args.to(0), args.to(0), 0);
+    let (mut keys, mut tags, mut at) = (None, None, 0);
     while let Some(option) = args.get(at) {
-        // An empty list would not show that the option was given before.
-        if is(option, "KEYS") && keys.is_empty() {
-            (keys, at) = list(args, at + 1, 1)?;
-        } else if is(option, "TAGS") && tags.is_empty() {
-            (tags, at) = list(args, at + 1, 1)?;
-        } else {
+        let given = match option {
+            option if is(option, "KEYS") => &mut keys,
+            option if is(option, "TAGS") => &mut tags,
+            _ => return Err(SYNTAX),
+        };
+        let (names, next) = list(args, at + 1, 0)?;
+        // Once each, also where the first list is empty.
+        if given.replace(names).is_some() {
             return Err(SYNTAX);
         }
+        at = next;
     }
+    let (keys, tags) = (keys.unwrap_or(args.to(0)), tags.unwrap_or(args.to(0)));
     crate::gate::admit(keys.iter())?;
     Ok(Command::Invalidate { keys, tags })
 }

@@ -733,6 +733,10 @@ impl Leases {
     /// The value of a key was changed or taken away by somebody who was not asked to load it.
     pub(super) fn void(&mut self, hash: u64, key: Key<'_>) {
         let Some(lease) = self.get_mut(hash, key) else { return };
+        if lease.is_loading() {
+            // Whoever reads what this load brings reads what was there before the change.
+            lease.changes = lease.changes.wrapping_add(1);
+        }
         lease.void();
         self.touched.push(hash);
     }
@@ -1086,6 +1090,10 @@ impl Lease {
             changes: 0,
             scheduled: u64::MAX,
         })
+    }
+
+    fn is_loading(&self) -> bool {
+        self.queued || !self.grants.is_empty() || !self.waiters.is_empty()
     }
 
     fn is_of(&self, key: Key<'_>) -> bool {

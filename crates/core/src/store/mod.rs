@@ -315,6 +315,11 @@ pub fn shards_for(memory: u64, max_value: usize, threads: usize) -> usize {
     1 << (memory / least).clamp(1, most as u64).ilog2()
 }
 
+/// What tells the tags of a database from those of others. An item that goes to another database takes its tags along.
+fn tag_salt(db: u8) -> u64 {
+    u64::from(db).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 impl Store {
     /// An empty store that nobody waits for.
     pub fn new(options: Options) -> Store {
@@ -627,7 +632,7 @@ impl Store {
 
     /// The hash under which a tag of a database is kept: a tag means the items of its own database only.
     pub fn tag_in(&self, db: u8, name: &[u8]) -> u64 {
-        if db == 0 { self.tag(name) } else { self.hasher.hash_one((db, name)) }
+        self.tag(name) ^ tag_salt(db)
     }
 
     /// Invalidates tags, all in one step: when this returns, no item that was written with one of them before is served
@@ -797,8 +802,13 @@ impl Locked<'_> {
     /// It is refused for want of memory only when the new key is the longer one.
     pub fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused> {
         let Some(copy) = self.entry(from).copied() else { return Ok(false) };
-        if self.entry(to).put_copied(&copy) == Err(Refused::Full) {
-            self.rename_when_full(from, to, &copy)?;
+        match self.entry(to).put_copied(&copy) {
+            Ok(_) => {}
+            // A shard that has lent memory takes a long value for too long.
+            Err(Refused::Full | Refused::TooLarge) if !self.store.options.evict => {
+                self.rename_when_full(from, to, &copy)?;
+            }
+            Err(why) => return Err(why),
         }
         self.entry(from).remove();
         Ok(true)

@@ -165,6 +165,8 @@ pub(super) struct Shard {
 /// A value with all that is kept beside it, outside the store: what COPY and RENAME carry to another key.
 #[derive(Clone, Debug)]
 pub struct Copied {
+    /// The database that its tags belong to.
+    db: u8,
     value: Arc<[u8]>,
     /// It lay beside the log, and can lie there again without a copy.
     beside: bool,
@@ -1470,7 +1472,19 @@ impl<'a> Entry<'a> {
         };
         let Record { flags, expires_at, fresh_until, error_until, cost, written_at, clock, .. } = record;
         let tags = record.tags.to_vec();
-        Some(Copied { value, beside, flags, expires_at, fresh_until, error_until, cost, written_at, tags, clock })
+        Some(Copied {
+            db: self.key.db,
+            value,
+            beside,
+            flags,
+            expires_at,
+            fresh_until,
+            error_until,
+            cost,
+            written_at,
+            tags,
+            clock,
+        })
     }
 
     /// Writes a value that was kept under another key. The tag clock stays that of its write, so that what was
@@ -1485,8 +1499,15 @@ impl<'a> Entry<'a> {
         self.put_from(copy, Put::Moved)
     }
 
+    /// The tags of a copied item as they are in this database.
+    fn tags_here(&self, copy: &Copied) -> Vec<u8> {
+        let salt = (super::tag_salt(copy.db) ^ super::tag_salt(self.key.db)).to_le_bytes();
+        copy.tags.iter().zip(salt.iter().cycle()).map(|(byte, salt)| byte ^ salt).collect()
+    }
+
     fn put_from(&mut self, copy: &Copied, how: Put) -> Result<u64, Refused> {
         let value = if copy.beside { Value::Shared(&copy.value) } else { Value::Inline(&copy.value) };
+        let tags = self.tags_here(copy);
         let version = self.write(value, how, |key, value, version| Record {
             db: key.db,
             key: key.bytes,
@@ -1500,7 +1521,7 @@ impl<'a> Entry<'a> {
             written_at: copy.written_at,
             absent: false,
             cas: None,
-            tags: &copy.tags,
+            tags: &tags,
             clock: copy.clock,
             size: 0,
         })?;
