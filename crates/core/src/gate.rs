@@ -333,7 +333,7 @@ mod tests {
             ("CACHE.INVALIDATE KEYS 0 KEYS 1 secret", false),
             ("CACHE.INVALIDATE TAGS 0 KEYS 0 KEYS 1 secret", false),
             ("CACHE.INVALIDATE TAGS 0 TAGS 1 app:x KEYS 1 secret", false),
-            ("CACHE.INVALIDATE TAGS 0", false),
+            ("CACHE.INVALIDATE TAGS 0", true),
             ("CACHE.INVALIDATE KEYS 1 app:x KEYS 1 app:y", false),
             ("CACHE.LOADER app:* INFLIGHT 3", true),
             ("CACHE.LOADER INFLIGHT secret:*", false),

@@ -1285,3 +1285,22 @@ fn a_client_of_tickets_that_chooses_resp2_waits_in_place() {
     world.ask(reader, "HELLO 3");
     assert!(world.ask(reader, "GET u:3").starts_with("-WAITING "));
 }
+
+/// A client watches an absent key and reads it; while it is loaded, another client invalidates or removes it. The client
+/// hears the value that was loaded before that, and what it derives from it must not be written.
+#[test]
+fn a_transaction_does_not_go_by_what_was_loaded_before_a_change() {
+    for change in ["DEL u:1", "CACHE.INVALIDATE KEYS 1 u:1"] {
+        let mut world = World::new();
+        let (worker, client, other) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.ask(client, "WATCH u:1");
+        world.send(client, "GET u:1");
+        let (key, token) = load_of(&world.heard(worker));
+        world.ask(other, change);
+        world.send(worker, &format!("CACHE.FILL {key} {token} v1"));
+        assert_eq!(world.heard(client), "$2 v1");
+        let answer = world.ask(client, "MULTI\r\nSET u:1 from-v1\r\nEXEC");
+        assert!(answer.ends_with("*-1"), "{change}: {answer}");
+    }
+}
