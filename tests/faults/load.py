@@ -316,6 +316,7 @@ class Written:
 
     def __init__(self) -> None:
         self.value: bytes | None = None
+        self.there_until = float("inf")  # it was sent before, so it is there until then, unless it is evicted
         self.gone_at: float | None = None  # the latest time at which it must be gone
         self.unknown = False
 
@@ -360,7 +361,7 @@ class Writer:
         if written.unknown:
             return
         if value is None:
-            if known is not None and (written.gone_at is None or time.monotonic() < written.gone_at - 0.2):
+            if known is not None and time.monotonic() < written.there_until:
                 count.counts["missing"] += 1
             return
         count.counts["hits"] += 1
@@ -377,7 +378,7 @@ class Writer:
 
     async def set(self, key: str, written: Written) -> None:
         self.version += 1
-        value = body(key, self.version, self.run.length(self.draw))
+        value, sent = body(key, self.version, self.run.length(self.draw)), time.monotonic()
         peer = self.draw.choice(self.peers)
         ttl = (
             self.draw.choice([0, 0, 1, 2, 3600])
@@ -396,6 +397,7 @@ class Writer:
         else:
             done = await peer.set(key, value, int(ttl))
         self.wrote(key, written, value, ttl, done)
+        written.there_until = sent + ttl - 0.1 if ttl else float("inf")
         if done is True and (not ttl or ttl > 0.3):
             await self.expect(key, written, value)
 
@@ -406,6 +408,7 @@ class Writer:
             count.check(len(value) <= self.run.max_value, "a value above the limit was stored", f"{len(value)}")
             written.value, written.unknown = value, False
             written.gone_at = time.monotonic() + ttl if ttl else None
+            written.there_until = float("inf")
         elif "max-value" in str(done) or "too large" in str(done):
             count.counts["refused: too large"] += 1
             longest = len(value) + 2  # as JSON
@@ -429,7 +432,7 @@ class Writer:
             return
         self.found(key, written, found, after)
         # Beside values that are not small the eviction's probation may be short.
-        if len(value) <= self.run.memory // 2000:
+        if len(value) <= self.run.memory // 2000 and time.monotonic() < written.there_until:
             self.run.findings.counts["looked at once"] += 1
             self.run.findings.counts["lost at once"] += found is None
 
