@@ -37,6 +37,8 @@ pub struct Watched {
     state: Option<(u64, Option<u64>)>,
     /// How often an item had been written or removed, if there was none: there may be none again after a change.
     changes: Option<u32>,
+    /// The client was answered that there is no such row: what is loaded later is a change to it.
+    told_absent: bool,
 }
 
 impl Keyed for Watched {
@@ -203,7 +205,7 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         if state.is_none() && changes.is_none() {
             return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
         }
-        client.watched.push(Watched { db, key: bytes.into(), state, changes });
+        client.watched.push(Watched { db, key: bytes.into(), state, changes, told_absent: false });
     }
     Ok(Reply::Ok)
 }
@@ -213,13 +215,13 @@ pub(crate) fn rebase(client: &mut Client, waits: &Waits) {
     for read in &waits.keys {
         let place = client.watched.position(Key { db: read.db, bytes: &read.key });
         if let Some(Outcome::Loaded(loaded)) = &read.outcome
-            && !loaded.absent
-            // What was not stored is not there when EXEC looks.
-            && loaded.version != 0
             && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
-            && known.state.is_none()
         {
-            known.state = Some((loaded.version, loaded.expires_at));
+            known.told_absent |= loaded.absent;
+            // What was not stored, and has version 0, is not there when EXEC looks.
+            if !known.told_absent && loaded.version != 0 && known.state.is_none() {
+                known.state = Some((loaded.version, loaded.expires_at));
+            }
         }
     }
 }

@@ -1304,3 +1304,29 @@ fn a_transaction_does_not_go_by_what_was_loaded_before_a_change() {
         assert!(answer.ends_with("*-1"), "{change}: {answer}");
     }
 }
+
+/// A client watches a key, and a worker answers that there is no such row. The row appears, and is loaded for the client's
+/// next read, or by its EXEC: that is a change to what it has read.
+#[test]
+fn a_row_that_appears_after_it_was_read_as_absent_ends_a_transaction() {
+    for reads_again in [false, true] {
+        let mut world = World::new();
+        let (worker, client) = (world.connect("HELLO 3"), world.connect(""));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.ask(client, "WATCH u:1");
+        world.send(client, "GET u:1");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+        assert_eq!(world.heard(client), "$-1");
+        world.wait(20);
+        let then = if reads_again { "GET u:1" } else { "MULTI\r\nINCR u:1\r\nEXEC" };
+        world.send(client, then);
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} 7"));
+        let mut answer = world.heard(client);
+        if reads_again {
+            answer = world.ask(client, "MULTI\r\nINCR u:1\r\nEXEC");
+        }
+        assert!(answer.ends_with("*-1"), "{answer}");
+    }
+}
