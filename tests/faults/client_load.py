@@ -744,11 +744,7 @@ def main() -> int:
         part.run()
         return 0
     findings = load(given.seconds, given.seed)
-    print(f"clients, seed {given.seed}, {given.seconds:.0f} s")
-    print("  " + ", ".join(f"{name} {n:,}" for name, n in sorted(findings.counts.items())))
-    for kind, details in findings.faults.items():
-        print(f"  {kind}:", *details, sep="\n    ")
-    return 1 if findings.faults else 0
+    return findings.report(f"clients, seed {given.seed}, {given.seconds:.0f} s")
 
 
 if __name__ == "__main__":

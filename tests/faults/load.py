@@ -76,6 +76,14 @@ class Findings:
         if not holds:
             self.fault(kind, detail)
 
+    def report(self, load: str) -> int:
+        """Print what happened under a load; returns the status to exit with, 1 if an oracle was not quiet."""
+        print(load)
+        print("  " + ", ".join(f"{name} {n:,}" for name, n in sorted(self.counts.items())))
+        for kind, details in self.faults.items():
+            print(f"  {kind}:", *details, sep="\n    ")
+        return 1 if self.faults else 0
+
 
 class Stopped(Exception):  # noqa: N818 - an end, not an error
     """The server closed the connection or did not answer in time."""
@@ -1100,11 +1108,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     findings = load(given.memory, given.threads, given.eviction, given.seed, given.seconds)
-    print(f"{given.memory}, {given.threads} threads, {given.eviction}, seed {given.seed}, {given.seconds:.0f} s")
-    print("  " + ", ".join(f"{name} {n:,}" for name, n in sorted(findings.counts.items())))
-    for kind, details in findings.faults.items():
-        print(f"  {kind}:", *details, sep="\n    ")
-    return 1 if findings.faults else 0
+    return findings.report(
+        f"{given.memory}, {given.threads} threads, {given.eviction}, seed {given.seed}, {given.seconds:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -53,6 +53,16 @@ impl Event {
     }
 }
 
+/// Ends the batches among messages that are taken, under the lock of the mailbox: a key that is added later goes to a new
+/// batch, of which each of its connections has a message again, and overtakes nothing that is posted in between.
+fn close_batches(taken: &[(Party, Event)]) {
+    for (_, event) in taken {
+        if let Event::Keys(batch, _) = event {
+            batch.close();
+        }
+    }
+}
+
 #[derive(Default)]
 struct Letters {
     events: Vec<(Party, Event)>,
@@ -101,12 +111,7 @@ impl Mailboxes {
     pub fn take(&self, number: usize) -> Vec<(Party, Event)> {
         let mut letters = self.boxes[number].letters.lock();
         let Letters { mut events, batches } = std::mem::take(&mut *letters);
-        // Under the lock: a key that is added later must not overtake what is posted in between.
-        for (_, event) in &batches {
-            if let Event::Keys(batch, _) = event {
-                batch.close();
-            }
-        }
+        close_batches(&batches);
         events.extend(batches);
         events
     }
@@ -126,12 +131,7 @@ impl Mailboxes {
             others
         };
         *letters = Letters { events: sort(events), batches: sort(batches) };
-        for (_, event) in &own {
-            // A key that is added later goes to a new batch, of which this connection has a message again.
-            if let Event::Keys(batch, _) = event {
-                batch.close();
-            }
-        }
+        close_batches(&own);
         own.into_iter().map(|(_, event)| event).collect()
     }
 

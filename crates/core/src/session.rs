@@ -14,8 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::cache::{CacheCommand, end_unread_fill, fill_of};
 use crate::command::{
-    Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, integer, lookup,
-    too_long,
+    Args, Blob, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Reply, Row, Span, flag, lookup, too_long,
 };
 use crate::engine::{Engine, Limits, Now};
 use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at, why_refused};
@@ -595,9 +594,9 @@ impl Session {
             error = refused;
         } else if row.is_some_and(|row| row.name == "CACHE.FILL")
             && self.client.queue.is_none()
-            && let (Some(key), Some(Ok(token))) = (args.get(1), args.get(2).map(integer))
+            && let Some(fill) = fill_of(args.from(1))
         {
-            end_unread_fill(run.engine, &mut self.client, run.now.mono, (key, token as u64), &error.text);
+            end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
         }
         let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, name, error);
         let reply = Reply::Error(reply);

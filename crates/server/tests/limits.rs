@@ -1,12 +1,15 @@
 //! The limits on connections, on a real server over loopback: back-pressure, fairness, descriptors, many that are idle.
 
+mod talk;
+
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use globalcache_server::{Options, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use talk::{address, ask, connect, eventually, stat};
 
 /// Tests of one process share its descriptors and its memory: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -36,38 +39,8 @@ fn options() -> Options {
     }
 }
 
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(address(server)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
-}
-
-fn address(server: &Server) -> SocketAddr {
-    server.addresses()[0].parse().unwrap()
-}
-
-fn ask(stream: &mut TcpStream, request: &[u8], reply: &[u8]) {
-    stream.write_all(request).unwrap();
-    let mut answer = vec![0; reply.len()];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(answer.escape_ascii().to_string(), reply.escape_ascii().to_string());
-}
-
 fn ping(stream: &mut TcpStream) {
     ask(stream, b"PING\r\n", b"+PONG\r\n");
-}
-
-fn stat(server: &Server, name: &str) -> u64 {
-    server.stats().into_iter().find(|(known, _)| *known == name).unwrap().1
-}
-
-/// Waits for what a server does in its own time; fails after ten seconds.
-fn eventually(what: &str, mut test: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !test() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 const MIB: usize = 1 << 20;

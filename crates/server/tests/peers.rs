@@ -1,5 +1,7 @@
 //! What a server makes of peers that end, half-close or reset their connections, and of threads of its own that panic.
 
+mod talk;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use globalcache_server::{Options, Server};
 use socket2::SockRef;
+use talk::{ask, connect, eventually, stat};
 
 fn options() -> Options {
     Options {
@@ -30,38 +33,11 @@ fn options() -> Options {
     }
 }
 
-fn connect(server: &Server) -> TcpStream {
-    let address: SocketAddr = server.addresses()[0].parse().unwrap();
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
-}
-
-fn ask(stream: &mut TcpStream, request: &[u8], reply: &[u8]) {
-    stream.write_all(request).unwrap();
-    let mut answer = vec![0; reply.len()];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(answer.escape_ascii().to_string(), reply.escape_ascii().to_string());
-}
-
 /// All that still comes until the server closes.
 fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     bytes.escape_ascii().to_string()
-}
-
-fn stat(server: &Server, name: &str) -> u64 {
-    server.stats().into_iter().find(|(known, _)| *known == name).unwrap().1
-}
-
-/// Waits for what a server does in its own time; fails after ten seconds.
-fn eventually(what: &str, mut test: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !test() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::yield_now();
-    }
 }
 
 /// Writes more than one read takes, and its end behind it: the end is told once, with the first of several reads.
