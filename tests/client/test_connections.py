@@ -189,6 +189,36 @@ def test_what_was_not_sent_is_sent_again(proxy: Proxy) -> None:
         assert cache.incr("n") == 2
 
 
+CALLS = [("get", "x"), ("get_many", ["x"]), ("set", "x", 1), ("incr", "n"), ("invalidate", "x"), ("set_many", {"x": 1})]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
+def test_what_is_never_sent_is_unavailable(
+    kind: str, call: tuple[Any, ...], server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection ends between the look at it and the write: callers get the class that errors.py lists."""
+    with Face(kind, server.url, timeout=5, on_error="raise") as face:
+        assert face("set", "x", 0)
+        take, flush = blocking.BlockingServer._take, multiplexed.Link._flush  # noqa: SLF001
+
+        def take_closed(server: blocking.BlockingServer) -> Any:
+            connection = take(server)
+            connection.close()
+            return connection
+
+        def flush_closed(link: multiplexed.Link) -> None:
+            if link.paid >= 0:
+                link.give_up(UnavailableError("closed"))
+            flush(link)
+
+        monkeypatch.setattr(blocking.BlockingServer, "_take", take_closed)
+        monkeypatch.setattr(multiplexed.Link, "_flush", flush_closed)
+        with pytest.raises(UnavailableError) as caught:
+            face(*call)
+        assert type(caught.value) is UnavailableError
+        monkeypatch.undo()
+
+
 CODE = """
 import sys
 {patch}

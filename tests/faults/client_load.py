@@ -190,44 +190,51 @@ class Part:
 
     # Loads
 
-    def begin(self, index: int) -> tuple[int, int]:
-        """Note a load; returns its number and the version that it reads."""
+    def begin(self, index: int) -> tuple[int, int, int]:
+        """Note a load; returns its number, the row and the version that it reads."""
         number = os.getpid() << 32 | next(self.numbers)
         self.log("begin", number, index, LOCAL.get(), time.monotonic())
-        return number, self.counters[_VERSION + index]
+        return number, index, self.counters[_VERSION + index]
 
-    def end(self, number: int, index: int, version: int) -> Row:
-        """Return the row, or raise; at times it is longer than a server takes."""
-        luck = self.draw.random()
-        if luck < 0.05:
-            self.log("end", number, "failed", time.monotonic())
+    def end(self, *begun: tuple[int, int, int]) -> list[Row]:
+        """Return the rows of loads that were begun together, each (number, index, version), or raise for all of them.
+
+        At times a row is longer than a server takes.
+        """
+        luck = [self.draw.random() for _ in begun]
+        if min(luck) < 0.05:
+            for number, _, _ in begun:
+                self.log("end", number, "failed", time.monotonic())
+            number = begun[luck.index(min(luck))][0]
             self.raised[number] = NoDatabaseError(number)
             if len(self.raised) > 2000:
                 del self.raised[next(iter(self.raised))]
             raise self.raised[number]
-        pad = "x" * 6000 if luck < 0.08 else ""
-        self.log("end", number, "long" if pad else "ok", time.monotonic())
-        return row_of(index, version, is_local=LOCAL.get(), pad=pad)
+        return [self.row(*load, is_long=chance < 0.08) for load, chance in zip(begun, luck, strict=True)]
+
+    def row(self, number: int, index: int, version: int, *, is_long: bool) -> Row:
+        self.log("end", number, "long" if is_long else "ok", time.monotonic())
+        return row_of(index, version, is_local=LOCAL.get(), pad="x" * 6000 if is_long else "")
 
     def load(self, index: int) -> Row:
-        number, version = self.begin(index)
+        begun = self.begin(index)
         time.sleep(self.draw.random() * 0.03)
-        return self.end(number, index, version)
+        return self.end(begun)[0]
 
     async def load_async(self, index: int) -> Row:
-        number, version = self.begin(index)
+        begun = self.begin(index)
         await asyncio.sleep(self.draw.random() * 0.03)
-        return self.end(number, index, version)
+        return self.end(begun)[0]
 
     def load_many(self, keys: list[str]) -> dict[str, Row]:
-        begun = [(key, *self.begin(_index(key)), _index(key)) for key in keys]
+        begun = [self.begin(_index(key)) for key in keys]
         time.sleep(self.draw.random() * 0.03)
-        return {key: self.end(number, index, version) for key, number, version, index in begun}
+        return dict(zip(keys, self.end(*begun), strict=True))
 
     async def load_many_async(self, keys: list[str]) -> dict[str, Row]:
-        begun = [(key, *self.begin(_index(key)), _index(key)) for key in keys]
+        begun = [self.begin(_index(key)) for key in keys]
         await asyncio.sleep(self.draw.random() * 0.03)
-        return {key: self.end(number, index, version) for key, number, version, index in begun}
+        return dict(zip(keys, self.end(*begun), strict=True))
 
     # Calls
 

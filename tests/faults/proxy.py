@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    _Side: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _CHUNK = 1 << 16
 
@@ -75,7 +77,6 @@ class Proxy:
         self.refusing = False
         self.accepted = 0
         self._links: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -126,38 +127,49 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._listener.close()
-        self._cut()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Links that are being accepted have no task yet; they get one in the next turns of the loop.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        # A transport closes its socket a turn after it was told to.
+        await asyncio.sleep(0)
 
     def _cut(self) -> None:
         for writer in self._links:
             _reset(writer)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry a new link until both its sides are closed."""
         self.accepted += 1
-        if self.refusing:
-            _reset(writer)
-            return
         try:
-            server_reader, server_writer = await asyncio.open_connection(self.host, self.port, limit=_CHUNK)
+            if not self.refusing:
+                to_server = await asyncio.open_connection(self.host, self.port, limit=_CHUNK)
+                await self._link((reader, writer), to_server)
         except OSError:
+            pass
+        finally:
             _reset(writer)
-            return
-        both = (writer, server_writer)
+            # One that is still sending what was delivered ends when the proxy does.
+            writer.transport.abort()
+
+    async def _link(self, client: _Side, server: _Side) -> None:
+        both = (client[1], server[1])
         self._links.update(both)
         ways = [
-            self._loop.create_task(self._carry(reader, server_writer, self.to_server, both)),
-            self._loop.create_task(self._carry(server_reader, writer, self.to_client, both)),
+            self._loop.create_task(self._carry(client[0], server[1], self.to_server, both)),
+            self._loop.create_task(self._carry(server[0], client[1], self.to_client, both)),
         ]
-        self._tasks.update(ways)
-        await asyncio.wait(ways)
-        self._tasks.difference_update(ways)
-        self._links.difference_update(both)
-        for side in both:
-            side.close()
+        try:
+            await asyncio.wait(ways)
+            for side in both:
+                side.close()
+            for side in both:
+                with contextlib.suppress(OSError):
+                    await side.wait_closed()
+        finally:
+            self._links.difference_update(both)
+            server[1].transport.abort()
 
     async def _carry(
         self,

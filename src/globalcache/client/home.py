@@ -198,6 +198,9 @@ class Home:
 
 def broken(home: Home, error: BaseException) -> CacheError | None:
     """Return what an error of a connection is called here; None for what is none, such as a signal handler's own."""
+    if isinstance(error, NotSentError | OutdatedError):
+        # Callers know the errors of globalcache.errors alone.
+        return UnavailableError(str(error))
     if isinstance(error, CacheError):
         return error
     if isinstance(error, hiredis.HiredisError):

@@ -451,7 +451,11 @@ class MultiplexedServer:
         try:
             return await ask(link)
         except NotSentError:
-            return await ask(await self._prepared())
+            link = await self._prepared()
+        try:
+            return await ask(link)
+        except NotSentError as error:
+            raise UnavailableError(str(error)) from error
 
     async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
         """Fetch several at once. An element may be an exception. Leases that came are released if it is cancelled."""
@@ -464,7 +468,7 @@ class MultiplexedServer:
                 try:
                     replies.append(await future)
                 except CacheError as error:
-                    replies.append(error)
+                    replies.append(broken(self.home, error))
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -479,7 +483,10 @@ class MultiplexedServer:
         try:
             reply = await self._call(request, keys, tags)
         except NotSentError:
-            reply = await self._call(request, keys, tags)
+            try:
+                reply = await self._call(request, keys, tags)
+            except NotSentError as error:
+                raise UnavailableError(str(error)) from error
         if type(reply) is not bytes and isinstance(reply, Exception):
             raise translate(reply)
         return reply
@@ -505,7 +512,10 @@ class MultiplexedServer:
                 if keys:
                     self.home.undelivered(keys, (), sent=False)
                 raise
-            replies += await link.ask_all(part, keys)
+            try:
+                replies += await link.ask_all(part, keys)
+            except NotSentError as error:
+                raise UnavailableError(str(error)) from error
         return replies
 
     def _ask(self, request: bytes) -> Awaitable[Reply]:
