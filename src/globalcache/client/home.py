@@ -198,11 +198,9 @@ class Home:
 
 def broken(home: Home, error: BaseException) -> CacheError | None:
     """Return what an error of a connection is called here; None for what is none, such as a signal handler's own."""
-    if isinstance(error, NotSentError | OutdatedError):
-        # Callers know the errors of globalcache.errors alone.
-        return UnavailableError(str(error))
     if isinstance(error, CacheError):
-        return error
+        # Callers know the errors of globalcache.errors alone.
+        return UnavailableError(str(error)) if isinstance(error, NotSentError | OutdatedError) else error
     if isinstance(error, hiredis.HiredisError):
         hint = "; it answered with TLS: write globalcaches://" if _TLS_ALERT in str(error) else ""
         return UnavailableError(f"{home.address}: what answers is no cache server{hint}: {error}")
