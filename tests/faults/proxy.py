@@ -146,8 +146,8 @@ class Proxy:
             if not self.refusing:
                 to_server = await asyncio.open_connection(self.host, self.port, limit=_CHUNK)
                 await self._link((reader, writer), to_server)
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # asyncio logs a handler that is cancelled as an error
         finally:
             _reset(writer)
             # One that is still sending what was delivered ends when the proxy does.

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import ctypes
 import functools
-import gc
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pytest
 
@@ -74,10 +75,14 @@ def until_none_held(servers: list[globalcache.Server], keys: list[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def servers(server: globalcache.Server) -> Iterator[list[globalcache.Server]]:
-    with globalcache.Server(memory="32MiB", threads=1, max_value="4KiB") as second:
-        yield [server, second]
+@contextlib.contextmanager
+def two_servers() -> Iterator[list[globalcache.Server]]:
+    """Start servers, of which the second refuses long values."""
+    with (
+        globalcache.Server(memory="32MiB", threads=1) as first,
+        globalcache.Server(memory="32MiB", threads=1, max_value="4KiB") as second,
+    ):
+        yield [first, second]
 
 
 class Schedule:
@@ -187,12 +192,12 @@ def cancel_with_replies(cache: AsyncCache, draw: random.Random) -> None:
 
 
 @pytest.mark.parametrize("with_replies", [False, True], ids=["by turns", "with replies"])
-def test_no_lease_is_forgotten_by_tasks(servers: list[globalcache.Server], *, with_replies: bool) -> None:
+def test_no_lease_is_forgotten_by_tasks(*, with_replies: bool) -> None:
     """Calls end by values, exceptions, cancellations at any await, and refused fills; the second server fails."""
     draw = random.Random(SEED)
 
     async def run() -> AsyncCache:
-        with Proxy(servers[1].address) as proxy:
+        with two_servers() as servers, Proxy(servers[1].address) as proxy:
             cache = last_long(AsyncCache([servers[0].url, f"globalcache://{proxy.address}"], timeout=1))
             last_long(cache.sync)
             for number in range(ROUNDS):
@@ -215,28 +220,39 @@ def test_no_lease_is_forgotten_by_tasks(servers: list[globalcache.Server], *, wi
     asyncio.run(run()).sync.close()
 
 
-# Its connection stays open, or the server would pass on what it held.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_no_lease_is_forgotten_at_the_end_of_a_loop(server: globalcache.Server) -> None:
+def run_alone(name: str) -> None:
+    """Run a function of this module in a process of its own: it leaves connections that nobody closes."""
+    code = f"from tests.faults import test_leases; test_leases.{name}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_no_lease_is_forgotten_at_the_end_of_a_loop() -> None:
     """The loop ends with loads, waits and refreshes in hand: all are cancelled, some before their first line."""
+    run_alone("end_loops")
+
+
+def end_loops() -> None:
+    """Its connection stays open, or the server would pass on what it held."""
     draw = random.Random(SEED)
-    cache, tasks = last_long(AsyncCache(server.url)), []
+    with globalcache.Server(memory="32MiB", threads=1) as server:
+        cache, tasks = last_long(AsyncCache(server.url)), []
 
-    async def run() -> None:
-        schedule = Schedule(draw)
-        await cache.set_many(dict.fromkeys(KEYS, "old"))
-        for key in KEYS:
-            await cache.set(key, "old", ttl=60, refresh_after=0.001)
-        for _ in range(20):
-            tasks.append(asyncio.create_task(schedule.call(cache)))
-            tasks[-1].add_done_callback(lambda task: task.cancelled() or task.exception())
-        for _ in range(draw.randrange(10)):
-            await asyncio.sleep(0)
+        async def run() -> None:
+            schedule = Schedule(draw)
+            await cache.set_many(dict.fromkeys(KEYS, "old"))
+            for key in KEYS:
+                await cache.set(key, "old", ttl=60, refresh_after=0.001)
+            for _ in range(20):
+                tasks.append(asyncio.create_task(schedule.call(cache)))
+                tasks[-1].add_done_callback(lambda task: task.cancelled() or task.exception())
+            for _ in range(draw.randrange(10)):
+                await asyncio.sleep(0)
 
-    for _ in range(ROUNDS):
-        asyncio.run(run())
-        until_none_held([server], KEYS + MANY)
-    asyncio.run(cache.aclose())
+        for _ in range(ROUNDS):
+            asyncio.run(run())
+            until_none_held([server], KEYS + MANY)
+        asyncio.run(cache.aclose())
 
 
 def in_threads(cache: Cache, draw: random.Random, ending: threading.Event) -> None:
@@ -254,26 +270,42 @@ def in_threads(cache: Cache, draw: random.Random, ending: threading.Event) -> No
                 cache.get_or_load_many(keys, lambda keys: {key: schedule.value(key) for key in keys}, wait=1, **options)
 
 
-# What is raised within a finalizer is reported, and the thread goes on; sockets are closed by their finalizers.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_lease_is_forgotten_by_threads() -> None:
     """Threads are interrupted at any instruction, as by the handler of a signal; the second server fails at times."""
+    run_alone("interrupt_threads")
+
+
+class Interrupted(threading.Thread):
+    """A thread that may be stopped at any instruction but those by which it starts another.
+
+    Until that one runs it has the number of the one that starts it, and CPython would interrupt it instead.
+    """
+
+    starting: ClassVar[set[int | None]] = set()
+
+    def start(self) -> None:
+        self.starting.add(threading.get_ident())
+        try:
+            super().start()
+        finally:
+            self.starting.discard(threading.get_ident())
+
+    def stop(self) -> None:
+        while self.ident in self.starting:
+            time.sleep(0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident or 0), ctypes.py_object(Stop))
+
+
+def interrupt_threads() -> None:
+    """Have threads call, and raise in each of them at some moment."""
     draw = random.Random(SEED)
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    # A thread that is being started has the number of the one that starts it, and CPython would interrupt it instead.
-    starting, start = threading.Lock(), threading.Thread.start
-
-    def start_alone(thread: threading.Thread) -> None:
-        with starting:
-            start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_alone)
+    threading.Thread = Interrupted  # type: ignore[misc]
 
     def work(cache: Cache, seed: int, ending: threading.Event) -> None:
         with contextlib.suppress(Stop):
             in_threads(cache, random.Random(seed), ending)
 
-    with Proxy(servers[1].address) as proxy:
+    with two_servers() as servers, Proxy(servers[1].address) as proxy:
         cache = last_long(Cache([servers[0].url, f"globalcache://{proxy.address}"], timeout=1))
         for number in range(ROUNDS):
             proxy.refusing = number % 4 == 3
@@ -281,15 +313,13 @@ def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server], mon
                 proxy.cut()
             ending = threading.Event()
             threads = [
-                threading.Thread(target=work, args=(cache, draw.randrange(1 << 30), ending), daemon=True)
-                for _ in range(3)
+                Interrupted(target=work, args=(cache, draw.randrange(1 << 30), ending), daemon=True) for _ in range(3)
             ]
             for thread in threads:
                 thread.start()
             time.sleep(draw.random() * 0.02)
             for thread in threads:
-                with starting:
-                    raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Stop))
+                thread.stop()
             ending.set()
             for thread in threads:
                 thread.join(20)
@@ -298,4 +328,3 @@ def test_no_lease_is_forgotten_by_threads(servers: list[globalcache.Server], mon
             if number % 8 == 7:
                 until_none_held(servers, KEYS + MANY)
         cache.close()
-        gc.collect()

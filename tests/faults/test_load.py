@@ -24,5 +24,5 @@ def test_mixed_load_leaves_every_oracle_quiet(memory: str, threads: int, evictio
     findings = load(memory, threads, eviction, SEED, min(240, 4 * ROUNDS))
     assert findings.faults == {}, findings.counts
     # An oracle that looked at nothing is quiet as well.
-    assert findings.counts["checks"] > 2000
+    assert findings.counts["checks"] > 200
     assert min(findings.counts[each] for each in ("hits", "sets", "fills", "served: reads", "looked at once")) > 20
