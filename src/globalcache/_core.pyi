@@ -1,9 +1,9 @@
-"""The native module: the server, and the JSON protocol without sockets. Nothing here is public."""
+"""The native module: the server, its engine without sockets, the store alone. Nothing here is public."""
 
 from collections.abc import Sequence
 from typing import final
 
-__all__ = ["JsonSession", "Server", "Store", "__version__", "exit_on_panic", "run_bench"]
+__all__ = ["LocalServer", "Server", "Store", "__version__", "exit_on_panic", "run_bench"]
 
 __version__: str
 
@@ -50,13 +50,23 @@ class Server:
         """Stop within five seconds."""
 
 @final
-class JsonSession:
-    """The JSON protocol over a cache of its own."""
+class LocalServer:
+    """The engine of a server without sockets: connections are numbers, `now` is a monotonic time in milliseconds."""
 
-    def __new__(cls, *, memory: int = ...) -> JsonSession:
-        """Make an empty cache of `memory` bytes, 256 MiB unless told otherwise."""
-    def feed(self, data: bytes) -> bytes:
-        """Answer the messages in `data`; the beginning of a line waits for its end."""
+    def __new__(cls, *, memory: int, max_value: int, now: int) -> LocalServer:
+        """Make an empty one; sizes in bytes. Raises ValueError if there is too little memory."""
+    def connect(self, *, json: bool = ...) -> int:
+        """Open a connection, which speaks JSON or what its first byte says; return its number."""
+    def ask(self, place: int, data: bytes, now: int) -> tuple[bytes, list[int], bool]:
+        """Run requests of a connection, and end waits and leases whose time is over.
+
+        Returns what has arrived for it, the connections for which something has, and whether more is to follow for this
+        one. Raises ConnectionResetError if the engine has closed it.
+        """
+    def fresh(self, key: bytes, now: int) -> tuple[bytes, int, int, int] | None:
+        """Return a value that is fresh and need not be loaded early, its version, TTL in ms (-1: no end) and flags."""
+    def close(self, place: int, now: int) -> list[int]:
+        """Close a connection; return those for which something has arrived."""
 
 @final
 class Store:

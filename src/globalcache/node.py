@@ -19,7 +19,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from globalcache._core import JsonSession
+from globalcache._core import LocalServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ FORWARD_TIMEOUT = 1.0
 # Requests on their way to the cache: far more than a test has, and a bound when the cache is away.
 MAX_PENDING = 10_000
 _CHUNK = 1 << 16
+# Bytes that the cache holds before it evicts, and of its longest value.
+_MEMORY, _LONGEST_VALUE = 256 << 20, 16 << 20
 
 Message = dict[str, Any]
 
@@ -109,7 +111,8 @@ class Node:
     """A node of whatever role: until `init` says otherwise it is the cache."""
 
     def __init__(self) -> None:
-        self._session = JsonSession()
+        self._cache = LocalServer(memory=_MEMORY, max_value=_LONGEST_VALUE, now=int(time.monotonic() * 1000))
+        self._connection = self._cache.connect(json=True)
         self._forwarder: Forwarder | None = None
 
     def feed(self, line: bytes, now: float) -> bytes:
@@ -121,8 +124,15 @@ class Node:
             self._init(message["body"])
         if self._forwarder is None:
             # One line, whatever blanks its sender put into it.
-            return self._session.feed(line.replace(b"\n", b" ").strip() + b"\n")
+            return self._ask(line.replace(b"\n", b" ").strip() + b"\n", now)
         return self._forwarder.feed(message, now)
+
+    def _ask(self, line: bytes, now: float) -> bytes:
+        try:
+            return self._cache.ask(self._connection, line, int(now * 1000))[0]
+        except ConnectionResetError:
+            self._connection = self._cache.connect(json=True)
+            raise ValueError("the message is too long") from None
 
     def _init(self, body: Message) -> None:
         node_id, node_ids = body.get("node_id"), body.get("node_ids")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ import globalcache
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+# Names of the caches of memory://, which live as long as the process.
+_number = itertools.count()
 
 
 class InThreads:
@@ -96,7 +101,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
 def url(request: pytest.FixtureRequest) -> str:
     """Return the URL of a server that is empty."""
     if request.param == "memory":
-        return "memory://"
+        return f"memory://{next(_number)}"
     server = request.getfixturevalue({"tcp": "server", "unix": "unix_server", "tls": "tls_server"}[request.param])
     with globalcache.Cache(server.url, tls=getattr(server, "context", None)) as cache:
         cache._servers[0].call(b"FLUSHALL")  # noqa: SLF001 - no call of the API does that

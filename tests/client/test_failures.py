@@ -357,7 +357,7 @@ def test_an_interrupted_load_is_handed_on_and_an_exit_fails() -> None:
     _, (cache, other) = processes(2)
     for error in (KeyboardInterrupt(), SystemExit(1)):
         assert raised(lambda error=error: cache.get_or_load("k", failing(error))) is error  # type: ignore[misc]
-        store = other._servers[0]._store  # noqa: SLF001
+        store = other._servers[0]  # noqa: SLF001
         is_held_off = isinstance(store.fetch(b"test:k", 0, None), Exception)
         assert is_held_off == isinstance(error, SystemExit)
 
@@ -376,14 +376,14 @@ def test_a_load_that_raises_cancelled_error_fails() -> None:
         with pytest.raises(asyncio.CancelledError):
             await cache.get_or_load("k", cancelled)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001 - what runs behind
-        assert isinstance(world._store.fetch(b"test:k", 0, None), Exception)  # noqa: SLF001
+        assert isinstance(world._core.blocking[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
 
         waiting = asyncio.create_task(cache.get_or_load("other", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001
-        reply: Any = world._store.fetch(b"test:other", 0, None)  # noqa: SLF001
+        reply: Any = world._core.blocking[0].fetch(b"test:other", 0)  # noqa: SLF001
         assert reply[0] == b"miss"
 
     asyncio.run(run())

@@ -120,8 +120,7 @@ def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     lease = server.fetch(b"x", 0, 50)[2]  # of somebody who never fills
     thread = threading.Thread(target=lambda: got.append(cache.get_or_load("x", lambda: 7)))
     thread.start()
-    store = server._store  # noqa: SLF001
-    until(lambda: bool(store._leases[b"x"].waiters))  # noqa: SLF001
+    until(lambda: cache.inspect("x")["waiters"] == 1)
     clock.now += 1
     thread.join(10)
     assert got == [7]

@@ -921,6 +921,11 @@ impl Session {
         self.is_parked() || self.protocol == Some(Protocol::Json) && !self.tickets.is_empty()
     }
 
+    /// Whether the outcome of a wait is to follow, as a reply or under a ticket.
+    pub fn is_waiting(&self) -> bool {
+        self.is_parked() || !self.tickets.is_empty()
+    }
+
     /// The peer sends nothing any more, but may still read: its leases pass on, and it is granted none from now on.
     #[cold]
     pub fn end_input(&mut self, engine: &Engine, now: Now) {

@@ -1,22 +1,17 @@
-//! The native module `globalcache._core`: the server, the store without one, the sans-IO JSON session and the
-//! load generator for Python.
+//! The native module `globalcache._core`: the server, its engine without sockets, the store alone and the load generator
+//! for Python.
 //!
 //! The only crate that knows Python. No request ever waits for the interpreter: the server's threads are native.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use globalcache_core::engine::{Engine, Facts, Limits};
-use globalcache_core::output::Output;
-use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options as StoreOptions, Party};
-use globalcache_server::{Options, StartError, TlsFiles, read_clocks};
+use globalcache_server::{Options, StartError, TlsFiles};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
+mod local;
 mod store;
 
 /// What the native module allocates; Python's own memory is not touched by it.
@@ -191,63 +186,6 @@ impl Drop for Server {
     }
 }
 
-/// The JSON protocol over a cache of its own: lines in, lines out, no sockets.
-#[pyclass]
-struct JsonSession {
-    engine: Arc<Engine>,
-    session: Session,
-    scratch: Scratch,
-    output: Output,
-    input: Vec<u8>,
-}
-
-#[pymethods]
-impl JsonSession {
-    #[new]
-    #[pyo3(signature = (*, memory = 256 << 20))]
-    fn new(memory: u64) -> JsonSession {
-        let now = read_clocks();
-        let limits = Limits { pause_output: usize::MAX, ..Limits::default() };
-        let options = StoreOptions {
-            memory,
-            shards: 1,
-            evict: true,
-            max_value: limits.max_value,
-            seed: globalcache_server::random_seed(),
-            epoch: globalcache_server::epoch(now.wall),
-            load_limit: 30_000,
-        };
-        let facts = Facts { pid: std::process::id(), threads: 1, started: now.mono, ..Facts::default() };
-        JsonSession {
-            engine: Arc::new(Engine::new(options, limits, facts, 1)),
-            session: Session::json(Party::default()),
-            scratch: Scratch::default(),
-            output: Output::default(),
-            input: Vec::new(),
-        }
-    }
-
-    /// Answers the messages in `data`; the beginning of a line waits for its end.
-    fn feed<'py>(&mut self, py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-        self.input.extend_from_slice(data);
-        let now = read_clocks();
-        self.engine.store.tick(now.mono);
-        self.engine.tick_leases(now);
-        let (taken, flow) = self.session.feed(&self.engine, now, &mut self.scratch, &self.input, &mut self.output);
-        self.input.drain(..taken);
-        if flow == Flow::Close {
-            return Err(PyValueError::new_err("the message is too long"));
-        }
-        // Answers to what has waited.
-        while self.engine.mail.stirred(0) {
-            for (_, event) in self.engine.mail.take(0) {
-                self.session.deliver(&self.engine, now, &mut self.scratch, event, &mut self.output);
-            }
-        }
-        Ok(PyBytes::new(py, &self.output.take_bytes()))
-    }
-}
-
 /// Runs the load generator: options and report are JSON.
 #[pyfunction]
 #[pyo3(signature = (options, /))]
@@ -264,7 +202,7 @@ fn run_bench(py: Python<'_>, options: &str) -> PyResult<String> {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Server>()?;
-    module.add_class::<JsonSession>()?;
+    module.add_class::<local::LocalServer>()?;
     module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(run_bench, module)?)?;
     module.add_function(wrap_pyfunction!(exit_on_panic, module)?)?;

@@ -107,6 +107,8 @@ class Connection:
                 poller = select.poll()
                 poller.register(self._socket, select.POLLIN)
                 self.poll = poller.poll
+            elif home.local is not None:
+                self.poll = self._socket.poll  # type: ignore[attr-defined]
             self.limit(begun + home.timeout - time.monotonic())
             home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
             self.settle()
@@ -298,6 +300,11 @@ def _something(_: int) -> bool:
 def _open(home: Home, deadline: float) -> socket.socket:
     """Open a socket within the deadline, whatever the number of addresses."""
     address = home.address
+    if home.local is not None:
+        # It has what is used of a socket here.
+        from globalcache.client.local import LocalSocket  # noqa: PLC0415 - few need it
+
+        return LocalSocket(home.local)  # type: ignore[return-value]
     if address.kind == "unix":
         return _connected(socket.AF_UNIX, address.path, deadline - time.monotonic())
     connection = _open_one(socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM), deadline)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from globalcache.client.functions import Claim, Loader
-    from globalcache.client.memory import MemoryStore
+    from globalcache.client.local import LocalServer
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
@@ -82,21 +82,15 @@ class Core:
 
     def _make_servers(self, clock: Callable[[], float] | None) -> None:
         kinds = {address.kind for address in self.addresses}
-        self.homes: list[Home] = []
-        self.blocking: list[Any]
-        self._store: MemoryStore | None = None
-        self._is_null = "null" in kinds
-        if kinds & {"memory", "null"}:
-            if len(self.addresses) > 1:
-                raise ConfigError("url: memory:// and null:// stand alone")
-            from globalcache.client.memory import BlockingMemory, MemoryStore, memory_store  # noqa: PLC0415 - few need it
-
-            self._store = MemoryStore(clock) if clock is not None else memory_store(self.addresses[0].path)
-            self.blocking = [BlockingNull() if self._is_null else BlockingMemory(self._store)]
-            return
-        if clock is not None:
+        if kinds & {"memory", "null"} and len(self.addresses) > 1:
+            raise ConfigError("url: memory:// and null:// stand alone")
+        if clock is not None and kinds != {"memory"}:
             raise ConfigError("clock: only memory:// has one")
-        from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - memory:// needs no sockets
+        self.homes: list[Home] = []
+        self.blocking: list[Any] = [BlockingNull()]
+        if "null" in kinds:
+            return
+        from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - null:// needs none
 
         names = [address.name for address in self.addresses]
         if len(set(names)) < len(names):
@@ -108,28 +102,37 @@ class Core:
             self._hash = hashlib.blake2b
             self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
             list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
-        for address in self.addresses:
-            self.homes.append(
-                Home(
-                    address,
-                    timeout=self.timeout,
-                    stats=self.stats,
-                    events=self.events,
-                    tls=self.tls,
-                    list_hash=list_hash,
-                )
-            )
+        self.homes = [self.home(address, list_hash=list_hash) for address in self.addresses]
+        if kinds == {"memory"}:
+            from globalcache.client.local import BlockingLocal, LocalServer, local_server  # noqa: PLC0415 - few need it
+
+            local = local_server(self.addresses[0].path) if clock is None else LocalServer(clock)
+            self.homes[0].local = local
+            self.blocking = [BlockingLocal(self.homes[0], local)]
+            return
         self.blocking = [BlockingServer(home) for home in self.homes]
+
+    def home(self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None) -> Home:
+        """Return what the connections to a server share."""
+        return Home(
+            address,
+            timeout=self.timeout,
+            stats=self.stats,
+            events=self.events,
+            tls=self.tls,
+            local=local,
+            list_hash=list_hash,
+        )
 
     @cached_property
     def multiplexed(self) -> list[Any]:
         """The servers for tasks; threads need no asyncio, which takes long to import."""
-        if self._is_null:
+        if not self.homes:
             return [MultiplexedNull()]
-        if self._store is not None:
-            from globalcache.client.memory_tasks import MultiplexedMemory  # noqa: PLC0415
+        if (local := self.homes[0].local) is not None:
+            from globalcache.client.local_tasks import MultiplexedLocal  # noqa: PLC0415
 
-            return [MultiplexedMemory(self._store)]
+            return [MultiplexedLocal(self.homes[0], local)]
         from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
 
         return [MultiplexedServer(home) for home in self.homes]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from globalcache.client.address import Address
+    from globalcache.client.local import LocalServer
 
 _log = logging.getLogger("globalcache")
 # Errors by which a server says that it cannot serve anybody now.
@@ -91,9 +92,12 @@ class Home:
         stats: Stats,
         events: Events,
         tls: ssl.SSLContext | str | None = None,
+        local: LocalServer | None = None,
         list_hash: bytes | None = None,
     ) -> None:
         self.address = address
+        # The engine behind memory://.
+        self.local = local
         self.timeout = timeout
         self.stats = stats
         self.owed = Owed()

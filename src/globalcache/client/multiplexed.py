@@ -610,7 +610,11 @@ class MultiplexedServer:
         home, address = self.home, self.home.address
         link = Link(home, loop, self._leases_of(loop))
         try:
-            if address.kind == "unix":
+            if home.local is not None:
+                from globalcache.client.local_tasks import LocalTransport  # noqa: PLC0415 - few need it
+
+                LocalTransport(home.local, loop, link)
+            elif address.kind == "unix":
                 await loop.create_unix_connection(lambda: link, address.path)
             else:
                 connection = await _open(loop, address.host, address.port, home.timeout)

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.cache import Cache
+from globalcache.client.address import Address
+from globalcache.client.blocking import BlockingServer
 from globalcache.client.failures import Failures
-from globalcache.client.memory import BlockingMemory, MemoryStore
-from globalcache.client.memory_tasks import MultiplexedMemory
+from globalcache.client.local import BlockingLocal, LocalServer
+from globalcache.client.local_tasks import MultiplexedLocal
 from globalcache.client.outage import Owed
 from globalcache.errors import DeadlineError, UnavailableError
 from globalcache.policy import Duration, seconds
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from globalcache import AsyncCache
     from globalcache.client.core import Core
+    from globalcache.client.home import Home
 
 Keys = tuple[bytes, ...]
 
@@ -52,8 +55,7 @@ class Clock:
 class Faults:
     """What goes wrong between a cache and its server while a `with` block lasts; the innermost block counts."""
 
-    def __init__(self, store: MemoryStore, clock: Clock, timeout: float) -> None:
-        self._store = store
+    def __init__(self, clock: Clock, timeout: float) -> None:
         self._clock = clock
         self._timeout = timeout
         self._owed = Owed()
@@ -80,8 +82,8 @@ class Faults:
         return self._during("lost reply")
 
     @contextmanager
-    def around(self, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
-        """Do to one call what is to go wrong; `keys` and `tags` are what it writes."""
+    def around(self, server: BlockingServer, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
+        """Do to one call what is to go wrong; `keys` and `tags` are what it writes, `server` is one without faults."""
         fault = self._fault
         if fault == "dead":
             self._owed.add(keys, tags, sent=False)
@@ -91,86 +93,92 @@ class Faults:
             if fault > self._timeout:
                 self._owed.add(keys, tags, sent=True)
                 raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it slow")
-        self._pay()
+        self._pay(server)
         yield
         if fault == "lost reply":
             self._clock.advance(self._timeout)
             self._owed.add(keys, tags, sent=True)
             raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it lost")
 
-    def _pay(self) -> None:
+    def _pay(self, server: BlockingServer) -> None:
         if len(self._owed):
             bill = self._owed.bill()
-            for command in bill.commands():
-                self._store.run(command)
+            server.call_many(bill.commands())
             self._owed.settle(bill)
 
     def __repr__(self) -> str:
         return f"Faults({self._fault or 'none'})"
 
 
-class _Blocking(BlockingMemory):
-    """A MemoryStore for threads, reached through faults."""
+class _Blocking(BlockingLocal):
+    """The engine for threads, reached through faults."""
 
-    def __init__(self, store: MemoryStore, faults: Faults) -> None:
-        super().__init__(store)
+    def __init__(self, home: Home, local: LocalServer, faults: Faults) -> None:
+        super().__init__(home, local)
         self._faults = faults
-        self.get = self._get
+        self._plain = BlockingServer(home)
 
-    def _get(self, key: bytes) -> Any:
-        with self._faults.around():
-            return self._store.get(key)
+    def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
+        return self._faults.around(self._plain, keys, tags)
 
-    def get_many(self, keys: Sequence[bytes]) -> list[Any]:
-        with self._faults.around():
+    def get(self, key: bytes) -> Any:
+        with self._around():
+            return super().get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> Any:
+        with self._around():
             return super().get_many(keys)
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Any:
-        with self._faults.around():
+        with self._around():
             return super().fetch(key, wait, lease_ms)
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
-        with self._faults.around():  # once, for they travel together
-            return BlockingMemory(self._store).fetch_many(keys, wait, lease_ms)
+        with self._around():
+            return self._plain.fetch_many(keys, wait, lease_ms)  # once, for they travel together
 
     def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
-        with self._faults.around(keys, tags):
+        with self._around(keys, tags):
             return super().call(*words)
 
     def call_many(self, commands: Sequence[tuple[Any, ...]], keys: Keys = ()) -> list[Any]:
-        with self._faults.around(keys):
+        with self._around(keys):
             return super().call_many(commands)
 
 
-class _Multiplexed(MultiplexedMemory):
-    """A MemoryStore for tasks, reached through faults."""
+class _Multiplexed(MultiplexedLocal):
+    """The engine for tasks, reached through faults."""
 
-    def __init__(self, store: MemoryStore, faults: Faults) -> None:
-        super().__init__(store)
+    def __init__(self, home: Home, local: LocalServer, faults: Faults) -> None:
+        super().__init__(home, local)
         self._faults = faults
+        self._plain = BlockingServer(home)
+
+    def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
+        return self._faults.around(self._plain, keys, tags)
 
     async def get(self, key: bytes) -> Any:
-        with self._faults.around():
+        with self._around():
             return await super().get(key)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Any]:
-        with self._faults.around():
+        with self._around():
             return await super().get_many(keys)
 
     async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Any:
-        with self._faults.around():
+        with self._around():
             return await super().fetch(key, wait, lease_ms)
 
     async def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
-        with self._faults.around():
-            return await MultiplexedMemory(self._store).fetch_many(keys, wait, lease_ms)
+        with self._around():
+            return await super().fetch_many(keys, wait, lease_ms)
 
     async def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
-        with self._faults.around(keys, tags):
+        with self._around(keys, tags):
             return await super().call(*words)
 
     async def call_many(self, commands: Sequence[tuple[Any, ...]], keys: Keys = ()) -> list[Any]:
-        with self._faults.around(keys):
+        with self._around(keys):
             return await super().call_many(commands)
 
 
@@ -183,19 +191,20 @@ class CacheForTests(Cache):
 
     def _set_up(self, core: Core, names: Sequence[str]) -> None:
         if not hasattr(self, "faults"):
-            self._store = MemoryStore(self.clock)
-            self.faults = Faults(self._store, self.clock, core.timeout)
+            self._engine = LocalServer(self.clock)
+            self.faults = Faults(self.clock, core.timeout)
             self._replaced: list[tuple[Any, dict[str, Any]]] = []
             self._take(core)
         super()._set_up(core, names)
 
     def _take(self, core: Core) -> None:
-        """Have a core use this cache's store, through its faults."""
-        core.homes = []
+        """Have a core use this cache's engine, through its faults."""
+        home = core.home(Address("memory"), local=self._engine)
+        core.homes = [home]
         # Failures are held off by the clock of the test, and end with it.
         core.failures = Failures(self.clock, tell_text=core.tell_text)
-        core.blocking = [_Blocking(self._store, self.faults)]
-        core.__dict__["multiplexed"] = [_Multiplexed(self._store, self.faults)]
+        core.blocking = [_Blocking(home, self._engine, self.faults)]
+        core.__dict__["multiplexed"] = [_Multiplexed(home, self._engine, self.faults)]
 
     @classmethod
     def _of(cls, core: Core, names: Sequence[str]) -> Any:

@@ -111,6 +111,15 @@ impl Entry<'_> {
         }
     }
 
+    /// A value for which [`seek`](Entry::seek) would return neither a token nor an error, as that would count it; of
+    /// anything else nothing, and nothing is counted.
+    pub fn fresh(&mut self) -> Option<Item<'_>> {
+        let Some((false, false, false)) = self.look() else { return None };
+        let found = self.shard.find(self.key, self.hash)?;
+        self.shard.hit(&found, self.hash);
+        Some(self.shard.view(&self.shard.record(found.place)))
+    }
+
     /// Whether something is there: a proof of absence, stale, to be refreshed early.
     fn look(&mut self) -> Option<(bool, bool, bool)> {
         let now = self.now;

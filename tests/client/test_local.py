@@ -1,0 +1,131 @@
+"""memory://: the engine of a server in this process, for threads, tasks and a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from globalcache import AsyncCache, Cache, UnavailableError, ValueTooLargeError
+from globalcache.client.local import LONGEST_VALUE
+from globalcache.contrib.testing import Clock
+
+WITHOUT = """
+import sys
+sys.modules["globalcache._core"] = None
+import globalcache
+try:
+    globalcache.Cache("memory://")
+except globalcache.ConfigError as error:
+    print(error)
+globalcache.Cache("globalcache://127.0.0.1:1").get("x")
+"""
+
+
+def test_only_memory_needs_the_native_module() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    assert done.stdout == "memory:// needs the native module of globalcache, which is not installed here\n"
+
+
+def test_a_value_too_long_is_refused() -> None:
+    with Cache("memory://") as cache, pytest.raises(ValueTooLargeError):
+        cache.set("x", "x" * (LONGEST_VALUE + 1))
+
+
+def test_times_are_those_of_the_clock() -> None:
+    """A value lives as long as its TTL by the clock of the test, whatever the time of the machine."""
+    clock = Clock()
+    with Cache("memory://", clock=clock) as cache:
+        cache.set("x", 1, ttl=60)
+        clock.advance(59)
+        assert cache.get("x") == 1
+        clock.advance(1)
+        assert cache.get("x") is None
+
+
+def test_a_lease_of_a_closed_cache_passes_on() -> None:
+    """One cache takes the lease and is closed, or forgotten; another one that waits is to load at once."""
+    for forget in (False, True):
+        name = f"memory://closed-{forget}"
+        holder, waiter = Cache(name), Cache(name, wait=20)
+        assert holder._servers[0].fetch(b"x", 0, 60_000)[0] == b"miss"  # noqa: SLF001 - below what users see
+        got: list[int] = []
+        thread = threading.Thread(target=lambda got=got, waiter=waiter: got.append(waiter.get_or_load("x", lambda: 7)))
+        thread.start()
+        while waiter.inspect("x")["waiters"] < 1:
+            pass
+        # The connection is what holds the lease; a lease object of its own would only be released.
+        holder._servers[0]._idle.pop().close()  # noqa: SLF001
+        if forget:
+            del holder
+            gc.collect()
+        thread.join(10)
+        assert got == [7]
+
+
+def test_tasks_of_two_loops_and_threads_wait_for_one_load() -> None:
+    """A thread loads; tasks of two loops and a thread wait, and are woken by its value."""
+    name = "memory://one-load"
+    loading, go = threading.Event(), threading.Event()
+    loads: list[int] = []
+
+    def load() -> int:
+        loads.append(1)
+        loading.set()
+        assert go.wait(20)
+        return 7
+
+    got: list[Any] = []
+
+    async def ask() -> None:
+        async with AsyncCache(name) as cache:
+            got.append(await cache.get_or_load("x", lambda: 8))
+
+    threads = [threading.Thread(target=lambda: got.append(Cache(name).get_or_load("x", load)))]
+    threads[0].start()
+    assert loading.wait(20)
+    threads += [threading.Thread(target=lambda: asyncio.run(ask())) for _ in range(2)]
+    threads.append(threading.Thread(target=lambda: got.append(Cache(name).get_or_load("x", lambda: 8))))
+    for thread in threads[1:]:
+        thread.start()
+    with Cache(name) as cache:
+        while cache.inspect("x")["waiters"] < 3:
+            pass
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert (got, loads) == ([7] * 4, [1])
+
+
+def test_a_wait_ends_in_time() -> None:
+    """Somebody holds the lease and never fills: who waits is told so after its own time."""
+    name = "memory://waits"
+    holder = Cache(name)
+    lease = holder._servers[0].fetch(b"x", 0, 60_000)[2]  # noqa: SLF001
+    with pytest.raises(TimeoutError):
+        Cache(name).get_or_load("x", lambda: 7, wait=0.05)
+
+    async def ask() -> None:
+        async with AsyncCache(name) as cache:
+            with pytest.raises(TimeoutError):
+                await cache.get_or_load("x", lambda: 7, wait=0.05)
+
+    asyncio.run(ask())
+    lease.close()
+
+
+def test_a_connection_that_the_engine_closes_is_replaced() -> None:
+    """QUIT ends a connection as it does over a network; the next call opens another."""
+    with Cache("memory://", on_error="raise") as cache:
+        cache.set("x", 1)
+        with pytest.raises(UnavailableError):
+            for _ in range(2):
+                cache._servers[0].call(b"QUIT")  # noqa: SLF001
+                cache._servers[0].call(b"PING")  # noqa: SLF001
+                raise UnavailableError("both were answered")
+        assert cache.get("x") == 1
