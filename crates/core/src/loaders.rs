@@ -1,7 +1,8 @@
 //! Loader workers: which keys are served, by whom, and who loads what next.
 //!
 //! A pattern that a worker once registered stays served when its workers die, until an operator forgets it: a plain
-//! read of such a key waits for a worker, and is an error if none comes, never "there is no such value".
+//! read of such a key waits for a worker, and is an error if none comes, never "there is no such value". Reads that wait
+//! when their pattern is forgotten are answered as those of a key that nobody serves.
 //!
 //! Loads are given out by credit. A worker is sent no more than it can have under way, the rest waits here, and the
 //! lease of a load begins when it is sent: else leases would end in the queue of a worker, and every one that passes on
@@ -35,11 +36,13 @@ const LEAST_QUEUE: u64 = 64 << 10;
 /// What a queued key takes beside its bytes: a place in the queue, one or two in the table of what is queued, and the
 /// counters of the shared bytes.
 const QUEUED_BYTES: usize = 3 * size_of::<Wanted>() + 2 * size_of::<usize>();
+/// Keys for which an empty queue keeps its memory.
+const KEPT: usize = 16;
 /// How often full queues are searched for keys that are not wanted any more, in milliseconds.
 const PRUNE_EVERY: u64 = 1_000;
 /// Keys that one step puts into queues, takes out of them, or looks at there: about a millisecond. If they are compared with
 /// many patterns they are fewer, by the comparisons that take as long.
-const STEP: usize = 1 << 11;
+const STEP: usize = 1 << 10;
 const COMPARISONS: usize = 1 << 14;
 /// Steps that follow each other before the connections of the thread have their turns again.
 const STEPS: usize = 4;
@@ -97,6 +100,8 @@ struct Queue {
     /// Those that were found to be wanted still while the queue is searched, and those behind them.
     checked: VecDeque<Wanted>,
     keys: VecDeque<Wanted>,
+    /// The last of them were taken to be checked: what comes behind is for the next search.
+    searched: bool,
     /// All of them: a key that is given up and wanted again before its turn keeps its place.
     known: HashSet<Wanted>,
     bytes: usize,
@@ -126,7 +131,7 @@ impl Queue {
     fn left(&mut self, wanted: &Wanted) {
         self.known.remove(wanted);
         self.bytes -= Queue::cost(wanted);
-        if self.is_empty() {
+        if self.is_empty() && self.known.capacity() > KEPT {
             self.take();
         }
     }
@@ -145,12 +150,14 @@ impl Queue {
 
     /// Takes some that were not checked; none if all of them were, and then the next search begins with the first.
     fn unchecked(&mut self) -> Vec<Wanted> {
-        if self.keys.is_empty() {
+        if std::mem::take(&mut self.searched) || self.keys.is_empty() {
+            self.checked.append(&mut self.keys);
             std::mem::swap(&mut self.checked, &mut self.keys);
             return Vec::new();
         }
         let some: Vec<Wanted> = self.keys.drain(..self.keys.len().min(STEP)).collect();
         some.iter().for_each(|wanted| self.left(wanted));
+        self.searched = self.keys.is_empty();
         some
     }
 
@@ -507,6 +514,12 @@ impl Loaders {
         let taken = work.taken;
         drop(work);
         some.retain(|(db, key)| store.with(Key { db: *db, bytes: key }, now, |entry| entry.is_queued()));
+        self.put_back(number, some, taken);
+    }
+
+    /// Puts keys back into a queue, if none was taken away since that had happened so often.
+    #[cold]
+    fn put_back(&self, number: usize, some: Vec<Wanted>, taken: u64) {
         let mut work = self.work.lock();
         if work.taken == taken {
             work.queues[number].keep(some);
@@ -581,5 +594,71 @@ impl Loaders {
             *wanted = VecDeque::new();
         }
         some
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While some keys of a full queue are looked at, their pattern is forgotten and another one has its place, with a worker
+    /// of its own. The keys are no loads of that worker; and no worker of the next pattern that covers them misses them.
+    #[test]
+    fn a_search_ends_with_the_pattern_of_its_queue() {
+        let loaders = Loaders::default();
+        let worker = |slot| Party { slot, id: u64::from(slot), ..Party::default() };
+        loaders.declare(0, b"a:*").unwrap();
+        (0..3).for_each(|number| loaders.want(0, Arc::from(format!("a:{number}").as_bytes())));
+        assert!(loaders.take_work(1 << 20).sent.is_empty());
+        let (number, some) = loaders.work.lock().unchecked(true, 0).unwrap();
+        let taken = loaders.work.lock().taken;
+        assert_eq!((some.len(), loaders.queued_bytes()), (3, 0));
+        assert!(loaders.forget(0, b"a:*"));
+        loaders.register(worker(1), 0, [&b"b:*"[..]].into_iter(), 10).unwrap();
+        loaders.put_back(number, some, taken);
+        let turn = loaders.take_work(1 << 20);
+        assert_eq!((turn.sent.len(), turn.unserved.len()), (0, 3));
+        turn.unserved.into_iter().for_each(|(db, key)| loaders.want(db, key));
+        loaders.register(worker(2), 0, [&b"a:*"[..]].into_iter(), 10).unwrap();
+        assert!(loaders.take_work(1 << 20).sent.iter().all(|(_, party)| *party == worker(2)));
+    }
+
+    /// A full queue is searched a part at a time, while workers take its first keys and others are queued: its order stays.
+    #[test]
+    fn a_queue_keeps_its_order_while_it_is_searched() {
+        let wanted = |number: usize| -> Wanted { (0, Arc::from(number.to_be_bytes())) };
+        let mut queue = Queue::default();
+        let count = 3 * STEP;
+        (0..count).for_each(|number| queue.push(wanted(number)));
+        let (mut got, mut next) = (Vec::new(), count);
+        loop {
+            let some = queue.unchecked();
+            if some.is_empty() {
+                break;
+            }
+            queue.keep(some.into_iter().filter(|(_, key)| key[7] % 2 == 0).collect());
+            got.extend(queue.pop());
+            queue.push(wanted(next));
+            // It is queued already, and has its place.
+            queue.push(wanted(next));
+            next += 1;
+        }
+        got.extend(std::iter::from_fn(|| queue.pop()));
+        assert!(got.is_sorted() && got.len() < count / 2 + 10, "{}", got.len());
+        assert_eq!((queue.bytes, queue.is_empty()), (0, true));
+    }
+
+    /// More loads are wanted than one step queues: they are queued in further steps, in their order.
+    #[test]
+    fn a_step_queues_a_bounded_number_of_loads() {
+        let loaders = Loaders::default();
+        let party = Party::default();
+        loaders.register(party, 0, [&b"*"[..]].into_iter(), 1 << 16).unwrap();
+        let count = 2 * STEP + 1;
+        (0..count).for_each(|number| loaders.want(0, Arc::from(number.to_be_bytes())));
+        let turns: Vec<Turn> = (0..3).map(|_| loaders.take_work(1 << 30)).collect();
+        assert_eq!(turns.iter().map(|turn| turn.sent.len()).collect::<Vec<_>>(), [STEP, STEP, 1]);
+        assert_eq!(turns.iter().map(|turn| turn.more).collect::<Vec<_>>(), [true, true, false]);
+        assert!(turns.iter().flat_map(|turn| &turn.sent).is_sorted_by_key(|((_, key), _)| Arc::clone(key)));
     }
 }

@@ -1522,5 +1522,6 @@ fn a_long_queue_is_searched_in_steps() {
     world.send(worker, "CACHE.LOADER u:* INFLIGHT 65536");
     let pushed = world.heard(worker);
     let sent: Vec<&str> = pushed.split(' ').filter(|word| word.starts_with("u:")).collect();
-    assert_eq!(sent[..100.min(wanted.len())], wanted[..100.min(wanted.len())]);
+    assert!(wanted.len() > 10);
+    assert_eq!(sent[..wanted.len() - 1], wanted[..wanted.len() - 1]);
 }
