@@ -117,18 +117,20 @@ impl Queue {
     }
 
     fn push(&mut self, wanted: Wanted) {
-        if self.enter(&wanted) {
+        if self.count_in(&wanted) {
             self.keys.push_back(wanted);
         }
     }
 
-    fn enter(&mut self, wanted: &Wanted) -> bool {
+    /// Counts a key as queued; whether it was not.
+    fn count_in(&mut self, wanted: &Wanted) -> bool {
         let new = self.known.insert(wanted.clone());
         self.bytes += if new { Queue::cost(wanted) } else { 0 };
         new
     }
 
-    fn left(&mut self, wanted: &Wanted) {
+    /// A key was taken out.
+    fn count_out(&mut self, wanted: &Wanted) {
         self.known.remove(wanted);
         self.bytes -= Queue::cost(wanted);
         if self.is_empty() && self.known.capacity() > KEPT {
@@ -138,7 +140,7 @@ impl Queue {
 
     fn pop(&mut self) -> Option<Wanted> {
         let wanted = self.checked.pop_front().or_else(|| self.keys.pop_front())?;
-        self.left(&wanted);
+        self.count_out(&wanted);
         Some(wanted)
     }
 
@@ -156,7 +158,7 @@ impl Queue {
             return Vec::new();
         }
         let some: Vec<Wanted> = self.keys.drain(..self.keys.len().min(STEP)).collect();
-        some.iter().for_each(|wanted| self.left(wanted));
+        some.iter().for_each(|wanted| self.count_out(wanted));
         self.searched = self.keys.is_empty();
         some
     }
@@ -164,7 +166,7 @@ impl Queue {
     /// Puts back what is wanted still, unless it was queued anew meanwhile.
     fn keep(&mut self, some: Vec<Wanted>) {
         for wanted in some {
-            if self.enter(&wanted) {
+            if self.count_in(&wanted) {
                 self.checked.push_back(wanted);
             }
         }
@@ -602,7 +604,7 @@ mod tests {
     use super::*;
 
     /// While some keys of a full queue are looked at, their pattern is forgotten and another one has its place, with a worker
-    /// of its own. The keys are no loads of that worker; and no worker of the next pattern that covers them misses them.
+    /// of its own. The keys are not sent to that worker, but to one that comes for a pattern which covers them.
     #[test]
     fn a_search_ends_with_the_pattern_of_its_queue() {
         let loaders = Loaders::default();
@@ -620,7 +622,8 @@ mod tests {
         assert_eq!((turn.sent.len(), turn.unserved.len()), (0, 3));
         turn.unserved.into_iter().for_each(|(db, key)| loaders.want(db, key));
         loaders.register(worker(2), 0, [&b"a:*"[..]].into_iter(), 10).unwrap();
-        assert!(loaders.take_work(1 << 20).sent.iter().all(|(_, party)| *party == worker(2)));
+        let sent = loaders.take_work(1 << 20).sent;
+        assert_eq!((sent.len(), sent.iter().all(|(_, party)| *party == worker(2))), (3, true));
     }
 
     /// A full queue is searched a part at a time, while workers take its first keys and others are queued: its order stays.

@@ -1384,8 +1384,28 @@ fn reads_of_a_forgotten_pattern_do_not_wait_for_nobody() {
     }
 }
 
+/// A pattern is forgotten and served again while a command waits for a key of another one. "There is none" would be the
+/// wrong answer by then, and so would a change of a row that was not loaded.
+#[test]
+fn a_pattern_that_is_served_again_is_no_wrong_nothing() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let [reader, block, worker, operator] = ["", "", "HELLO 3", ""].map(|hello| world.connect(hello));
+    world.ask(worker, "CACHE.LOADER v:* INFLIGHT 1");
+    world.send(reader, "MGET u:1 v:1");
+    world.send(block, "MULTI\r\nGET v:1\r\nINCR u:1\r\nEXEC");
+    world.heard(block);
+    let (key, token) = load_of(&world.heard(worker));
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "*2 -LOADFAILED u:1: its pattern was forgotten meanwhile $1 v");
+    assert_eq!(world.heard(block), "*2 $1 v -LOADFAILED u:1: it was not loaded before");
+    assert_eq!(world.ask(operator, "INCR u:1"), "", "it waits");
+}
+
 /// An application loads a key, since no worker is there; a plain read waits for it, and a worker comes. The application gives
-/// up: the worker is sent the load. It did so when nobody but the read waited, and nobody was asked.
+/// up, and the worker is sent the load: the read cannot load, and would wait for nobody.
 #[test]
 fn a_read_beside_a_fetch_is_loaded_for_by_a_worker() {
     let mut world = World::new();
