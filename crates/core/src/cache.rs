@@ -688,7 +688,7 @@ fn fetch(
             }
             Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
             Outcome::Timeout => Ok(nothing("timeout", 0)),
-            Outcome::Full => Ok(nothing("miss", 0)),
+            Outcome::Full | Outcome::Unserved => Ok(nothing("miss", 0)),
         };
     }
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::execute::{Client, Context, Held, TOO_MUCH, Writes, execute_row, needed};
 use crate::gate;
 use crate::key_list::{KeyList, Keyed};
-use crate::store::{Key, Outcome, Refused};
+use crate::store::{Key, Outcome, Party, Refused};
 use crate::waiting::{Waits, load_first};
 
 /// Keys that one client may watch.
@@ -166,12 +166,12 @@ pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
 
 /// UNWATCH, and whatever else ends a transaction.
 pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
-    release(engine, now, &std::mem::take(&mut client.watched));
+    release(engine, now, client.party, &std::mem::take(&mut client.watched));
 }
 
-fn release(engine: &Engine, now: u64, watched: &KeyList<Watched>) {
+fn release(engine: &Engine, now: u64, party: Party, watched: &KeyList<Watched>) {
     for known in watched.iter().filter(|known| known.changes.is_some()) {
-        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch());
+        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch(party));
     }
 }
 
@@ -189,7 +189,7 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
     if client.queue.is_some() {
         return Err(Error::new(Kind::Malformed, "ERR WATCH inside MULTI is not allowed"));
     }
-    let db = client.db;
+    let (db, party) = (client.db, client.party);
     for bytes in keys.iter() {
         let key = Key { db, bytes };
         if client.watched.position(key).is_some() {
@@ -200,7 +200,7 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         }
         let (state, changes) = cx.with(key, |entry, _| {
             let state = entry.peek().map(|item| (item.version, item.expires_at));
-            (state, if state.is_none() { entry.watch() } else { None })
+            (state, if state.is_none() { entry.watch(party) } else { None })
         });
         if state.is_none() && changes.is_none() {
             return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
@@ -273,7 +273,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
     } else {
         engine.store.with_all(keys, now.mono, |all| run(all))
     };
-    release(engine, now.mono, &watched);
+    release(engine, now.mono, client.party, &watched);
     Ok(reply)
 }
 

@@ -175,10 +175,10 @@ pub fn stand_to_read(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Sta
 
 fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -> Standing {
     let outcome = cx.waits.outcome(key);
-    if cx.held.is_some() && outcome.is_none_or(|outcome| matches!(outcome, Outcome::Loaded(_))) {
+    if cx.held.is_some() && outcome.is_none_or(|outcome| matches!(outcome, Outcome::Loaded(_) | Outcome::Unserved)) {
         // A transaction is one step: it goes by what is there now, its own changes included, not by what was there when
         // the load ended. A value that is not there any more is no "there is none" either.
-        let was_loaded = outcome.is_some();
+        let was_loaded = matches!(outcome, Some(Outcome::Loaded(_)));
         if cx.engine.loaders.serving(key) == Serving::Nobody
             || cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent())
         {
@@ -193,6 +193,9 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
             Outcome::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
             Outcome::Lease(_) | Outcome::Timeout => Standing::Failed(too_late(cx.engine, key)),
             Outcome::Full => Standing::Failed(TOO_MANY),
+            // Unless it is served again by now: "there is none" would be the wrong answer.
+            Outcome::Unserved if cx.engine.loaders.serving(key) == Serving::Nobody => Standing::Settled,
+            Outcome::Unserved => Standing::Failed(load_failed(key.bytes, "its pattern was forgotten meanwhile")),
         };
     }
     if cx.engine.loaders.serving(key) == Serving::Nobody {

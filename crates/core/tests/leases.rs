@@ -1330,3 +1330,218 @@ fn a_row_that_appears_after_it_was_read_as_absent_ends_a_transaction() {
         assert!(answer.ends_with("*-1"), "{answer}");
     }
 }
+
+/// A pattern is forgotten while the reads of its keys wait: one for a worker that has no credit left, one in a transaction,
+/// one beside a fetch. The reads learn that nobody serves their keys, and the fetch loads. A load that was sent already
+/// goes on, and whoever waits for it has its value.
+#[test]
+fn reads_of_a_forgotten_pattern_are_answered() {
+    let mut world = World::new();
+    let (worker, operator) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    let [loading, plain, many, counter, block, waits, fetch] = [0; 7].map(|_| world.connect(""));
+    world.send(loading, "GET u:busy");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(plain, "GET u:1");
+    world.send(many, "MGET u:1 u:2 other");
+    world.send(counter, "INCR u:3");
+    world.send(block, "MULTI\r\nGET u:4\r\nSET u:4 x NX\r\nEXEC");
+    world.heard(block);
+    world.send(waits, "GET u:5");
+    world.send(fetch, "CACHE.FETCH u:5 WAIT 60000");
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    assert_eq!(world.heard(plain), "$-1");
+    assert_eq!(world.heard(many), "*3 $-1 $-1 $-1");
+    assert_eq!(world.heard(counter), ":1");
+    assert_eq!(world.heard(block), "*2 $-1 +OK");
+    assert_eq!(world.heard(waits), "$-1");
+    let own = token_of(&world.heard(fetch), "miss");
+    assert_ne!(world.ask(fetch, &format!("CACHE.FILL u:5 {own} v")), ":0");
+    assert_eq!(world.heard(loading), "");
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(loading), "$1 v");
+}
+
+/// Reads wait for keys whose load is under way, rests, or is held back by an older one when their pattern is forgotten; and
+/// the load comes to nothing. They learn that nobody serves their keys as soon as somebody else would be asked.
+#[test]
+fn reads_of_a_forgotten_pattern_do_not_wait_for_nobody() {
+    for end in ["CACHE.RELEASE {}", "DEL", "time", "close"] {
+        let mut world = World::new();
+        let (worker, operator, reader) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+        world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+        world.send(reader, "GET u:1");
+        let (_, token) = load_of(&world.heard(worker));
+        assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+        assert_eq!(world.heard(reader), "", "{end}: its load is under way");
+        match end {
+            "DEL" => drop(world.ask(operator, "DEL u:1")),
+            "time" => world.wait(3_001),
+            "close" => world.close(worker),
+            _ => drop(world.ask(worker, &format!("CACHE.RELEASE u:1 {token}"))),
+        }
+        assert_eq!(world.heard(reader), "$-1", "{end}");
+    }
+}
+
+/// A pattern is forgotten and served again while a command waits for a key of another one. "There is none" would be the
+/// wrong answer by then, and so would a change of a row that was not loaded.
+#[test]
+fn a_pattern_that_is_served_again_is_no_wrong_nothing() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let [reader, block, worker, operator] = ["", "", "HELLO 3", ""].map(|hello| world.connect(hello));
+    world.ask(worker, "CACHE.LOADER v:* INFLIGHT 1");
+    world.send(reader, "MGET u:1 v:1");
+    world.send(block, "MULTI\r\nGET v:1\r\nINCR u:1\r\nEXEC");
+    world.heard(block);
+    let (key, token) = load_of(&world.heard(worker));
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "*2 -LOADFAILED u:1: its pattern was forgotten meanwhile $1 v");
+    assert_eq!(world.heard(block), "*2 $1 v -LOADFAILED u:1: it was not loaded before");
+    assert_eq!(world.ask(operator, "INCR u:1"), "", "it waits");
+}
+
+/// An application loads a key, since no worker is there; a plain read waits for it, and a worker comes. The application gives
+/// up, and the worker is sent the load: the read cannot load, and would wait for nobody.
+#[test]
+fn a_read_beside_a_fetch_is_loaded_for_by_a_worker() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (fetcher, reader, worker) = (world.connect(""), world.connect(""), world.connect("HELLO 3"));
+    let token = world.lease(fetcher, "u:1");
+    world.send(reader, "GET u:1");
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(fetcher, &format!("CACHE.RELEASE u:1 {token}"));
+    let (key, token) = load_of(&world.heard(worker));
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "$1 v");
+}
+
+/// A key waits in the queue of a pattern that has no worker. A worker comes for another pattern that it matches as well, and
+/// is sent it.
+#[test]
+fn a_worker_of_another_pattern_is_sent_what_waits() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (reader, worker) = (world.connect(""), world.connect("HELLO 3"));
+    world.send(reader, "GET u:1");
+    world.send(worker, "CACHE.LOADER *:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "$1 v");
+}
+
+/// A connection watches all the absent keys that it may. Others may still watch some, also while loads take all that they
+/// may; and loads have their part whatever is watched. What a connection watched is given back when it closes.
+#[test]
+fn each_connection_has_a_share_of_what_is_watched() {
+    let mut world = World::new();
+    let watch = |world: &mut World, name: &str| {
+        let client = world.connect("");
+        let count =
+            (0..20_000).take_while(|number| world.ask(client, &format!("WATCH {name}:{number}")) == "+OK").count();
+        (client, count)
+    };
+    let (greedy, first) = watch(&mut world, "greedy");
+    assert!((600..5_000).contains(&first), "{first}");
+    let loader = world.connect("");
+    let answers = (0..20_000).map(|number| world.ask(loader, &format!("CACHE.FETCH load:{number}")));
+    let loads = answers.take_while(|answer| !answer.contains("$4 miss $-1 :0")).count();
+    assert!(loads > first, "{loads} loads beside {first} watched keys");
+    let (_, second) = watch(&mut world, "second");
+    let (_, third) = watch(&mut world, "third");
+    assert!(second > first / 3 && third > first / 3, "{first}, {second}, {third}");
+    world.close(greedy);
+    let (_, fourth) = watch(&mut world, "fourth");
+    assert!(fourth > first / 3, "{fourth}");
+}
+
+/// Nobody else waits or loads: one command of a thousand keys has room, though that is more than a share. The waits of others
+/// leave it no more than a share.
+#[test]
+fn a_command_that_is_alone_is_refused_nothing() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 65536");
+    let keys: Vec<String> = (0..1_000).map(|number| format!("u:{number:08}")).collect();
+    world.send(reader, &format!("MGET {}", keys.join(" ")));
+    let pushed = world.heard(worker);
+    let words: Vec<&str> = pushed.split(' ').collect();
+    for at in (0..words.len()).filter(|at| words[*at].starts_with("u:")) {
+        world.post(worker, &format!("CACHE.FILL {} {} v", words[at], words[at + 1].trim_start_matches(':')));
+    }
+    world.exchange();
+    let heard = world.heard(reader);
+    assert_eq!((heard.matches("BUSY").count(), heard.matches("$1 v").count()), (0, 1_000));
+}
+
+/// A lease lasts a minute; its holder is stopped for longer, and renews it before the server has looked at it again. The
+/// token is too old, as it is for a fill.
+#[test]
+fn a_token_that_is_too_old_is_not_renewed() {
+    let mut world = World::with_load_limit(600_000);
+    let client = world.connect("");
+    let token = token_of(&world.ask(client, "CACHE.FETCH k LEASE 60000"), "miss");
+    world.now.mono += 59_999;
+    assert_eq!(world.ask(client, &format!("CACHE.RENEW k {token} 60000")), ":1");
+    world.now.mono += 60_000;
+    assert_eq!(world.ask(client, &format!("CACHE.RENEW k {token} 60000")), ":0");
+    assert_eq!(world.ask(client, &format!("CACHE.FILL k {token} v")), ":0");
+}
+
+/// One key is wanted and given up again and again while its worker is busy. It is queued once.
+#[test]
+fn a_key_that_is_given_up_keeps_its_place() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    world.send(reader, "GET u:busy");
+    world.send(reader, "GET u:again");
+    world.heard(reader);
+    let queued = world.engine.loaders.queued_bytes();
+    for _ in 0..100 {
+        let ticket = world.ask(reader, "GET u:other").replace("-WAITING ", "");
+        world.ask(reader, &format!("CACHE.CANCEL {ticket}"));
+    }
+    assert!(world.engine.loaders.queued_bytes() < 2 * queued + 100);
+}
+
+/// More keys are given up, and others wanted still, than one call looks at. A full queue is searched in steps: each call
+/// ends after some of them, and the keys that are wanted are sent in their order.
+#[test]
+fn a_long_queue_is_searched_in_steps() {
+    let mut world = World::with_memory(Limits::default(), 1 << 30);
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (reader, other) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    world.ask(other, "CACHE.SESSION other 1 TICKETS");
+    let mut wanted = Vec::new();
+    let mut full = 0;
+    for number in 0..200_000 {
+        let before = world.engine.loaders.queued_bytes();
+        let ticket = world.ask(reader, &format!("GET u:{number}")).replace("-WAITING ", "");
+        if number % 1_000 == 0 {
+            wanted.push(format!("u:{number}"));
+            world.send(other, &format!("GET u:{number}"));
+        }
+        world.ask(reader, &format!("CACHE.CANCEL {ticket}"));
+        let after = world.engine.loaders.queued_bytes();
+        full = full.max(before);
+        if after < before {
+            assert!(before - after < before / 4, "one call searched {} of {before} bytes", before - after);
+            break;
+        }
+    }
+    (0..100).for_each(|_| world.wait(5));
+    assert!(world.engine.loaders.queued_bytes() < full / 10);
+    let worker = world.connect("HELLO 3");
+    world.send(worker, "CACHE.LOADER u:* INFLIGHT 65536");
+    let pushed = world.heard(worker);
+    let sent: Vec<&str> = pushed.split(' ').filter(|word| word.starts_with("u:")).collect();
+    assert!(wanted.len() > 10);
+    assert_eq!(sent[..wanted.len() - 1], wanted[..wanted.len() - 1]);
+}

@@ -253,15 +253,15 @@ impl Entry<'_> {
         self.shard.leases.release(self.hash, self.key, token, moment)
     }
 
-    /// A transaction depends on this key's being absent, until [`unwatch`](Entry::unwatch): a number to be compared with
-    /// [`changes`](Entry::changes). None if too many keys are watched.
-    pub fn watch(&mut self) -> Option<u32> {
-        self.shard.leases.watch(self.hash, self.key)
+    /// A transaction of a connection depends on this key's being absent, until [`unwatch`](Entry::unwatch): a number to be
+    /// compared with [`changes`](Entry::changes). None if too many keys are watched, by all or by this connection.
+    pub fn watch(&mut self, party: Party) -> Option<u32> {
+        self.shard.leases.watch(self.hash, self.key, party)
     }
 
     /// It does so no more.
-    pub fn unwatch(&mut self) {
-        self.shard.leases.unwatch(self.hash, self.key, self.now);
+    pub fn unwatch(&mut self, party: Party) {
+        self.shard.leases.unwatch(self.hash, self.key, party, self.now);
     }
 
     /// How often an item was written or removed, while the key is watched.
@@ -306,6 +306,12 @@ impl Entry<'_> {
     pub fn fall_back(&mut self) {
         let moment = self.moment();
         self.shard.leases.fall_back(self.hash, self.key, moment);
+    }
+
+    /// No pattern covers the key any more: those who wait and can load do, and the others learn that nobody does.
+    pub fn unserve(&mut self) {
+        let moment = self.moment();
+        self.shard.leases.unserve(self.hash, self.key, moment);
     }
 
     /// Whether a worker was asked for and has not come.
