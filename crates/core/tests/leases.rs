@@ -1330,3 +1330,141 @@ fn a_row_that_appears_after_it_was_read_as_absent_ends_a_transaction() {
         assert!(answer.ends_with("*-1"), "{answer}");
     }
 }
+
+/// Commands whose answer depends on what is at u:1.
+const READS: [&str; 28] = [
+    "GET u:1",
+    "MGET other u:1",
+    "EXISTS u:1 other",
+    "TOUCH u:1",
+    "STRLEN u:1",
+    "GETRANGE u:1 0 -1",
+    "TTL u:1",
+    "EXPIRETIME u:1",
+    "TYPE u:1",
+    "OBJECT ENCODING u:1",
+    "MEMORY USAGE u:1",
+    "GETEX u:1",
+    "GETDEL u:1",
+    "PERSIST u:1",
+    "EXPIRE u:1 10",
+    "COPY u:1 other",
+    "RENAME u:1 other",
+    "MOVE u:1 1",
+    "SET u:1 v XX",
+    "SET u:1 v IFEQ 1",
+    "DELIFEQ u:1 v",
+    "CACHE.GET u:1",
+    "CACHE.MGET other u:1",
+    "CACHE.ENTRY u:1",
+    "CACHE.FETCH u:1",
+    "CACHE.INSPECT u:1",
+    "CACHE.SET u:1 v IFVERSION 5",
+    "EVALSHA c3f8721cbb97f72bc19e972846bd7aaf91901658 1 u:1 v",
+];
+
+/// A client watches a key and reads from the store that there is no such row: an absence that another client's load has left
+/// there, or nothing where no worker is yet. The row appears, is loaded for the client's next read or EXEC, or for another
+/// client, or is written, and may be gone again when EXEC looks: it is a change to what the client has read.
+#[test]
+fn a_row_that_appears_after_a_stored_absence_ends_a_transaction() {
+    let exec = "MULTI\r\nSET other x\r\nEXEC";
+    for (read, is_stored) in READS.into_iter().map(|read| (read, true)).chain([("GET u:1", false), ("MGET u:1", false)])
+    {
+        for (asks, fill, last) in [
+            ("client MULTI\r\nINCR u:1\r\nEXEC", "7", ""),
+            ("client GET u:1", "7", exec),
+            ("other GET u:1", "7", exec),
+            ("other GET u:1", "7 TTL 10", exec),
+            ("other SET u:1 7", "", exec),
+            ("other SET u:1 7\r\nDEL u:1", "", exec),
+        ] {
+            let mut world = World::new();
+            let (worker, client, other) = (world.connect("HELLO 3"), world.connect("PING"), world.connect("PING"));
+            if is_stored {
+                world.ask(worker, "CACHE.LOADER u:*");
+                world.send(other, "GET u:1");
+                let (key, token) = load_of(&world.heard(worker));
+                world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+                world.heard(other);
+            }
+            world.ask(client, "WATCH u:1");
+            assert_ne!(world.ask(client, read), "", "{read} does not wait");
+            world.ask(worker, "CACHE.LOADER u:*");
+            world.wait(20);
+            let (who, request) = asks.split_once(' ').unwrap();
+            world.send(if who == "client" { client } else { other }, request);
+            if !fill.is_empty() {
+                let (key, token) = load_of(&world.heard(worker));
+                world.send(worker, &format!("CACHE.FILL {key} {token} {fill}"));
+            }
+            world.wait(20);
+            let mut answer = world.heard(client);
+            if !last.is_empty() {
+                answer = world.ask(client, last);
+            }
+            assert!(answer.ends_with("*-1"), "{read}, {asks}: {answer}");
+        }
+    }
+}
+
+/// As before, and the row does not appear: it is loaded as absent once more, or is not looked at. The transaction runs.
+#[test]
+fn an_absence_that_is_loaded_again_ends_no_transaction() {
+    for read in READS {
+        let mut world = World::new();
+        let (worker, client, other) = (world.connect("HELLO 3"), world.connect("PING"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.send(other, "GET u:1");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+        world.ask(client, "WATCH u:1");
+        world.ask(client, read);
+        world.wait(20);
+        world.send(client, "MULTI\r\nGET u:1\r\nEXEC");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+        let answer = world.heard(client);
+        assert!(answer.ends_with("*1 $-1"), "{read}: {answer}");
+    }
+}
+
+/// A client watches an absent key and its read fails; the row is loaded for its second read. That is the first that the
+/// client reads of it, and its own load ends no transaction.
+#[test]
+fn a_read_that_failed_is_none() {
+    for read in ["GET u:1", "EXISTS u:1", "CACHE.GET u:1", "STRLEN u:1"] {
+        let mut world = World::new();
+        let (worker, client) = (world.connect("HELLO 3"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.ask(client, "WATCH u:1");
+        world.send(client, read);
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FAIL {key} {token} down RETRY 0"));
+        assert!(world.heard(client).starts_with("-LOADFAILED"));
+        world.wait(20);
+        world.send(client, read);
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} 7"));
+        world.heard(client);
+        assert!(world.ask(client, "MULTI\r\nINCR u:1\r\nEXEC").ends_with("*1 :8"), "{read}");
+    }
+}
+
+/// A client watches an absent key and reads a row that was loaded and could not be stored. A newer row is loaded by its EXEC:
+/// it is not the one that the client has read.
+#[test]
+fn a_newer_row_than_was_read_ends_a_transaction() {
+    let mut world = World::new();
+    let (worker, client) = (world.connect("HELLO 3"), world.connect("PING"));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(client, "WATCH u:1");
+    world.send(client, "GET u:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} 1 TTL 0"));
+    assert_eq!(world.heard(client), "$1 1");
+    world.send(client, "MULTI\r\nINCR u:1\r\nEXEC");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} 7"));
+    assert!(world.heard(client).ends_with("*-1"));
+}

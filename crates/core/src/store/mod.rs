@@ -238,7 +238,7 @@ mod tracked;
 pub use fetch::{Inspection, Sought};
 use index::Slot;
 pub use item::MAX_TAGS;
-pub use lease::{Granted, Hold, HoldOff, Holds, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
+pub use lease::{Changes, Granted, Hold, HoldOff, Holds, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 pub use shard::{Copied, Entry};
 use shard::{MIN_SEGMENT, Shard};
 use tags::{TagTable, Tags};
