@@ -1468,3 +1468,32 @@ fn a_newer_row_than_was_read_ends_a_transaction() {
     world.send(worker, &format!("CACHE.FILL {key} {token} 7"));
     assert!(world.heard(client).ends_with("*-1"));
 }
+
+/// EXEC loads keys for its requests. One load ends with an absence that is not stored, or fails, or ends too late, and the
+/// transaction writes another such key itself: it goes by the absence, and by what it has written.
+#[test]
+fn a_transaction_goes_by_what_it_wrote_and_by_absences() {
+    let failed = "-LOADFAILED u:1: down";
+    for (requests, end, wanted) in [
+        ("GET u:1\r\nINCR u:1\r\nGET u:1", "FILL u:1 TOKEN x TTL 0 ABSENT", "*3 $-1 :1 $1 1"),
+        ("EXISTS u:1\r\nAPPEND u:1 a\r\nCACHE.GET u:1", "FILL u:1 TOKEN x TTL 0 ABSENT", "*3 :0 :1 $1 a"),
+        ("SET u:1 5\r\nINCR u:1\r\nEXISTS u:1\r\nGET u:1", "FAIL u:1 TOKEN down", "*4 +OK :6 :1 $1 6"),
+        ("SET u:1 5\r\nDECR u:1\r\nCACHE.GET u:1", "WAIT", "*3 +OK :4 $1 4"),
+        ("SET u:1 5\r\nMGET u:1 other\r\nSTRLEN u:1", "FAIL u:1 TOKEN down", "*3 +OK *2 $1 5 $-1 :1"),
+        // What it does not write itself is not known.
+        ("GET u:1\r\nSET other x", "FAIL u:1 TOKEN down", &format!("*2 {failed} +OK")),
+        ("INCR u:1\r\nSET u:1 5\r\nINCR u:1", "FAIL u:1 TOKEN down", &format!("*3 {failed} +OK :6")),
+    ] {
+        let mut world = World::new();
+        let (worker, client) = (world.connect("HELLO 3"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.ask(client, &format!("MULTI\r\n{requests}"));
+        world.send(client, "EXEC");
+        let (_, token) = load_of(&world.heard(worker));
+        match end {
+            "WAIT" => world.wait(Limits::default().load_limit),
+            end => world.send(worker, &format!("CACHE.{}", end.replace("TOKEN", &token.to_string()))),
+        }
+        assert_eq!(world.heard(client), wanted, "{requests}, {end}");
+    }
+}
