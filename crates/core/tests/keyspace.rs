@@ -334,3 +334,28 @@ fn tags_go_with_an_item_to_another_database() {
     talk.ask(&["CACHE.INVALIDATE", "TAGS", "1", "t"]);
     assert_eq!(talk.ask(&["EXISTS", "moved", "copied"]), ":0\\r\\n");
 }
+
+/// Renamed values took memory along, so some shards have lent theirs. A value that a shard could take at first, and cannot
+/// now, finds no memory; it is not too long. One that no shard can take is.
+#[test]
+fn a_value_is_not_too_long_for_memory_that_was_lent() {
+    let engine = engine(32 << 20, 4, false);
+    let first = engine.store.budgets()[0];
+    let mut talk = Talk::new(&engine);
+    let value = "v".repeat(900_000);
+    let held: Vec<String> =
+        names(64).into_iter().filter(|name| talk.ask(&["SET", name, &value]).starts_with("+OK")).collect();
+    for (round, name) in held.iter().enumerate() {
+        talk.ask(&["RENAME", name, &format!("r:{round}")]);
+    }
+    let least = engine.store.budgets().into_iter().min().unwrap();
+    assert!(least + (64 << 10) < first, "{least} of {first} bytes");
+    for (length, error) in [(least + 4096, "-OOM "), (first + 1, "-ERR value of ")] {
+        let long = "v".repeat(length);
+        for name in names(16) {
+            let answer = talk.ask(&["SET", &name, &long]);
+            assert!(answer.starts_with(error), "{length} of {first} bytes: {answer}");
+        }
+    }
+    engine.store.check(0);
+}

@@ -804,7 +804,7 @@ impl Locked<'_> {
         let Some(copy) = self.entry(from).copied() else { return Ok(false) };
         match self.entry(to).put_copied(&copy) {
             Ok(_) => {}
-            // A shard that has lent memory takes a long value for too long.
+            // A value as long as a whole shard may be too long for one whose list of values would have to grow.
             Err(Refused::Full | Refused::TooLarge) if !self.store.options.evict => {
                 self.rename_when_full(from, to, &copy)?;
             }
