@@ -632,6 +632,21 @@ fn absence_with_no_time_to_live_answers_those_that_wait_and_is_not_kept() {
     }
 }
 
+/// A sum is a value: it cannot be stored as the absence of one.
+#[test]
+fn a_number_is_not_added_to_as_absent() {
+    let mut world = World::new();
+    let client = world.connect("");
+    for number in ["old", "new"] {
+        world.ask(client, "CACHE.INCR old 1 TTL 1000");
+        for options in ["ABSENT", "TTL 10 ABSENT", "ABSENT TTL 0"] {
+            assert_eq!(world.ask(client, &format!("CACHE.INCR {number} 1 {options}")), "-ERR syntax error");
+        }
+    }
+    assert_eq!(world.ask(client, "MGET old new"), "*2 $1 2 $-1");
+    assert!(world.ask(client, "CACHE.INSPECT new").contains("state $4 miss"));
+}
+
 /// The token of the last load that a worker was sent, and its key.
 fn load_of(push: &str) -> (String, u64) {
     let words: Vec<&str> = push.split(' ').collect();
