@@ -92,6 +92,28 @@ fn a_load_longer_than_its_lease_is_stored_if_nothing_changed() {
     assert_eq!(world.ask(b, "GET k"), "$2 v1");
 }
 
+/// A query takes longer than two leases: the second holder lets its time pass as well, whoever waits gets an error, and a third
+/// client is granted the lease. What the first one brings is stored all the same, and the others' values are not.
+#[test]
+fn a_load_longer_than_two_leases_is_stored() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    let first = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    world.wait(3_001);
+    assert!(world.heard(c).starts_with("-LOADFAILED k: "));
+    world.wait(1_000);
+    let third = world.lease(c, "k");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {first} v1")), ":0");
+    for (holder, token) in [(b, second), (c, third)] {
+        assert_eq!(world.ask(holder, &format!("CACHE.FILL k {token} v2")), ":0");
+    }
+    assert_eq!(world.ask(b, "GET k"), "$2 v1");
+}
+
 #[test]
 fn a_hung_load_is_renewed_no_longer_than_the_limit() {
     let mut world = World::new();
