@@ -319,6 +319,9 @@ pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
     while at < args.len() {
         at = keep.read(args, at)?.ok_or(SYNTAX)?;
     }
+    if keep.absent {
+        return Err(SYNTAX);
+    }
     keep.check()?;
     command(CacheCommand::Increment { key: arg(args, 0), delta: integer(arg(args, 1))?, keep })
 }

@@ -519,6 +519,24 @@ fn a_turn_ends_after_a_message_that_takes_long() {
     assert!((256 << 10..512 << 10).contains(&open.got.len()), "{}", open.got.len());
 }
 
+/// A client is left more messages than one turn delivers, and then nothing happens on its connection. It gets them all in the
+/// turns that follow.
+#[test]
+fn messages_that_a_turn_leaves_are_sent_in_the_next() {
+    let mut world = World::new(true);
+    world.shared.engine.limits.pause_output = 1 << 20;
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, "PING\r\n");
+    open.rounds();
+    open.step(Step::Take, "");
+    open.got.clear();
+    publish(&open, 0..2000);
+    open.rounds();
+    open.step(Step::Take, "");
+    let expected: String = (0..2000).map(|number| format!("*2\r\n$7\r\nmessage\r\n:{number}\r\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&open.got), expected);
+}
+
 /// A client is killed while messages of an earlier round wait for their delivery: it is closed at once, and gets none.
 #[test]
 fn a_killed_client_gets_no_messages_that_were_left_over() {

@@ -264,6 +264,15 @@ pub struct HoldOff {
     pub message: Arc<str>,
 }
 
+/// How often the item of a key was changed, for transactions that depend on the key's being absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Written or removed by others than those who load. A void may be less than that: what is removed was not there.
+    pub written: u32,
+    /// Stored by those who load.
+    pub loaded: u32,
+}
+
 /// The lease of one key. It exists while somebody holds it or waits, and for a while after.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -290,9 +299,7 @@ pub(super) struct Lease {
     hold_off: Option<HoldOff>,
     /// Transactions that depend on the key's being absent.
     watchers: u32,
-    /// How often an item was written or removed by others than those who load. A void may be less than that: what is removed
-    /// was not there.
-    changes: u32,
+    changes: Changes,
     /// The earliest moment at which it is looked at again.
     scheduled: u64,
 }
@@ -519,7 +526,7 @@ impl Leases {
 
     /// A transaction of a connection depends on a key that is absent: how often the key has been written or removed so far.
     /// None if there is no room to count it.
-    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>, party: Party) -> Option<u32> {
+    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>, party: Party) -> Option<Changes> {
         let most = self.most / WATCHED_PART;
         let cost = LEASE_BYTES + key.bytes.len();
         let is_watched = self.get(hash, key).is_some_and(|lease| lease.watchers > 0);
@@ -775,7 +782,7 @@ impl Leases {
     /// An item was written, or removed, while transactions may depend on the key's being absent.
     pub(super) fn changed(&mut self, hash: u64, key: Key<'_>) {
         if let Some(lease) = self.get_mut(hash, key) {
-            lease.changes = lease.changes.wrapping_add(1);
+            lease.changes.written = lease.changes.written.wrapping_add(1);
         }
     }
 
@@ -784,7 +791,7 @@ impl Leases {
         let Some(lease) = self.get_mut(hash, key) else { return };
         if lease.is_loading() {
             // Whoever reads what this load brings reads what was there before the change.
-            lease.changes = lease.changes.wrapping_add(1);
+            lease.changes.written = lease.changes.written.wrapping_add(1);
         }
         lease.void();
         self.touched.push(hash);
@@ -848,6 +855,13 @@ impl Leases {
             return Judged::TagInvalidated;
         }
         Judged::Good(clock)
+    }
+
+    /// A row was stored that somebody had loaded, while transactions may depend on the key's being absent.
+    pub(super) fn appeared(&mut self, hash: u64) {
+        if let Some(lease) = self.map.get_mut(&hash) {
+            lease.changes.loaded = lease.changes.loaded.wrapping_add(1);
+        }
     }
 
     /// A load has ended with a value, stored or not.
@@ -1127,7 +1141,7 @@ impl Lease {
             rests_until: 0,
             hold_off: None,
             watchers: 0,
-            changes: 0,
+            changes: Changes::default(),
             scheduled: u64::MAX,
         })
     }
@@ -1243,8 +1257,8 @@ impl Lease {
         next.max(now + (self.waiters.len() / CROWD) as u64)
     }
 
-    /// How often an item was written or removed while this was there.
-    pub(super) fn changes(&self) -> u32 {
+    /// How often the item was changed while this was there.
+    pub(super) fn changes(&self) -> Changes {
         self.changes
     }
 
