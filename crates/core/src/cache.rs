@@ -319,6 +319,9 @@ pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
     while at < args.len() {
         at = keep.read(args, at)?.ok_or(SYNTAX)?;
     }
+    if keep.absent {
+        return Err(SYNTAX);
+    }
     keep.check()?;
     command(CacheCommand::Increment { key: arg(args, 0), delta: integer(arg(args, 1))?, keep })
 }
@@ -688,7 +691,7 @@ fn fetch(
             }
             Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
             Outcome::Timeout => Ok(nothing("timeout", 0)),
-            Outcome::Full => Ok(nothing("miss", 0)),
+            Outcome::Full | Outcome::Unserved => Ok(nothing("miss", 0)),
         };
     }
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;

@@ -7,7 +7,8 @@
 //!   answered; then the server reads SET K v1 from the old connection: v1 stays, although everybody was told it went.
 //!
 //! A newest generation is remembered for a while after its last connection has closed: what the old connection sent may
-//! still be on its way then.
+//! still be on its way then. Each user has room for so many of them, so that nobody is forgotten for another user's sake, and
+//! a session takes one place, however often its connections close.
 //!
 //! A name belongs to the user who uses it: nobody is fenced by another user who chose the same.
 //!
@@ -15,7 +16,7 @@
 //! fence held for writing: what runs is done before, and what comes after sees that it is too old. The batch in which a
 //! client says its name ends with that request, and a connection that is refused for being too old is closed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -43,39 +44,89 @@ pub struct Joined {
 /// What a session is known by: its user and the name that it gave itself.
 type Name = (Box<str>, Box<[u8]>);
 
-/// A client's fence, its connections with their generations, and when the last of them closed.
+/// A client's fence, its newest generation, its connections with theirs, and when the last of them closed.
 #[derive(Default)]
 struct Place {
     fence: Fence,
+    newest: u64,
     connections: Vec<(Party, u64)>,
     left_at: u64,
 }
 
-/// For how long the generation of a session without connections is remembered, in milliseconds, and of how many sessions.
+/// For how long the generation of a session without connections is remembered, in milliseconds, and of how many sessions of
+/// a user.
 const REMEMBERED: u64 = 600_000;
 const MAX_REMEMBERED: usize = 1 << 13;
 
+/// The sessions of a user.
+#[derive(Default)]
+struct Sessions {
+    places: HashMap<Box<[u8]>, Place>,
+    /// Those without connections, by when the last one closed.
+    left: BTreeSet<(u64, Box<[u8]>)>,
+}
+
+impl Sessions {
+    /// Welcomes a connection and returns its fence; None if a newer one has been there.
+    fn join(&mut self, id: &[u8], connection: (Party, u64), mail: &Mailboxes) -> Option<Fence> {
+        let place = self.places.entry(id.into()).or_default();
+        let generation = connection.1;
+        if generation < place.newest {
+            return None;
+        }
+        if place.connections.is_empty() {
+            self.left.remove(&(place.left_at, id.into()));
+        }
+        for (old, _) in place.connections.iter().filter(|(_, known)| *known < generation) {
+            mail.post(*old, Event::Close);
+        }
+        place.newest = generation;
+        place.connections.push(connection);
+        Some(Arc::clone(&place.fence))
+    }
+
+    /// A connection is gone.
+    fn leave(&mut self, id: &[u8], party: Party, now: u64) {
+        let Some(place) = self.places.get_mut(id) else { return };
+        place.connections.retain(|(known, _)| *known != party);
+        if place.connections.is_empty() {
+            place.left_at = now;
+            self.left.insert((now, id.into()));
+        }
+    }
+
+    /// Forgets sessions that have had no connection for long, and the oldest of too many.
+    fn forget_old(&mut self, now: u64) {
+        while let Some((at, _)) = self.left.first()
+            && (at + REMEMBERED <= now || self.left.len() > MAX_REMEMBERED)
+            && let Some((_, id)) = self.left.pop_first()
+        {
+            self.places.remove(&id);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Known {
-    fences: HashMap<Name, Place>,
-    /// Sessions whose last connection closed, and when: some have connections again, or closed another time since.
-    left: VecDeque<(u64, Name)>,
+    /// Sessions by user.
+    users: HashMap<Box<str>, Sessions>,
+    /// When the sessions of all users were last looked through for old ones.
+    looked_at: u64,
     /// The hash of the list of servers that the connected clients use, and how many of them told it.
     servers: Option<(Box<[u8]>, usize)>,
 }
 
 impl Known {
-    /// Forgets sessions that have had no connection for long, and the oldest of too many.
-    fn forget_old(&mut self, now: u64) {
-        while let Some((at, name)) = self.left.front()
-            && (at + REMEMBERED <= now || self.left.len() > MAX_REMEMBERED)
-        {
-            // A session that closed several times stands here as often, and its last time counts.
-            let last = |place: &Place| place.connections.is_empty() && place.left_at == *at;
-            if self.fences.get(name).is_some_and(last) {
-                self.fences.remove(name);
-            }
-            self.left.pop_front();
+    /// Forgets old sessions of a user; and now and then those of all, since some users do not come back.
+    fn forget_old(&mut self, user: &str, now: u64) {
+        if now >= self.looked_at + REMEMBERED {
+            self.looked_at = now;
+            self.users.retain(|_, sessions| {
+                sessions.forget_old(now);
+                !sessions.places.is_empty()
+            });
+        } else if let Some(sessions) = self.users.get_mut(user) {
+            sessions.forget_old(now);
         }
     }
 }
@@ -107,33 +158,27 @@ impl Fences {
             return Err(Error::new(Kind::Malformed, "ERR this connection has a session already"));
         }
         let user = client.access.user().map(|user| user.name()).unwrap_or_default();
-        let name: Name = (user.into(), id.into());
+        let (name, party): (Name, _) = ((user.into(), id.into()), client.party);
         let fence = {
             let mut known = self.known.lock();
-            known.forget_old(now);
-            match (&mut known.servers, servers) {
-                (Some((hash, _)), Some(told)) if **hash != *told => {
-                    let text = "SERVERS another list of servers is in use: all clients must use the same one";
-                    return Err(Error::new(Kind::Mismatch, text));
-                }
-                (Some((_, count)), Some(_)) => *count += 1,
-                (none @ None, Some(told)) => *none = Some((told.into(), 1)),
-                (_, None) => {}
+            known.forget_old(&name.0, now);
+            if known.servers.as_ref().zip(servers).is_some_and(|((hash, _), told)| **hash != *told) {
+                let text = "SERVERS another list of servers is in use: all clients must use the same one";
+                return Err(Error::new(Kind::Mismatch, text));
             }
-            let Place { fence, connections, .. } = known.fences.entry(name.clone()).or_default();
-            for (old, _) in connections.iter().filter(|(_, known)| *known < generation) {
-                mail.post(*old, Event::Close);
+            let sessions = known.users.entry(name.0.clone()).or_default();
+            let Some(fence) = sessions.join(id, (party, generation), mail) else { return Err(refused(client)) };
+            if let Some(told) = servers {
+                known.servers.get_or_insert_with(|| (told.into(), 0)).1 += 1;
             }
-            connections.push((client.party, generation));
-            Arc::clone(fence)
+            fence
         };
-        let (party, servers) = (client.party, servers.is_some());
-        client.joined = Some(Joined { name, party, fence: Arc::clone(&fence), generation, servers });
+        let joined = Joined { name, party, fence: Arc::clone(&fence), generation, servers: servers.is_some() };
+        client.joined = Some(joined);
         let mut newest = fence.write();
         if generation < *newest {
-            // Nothing that it has sent behind this is run.
-            client.quitting = true;
-            return Err(Error::new(Kind::Mismatch, "FENCED a newer connection of this session is there already"));
+            // A newer one has come since.
+            return Err(refused(client));
         }
         *newest = generation;
         Ok(())
@@ -142,14 +187,11 @@ impl Fences {
     /// A connection is gone.
     pub fn leave(&self, joined: &Joined, now: u64) {
         let mut known = self.known.lock();
-        if let Some(place) = known.fences.get_mut(&joined.name) {
-            place.connections.retain(|(party, _)| *party != joined.party);
-            if place.connections.is_empty() {
-                place.left_at = now;
-                known.left.push_back((now, joined.name.clone()));
-            }
+        let (user, id) = &joined.name;
+        if let Some(sessions) = known.users.get_mut(user) {
+            sessions.leave(id, joined.party, now);
         }
-        known.forget_old(now);
+        known.forget_old(user, now);
         if joined.servers
             && let Some((_, count)) = &mut known.servers
         {
@@ -158,5 +200,52 @@ impl Fences {
                 known.servers = None;
             }
         }
+    }
+}
+
+/// Refuses a client whose connection is too old: nothing that it has sent behind this is run.
+fn refused(client: &mut Client) -> Error {
+    client.quitting = true;
+    Error::new(Kind::Mismatch, "FENCED a newer connection of this session is there already")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(fences: &Fences, id: u64, session: &str, generation: u64, now: u64) -> (Client, bool) {
+        let mut client = Client::new(Party { mailbox: 0, slot: 0, id });
+        let joined = fences.join(&mut client, session.as_bytes(), generation, None, (&Mailboxes::new(1), now));
+        (client, joined.is_ok())
+    }
+
+    fn close(fences: &Fences, client: &mut Client, now: u64) {
+        if let Some(joined) = client.joined.take() {
+            fences.leave(&joined, now);
+        }
+    }
+
+    /// Sessions close many times, some while another connection of theirs is there, and old ones are refused: one entry of
+    /// each is left, and after the time nothing at all.
+    #[test]
+    fn a_session_takes_one_place_however_often_it_closes() {
+        let fences = Fences::default();
+        for round in 1..100 {
+            let (mut first, _) = connect(&fences, 1, "a", round, round);
+            let (mut second, _) = connect(&fences, 2, "a", round, round);
+            let (mut old, welcome) = connect(&fences, 3, "a", round - 1, round);
+            assert!(!welcome && old.quitting && old.joined.is_none());
+            close(&fences, &mut first, round);
+            assert!(fences.known.lock().users[""].left.is_empty());
+            close(&fences, &mut old, round);
+            close(&fences, &mut second, round);
+            let known = fences.known.lock();
+            assert_eq!((known.users[""].left.len(), known.users[""].places.len()), (1, 1));
+        }
+        let (mut other, _) = connect(&fences, 4, "b", 1, 99 + REMEMBERED);
+        assert_eq!(fences.known.lock().users[""].places.len(), 1);
+        close(&fences, &mut other, 99 + REMEMBERED);
+        fences.known.lock().forget_old("someone else", 99 + 2 * REMEMBERED);
+        assert!(fences.known.lock().users.is_empty());
     }
 }

@@ -446,6 +446,7 @@ impl Session {
         let client = &self.client;
         matches!(client.access, Access::All(_))
             && client.queue.is_none()
+            && client.watched.is_empty()
             && client.tracking.is_none()
             && client.replies == Replies::All
             && !client.worker
@@ -743,9 +744,6 @@ impl Session {
             },
             Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
         };
-        if !waits.keys.is_empty() && !self.client.watched.is_empty() {
-            transaction::rebase(&mut self.client, &waits);
-        }
         let reply = match reply {
             Reply::Parked => match self.park(run.engine, run.now, args, waits) {
                 Some(reply) => reply,
@@ -1093,9 +1091,6 @@ impl Session {
                     }
                     Err(error) => Reply::Error(error),
                 };
-                if !self.client.watched.is_empty() {
-                    transaction::rebase(&mut self.client, &waits);
-                }
                 if matches!(reply, Reply::Parked) {
                     self.keep(waits, Kept::Resp(bytes, spans), db);
                 } else {

@@ -4,8 +4,9 @@
 //! What is watched is a state: a version and an expiry, or that there is nothing and how often an item was written or
 //! removed, since the key may be absent again after a change. It is compared under the locks, so
 //! expiry, eviction, an invalidated tag and an emptied database count without anybody having to tell. A key that was not
-//! there and that workers load is watched as it was loaded for this client: else its own first read would end its own
-//! transaction. What others wrote or removed before it ends the transaction all the same.
+//! there and that workers load is watched as it was loaded for the first read of this client: else that would end its own
+//! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
+//! after the client has read that there is none, wherever that answer came from.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::engine::Engine;
 use crate::execute::{Client, Context, Held, TOO_MUCH, Writes, execute_row, needed};
 use crate::gate;
 use crate::key_list::{KeyList, Keyed};
-use crate::store::{Key, Outcome, Refused};
+use crate::store::{Changes, Key, Outcome, Party, Refused};
 use crate::waiting::{Waits, load_first};
 
 /// Keys that one client may watch.
@@ -35,10 +36,10 @@ pub struct Watched {
     db: u8,
     key: Arc<[u8]>,
     state: Option<(u64, Option<u64>)>,
-    /// How often an item had been written or removed, if there was none: there may be none again after a change.
-    changes: Option<u32>,
-    /// The client was answered that there is no such row: what is loaded later is a change to it.
-    told_absent: bool,
+    /// How often the item had been changed, if there was none: there may be none again after a change.
+    changes: Option<Changes>,
+    /// The client has read the key since: what is loaded later is a change to what it has read.
+    read: bool,
 }
 
 impl Keyed for Watched {
@@ -166,12 +167,12 @@ pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
 
 /// UNWATCH, and whatever else ends a transaction.
 pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
-    release(engine, now, &std::mem::take(&mut client.watched));
+    release(engine, now, client.party, &std::mem::take(&mut client.watched));
 }
 
-fn release(engine: &Engine, now: u64, watched: &KeyList<Watched>) {
+fn release(engine: &Engine, now: u64, party: Party, watched: &KeyList<Watched>) {
     for known in watched.iter().filter(|known| known.changes.is_some()) {
-        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch());
+        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch(party));
     }
 }
 
@@ -189,7 +190,7 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
     if client.queue.is_some() {
         return Err(Error::new(Kind::Malformed, "ERR WATCH inside MULTI is not allowed"));
     }
-    let db = client.db;
+    let (db, party) = (client.db, client.party);
     for bytes in keys.iter() {
         let key = Key { db, bytes };
         if client.watched.position(key).is_some() {
@@ -200,28 +201,42 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         }
         let (state, changes) = cx.with(key, |entry, _| {
             let state = entry.peek().map(|item| (item.version, item.expires_at));
-            (state, if state.is_none() { entry.watch() } else { None })
+            (state, if state.is_none() { entry.watch(party) } else { None })
         });
         if state.is_none() && changes.is_none() {
             return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
         }
-        client.watched.push(Watched { db, key: bytes.into(), state, changes, told_absent: false });
+        client.watched.push(Watched { db, key: bytes.into(), state, changes, read: false });
     }
     Ok(Reply::Ok)
 }
 
-/// A client has read keys that were loaded for it: those it watches while they were absent count as they were loaded.
-pub(crate) fn rebase(client: &mut Client, waits: &Waits) {
+/// A client was answered by a command: what it watches counts as it was read. What the answer says is of no matter: also an
+/// answer that nothing was written depends on what was there.
+#[cold]
+pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command: &Command<'_>, waits: &Waits) {
+    let db = client.db;
+    let reads_stored = row.flags & (flag::READ | flag::LOAD) == flag::READ;
+    for bytes in needed(row, args, command).chain(row.keys(args).filter(|_| reads_stored)) {
+        let key = Key { db, bytes };
+        let place = client.watched.position(key);
+        if let Some(known) = place.and_then(|place| client.watched.get_mut(place)) {
+            match waits.outcome(key) {
+                None => known.read = true,
+                Some(outcome) => known.told(outcome),
+            }
+        }
+    }
+}
+
+/// EXEC goes by keys that were loaded for it: what is watched of them counts as it was loaded.
+fn rebase(client: &mut Client, waits: &Waits) {
     for read in &waits.keys {
         let place = client.watched.position(Key { db: read.db, bytes: &read.key });
-        if let Some(Outcome::Loaded(loaded)) = &read.outcome
+        if let Some(outcome) = &read.outcome
             && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
         {
-            known.told_absent |= loaded.absent;
-            // What was not stored, and has version 0, is not there when EXEC looks.
-            if !known.told_absent && loaded.version != 0 && known.state.is_none() {
-                known.state = Some((loaded.version, loaded.expires_at));
-            }
+            known.told(outcome);
         }
     }
 }
@@ -273,7 +288,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
     } else {
         engine.store.with_all(keys, now.mono, |all| run(all))
     };
-    release(engine, now.mono, &watched);
+    release(engine, now.mono, client.party, &watched);
     Ok(reply)
 }
 
@@ -293,9 +308,26 @@ fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<C
 }
 
 impl Watched {
+    /// The client gets what was loaded for it. Only the first read counts as the state that was watched.
+    fn told(&mut self, outcome: &Outcome) {
+        let Outcome::Loaded(loaded) = outcome else { return };
+        // What was not stored, and has version 0, is not there when EXEC looks.
+        if !self.read && !loaded.absent && loaded.version != 0 && self.state.is_none() {
+            self.state = Some((loaded.version, loaded.expires_at));
+        }
+        self.read = true;
+    }
+
     fn holds(&self, held: &mut dyn Held) -> bool {
         let entry = held.entry(Key { db: self.db, bytes: &self.key });
-        let unchanged = self.changes.is_none() || entry.changes() == self.changes;
-        unchanged && entry.peek().map(|item| (item.version, item.expires_at)) == self.state
+        let now = entry.peek().map(|item| (item.version, item.expires_at));
+        now == self.state && self.changes.is_none_or(|before| self.is_unchanged(before, entry.changes()))
+    }
+
+    /// Whether nothing has changed a key that was absent. A row that was loaded and is gone again is a change to a client
+    /// that has read that there is none.
+    fn is_unchanged(&self, before: Changes, now: Option<Changes>) -> bool {
+        let counts_loads = self.read && self.state.is_none();
+        now.is_some_and(|now| now.written == before.written && (!counts_loads || now.loaded == before.loaded))
     }
 }

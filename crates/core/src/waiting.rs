@@ -174,25 +174,15 @@ pub fn stand_to_read(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Sta
 }
 
 fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -> Standing {
-    let outcome = cx.waits.outcome(key);
-    if cx.held.is_some() && outcome.is_none_or(|outcome| matches!(outcome, Outcome::Loaded(_))) {
-        // A transaction is one step: it goes by what is there now, its own changes included, not by what was there when
-        // the load ended. A value that is not there any more is no "there is none" either.
-        let was_loaded = outcome.is_some();
-        if cx.engine.loaders.serving(key) == Serving::Nobody
-            || cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent())
-        {
-            return Standing::Settled;
-        }
-        let cause = if was_loaded { "it was loaded and is gone again" } else { "it was not loaded before" };
-        return Standing::Failed(load_failed(key.bytes, cause));
+    if cx.held.is_some() {
+        return stand_in_step(cx, key);
     }
-    if let Some(outcome) = outcome {
+    if let Some(outcome) = cx.waits.outcome(key) {
         return match outcome.clone() {
             Outcome::Loaded(loaded) => Standing::Loaded(loaded),
-            Outcome::Failed(cause) => Standing::Failed(load_failed(key.bytes, &cause)),
-            Outcome::Lease(_) | Outcome::Timeout => Standing::Failed(too_late(cx.engine, key)),
-            Outcome::Full => Standing::Failed(TOO_MANY),
+            // Unless it is served again by now: "there is none" would be the wrong answer.
+            Outcome::Unserved if cx.engine.loaders.serving(key) == Serving::Nobody => Standing::Settled,
+            other => Standing::Failed(why_missing(cx.engine, key, &other)),
         };
     }
     if cx.engine.loaders.serving(key) == Serving::Nobody {
@@ -255,6 +245,34 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
             cx.waits.wait_for(key);
             Standing::Waits
         }
+    }
+}
+
+/// A transaction is one step: it goes by what is there now, its own changes included, whatever became of a load before it. A
+/// load that ended with "there is no such row" need not have left an item; but a value that is not there any more is no
+/// "there is none".
+#[cold]
+fn stand_in_step(cx: &mut Context<'_>, key: Key<'_>) -> Standing {
+    if cx.engine.loaders.serving(key) == Serving::Nobody
+        || cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent())
+    {
+        return Standing::Settled;
+    }
+    match cx.waits.outcome(key) {
+        Some(Outcome::Loaded(loaded)) if loaded.absent => Standing::Settled,
+        Some(Outcome::Loaded(_)) => Standing::Failed(load_failed(key.bytes, "it was loaded and is gone again")),
+        Some(outcome) => Standing::Failed(why_missing(cx.engine, key, outcome)),
+        None => Standing::Failed(load_failed(key.bytes, "it was not loaded before")),
+    }
+}
+
+/// Why a wait ended without the value or the absence of its key.
+fn why_missing(engine: &Engine, key: Key<'_>, outcome: &Outcome) -> Error {
+    match outcome {
+        Outcome::Failed(cause) => load_failed(key.bytes, cause),
+        Outcome::Full => TOO_MANY,
+        Outcome::Unserved => load_failed(key.bytes, "its pattern was forgotten meanwhile"),
+        Outcome::Loaded(_) | Outcome::Lease(_) | Outcome::Timeout => too_late(engine, key),
     }
 }
 

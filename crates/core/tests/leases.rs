@@ -92,6 +92,28 @@ fn a_load_longer_than_its_lease_is_stored_if_nothing_changed() {
     assert_eq!(world.ask(b, "GET k"), "$2 v1");
 }
 
+/// A query takes longer than two leases: the second holder lets its time pass as well, whoever waits gets an error, and a third
+/// client is granted the lease. What the first one brings is stored all the same, and the others' values are not.
+#[test]
+fn a_load_longer_than_two_leases_is_stored() {
+    let mut world = World::new();
+    let (a, b, c) = (world.connect(""), world.connect(""), world.connect(""));
+    let first = world.lease(a, "k");
+    world.send(b, "CACHE.FETCH k WAIT 60000");
+    world.send(c, "CACHE.FETCH k WAIT 60000");
+    world.wait(3_001);
+    let second = token_of(&world.heard(b), "miss");
+    world.wait(3_001);
+    assert!(world.heard(c).starts_with("-LOADFAILED k: "));
+    world.wait(1_000);
+    let third = world.lease(c, "k");
+    assert_ne!(world.ask(a, &format!("CACHE.FILL k {first} v1")), ":0");
+    for (holder, token) in [(b, second), (c, third)] {
+        assert_eq!(world.ask(holder, &format!("CACHE.FILL k {token} v2")), ":0");
+    }
+    assert_eq!(world.ask(b, "GET k"), "$2 v1");
+}
+
 #[test]
 fn a_hung_load_is_renewed_no_longer_than_the_limit() {
     let mut world = World::new();
@@ -630,6 +652,21 @@ fn absence_with_no_time_to_live_answers_those_that_wait_and_is_not_kept() {
     for refused in ["CACHE.SET k v TTL 0", "CACHE.INCR k 1 TTL 0"] {
         assert!(world.ask(loader, refused).starts_with("-ERR"), "{refused}");
     }
+}
+
+/// A sum is a value: it cannot be stored as the absence of one.
+#[test]
+fn a_number_is_not_added_to_as_absent() {
+    let mut world = World::new();
+    let client = world.connect("");
+    for number in ["old", "new"] {
+        world.ask(client, "CACHE.INCR old 1 TTL 1000");
+        for options in ["ABSENT", "TTL 10 ABSENT", "ABSENT TTL 0"] {
+            assert_eq!(world.ask(client, &format!("CACHE.INCR {number} 1 {options}")), "-ERR syntax error");
+        }
+    }
+    assert_eq!(world.ask(client, "MGET old new"), "*2 $1 2 $-1");
+    assert!(world.ask(client, "CACHE.INSPECT new").contains("state $4 miss"));
 }
 
 /// The token of the last load that a worker was sent, and its key.
@@ -1211,7 +1248,7 @@ fn a_lease_that_is_renewed_for_long_is_held_and_passes_on() {
 }
 
 /// The new connection was welcomed, has invalidated a key, and is gone, when the greeting and the write of the old one
-/// arrive. They are refused; after ten minutes nothing is remembered.
+/// arrive. They are refused, which makes nothing younger: ten minutes after the new one has closed nothing is remembered.
 #[test]
 fn an_old_connection_is_refused_after_the_new_one_has_closed() {
     let mut world = World::new();
@@ -1223,11 +1260,11 @@ fn an_old_connection_is_refused_after_the_new_one_has_closed() {
     let answer = world.ask(old, "CACHE.SESSION me 1\r\nSET k late");
     assert_eq!(answer, "-FENCED a newer connection of this session is there already");
     world.close(old);
-    world.wait(599_999);
+    world.wait(539_999);
     let again = world.connect("");
     assert!(world.ask(again, "CACHE.SESSION me 1").starts_with("-FENCED"));
     world.close(again);
-    world.wait(600_000);
+    world.wait(1);
     let later = world.connect("");
     assert!(world.ask(later, "CACHE.SESSION me 1").contains("life"));
     assert_eq!(world.ask(later, "GET k"), "$-1");
@@ -1244,6 +1281,35 @@ fn a_bounded_number_of_ended_sessions_is_remembered() {
     let (first, last) = (world.connect(""), world.connect(""));
     assert!(world.ask(first, "CACHE.SESSION s0 1").contains("life"));
     assert!(world.ask(last, "CACHE.SESSION s8192 1").starts_with("-FENCED"));
+}
+
+/// One session connects and closes again and again, and another user has a crowd of sessions: what is remembered of a session
+/// of the first user is not forgotten for them, and the last close of the restless one counts.
+#[test]
+fn ended_sessions_are_not_forgotten_for_others() {
+    let mut world = World::new();
+    let users = ["default", "eve"].map(|name| format!("user {name} on nopass ~* +@all")).join("\n");
+    world.engine.users.replace(&[], &users).unwrap();
+    let quiet = world.connect("CACHE.SESSION quiet 2");
+    world.close(quiet);
+    for number in 0..8_193 {
+        let restless = world.connect("CACHE.SESSION restless 2");
+        world.close(restless);
+        let other = world.connect("AUTH eve pw");
+        world.ask(other, &format!("CACHE.SESSION s{number} 2"));
+        world.close(other);
+    }
+    for session in ["quiet", "restless"] {
+        let old = world.connect("");
+        assert!(world.ask(old, &format!("CACHE.SESSION {session} 1")).starts_with("-FENCED"), "{session}");
+    }
+    world.wait(60_000);
+    let restless = world.connect("CACHE.SESSION restless 2");
+    world.close(restless);
+    world.wait(540_000);
+    let (quiet, restless) = (world.connect(""), world.connect(""));
+    assert!(world.ask(quiet, "CACHE.SESSION quiet 1").contains("life"));
+    assert!(world.ask(restless, "CACHE.SESSION restless 1").starts_with("-FENCED"));
 }
 
 /// Patterns are registered and forgotten, more of them than may be served at a time, while their worker lives or not: their
@@ -1328,5 +1394,387 @@ fn a_row_that_appears_after_it_was_read_as_absent_ends_a_transaction() {
             answer = world.ask(client, "MULTI\r\nINCR u:1\r\nEXEC");
         }
         assert!(answer.ends_with("*-1"), "{answer}");
+    }
+}
+
+/// A pattern is forgotten while the reads of its keys wait: one for a worker that has no credit left, one in a transaction,
+/// one beside a fetch. The reads learn that nobody serves their keys, and the fetch loads. A load that was sent already
+/// goes on, and whoever waits for it has its value.
+#[test]
+fn reads_of_a_forgotten_pattern_are_answered() {
+    let mut world = World::new();
+    let (worker, operator) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    let [loading, plain, many, counter, block, waits, fetch] = [0; 7].map(|_| world.connect(""));
+    world.send(loading, "GET u:busy");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(plain, "GET u:1");
+    world.send(many, "MGET u:1 u:2 other");
+    world.send(counter, "INCR u:3");
+    world.send(block, "MULTI\r\nGET u:4\r\nSET u:4 x NX\r\nEXEC");
+    world.heard(block);
+    world.send(waits, "GET u:5");
+    world.send(fetch, "CACHE.FETCH u:5 WAIT 60000");
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    assert_eq!(world.heard(plain), "$-1");
+    assert_eq!(world.heard(many), "*3 $-1 $-1 $-1");
+    assert_eq!(world.heard(counter), ":1");
+    assert_eq!(world.heard(block), "*2 $-1 +OK");
+    assert_eq!(world.heard(waits), "$-1");
+    let own = token_of(&world.heard(fetch), "miss");
+    assert_ne!(world.ask(fetch, &format!("CACHE.FILL u:5 {own} v")), ":0");
+    assert_eq!(world.heard(loading), "");
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(loading), "$1 v");
+}
+
+/// Reads wait for keys whose load is under way, rests, or is held back by an older one when their pattern is forgotten; and
+/// the load comes to nothing. They learn that nobody serves their keys as soon as somebody else would be asked.
+#[test]
+fn reads_of_a_forgotten_pattern_do_not_wait_for_nobody() {
+    for end in ["CACHE.RELEASE {}", "DEL", "time", "close"] {
+        let mut world = World::new();
+        let (worker, operator, reader) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
+        world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+        world.send(reader, "GET u:1");
+        let (_, token) = load_of(&world.heard(worker));
+        assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+        assert_eq!(world.heard(reader), "", "{end}: its load is under way");
+        match end {
+            "DEL" => drop(world.ask(operator, "DEL u:1")),
+            "time" => world.wait(3_001),
+            "close" => world.close(worker),
+            _ => drop(world.ask(worker, &format!("CACHE.RELEASE u:1 {token}"))),
+        }
+        assert_eq!(world.heard(reader), "$-1", "{end}");
+    }
+}
+
+/// A pattern is forgotten and served again while a command waits for a key of another one. "There is none" would be the
+/// wrong answer by then, and so would a change of a row that was not loaded.
+#[test]
+fn a_pattern_that_is_served_again_is_no_wrong_nothing() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let [reader, block, worker, operator] = ["", "", "HELLO 3", ""].map(|hello| world.connect(hello));
+    world.ask(worker, "CACHE.LOADER v:* INFLIGHT 1");
+    world.send(reader, "MGET u:1 v:1");
+    world.send(block, "MULTI\r\nGET v:1\r\nINCR u:1\r\nEXEC");
+    world.heard(block);
+    let (key, token) = load_of(&world.heard(worker));
+    assert_eq!(world.ask(operator, "CACHE.FORGET u:*"), ":1");
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "*2 -LOADFAILED u:1: its pattern was forgotten meanwhile $1 v");
+    assert_eq!(world.heard(block), "*2 $1 v -LOADFAILED u:1: its pattern was forgotten meanwhile");
+    assert_eq!(world.ask(operator, "INCR u:1"), "", "it waits");
+}
+
+/// An application loads a key, since no worker is there; a plain read waits for it, and a worker comes. The application gives
+/// up, and the worker is sent the load: the read cannot load, and would wait for nobody.
+#[test]
+fn a_read_beside_a_fetch_is_loaded_for_by_a_worker() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (fetcher, reader, worker) = (world.connect(""), world.connect(""), world.connect("HELLO 3"));
+    let token = world.lease(fetcher, "u:1");
+    world.send(reader, "GET u:1");
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(fetcher, &format!("CACHE.RELEASE u:1 {token}"));
+    let (key, token) = load_of(&world.heard(worker));
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "$1 v");
+}
+
+/// A key waits in the queue of a pattern that has no worker. A worker comes for another pattern that it matches as well, and
+/// is sent it.
+#[test]
+fn a_worker_of_another_pattern_is_sent_what_waits() {
+    let mut world = World::new();
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (reader, worker) = (world.connect(""), world.connect("HELLO 3"));
+    world.send(reader, "GET u:1");
+    world.send(worker, "CACHE.LOADER *:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.ask(worker, &format!("CACHE.FILL {key} {token} v"));
+    assert_eq!(world.heard(reader), "$1 v");
+}
+
+/// A connection watches all the absent keys that it may. Others may still watch some, also while loads take all that they
+/// may; and loads have their part whatever is watched. What a connection watched is given back when it closes.
+#[test]
+fn each_connection_has_a_share_of_what_is_watched() {
+    let mut world = World::new();
+    let watch = |world: &mut World, name: &str| {
+        let client = world.connect("");
+        let count =
+            (0..20_000).take_while(|number| world.ask(client, &format!("WATCH {name}:{number}")) == "+OK").count();
+        (client, count)
+    };
+    let (greedy, first) = watch(&mut world, "greedy");
+    assert!((600..5_000).contains(&first), "{first}");
+    let loader = world.connect("");
+    let answers = (0..20_000).map(|number| world.ask(loader, &format!("CACHE.FETCH load:{number}")));
+    let loads = answers.take_while(|answer| !answer.contains("$4 miss $-1 :0")).count();
+    assert!(loads > first, "{loads} loads beside {first} watched keys");
+    let (_, second) = watch(&mut world, "second");
+    let (_, third) = watch(&mut world, "third");
+    assert!(second > first / 3 && third > first / 3, "{first}, {second}, {third}");
+    world.close(greedy);
+    let (_, fourth) = watch(&mut world, "fourth");
+    assert!(fourth > first / 3, "{fourth}");
+}
+
+/// Nobody else waits or loads: one command of a thousand keys has room, though that is more than a share. The waits of others
+/// leave it no more than a share.
+#[test]
+fn a_command_that_is_alone_is_refused_nothing() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 65536");
+    let keys: Vec<String> = (0..1_000).map(|number| format!("u:{number:08}")).collect();
+    world.send(reader, &format!("MGET {}", keys.join(" ")));
+    let pushed = world.heard(worker);
+    let words: Vec<&str> = pushed.split(' ').collect();
+    for at in (0..words.len()).filter(|at| words[*at].starts_with("u:")) {
+        world.post(worker, &format!("CACHE.FILL {} {} v", words[at], words[at + 1].trim_start_matches(':')));
+    }
+    world.exchange();
+    let heard = world.heard(reader);
+    assert_eq!((heard.matches("BUSY").count(), heard.matches("$1 v").count()), (0, 1_000));
+}
+
+/// A lease lasts a minute; its holder is stopped for longer, and renews it before the server has looked at it again. The
+/// token is too old, as it is for a fill.
+#[test]
+fn a_token_that_is_too_old_is_not_renewed() {
+    let mut world = World::with_load_limit(600_000);
+    let client = world.connect("");
+    let token = token_of(&world.ask(client, "CACHE.FETCH k LEASE 60000"), "miss");
+    world.now.mono += 59_999;
+    assert_eq!(world.ask(client, &format!("CACHE.RENEW k {token} 60000")), ":1");
+    world.now.mono += 60_000;
+    assert_eq!(world.ask(client, &format!("CACHE.RENEW k {token} 60000")), ":0");
+    assert_eq!(world.ask(client, &format!("CACHE.FILL k {token} v")), ":0");
+}
+
+/// One key is wanted and given up again and again while its worker is busy. It is queued once.
+#[test]
+fn a_key_that_is_given_up_keeps_its_place() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER u:* INFLIGHT 1");
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    world.send(reader, "GET u:busy");
+    world.send(reader, "GET u:again");
+    world.heard(reader);
+    let queued = world.engine.loaders.queued_bytes();
+    for _ in 0..100 {
+        let ticket = world.ask(reader, "GET u:other").replace("-WAITING ", "");
+        world.ask(reader, &format!("CACHE.CANCEL {ticket}"));
+    }
+    assert!(world.engine.loaders.queued_bytes() < 2 * queued + 100);
+}
+
+/// More keys are given up, and others wanted still, than one call looks at. A full queue is searched in steps: each call
+/// ends after some of them, and the keys that are wanted are sent in their order.
+#[test]
+fn a_long_queue_is_searched_in_steps() {
+    let mut world = World::with_memory(Limits::default(), 1 << 30);
+    world.engine.loaders.declare(0, b"u:*").unwrap();
+    let (reader, other) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    world.ask(other, "CACHE.SESSION other 1 TICKETS");
+    let mut wanted = Vec::new();
+    let mut full = 0;
+    for number in 0..200_000 {
+        let before = world.engine.loaders.queued_bytes();
+        let ticket = world.ask(reader, &format!("GET u:{number}")).replace("-WAITING ", "");
+        if number % 1_000 == 0 {
+            wanted.push(format!("u:{number}"));
+            world.send(other, &format!("GET u:{number}"));
+        }
+        world.ask(reader, &format!("CACHE.CANCEL {ticket}"));
+        let after = world.engine.loaders.queued_bytes();
+        full = full.max(before);
+        if after < before {
+            assert!(before - after < before / 4, "one call searched {} of {before} bytes", before - after);
+            break;
+        }
+    }
+    (0..100).for_each(|_| world.wait(5));
+    assert!(world.engine.loaders.queued_bytes() < full / 10);
+    let worker = world.connect("HELLO 3");
+    world.send(worker, "CACHE.LOADER u:* INFLIGHT 65536");
+    let pushed = world.heard(worker);
+    let sent: Vec<&str> = pushed.split(' ').filter(|word| word.starts_with("u:")).collect();
+    assert!(wanted.len() > 10);
+    assert_eq!(sent[..wanted.len() - 1], wanted[..wanted.len() - 1]);
+}
+
+/// Commands whose answer depends on what is at u:1.
+const READS: [&str; 28] = [
+    "GET u:1",
+    "MGET other u:1",
+    "EXISTS u:1 other",
+    "TOUCH u:1",
+    "STRLEN u:1",
+    "GETRANGE u:1 0 -1",
+    "TTL u:1",
+    "EXPIRETIME u:1",
+    "TYPE u:1",
+    "OBJECT ENCODING u:1",
+    "MEMORY USAGE u:1",
+    "GETEX u:1",
+    "GETDEL u:1",
+    "PERSIST u:1",
+    "EXPIRE u:1 10",
+    "COPY u:1 other",
+    "RENAME u:1 other",
+    "MOVE u:1 1",
+    "SET u:1 v XX",
+    "SET u:1 v IFEQ 1",
+    "DELIFEQ u:1 v",
+    "CACHE.GET u:1",
+    "CACHE.MGET other u:1",
+    "CACHE.ENTRY u:1",
+    "CACHE.FETCH u:1",
+    "CACHE.INSPECT u:1",
+    "CACHE.SET u:1 v IFVERSION 5",
+    "EVALSHA c3f8721cbb97f72bc19e972846bd7aaf91901658 1 u:1 v",
+];
+
+/// A client watches a key and reads from the store that there is no such row: an absence that another client's load has left
+/// there, or nothing where no worker is yet. The row appears, is loaded for the client's next read or EXEC, or for another
+/// client, or is written, and may be gone again when EXEC looks: it is a change to what the client has read.
+#[test]
+fn a_row_that_appears_after_a_stored_absence_ends_a_transaction() {
+    let exec = "MULTI\r\nSET other x\r\nEXEC";
+    for (read, is_stored) in READS.into_iter().map(|read| (read, true)).chain([("GET u:1", false), ("MGET u:1", false)])
+    {
+        for (asks, fill, last) in [
+            ("client MULTI\r\nINCR u:1\r\nEXEC", "7", ""),
+            ("client GET u:1", "7", exec),
+            ("other GET u:1", "7", exec),
+            ("other GET u:1", "7 TTL 10", exec),
+            ("other SET u:1 7", "", exec),
+            ("other SET u:1 7\r\nDEL u:1", "", exec),
+        ] {
+            let mut world = World::new();
+            let (worker, client, other) = (world.connect("HELLO 3"), world.connect("PING"), world.connect("PING"));
+            if is_stored {
+                world.ask(worker, "CACHE.LOADER u:*");
+                world.send(other, "GET u:1");
+                let (key, token) = load_of(&world.heard(worker));
+                world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+                world.heard(other);
+            }
+            world.ask(client, "WATCH u:1");
+            assert_ne!(world.ask(client, read), "", "{read} does not wait");
+            world.ask(worker, "CACHE.LOADER u:*");
+            world.wait(20);
+            let (who, request) = asks.split_once(' ').unwrap();
+            world.send(if who == "client" { client } else { other }, request);
+            if !fill.is_empty() {
+                let (key, token) = load_of(&world.heard(worker));
+                world.send(worker, &format!("CACHE.FILL {key} {token} {fill}"));
+            }
+            world.wait(20);
+            let mut answer = world.heard(client);
+            if !last.is_empty() {
+                answer = world.ask(client, last);
+            }
+            assert!(answer.ends_with("*-1"), "{read}, {asks}: {answer}");
+        }
+    }
+}
+
+/// As before, and the row does not appear: it is loaded as absent once more, or is not looked at. The transaction runs.
+#[test]
+fn an_absence_that_is_loaded_again_ends_no_transaction() {
+    for read in READS {
+        let mut world = World::new();
+        let (worker, client, other) = (world.connect("HELLO 3"), world.connect("PING"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.send(other, "GET u:1");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+        world.ask(client, "WATCH u:1");
+        world.ask(client, read);
+        world.wait(20);
+        world.send(client, "MULTI\r\nGET u:1\r\nEXEC");
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} x TTL 10 ABSENT"));
+        let answer = world.heard(client);
+        assert!(answer.ends_with("*1 $-1"), "{read}: {answer}");
+    }
+}
+
+/// A client watches an absent key and its read fails; the row is loaded for its second read. That is the first that the
+/// client reads of it, and its own load ends no transaction.
+#[test]
+fn a_read_that_failed_is_none() {
+    for read in ["GET u:1", "EXISTS u:1", "CACHE.GET u:1", "STRLEN u:1"] {
+        let mut world = World::new();
+        let (worker, client) = (world.connect("HELLO 3"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.ask(client, "WATCH u:1");
+        world.send(client, read);
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FAIL {key} {token} down RETRY 0"));
+        assert!(world.heard(client).starts_with("-LOADFAILED"));
+        world.wait(20);
+        world.send(client, read);
+        let (key, token) = load_of(&world.heard(worker));
+        world.send(worker, &format!("CACHE.FILL {key} {token} 7"));
+        world.heard(client);
+        assert!(world.ask(client, "MULTI\r\nINCR u:1\r\nEXEC").ends_with("*1 :8"), "{read}");
+    }
+}
+
+/// A client watches an absent key and reads a row that was loaded and could not be stored. A newer row is loaded by its EXEC:
+/// it is not the one that the client has read.
+#[test]
+fn a_newer_row_than_was_read_ends_a_transaction() {
+    let mut world = World::new();
+    let (worker, client) = (world.connect("HELLO 3"), world.connect("PING"));
+    world.ask(worker, "CACHE.LOADER u:*");
+    world.ask(client, "WATCH u:1");
+    world.send(client, "GET u:1");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} 1 TTL 0"));
+    assert_eq!(world.heard(client), "$1 1");
+    world.send(client, "MULTI\r\nINCR u:1\r\nEXEC");
+    let (key, token) = load_of(&world.heard(worker));
+    world.send(worker, &format!("CACHE.FILL {key} {token} 7"));
+    assert!(world.heard(client).ends_with("*-1"));
+}
+
+/// EXEC loads keys for its requests. One load ends with an absence that is not stored, or fails, or ends too late, and the
+/// transaction writes another such key itself: it goes by the absence, and by what it has written.
+#[test]
+fn a_transaction_goes_by_what_it_wrote_and_by_absences() {
+    let failed = "-LOADFAILED u:1: down";
+    for (requests, end, wanted) in [
+        ("GET u:1\r\nINCR u:1\r\nGET u:1", "FILL u:1 TOKEN x TTL 0 ABSENT", "*3 $-1 :1 $1 1"),
+        ("EXISTS u:1\r\nAPPEND u:1 a\r\nCACHE.GET u:1", "FILL u:1 TOKEN x TTL 0 ABSENT", "*3 :0 :1 $1 a"),
+        ("SET u:1 5\r\nINCR u:1\r\nEXISTS u:1\r\nGET u:1", "FAIL u:1 TOKEN down", "*4 +OK :6 :1 $1 6"),
+        ("SET u:1 5\r\nDECR u:1\r\nCACHE.GET u:1", "WAIT", "*3 +OK :4 $1 4"),
+        ("SET u:1 5\r\nMGET u:1 other\r\nSTRLEN u:1", "FAIL u:1 TOKEN down", "*3 +OK *2 $1 5 $-1 :1"),
+        // What it does not write itself is not known.
+        ("GET u:1\r\nSET other x", "FAIL u:1 TOKEN down", &format!("*2 {failed} +OK")),
+        ("INCR u:1\r\nSET u:1 5\r\nINCR u:1", "FAIL u:1 TOKEN down", &format!("*3 {failed} +OK :6")),
+    ] {
+        let mut world = World::new();
+        let (worker, client) = (world.connect("HELLO 3"), world.connect("PING"));
+        world.ask(worker, "CACHE.LOADER u:*");
+        world.ask(client, &format!("MULTI\r\n{requests}"));
+        world.send(client, "EXEC");
+        let (_, token) = load_of(&world.heard(worker));
+        match end {
+            "WAIT" => world.wait(Limits::default().load_limit),
+            end => world.send(worker, &format!("CACHE.{}", end.replace("TOKEN", &token.to_string()))),
+        }
+        assert_eq!(world.heard(client), wanted, "{requests}, {end}");
     }
 }

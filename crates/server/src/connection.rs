@@ -100,8 +100,10 @@ const LINGER_MS: u64 = 1_000;
 /// Bytes that are sent at once, about a millisecond of processor time: a client that takes a long reply as fast as it comes
 /// does not hold up the others of its thread.
 const SEND_AT_ONCE: usize = 1 << 20;
-/// Messages that a turn delivers before it looks whether it has taken too long.
-const MESSAGES: usize = 512;
+/// What a turn delivers before it looks whether it has taken too long: so many short messages, or long ones of so many
+/// bytes together for each of these, or one that runs a request or tells of many keys.
+const MESSAGES: u64 = 512;
+const MESSAGE_BYTES: u64 = 256;
 /// Messages whose place a connection keeps when it has none.
 const KEEP_MAIL: usize = 4;
 /// Capacity of the output buffer that a thread keeps.
@@ -146,6 +148,14 @@ fn give_back(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
     if SPARE.contains(&buffer.capacity()) && spare.len() < SPARES {
         buffer.clear();
         spare.push(buffer);
+    }
+}
+
+/// What a message may cost to deliver, as a count of short ones. Reading the clock is cheap beside running a request.
+fn cost_of(event: &Event) -> u64 {
+    match event {
+        Event::Outcome(..) | Event::Keys(..) => MESSAGES,
+        event => 1 + event.memory() / MESSAGE_BYTES,
     }
 }
 
@@ -325,9 +335,10 @@ impl Connection {
         let own = !self.output.is_empty();
         let out = if own { &mut self.output } else { output };
         let mut loads = Vec::new();
-        for count in 1.. {
-            let Some(event) = self.mail.pop_front() else { break };
+        let mut cost = 0;
+        while let Some(event) = self.mail.pop_front() {
             self.mail_bytes -= event.memory();
+            cost += cost_of(&event);
             match event {
                 Event::Load(db, key, token) => loads.push((db, key, token)),
                 event => {
@@ -335,8 +346,11 @@ impl Connection {
                     self.session.deliver(&shared.engine, now, scratch, event, out);
                 }
             }
-            if count % MESSAGES == 0 && scratch.turn_end.is_past() {
-                break;
+            if cost >= MESSAGES {
+                if scratch.turn_end.is_past() {
+                    break;
+                }
+                cost = 0;
             }
         }
         push_loads(&mut self.session, &shared.engine, &mut loads, out);

@@ -9,12 +9,12 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use globalcache_core::command::Reply;
+use globalcache_core::command::{Blob, Reply};
 use globalcache_core::engine::Now;
 use globalcache_core::mailbox::Event;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session, TurnEnd};
-use globalcache_core::store::Party;
+use globalcache_core::store::{Outcome, Party};
 use parking_lot::Mutex;
 
 use crate::connection::{Buffers, Connection, Ready, Turn};
@@ -496,6 +496,44 @@ fn a_reply_does_not_overtake_messages_of_earlier_rounds() {
     open.step(Step::Take, "");
     let message = |number| format!(">2\r\n$7\r\nmessage\r\n:{number}\r\n");
     let expected: String = (0..2001).map(message).chain(["+PONG\r\n".to_owned()]).collect();
+    assert_eq!(String::from_utf8_lossy(&open.got), expected);
+}
+
+/// A client is left a few messages that take long: outcomes of its requests, each of which runs a request again, then long
+/// values. Once its turn has taken too long the others have theirs after each of them, not after hundreds.
+#[test]
+fn a_turn_ends_after_a_message_that_takes_long() {
+    let mut world = World::new(true);
+    let mut open = world.open(1 << 20);
+    for wait in 0..3 {
+        open.world.shared.engine.mail.post(open.world.party, Event::Outcome(wait, Outcome::Timeout));
+    }
+    let turns = (0..100).take_while(|_| open.round()).count();
+    assert_eq!(turns, 3);
+    for _ in 0..3 {
+        let value = Reply::Value(Blob::Owned(vec![b'v'; 256 << 10]));
+        open.world.shared.engine.mail.post(open.world.party, Event::Push(Arc::new(value)));
+    }
+    open.round();
+    open.step(Step::Take, "");
+    assert!((256 << 10..512 << 10).contains(&open.got.len()), "{}", open.got.len());
+}
+
+/// A client is left more messages than one turn delivers, and then nothing happens on its connection. It gets them all in the
+/// turns that follow.
+#[test]
+fn messages_that_a_turn_leaves_are_sent_in_the_next() {
+    let mut world = World::new(true);
+    world.shared.engine.limits.pause_output = 1 << 20;
+    let mut open = world.open(1 << 20);
+    open.step(Step::Send, "PING\r\n");
+    open.rounds();
+    open.step(Step::Take, "");
+    open.got.clear();
+    publish(&open, 0..2000);
+    open.rounds();
+    open.step(Step::Take, "");
+    let expected: String = (0..2000).map(|number| format!("*2\r\n$7\r\nmessage\r\n:{number}\r\n")).collect();
     assert_eq!(String::from_utf8_lossy(&open.got), expected);
 }
 

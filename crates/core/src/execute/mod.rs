@@ -286,6 +286,9 @@ pub(crate) fn execute_row(
         client::remember_reads(cx, client, row, args);
     }
     let reply = execute(cx, client, command);
+    if !client.watched.is_empty() && !matches!(reply, Reply::Parked) {
+        transaction::note_reads(client, row, args, command, cx.waits);
+    }
     if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0
         && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::Bus(BusCommand::Publish(..)))
     {

@@ -18,6 +18,7 @@ struct Walk {
     expires: [u64; DATABASES],
     queue_bytes: [usize; 2],
     log_bytes: usize,
+    dead_bytes: usize,
     large: HashSet<u32>,
     large_bytes: usize,
 }
@@ -44,6 +45,7 @@ impl Shard {
         let spare: usize = self.spare.iter().map(|data| data.len() + super::shard::HEAP).sum();
         assert_eq!(self.log_bytes, walk.log_bytes + spare, "bytes of segments");
         let rests = self.rests.iter().map(|old| old.rest() + old.aside()).sum::<usize>();
+        assert_eq!(self.dead_bytes(), walk.dead_bytes, "bytes of segments that no item takes");
         assert_eq!(self.rest_bytes, rests, "bytes of what was flushed");
         assert!(self.used() <= self.budget + slack, "{} bytes are used of {}", self.used(), self.budget);
         assert!(self.sweep_at <= self.segments.len(), "the sweep is in a segment, or at the end");
@@ -75,6 +77,7 @@ impl Shard {
         assert!(segment.swept == 0 || self.sweep_at == number, "the sweep left segment {number}");
         assert_eq!(segment.live, live, "live bytes of segment {number}");
         walk.log_bytes += segment.data.len() + super::shard::HEAP;
+        walk.dead_bytes += segment.data.len() + super::shard::HEAP - live;
         let roles = [segment.queued, self.open.contains(&Some(number)), self.is_victim(number)];
         assert_eq!(roles.iter().filter(|role| **role).count(), 1, "segment {number} has one role: {roles:?}");
         assert!(!segment.queued || segment.live > 0, "the empty segment {number} was not released");

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::lease::{Answer, Hold, HoldOff, Judged, Loaded, Moment, Party, Seeker};
+use super::lease::{Answer, Changes, Hold, HoldOff, Judged, Loaded, Moment, Party, Seeker};
 use super::shard::Entry;
 use super::{Item, Meta, Refused, RefusedFills, Value};
 
@@ -238,6 +238,9 @@ impl Entry<'_> {
         };
         let stored = store(self, clock);
         self.shard.stats.refused.value += u64::from(stored.is_err());
+        if stored.is_ok() && !meta.absent {
+            self.shard.leases.appeared(self.hash);
+        }
         let waited = self.shard.leases.has_waiters(self.hash);
         let told = waited.then(|| loaded(stored.unwrap_or(0)));
         self.shard.leases.filled(self.hash, told.as_ref(), self.now);
@@ -262,19 +265,19 @@ impl Entry<'_> {
         self.shard.leases.release(self.hash, self.key, token, moment)
     }
 
-    /// A transaction depends on this key's being absent, until [`unwatch`](Entry::unwatch): a number to be compared with
-    /// [`changes`](Entry::changes). None if too many keys are watched.
-    pub fn watch(&mut self) -> Option<u32> {
-        self.shard.leases.watch(self.hash, self.key)
+    /// A transaction of a connection depends on this key's being absent, until [`unwatch`](Entry::unwatch): what is to be
+    /// compared with [`changes`](Entry::changes). None if too many keys are watched, by all or by this connection.
+    pub fn watch(&mut self, party: Party) -> Option<Changes> {
+        self.shard.leases.watch(self.hash, self.key, party)
     }
 
     /// It does so no more.
-    pub fn unwatch(&mut self) {
-        self.shard.leases.unwatch(self.hash, self.key, self.now);
+    pub fn unwatch(&mut self, party: Party) {
+        self.shard.leases.unwatch(self.hash, self.key, party, self.now);
     }
 
-    /// How often an item was written or removed, while the key is watched.
-    pub fn changes(&self) -> Option<u32> {
+    /// How often the item was changed, while the key is watched.
+    pub fn changes(&self) -> Option<Changes> {
         self.shard.leases.get(self.hash, self.key).map(|lease| lease.changes())
     }
 
@@ -315,6 +318,12 @@ impl Entry<'_> {
     pub fn fall_back(&mut self) {
         let moment = self.moment();
         self.shard.leases.fall_back(self.hash, self.key, moment);
+    }
+
+    /// No pattern covers the key any more: those who wait and can load do, and the others learn that nobody does.
+    pub fn unserve(&mut self) {
+        let moment = self.moment();
+        self.shard.leases.unserve(self.hash, self.key, moment);
     }
 
     /// Whether a worker was asked for and has not come.

@@ -83,6 +83,8 @@ pub enum Outcome {
     Timeout,
     /// There was no room to wait.
     Full,
+    /// Workers do not load the key any more, and whoever waited does not load it either.
+    Unserved,
 }
 
 /// What a step has to tell others. It is handed over under the lock of the shard, so that nothing overtakes it.
@@ -262,6 +264,15 @@ pub struct HoldOff {
     pub message: Arc<str>,
 }
 
+/// How often the item of a key was changed, for transactions that depend on the key's being absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Written or removed by others than those who load. A void may be less than that: what is removed was not there.
+    pub written: u32,
+    /// Stored by those who load.
+    pub loaded: u32,
+}
+
 /// The lease of one key. It exists while somebody holds it or waits, and for a while after.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -288,9 +299,7 @@ pub(super) struct Lease {
     hold_off: Option<HoldOff>,
     /// Transactions that depend on the key's being absent.
     watchers: u32,
-    /// How often an item was written or removed by others than those who load. A void may be less than that: what is removed
-    /// was not there.
-    changes: u32,
+    changes: Changes,
     /// The earliest moment at which it is looked at again.
     scheduled: u64,
 }
@@ -319,14 +328,18 @@ const CROWD: usize = 1024;
 /// How often many leases are looked through for the oldest token, in milliseconds; few are each time.
 const OLDEST_EVERY: u64 = 1_000;
 const FEW_LEASES: usize = 1024;
-/// Part of the memory of leases that is for keys that transactions depend on, as a divisor: it is not for loads, and loads
-/// have the rest, whatever is watched.
-const WATCHED_PART: usize = 4;
+/// Parts of the bound, as divisors: loads may take all but the first of them, whatever is watched, and keys that
+/// transactions depend on may take the second, whatever is loaded. Both together are seldom large.
+const UNLOADED_PART: usize = 4;
+const WATCHED_PART: usize = 2;
 /// What a lease takes beside its key, and a waiter, in bytes.
 const LEASE_BYTES: usize = size_of::<Lease>() + 64;
 const WAITER_BYTES: usize = size_of::<Waiter>();
-/// Part of the bound that the waiters of one connection may take, as a divisor.
+/// Part of a bound that one connection may take, as a divisor, once all that is taken leaves no more than another part of it:
+/// a connection that is alone is refused nothing that nobody else needs, and others find room beside it.
 const SHARE_PART: usize = 4;
+const LOADS_LEFT_PART: usize = 3;
+const WATCHED_LEFT_PART: usize = 2;
 /// Part of the bound beyond which workers are asked for no key that nobody waits for, as a divisor.
 const UNAWAITED_PART: usize = 2;
 /// What a place of the table of leases takes, and a place among those that are due, in bytes.
@@ -378,6 +391,30 @@ pub(super) struct Moment {
     pub(super) now: u64,
 }
 
+/// Bytes that each connection has of something.
+#[derive(Default)]
+struct Shares(HashMap<u64, usize, BuildHasherDefault<Identity>>);
+
+impl Shares {
+    fn take(&mut self, party: Party, bytes: usize) {
+        *self.0.entry(party.id).or_default() += bytes;
+    }
+
+    fn give_back(&mut self, party: Party, bytes: usize) {
+        if let Some(used) = self.0.get_mut(&party.id) {
+            *used = used.saturating_sub(bytes);
+            if *used == 0 {
+                self.0.remove(&party.id);
+            }
+        }
+    }
+
+    /// Whether a connection may have so many bytes more, if it may have a share of `most`.
+    fn allow(&self, party: Party, bytes: usize, most: usize) -> bool {
+        self.0.get(&party.id).is_none_or(|used| used + bytes <= most / SHARE_PART)
+    }
+}
+
 /// The leases of a shard.
 pub(super) struct Leases {
     /// Each in memory of its own, so that the table is small beside what it holds: else one doubling of the table could
@@ -390,10 +427,11 @@ pub(super) struct Leases {
     notes: Vec<Note>,
     waiters: usize,
     /// Bytes that the waiters of each connection take.
-    shares: HashMap<u64, usize, BuildHasherDefault<Identity>>,
+    shares: Shares,
     key_bytes: usize,
-    /// Bytes of those that transactions depend on, with their keys.
+    /// Bytes of those that transactions depend on, with their keys, and what each connection has of them.
     watched_bytes: usize,
+    watch_shares: Shares,
     /// Bytes that all may take.
     most: usize,
     /// How long a load may take, in milliseconds.
@@ -410,9 +448,10 @@ impl Leases {
             touched: Vec::new(),
             notes: Vec::new(),
             waiters: 0,
-            shares: HashMap::default(),
+            shares: Shares::default(),
             key_bytes: 0,
             watched_bytes: 0,
+            watch_shares: Shares::default(),
             most,
             load_limit,
             oldest: (0, 0),
@@ -432,7 +471,8 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let table = (self.map.capacity() + self.shares.capacity()) * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
+        let places = self.map.capacity() + self.shares.0.capacity() + self.watch_shares.0.capacity();
+        let table = places * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
         table + self.map.len() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES
     }
 
@@ -449,12 +489,13 @@ impl Leases {
 
     /// Bytes that loads may take.
     fn most_of_loads(&self) -> usize {
-        self.most - self.most / WATCHED_PART
+        self.most - self.most / UNLOADED_PART
     }
 
     /// Whether a connection may wait, at the cost of so many bytes: one that asks for very much leaves room for others.
     fn has_share(&self, party: Party, bytes: usize) -> bool {
-        self.shares.get(&party.id).is_none_or(|used| used + bytes <= self.most_of_loads() / SHARE_PART)
+        let most = self.most_of_loads();
+        self.taken() + bytes <= most - most / LOADS_LEFT_PART || self.shares.allow(party, bytes, most)
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
@@ -483,31 +524,35 @@ impl Leases {
         self.map.get(&hash).map(|lease| (lease.db, Arc::clone(&lease.key)))
     }
 
-    /// A transaction depends on a key that is absent: how often the key has been written or removed so far. None if there is
-    /// no room to count it.
-    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>) -> Option<u32> {
+    /// A transaction of a connection depends on a key that is absent: how often the key has been written or removed so far.
+    /// None if there is no room to count it.
+    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>, party: Party) -> Option<Changes> {
+        let most = self.most / WATCHED_PART;
+        let cost = LEASE_BYTES + key.bytes.len();
         let is_watched = self.get(hash, key).is_some_and(|lease| lease.watchers > 0);
-        if !is_watched {
-            let cost = LEASE_BYTES + key.bytes.len();
-            if self.watched_bytes + cost > self.most / WATCHED_PART {
-                return None;
-            }
-            self.insert(hash, key);
-            self.get(hash, key)?;
-            self.watched_bytes += cost;
+        let taken = self.watched_bytes + if is_watched { 0 } else { cost };
+        let crowded = taken > most - most / WATCHED_LEFT_PART;
+        if taken > most || crowded && !self.watch_shares.allow(party, cost, most) {
+            return None;
         }
+        self.insert(hash, key);
         let lease = self.get_mut(hash, key)?;
         lease.watchers += 1;
-        Some(lease.changes)
+        let changes = lease.changes;
+        self.watched_bytes = taken;
+        self.watch_shares.take(party, cost);
+        Some(changes)
     }
 
     /// It does so no more.
-    pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, now: u64) {
+    pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, party: Party, now: u64) {
         let Some(lease) = self.get_mut(hash, key).filter(|lease| lease.watchers > 0) else { return };
         lease.watchers -= 1;
+        let cost = LEASE_BYTES + key.bytes.len();
         if lease.watchers == 0 {
-            self.watched_bytes -= LEASE_BYTES + key.bytes.len();
+            self.watched_bytes -= cost;
         }
+        self.watch_shares.give_back(party, cost);
         self.drop_if_idle(hash, now);
     }
 
@@ -540,9 +585,10 @@ impl Leases {
         if let Some(hold_off) = lease.held_off(now) {
             return Answer::HeldOff(Arc::clone(&hold_off.message));
         }
+        // Also while an application loads it: if that gives up, a worker is to be asked for those who do not load.
+        lease.served |= seeker.served;
         if lease.may_grant(now) {
             if seeker.served {
-                lease.served = true;
                 if !full {
                     self.want(hash, now);
                 }
@@ -565,7 +611,7 @@ impl Leases {
         let clock = moment.clock;
         lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock, bytes });
         self.waiters += 1;
-        *self.shares.entry(party.id).or_default() += bytes;
+        self.shares.take(party, bytes);
         self.schedule(hash, deadline);
         Answer::Wait
     }
@@ -638,6 +684,16 @@ impl Leases {
         }
     }
 
+    /// Workers load the key no more: somebody who waits and can load gets the lease, and the others learn that nobody loads
+    /// for them. A load that is under way goes on: if it ends without a value, a worker is asked for again.
+    pub(super) fn unserve(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
+        let Some(lease) = self.get_mut(hash, key).filter(|lease| !lease.held) else { return };
+        (lease.served, lease.queued) = (false, false);
+        self.answer(hash, |waiter| (waiter.lease == 0).then_some(Outcome::Unserved));
+        self.grant_next(hash, moment);
+        self.drop_if_idle(hash, moment.now);
+    }
+
     fn grant_to_waiter(&mut self, hash: u64, moment: Moment) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         // Who had the lease and did not answer is asked again only if nobody else is there: others that wait on the same
@@ -650,7 +706,7 @@ impl Leases {
         let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
         let Some(place) = place else { return };
         let Some(waiter) = lease.waiters.remove(place) else { return };
-        give_share_back(&mut self.shares, &waiter);
+        self.shares.give_back(waiter.party, waiter.bytes);
         let Waiter { party, wait, lease: length, bound, .. } = waiter;
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
@@ -711,7 +767,7 @@ impl Leases {
         lease.waiters.retain(|waiter| {
             let stays = stays(waiter, notes);
             if !stays {
-                give_share_back(shares, waiter);
+                shares.give_back(waiter.party, waiter.bytes);
             }
             stays
         });
@@ -726,7 +782,7 @@ impl Leases {
     /// An item was written, or removed, while transactions may depend on the key's being absent.
     pub(super) fn changed(&mut self, hash: u64, key: Key<'_>) {
         if let Some(lease) = self.get_mut(hash, key) {
-            lease.changes = lease.changes.wrapping_add(1);
+            lease.changes.written = lease.changes.written.wrapping_add(1);
         }
     }
 
@@ -735,7 +791,7 @@ impl Leases {
         let Some(lease) = self.get_mut(hash, key) else { return };
         if lease.is_loading() {
             // Whoever reads what this load brings reads what was there before the change.
-            lease.changes = lease.changes.wrapping_add(1);
+            lease.changes.written = lease.changes.written.wrapping_add(1);
         }
         lease.void();
         self.touched.push(hash);
@@ -799,6 +855,13 @@ impl Leases {
             return Judged::TagInvalidated;
         }
         Judged::Good(clock)
+    }
+
+    /// A row was stored that somebody had loaded, while transactions may depend on the key's being absent.
+    pub(super) fn appeared(&mut self, hash: u64) {
+        if let Some(lease) = self.map.get_mut(&hash) {
+            lease.changes.loaded = lease.changes.loaded.wrapping_add(1);
+        }
     }
 
     /// A load has ended with a value, stored or not.
@@ -865,7 +928,7 @@ impl Leases {
         let lease = self.get_mut(hash, key)?;
         let grant = lease.grants.last_mut()?;
         let last = grant.granted_at + limit;
-        if grant.token != token || now >= last {
+        if grant.token != token || now >= last.min(grant.good_until) {
             return None;
         }
         grant.deadline = last.min(now + length.min(MAX_AGE));
@@ -1047,7 +1110,8 @@ impl Leases {
             self.map.shrink_to(2 * length);
             self.forget_past_looks();
             self.due.shrink_to(2 * length);
-            self.shares.shrink_to_fit();
+            self.shares.0.shrink_to_fit();
+            self.watch_shares.0.shrink_to_fit();
         }
     }
 
@@ -1055,16 +1119,6 @@ impl Leases {
     fn forget_past_looks(&mut self) {
         let map = &self.map;
         self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
-    }
-}
-
-/// A waiter is gone, and what it took is its connection's no more.
-fn give_share_back(shares: &mut HashMap<u64, usize, BuildHasherDefault<Identity>>, waiter: &Waiter) {
-    if let Some(used) = shares.get_mut(&waiter.party.id) {
-        *used -= waiter.bytes;
-        if *used == 0 {
-            shares.remove(&waiter.party.id);
-        }
     }
 }
 
@@ -1087,7 +1141,7 @@ impl Lease {
             rests_until: 0,
             hold_off: None,
             watchers: 0,
-            changes: 0,
+            changes: Changes::default(),
             scheduled: u64::MAX,
         })
     }
@@ -1203,8 +1257,8 @@ impl Lease {
         next.max(now + (self.waiters.len() / CROWD) as u64)
     }
 
-    /// How often an item was written or removed while this was there.
-    pub(super) fn changes(&self) -> u32 {
+    /// How often the item was changed while this was there.
+    pub(super) fn changes(&self) -> Changes {
         self.changes
     }
 

@@ -238,7 +238,7 @@ mod tracked;
 pub use fetch::{Inspection, Sought};
 use index::Slot;
 pub use item::MAX_TAGS;
-pub use lease::{Granted, Hold, HoldOff, Holds, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
+pub use lease::{Changes, Granted, Hold, HoldOff, Holds, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
 pub use shard::{Copied, Entry};
 use shard::{MIN_SEGMENT, Shard};
 use tags::{TagTable, Tags};
@@ -804,7 +804,7 @@ impl Locked<'_> {
         let Some(copy) = self.entry(from).copied() else { return Ok(false) };
         match self.entry(to).put_copied(&copy) {
             Ok(_) => {}
-            // A shard that has lent memory takes a long value for too long.
+            // A value as long as a whole shard may be too long for one whose list of values would have to grow.
             Err(Refused::Full | Refused::TooLarge) if !self.store.options.evict => {
                 self.rename_when_full(from, to, &copy)?;
             }

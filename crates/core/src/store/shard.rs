@@ -139,6 +139,8 @@ pub(super) struct Shard {
     pub(super) hasher: RandomState,
     /// Bytes that it may take. Without eviction shards pass parts of it to each other as items move.
     pub(super) budget: usize,
+    /// What that is at first, and again when nothing is passed on any more.
+    share: usize,
     pub(super) segment_size: usize,
     max_value: usize,
     evict: bool,
@@ -235,6 +237,7 @@ impl Shard {
             tracked: None,
             hasher: hasher.clone(),
             budget,
+            share: budget,
             segment_size: wanted.clamp(least, MAX_SEGMENT) - HEAP,
             max_value: options.max_value,
             evict: options.evict,
@@ -757,8 +760,10 @@ impl Shard {
         self.available() >= wanted
     }
 
-    /// Bytes of segments in use that no item of the index takes.
-    fn dead_bytes(&self) -> usize {
+    /// Bytes of segments in use that no item of the index takes. Between two writes every value beside the log belongs to one
+    /// item, so the bytes of the queues without these are those of items in segments in use, none of which holds more than
+    /// its length; and spare segments all have the standard length.
+    pub(super) fn dead_bytes(&self) -> usize {
         let spare = self.spare.len() * (self.segment_size + HEAP);
         let live = self.queue_bytes.iter().sum::<usize>() - self.large_bytes;
         self.log_bytes - spare - live
@@ -1573,8 +1578,12 @@ impl<'a> Entry<'a> {
             return Ok(version);
         }
         let beside = large_cost(bytes.len()) + shard.large_growth();
-        if beside > shard.budget {
+        // Whatever shards have lent to each other at the moment: one that has lent memory is only full.
+        if beside > shard.share && how == Put::Value {
             return Err(Refused::TooLarge);
+        }
+        if beside > shard.budget {
+            return Err(Refused::Full);
         }
         // Room first: the value must not be held beside what it pushes out.
         let kept = if how == Put::Value { shard.kept() } else { 0 };

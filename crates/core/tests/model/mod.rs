@@ -371,10 +371,11 @@ impl Test {
                 self.slack = self.slack.map(|_| CROWD);
                 let names: Vec<String> = (0..200).map(|number| format!("watched:{number}")).collect();
                 let keys = || names.iter().map(|name| Key { db: 0, bytes: name.as_bytes() });
-                let is_watched = |key: &Key<'_>| self.store.with(*key, self.now, |entry| entry.watch().is_some());
+                let is_watched =
+                    |key: &Key<'_>| self.store.with(*key, self.now, |entry| entry.watch(Party::default()).is_some());
                 let watched: Vec<Key<'_>> = keys().filter(is_watched).collect();
                 self.run_one(Op::ExpireRun { first, count, ttl });
-                watched.iter().for_each(|key| self.store.with(*key, self.now, |entry| entry.unwatch()));
+                watched.iter().for_each(|key| self.store.with(*key, self.now, |entry| entry.unwatch(Party::default())));
             }
             Op::Copy { from, to } => self.copy(from, to),
             Op::Rename { from, to } => self.rename(from, to),
