@@ -63,6 +63,9 @@ impl State {
     /// Runs what has arrived on a connection, as far as it may be.
     fn run(&mut self, place: usize, now: Now) {
         let Some(Connection { session, input, output, closed }) = &mut self.connections[place] else { return };
+        if *closed {
+            return;
+        }
         loop {
             let (taken, flow) = session.feed(&self.engine, now, &mut self.scratch, input, output);
             input.drain(..taken);

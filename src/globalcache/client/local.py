@@ -1,8 +1,8 @@
 """memory://, the engine of a server inside this process.
 
 It is the engine of `globalcache serve`, so its leases, tags, limits and errors are the same. BlockingServer uses it
-through a socket that carries bytes to the engine instead of a network; local_tasks.py has that for tasks. Nothing happens
-there between two calls: whoever waits calls again every 10 ms, so that leases and waits whose time is over end.
+through a socket that carries bytes to the engine instead of a network; local_tasks.py has that for tasks. Nothing
+happens there between two calls: whoever waits calls again every 10 ms, so that leases and waits whose time is over end.
 """
 
 from __future__ import annotations
