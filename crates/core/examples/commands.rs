@@ -1,5 +1,5 @@
 //! Prints the reference page of all commands.
 
 fn main() {
-    print!("{}", globalcache_core::command::page());
+    print!("{}", globalcache_core::table::page());
 }

@@ -1,27 +1,19 @@
 //! The core of globalcache: commands, sessions, protocols and the store, pure of sockets, threads, clocks and
 //! randomness. `now` and seeds are arguments.
+//!
+//! Its layers, each of which knows those below it only: [`session`]; [`commands`]; [`state`]; [`table`] and [`store`];
+//! [`vocabulary`]. [`protocol`] knows the vocabulary, and only sessions know it.
 
-pub mod cache;
-pub mod clients;
-pub mod command;
-pub mod engine;
-pub mod execute;
-pub mod fence;
-mod gate;
+pub mod clock;
+pub mod commands;
 pub mod glob;
-mod items;
 mod json_value;
-pub mod key_list;
-pub mod loaders;
-pub mod mailbox;
-mod number;
+pub mod limits;
 pub mod output;
 pub mod protocol;
-pub mod pubsub;
 pub mod session;
-mod stats;
+pub mod state;
 pub mod store;
-pub mod tracking;
-pub mod transaction;
-pub mod users;
-pub mod waiting;
+pub mod table;
+pub mod version;
+pub mod vocabulary;

@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
 use globalcache_core::store::{Key, Meta, Options, Party, Store};
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };

@@ -4,7 +4,7 @@
 
 mod world;
 
-use globalcache_core::engine::Limits;
+use globalcache_core::limits::Limits;
 use world::{World, token_of};
 
 #[test]

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use globalcache_core::command::{Reply, Values};
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::protocol::resp;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Key, Options, Party, Value};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
+use globalcache_core::store::{Key, Options, Party};
+use globalcache_core::vocabulary::{Reply, Values};
 use proptest::prelude::*;
 
 mod world;
@@ -178,15 +181,11 @@ fn many_values_read_as_a_reply_for_each() {
     let mut scratch = b"before".to_vec();
     let mut values = Values::new(5, &scratch);
     let large: Arc<[u8]> = Arc::from(&b"large"[..]);
-    for found in [
-        None,
-        Some((Value::Inline(b"yz"), 0)),
-        Some((Value::Shared(&large), 7)),
-        Some((Value::Inline(b""), u32::MAX)),
-        Some((Value::Shared(&large), 0)),
-    ] {
-        values.push(found, &mut scratch);
-    }
+    values.push_missing();
+    values.push_small(b"yz", 0, &mut scratch);
+    values.push_large(&large, 7);
+    values.push_small(b"", u32::MAX, &mut scratch);
+    values.push_large(&large, 0);
     for resp3 in [false, true] {
         let encoded = |reply: &Reply| {
             let mut out = Output::default();

@@ -7,7 +7,7 @@ mod world;
 use random::Random;
 use std::collections::BTreeMap;
 
-use globalcache_core::engine::Limits;
+use globalcache_core::limits::Limits;
 use globalcache_core::store::Key;
 use world::{World, token_of};
 

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
 use globalcache_core::store::{Key, Options, Party, Value};
 use globalcache_server::{MIN_MEMORY, epoch, random_seed, read_clocks};
 use parking_lot::Mutex;

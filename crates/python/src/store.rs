@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use globalcache_core::engine::Limits;
+use globalcache_core::limits::Limits;
 use globalcache_core::store::{Key, Meta, Options, Refused, Store as Inner, Value, shards_for};
 use globalcache_server::{MIN_MEMORY, read_clocks};
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use globalcache_core::engine::Now;
+use globalcache_core::clock::Now;
 use globalcache_core::store::TICK_PARTS;
 use mio::{Events, Interest, Poll, Token};
 

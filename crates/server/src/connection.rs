@@ -43,10 +43,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use globalcache_core::engine::{Engine, Now};
-use globalcache_core::mailbox::Event;
+use globalcache_core::clock::Now;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::mailbox::Event;
 use globalcache_core::store::Key;
 
 use crate::Shared;

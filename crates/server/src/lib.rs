@@ -22,9 +22,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
+use globalcache_core::state::users::Users;
 use globalcache_core::store;
-use globalcache_core::users::Users;
 use mio::{Poll, Waker};
 use parking_lot::{Mutex, RwLock};
 use rustix::time::{ClockId, clock_gettime};

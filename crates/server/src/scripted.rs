@@ -9,12 +9,12 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use globalcache_core::command::{Blob, Reply};
-use globalcache_core::engine::Now;
-use globalcache_core::mailbox::Event;
+use globalcache_core::clock::Now;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session, TurnEnd};
+use globalcache_core::state::mailbox::Event;
 use globalcache_core::store::{Outcome, Party};
+use globalcache_core::vocabulary::{Blob, Reply};
 use parking_lot::Mutex;
 
 use crate::connection::{Buffers, Connection, Ready, Turn};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use globalcache_core::engine::Now;
+use globalcache_core::clock::Now;
 use globalcache_core::session::{Session, TurnEnd};
 use globalcache_core::store::Party;
 use mio::{Events, Interest, Poll, Token, Waker};

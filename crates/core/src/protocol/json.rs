@@ -9,9 +9,11 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::cache::{CacheCommand, If, Keep, LEASE, MAX_MILLIS, MAX_TAGS};
-use crate::command::{Args, Blob, Command, Condition, Error, Expiry, Kind, Reply, Span, integer};
 use crate::json_value::{append_compact, append_string, append_view};
+use crate::limits::{LEASE, MAX_MILLIS, MAX_TAGS};
+use crate::vocabulary::{
+    Args, Blob, CacheCommand, Command, Condition, Error, Expiry, If, Keep, Kind, Reply, Span, integer,
+};
 
 type Raw<'a> = Option<&'a RawValue>;
 

@@ -15,13 +15,14 @@
 //!
 //! A client that has to say who it is says so by a first `set`, which the session takes before it runs anything.
 
-use crate::command::{
-    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
-};
-use crate::engine::{Limits, MEMCACHED_VERSION};
+use crate::limits::Limits;
 use crate::output::Output;
 use crate::protocol::Next;
 use crate::protocol::resp::is_http;
+use crate::version::MEMCACHED_VERSION;
+use crate::vocabulary::{
+    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
+};
 
 /// Longest key.
 pub const MAX_KEY: usize = 250;
@@ -985,7 +986,7 @@ fn describe(key: &[u8], found: &Found, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Recache;
+    use crate::vocabulary::Recache;
 
     /// What was read: verb, block and words.
     type Seen = (Verb, Block, Vec<Vec<u8>>);

@@ -9,10 +9,10 @@
 
 use std::sync::Arc;
 
-use crate::command::{Blob, Error, Found, Kind, Piece, Reply, Span, Values};
-use crate::engine::Limits;
+use crate::limits::Limits;
 use crate::output::Output;
 use crate::protocol::Next;
+use crate::vocabulary::{Blob, Error, Found, Kind, Piece, Reply, Span, Values};
 
 /// Longest inline request, and longest header line.
 const MAX_LINE: usize = 64 << 10;

@@ -2,7 +2,6 @@
 
 use memchr::memchr2;
 
-use crate::command;
 use crate::protocol::memcached;
 
 /// The protocols that share a port.
@@ -33,8 +32,8 @@ const MAX_WORD: usize = 16;
 const NOT_OURS: &[u8] = b"-ERR Protocol error: neither Redis, memcached nor JSON\r\n";
 const NO_TLS: &[u8] = b"-ERR Protocol error: this port does not speak TLS\r\n";
 
-/// Judges the first bytes of a connection.
-pub fn sniff(input: &[u8]) -> Verdict {
+/// Judges the first bytes of a connection; `is_command` tells which words are commands of Redis.
+pub fn sniff(input: &[u8], is_command: impl Fn(&[u8]) -> bool) -> Verdict {
     match input.first() {
         None => return Verdict::Unknown,
         Some(b'*') => return Verdict::Is(Protocol::Resp),
@@ -57,16 +56,16 @@ pub fn sniff(input: &[u8]) -> Verdict {
         return Verdict::Is(Protocol::Memcached);
     }
     // An empty line is what people type first; Redis ignores it.
-    if word.is_empty() || command::lookup(word).is_some() {
-        Verdict::Is(Protocol::Resp)
-    } else {
-        Verdict::Refused(NOT_OURS)
-    }
+    if word.is_empty() || is_command(word) { Verdict::Is(Protocol::Resp) } else { Verdict::Refused(NOT_OURS) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn is_command(word: &[u8]) -> bool {
+        [&b"PING"[..], b"GET", b"DEL"].iter().any(|known| word.eq_ignore_ascii_case(known))
+    }
 
     #[test]
     fn the_first_word_decides() {
@@ -92,7 +91,7 @@ mod tests {
             (b"\x00", Verdict::Refused(NOT_OURS)),
             (b"AVERYLONGWORDINDEED", Verdict::Refused(NOT_OURS)),
         ] {
-            assert_eq!(sniff(input), verdict, "{input:?}");
+            assert_eq!(sniff(input, is_command), verdict, "{input:?}");
         }
     }
 }

@@ -4,11 +4,13 @@
 
 use std::collections::HashSet;
 
+use super::hash::hash;
 use super::index::Place;
 use super::item::{Record, Stored};
 use super::segment::Segment;
-use super::shard::{SPARSE, Shard, large_cost};
-use super::{DATABASES, Key};
+use super::shard::{HEAP, SPARSE, Shard, large_cost};
+use super::types::Key;
+use crate::limits::DATABASES;
 
 /// What a walk over all segments counts.
 #[derive(Default)]
@@ -42,7 +44,7 @@ impl Shard {
         assert_eq!(self.counts, walk.counts, "items by database");
         assert_eq!(self.expires, walk.expires, "items that expire, by database");
         assert_eq!(self.queue_bytes, walk.queue_bytes, "bytes by queue");
-        let spare: usize = self.spare.iter().map(|data| data.len() + super::shard::HEAP).sum();
+        let spare: usize = self.spare.iter().map(|data| data.len() + HEAP).sum();
         assert_eq!(self.log_bytes, walk.log_bytes + spare, "bytes of segments");
         let rests = self.rests.iter().map(|old| old.rest() + old.aside()).sum::<usize>();
         assert_eq!(self.dead_bytes(), walk.dead_bytes, "bytes of segments that no item takes");
@@ -60,7 +62,7 @@ impl Shard {
             let place = Place { segment: number, offset: at };
             let record = self.record(place);
             let key = Key { db: record.db, bytes: record.key };
-            let hash = super::hash(&self.hasher, key);
+            let hash = hash(&self.hasher, key);
             if self.index.find(hash, |known| known == place).is_some() {
                 live += record.size;
                 self.count_item(key, &record, segment, walk);
@@ -76,8 +78,8 @@ impl Shard {
         assert!(borders.contains(&segment.reclaimed), "reclaiming stands inside an item of segment {number}");
         assert!(segment.swept == 0 || self.sweep_at == number, "the sweep left segment {number}");
         assert_eq!(segment.live, live, "live bytes of segment {number}");
-        walk.log_bytes += segment.data.len() + super::shard::HEAP;
-        walk.dead_bytes += segment.data.len() + super::shard::HEAP - live;
+        walk.log_bytes += segment.data.len() + HEAP;
+        walk.dead_bytes += segment.data.len() + HEAP - live;
         let roles = [segment.queued, self.open.contains(&Some(number)), self.is_victim(number)];
         assert_eq!(roles.iter().filter(|role| **role).count(), 1, "segment {number} has one role: {roles:?}");
         assert!(!segment.queued || segment.live > 0, "the empty segment {number} was not released");
@@ -88,7 +90,7 @@ impl Shard {
     }
 
     fn count_item(&self, key: Key<'_>, record: &Record<'_>, segment: &Segment, walk: &mut Walk) {
-        let found = self.find(key, super::hash(&self.hasher, key)).expect("a key in the index is found");
+        let found = self.find(key, hash(&self.hasher, key)).expect("a key in the index is found");
         assert_eq!(self.record(found.place).version, record.version, "a key has two items");
         walk.items += 1;
         walk.queue_bytes[segment.queue as usize] += record.size + self.large_len(record.value);

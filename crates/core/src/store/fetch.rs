@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use super::lease::{Answer, Changes, Hold, HoldOff, Judged, Loaded, Moment, Party, Seeker};
+use super::events::{Loaded, Party};
+use super::lease::{Answer, Changes, Hold, HoldOff, Judged, Moment, Seeker};
 use super::shard::Entry;
-use super::{Item, Meta, Refused, RefusedFills, Value};
+use super::types::{Item, Meta, Refused, RefusedFills};
 
 /// What a seeker gets.
 #[derive(Clone, Debug)]
@@ -48,18 +49,6 @@ pub struct Inspection<'a> {
     pub waiters: usize,
     /// Set while nobody loads it after a failure.
     pub held_off: Option<&'a HoldOff>,
-}
-
-impl Loaded {
-    /// A copy of an item for those who wait; large values are shared.
-    pub fn new(item: &Item<'_>, stale: bool) -> Loaded {
-        let value = match item.value {
-            Value::Inline(bytes) => Arc::from(bytes),
-            Value::Shared(bytes) => Arc::clone(bytes),
-        };
-        let Item { version, flags, expires_at, absent, .. } = *item;
-        Loaded { value, version, flags, expires_at, stale, absent }
-    }
 }
 
 /// A value is refreshed early with a chance that grows as its end comes near, and the sooner the longer its load takes:

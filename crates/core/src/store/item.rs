@@ -12,8 +12,9 @@
 
 use std::ops::Range;
 
-use super::segment::Bases;
-use super::{Meta, Value};
+use super::bases::Bases;
+use super::types::{Item, Meta, Value};
+use crate::limits::MAX_TAGS;
 
 /// Items begin at multiples of this, so that an index slot needs fewer bits.
 pub(super) const ALIGN: usize = 4;
@@ -33,9 +34,6 @@ const ERROR: u8 = 2;
 const COST: u8 = 4;
 const WRITTEN: u8 = 8;
 const CAS: u8 = 16;
-
-/// Most tags of an item: sixteen, and one for the namespace that clients put it in.
-pub const MAX_TAGS: usize = 17;
 
 /// Longest front: with wide lengths.
 const FRONT: usize = 16;
@@ -452,8 +450,8 @@ fn decode_fields<'a>(data: &'a [u8], mut at: usize, bases: &Bases, record: &mut 
 
 /// The item as those outside the store see it. `large` finds values beside the log.
 #[inline(always)]
-pub(super) fn view<'a>(record: &Record<'a>, large: impl FnOnce(u32) -> Value<'a>) -> super::Item<'a> {
-    super::Item {
+pub(super) fn view<'a>(record: &Record<'a>, large: impl FnOnce(u32) -> Value<'a>) -> Item<'a> {
+    Item {
         value: match record.value {
             Stored::Inline(value) => Value::Inline(value),
             Stored::Large(number) => large(number),

@@ -27,80 +27,10 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
-use super::Key;
+use super::events::{Granted, Loaded, Note, Outcome, Party};
 use super::tags::Identity;
-
-/// A connection: where its messages go, and its number, which is never used twice, so that what comes too late for one
-/// is not taken for another's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Party {
-    /// The mailbox that the connection's thread empties.
-    pub mailbox: u16,
-    /// Its place among the connections of that thread.
-    pub slot: u32,
-    /// Its number.
-    pub id: u64,
-}
-
-/// A value as waiters get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// The value.
-    pub value: Arc<[u8]>,
-    /// The item's version; 0 if the value was not stored.
-    pub version: u64,
-    /// What clients keep with it.
-    pub flags: u32,
-    /// When it is gone.
-    pub expires_at: Option<u64>,
-    /// It is handed out although its time is over.
-    pub stale: bool,
-    /// "There is no such row."
-    pub absent: bool,
-}
-
-/// A lease that somebody waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Granted {
-    /// Database of the key.
-    pub db: u8,
-    /// The key.
-    pub key: Arc<[u8]>,
-    /// The lease.
-    pub token: u64,
-}
-
-/// How a wait ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With a value, or with the proof that there is none.
-    Loaded(Loaded),
-    /// With the lease: whoever waited is to load now.
-    Lease(Granted),
-    /// The load failed, for this reason.
-    Failed(Arc<str>),
-    /// The time to wait is over.
-    Timeout,
-    /// There was no room to wait.
-    Full,
-    /// Workers do not load the key any more, and whoever waited does not load it either.
-    Unserved,
-}
-
-/// What a step has to tell others. It is handed over under the lock of the shard, so that nothing overtakes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// The wait of this number has ended.
-    Outcome(Party, u64, Outcome),
-    /// A worker is wanted to load a key.
-    Wanted(u8, Arc<[u8]>),
-    /// A key changed or went: who read it, and wants to know.
-    Changed(Box<[u8]>, Vec<Party>),
-    /// A database was emptied, or all were.
-    Cleared,
-    /// Tags were invalidated.
-    TagsInvalidated,
-}
+use super::types::Key;
+use crate::limits::MAX_AGE;
 
 /// Who asks for a key and what for.
 #[derive(Clone, Copy, Debug)]
@@ -306,9 +236,6 @@ pub(super) struct Lease {
 
 /// Tokens of one key that are good at the same time.
 const MAX_GRANTS: usize = 3;
-/// How long a token is good after its grant and after each renewal, in milliseconds, if nothing voids it; and the longest
-/// lease.
-pub const MAX_AGE: u64 = 60_000;
 /// Voided loads beside which another one may begin.
 const MAX_VOIDED: usize = 1;
 /// Holders in a row that may fail to answer.

@@ -4,228 +4,19 @@
 //! of connections or protocols. Whatever is done to a key happens in one closure under the lock of its shard
 //! ([`Store::with`], [`Store::with_all`]), so a read, a decision and a write are one step.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 
-/// Databases of a store.
-pub const DATABASES: usize = 16;
-
-/// Most shards a store can have: beyond it threads hardly meet less often. A set of shards is a bit mask in one word.
-pub const MAX_SHARDS: usize = 16;
-
-/// How a store is made. `seed` keys the hash, `epoch` is the first version and lease token it hands out and
-/// must lie above everything an earlier life of the same server handed out.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Bytes that items, index, tags and ghosts may take together.
-    pub memory: u64,
-    /// Number of shards, a power of two, at most [`MAX_SHARDS`].
-    pub shards: usize,
-    /// Whether writes push old items out when memory is full; if not they are refused.
-    pub evict: bool,
-    /// Longest value in bytes.
-    pub max_value: usize,
-    /// Key of the hash, drawn anew for every process.
-    pub seed: [u64; 4],
-    /// First version and token.
-    pub epoch: u64,
-    /// How long a load may take before whoever does it cannot renew its lease any more, in milliseconds.
-    pub load_limit: u64,
-}
-
-/// Where the store tells others of what a step means for them: called under the lock of the shard, so that nothing that
-/// happens later is told earlier.
-pub trait Sink: Send + Sync {
-    /// Takes a note; must not use the store.
-    fn send(&self, note: Note);
-}
-
-/// Tells nobody: for a store that nobody waits for.
-struct Nobody;
-
-impl Sink for Nobody {
-    fn send(&self, _: Note) {}
-}
-
-/// A key in one of the numbered databases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key<'a> {
-    /// Number of the database.
-    pub db: u8,
-    /// The key itself, 1 to 65,535 bytes.
-    pub bytes: &'a [u8],
-}
-
-/// A value as it lies in the store.
-#[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
-    /// Bytes within a segment: copied out under the lock.
-    Inline(&'a [u8]),
-    /// A large value beside the log: shared without copying.
-    Shared(&'a Arc<[u8]>),
-}
-
-impl<'a> Value<'a> {
-    /// The bytes, wherever they lie.
-    pub fn bytes(self) -> &'a [u8] {
-        match self {
-            Value::Inline(bytes) => bytes,
-            Value::Shared(bytes) => bytes,
-        }
-    }
-}
-
-/// What is kept beside a value. Times are milliseconds of the clock that `now` is read from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Meta<'a> {
-    /// The number that memcached clients keep with a value.
-    pub flags: u32,
-    /// After it the value is gone for every reader.
-    pub expires_at: Option<u64>,
-    /// After it the value is stale: still served, and somebody refreshes it.
-    pub fresh_until: Option<u64>,
-    /// After `expires_at` and until then a failed load may still hand the value out.
-    pub error_until: Option<u64>,
-    /// How long the load of the value took, in milliseconds.
-    pub cost: Option<u32>,
-    /// When the value was written; kept for those who ask for its age.
-    pub written_at: Option<u64>,
-    /// "There is no such row": counts as absent for everything but a fetch.
-    pub absent: bool,
-    /// The number that a client wants to know this version by, instead of the version itself.
-    pub cas: Option<u64>,
-    /// Hashes of the tags, at most [`MAX_TAGS`].
-    pub tags: &'a [u64],
-}
-
-/// A live item.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
-    /// Its value.
-    pub value: Value<'a>,
-    /// Grows with every write in its shard; memcached's CAS number, unless a client chose one.
-    pub version: u64,
-    /// As in [`Meta`].
-    pub flags: u32,
-    /// As in [`Meta`].
-    pub expires_at: Option<u64>,
-    /// As in [`Meta`].
-    pub fresh_until: Option<u64>,
-    /// As in [`Meta`].
-    pub error_until: Option<u64>,
-    /// As in [`Meta`].
-    pub cost: Option<u32>,
-    /// As in [`Meta`].
-    pub written_at: Option<u64>,
-    /// As in [`Meta`].
-    pub absent: bool,
-    /// As in [`Meta`].
-    pub cas: Option<u64>,
-}
-
-impl<'a> Item<'a> {
-    /// A value with nothing beside it.
-    pub(super) fn plain(value: &'a [u8]) -> Item<'a> {
-        Item {
-            value: Value::Inline(value),
-            version: 0,
-            flags: 0,
-            expires_at: None,
-            fresh_until: None,
-            error_until: None,
-            cost: None,
-            written_at: None,
-            absent: false,
-            cas: None,
-        }
-    }
-
-    /// The number that clients compare to see whether the item is still what they read.
-    pub fn number(&self) -> u64 {
-        self.cas.unwrap_or(self.version)
-    }
-
-    /// Whether its time to be fresh is over.
-    pub fn is_stale(&self, now: u64) -> bool {
-        self.fresh_until.is_some_and(|at| at <= now)
-    }
-}
-
-/// Why a write was refused; nothing changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The value is longer than the limit.
-    TooLarge,
-    /// Memory is full and nothing may be evicted.
-    Full,
-}
-
-/// Counts since the start, and what is held now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Items held, dead ones that were not swept yet included.
-    pub items: u64,
-    /// Bytes of the budget in use.
-    pub used: u64,
-    /// Reads that found a live item.
-    pub hits: u64,
-    /// Reads that found none.
-    pub misses: u64,
-    /// Items pushed out to make room.
-    pub evicted: u64,
-    /// Items that reached their time.
-    pub expired: u64,
-    /// Items that are to expire, by database.
-    pub expires: [u64; DATABASES],
-    /// Keys that clients keep copies of.
-    pub tracked: u64,
-    /// Pairs of such a key and a client.
-    pub tracked_pairs: u64,
-    /// Fills that were refused.
-    pub refused: RefusedFills,
-}
-
-/// Fills that were refused, by their reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RefusedFills {
-    /// The key was changed since the lease was granted.
-    pub changed: u64,
-    /// A tag of the value was invalidated since.
-    pub tag: u64,
-    /// The token is unknown or too old, or another fill was faster.
-    pub late: u64,
-    /// The token was good, and the value could not be stored.
-    pub value: u64,
-}
-
-impl Stats {
-    fn add(&mut self, one: &Stats) {
-        self.items += one.items;
-        self.used += one.used;
-        self.hits += one.hits;
-        self.misses += one.misses;
-        self.evicted += one.evicted;
-        self.expired += one.expired;
-        self.tracked += one.tracked;
-        self.refused.changed += one.refused.changed;
-        self.refused.tag += one.refused.tag;
-        self.refused.late += one.refused.late;
-        self.refused.value += one.refused.value;
-        self.tracked_pairs += one.tracked_pairs;
-        for (total, expires) in self.expires.iter_mut().zip(one.expires) {
-            *total += expires;
-        }
-    }
-}
-
+mod bases;
 mod check;
+mod events;
 mod eviction;
 mod experts;
 mod fetch;
+mod hash;
 mod index;
 mod item;
 mod lease;
@@ -234,15 +25,21 @@ mod segment;
 mod shard;
 mod tags;
 mod tracked;
+mod types;
 
+pub use events::{Granted, Loaded, Note, Outcome, Party, Sink};
 pub use fetch::{Inspection, Sought};
+use hash::{hash, tag_salt};
 use index::Slot;
-pub use item::MAX_TAGS;
-pub use lease::{Changes, Granted, Hold, HoldOff, Holds, Loaded, MAX_AGE, Note, Outcome, Party, Seeker};
+pub use lease::{Changes, Hold, HoldOff, Holds, Seeker};
 pub use shard::{Copied, Entry};
 use shard::{MIN_SEGMENT, Shard};
 use tags::{TagTable, Tags};
 pub use tracked::Interest;
+pub use types::{Item, Key, MAX_SHARDS, Meta, Options, Refused, RefusedFills, Stats, Value};
+
+use crate::limits::MAX_TAGS;
+use events::Nobody;
 
 /// The cache: shards behind one lock each.
 pub struct Store {
@@ -292,14 +89,6 @@ pub const AHEAD: usize = 16;
 /// How many keys of a read of many lie between two stages of fetching.
 const STAGE: usize = 8;
 
-/// The hash of a key; its highest bits choose the shard.
-#[inline(always)]
-fn hash(hasher: &RandomState, key: Key<'_>) -> u64 {
-    let mut state = hasher.build_hasher();
-    state.write(key.bytes);
-    state.finish() ^ u64::from(key.db).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 /// Part of the memory that the table of tags may take, as a divisor.
 const TAG_PART: u64 = 64;
 
@@ -313,11 +102,6 @@ pub fn shards_for(memory: u64, max_value: usize, threads: usize) -> usize {
     let least = (2 * max_value as u64).max(4 << 20);
     let most = (PER_THREAD * threads).next_power_of_two().clamp(1, MAX_SHARDS);
     1 << (memory / least).clamp(1, most as u64).ilog2()
-}
-
-/// What tells the tags of a database from those of others. An item that goes to another database takes its tags along.
-fn tag_salt(db: u8) -> u64 {
-    u64::from(db).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Store {

@@ -12,16 +12,20 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::bases::Bases;
+use super::events::{Loaded, Note, Party};
 use super::eviction::Ghosts;
 use super::experts::Experts;
+use super::hash::{hash, tag_salt};
 use super::index::{Found, Index, MAX_FREQ, MAX_SEGMENT, MAX_SEGMENTS, Place, Slot, fetch};
-use super::item::{ALIGN, Encoded, MAX_TAGS, Plain, Record, Stored, db_of, decode, key_of, plain, plain_life, view};
-use super::lease::{Hold, Leases, Loaded, Moment, Note, Party};
+use super::item::{ALIGN, Encoded, Plain, Record, Stored, db_of, decode, key_of, plain, plain_life, view};
+use super::lease::{Hold, Leases, Moment};
 use super::queue::Lists;
-use super::segment::{Bases, Queue, Segment};
+use super::segment::{Queue, Segment};
 use super::tags::Tags;
 use super::tracked::{Interest, Told, Tracked};
-use super::{DATABASES, Item, Key, Meta, Options, Refused, Stats, Value};
+use super::types::{Item, Key, Meta, Options, Refused, Stats, Value};
+use crate::limits::{DATABASES, MAX_TAGS};
 
 /// Segments that a shard has when it is full: with 64 eviction misses about 1 % more than item by item, with 256 no more.
 const SEGMENTS: u64 = 256;
@@ -444,8 +448,7 @@ impl Shard {
     #[cold]
     fn tell_dropped(&mut self, place: Place) {
         let record = self.record(place);
-        let (hash, key) =
-            (super::hash(&self.hasher, Key { db: record.db, bytes: record.key }), Box::<[u8]>::from(record.key));
+        let (hash, key) = (hash(&self.hasher, Key { db: record.db, bytes: record.key }), Box::<[u8]>::from(record.key));
         self.tell_changed(hash, &key);
     }
 
@@ -866,7 +869,7 @@ impl Shard {
         let segment = self.segment(segment);
         let Some(data) = segment.data.get(at..segment.used).filter(|data| !data.is_empty()) else { return };
         let key = Key { db: db_of(data, &segment.bases), bytes: key_of(data) };
-        self.index.fetch_bucket(super::hash(&self.hasher, key));
+        self.index.fetch_bucket(hash(&self.hasher, key));
         if let Some(later) = data.get(AHEAD_BYTES) {
             fetch(later);
         }
@@ -875,7 +878,7 @@ impl Shard {
     /// False if the item lives, may not go and cannot be copied.
     fn reclaim_item(&mut self, place: Place, why: Why, save: bool, tags: &Tags, now: u64) -> bool {
         let record = self.record(place);
-        let hash = super::hash(&self.hasher, Key { db: record.db, bytes: record.key });
+        let hash = hash(&self.hasher, Key { db: record.db, bytes: record.key });
         let kept = self.is_kept(&record, tags, now);
         let expired = record.expires_at.is_some_and(|at| at <= now);
         let Some(found) = self.index.find(hash, |known| known == place) else { return true };
@@ -974,7 +977,7 @@ impl Shard {
         let gone_at = record.gone_at().unwrap_or(u64::MAX);
         let kept = self.is_kept(&record, tags, now);
         let next = place.offset + record.size;
-        let hash = super::hash(&self.hasher, Key { db: record.db, bytes: record.key });
+        let hash = hash(&self.hasher, Key { db: record.db, bytes: record.key });
         // Before the item goes, since its segment may go with it.
         let segment = self.segment_mut(number);
         segment.swept = next;
@@ -1234,7 +1237,7 @@ impl Shard {
             let record = decode(&segment.data[at..], &segment.bases);
             let (size, key) = (record.size, Key { db: record.db, bytes: record.key });
             let gone_at = record.gone_at().unwrap_or(u64::MAX);
-            let hash = super::hash(&self.hasher, key);
+            let hash = hash(&self.hasher, key);
             if let Some(found) = self.index.find(hash, |known| known == Place { segment: number, offset: at }) {
                 segment.data.copy_within(at..at + size, end);
                 self.index.update(&found, Place { segment: number, offset: end }, found.freq);
@@ -1506,7 +1509,7 @@ impl<'a> Entry<'a> {
 
     /// The tags of a copied item as they are in this database.
     fn tags_here(&self, copy: &Copied) -> Vec<u8> {
-        let salt = (super::tag_salt(copy.db) ^ super::tag_salt(self.key.db)).to_le_bytes();
+        let salt = (tag_salt(copy.db) ^ tag_salt(self.key.db)).to_le_bytes();
         copy.tags.iter().zip(salt.iter().cycle()).map(|(byte, salt)| byte ^ salt).collect()
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
-use super::lease::Party;
+use super::events::Party;
 use super::tags::Identity;
 
 /// Bytes of a key in the table beside the key itself: its entry, its place and two allocations.

@@ -2,9 +2,12 @@
 //! limit, transactions, waits for loads, skipped replies, tickets and copies. A model of each client says what it is to
 //! be answered: its keys are its own, and what workers load is a function of the key.
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
 use globalcache_core::store::{Options, Party};
 
 mod model;

@@ -5,10 +5,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
-use globalcache_core::mailbox::Event;
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
+use globalcache_core::state::mailbox::Event;
 use globalcache_core::store::{Options, Party};
 
 /// A server without sockets: connections by number, and a clock that moves when it is told to.

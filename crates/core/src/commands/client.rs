@@ -1,0 +1,293 @@
+//! CLIENT: what the server knows of this connection and of the others, and client tracking.
+//! Reading its arguments, and what it does.
+
+use std::sync::Arc;
+
+use super::connection::printable;
+use super::context::Context;
+use crate::state::client::Client;
+use crate::state::clients::Shown;
+use crate::state::mailbox::Event;
+use crate::state::tracking::{MAX_PREFIXES, Options};
+use crate::store::{Key, Outcome};
+use crate::table::Row;
+use crate::vocabulary::{Args, Blob, ClientCommand, Error, Filter, Kind, Replies, Reply, SYNTAX, integer, is};
+
+pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCommand<'_>) -> Result<Reply, Error> {
+    let text = |lines: String| Ok(Reply::Text(lines));
+    match *command {
+        ClientCommand::Id => Ok(Reply::Int(client.id as i64)),
+        ClientCommand::GetName if client.name.is_empty() => Ok(Reply::Null),
+        ClientCommand::GetName => Ok(Reply::Value(Blob::Owned(client.name.clone()))),
+        ClientCommand::SetName(name) => {
+            client.name = printable(name, "Client names")?;
+            Ok(Reply::Ok)
+        }
+        ClientCommand::SetInfo(version, value) => {
+            let (place, what) = match version {
+                true => (&mut client.lib_version, "lib-ver"),
+                false => (&mut client.lib_name, "lib-name"),
+            };
+            *place = printable(value, what)?;
+            Ok(Reply::Ok)
+        }
+        ClientCommand::Info => {
+            let shown = cx.engine.clients.get(client.id);
+            text(shown.map_or_else(String::new, |shown| shown.line(cx.now) + "\n"))
+        }
+        ClientCommand::List(filter) => {
+            let all = cx.engine.clients.list();
+            text(all.iter().filter(|shown| takes(&filter, cx, shown)).map(|shown| shown.line(cx.now) + "\n").collect())
+        }
+        ClientCommand::ListIds(ids) => {
+            let mut lines = String::new();
+            for id in ids.iter() {
+                let wrong = Error::new(Kind::Malformed, "ERR Invalid client ID");
+                let id = integer(id).ok().and_then(|id| u64::try_from(id).ok()).ok_or(wrong)?;
+                if let Some(shown) = cx.engine.clients.get(id) {
+                    lines += &(shown.line(cx.now) + "\n");
+                }
+            }
+            text(lines)
+        }
+        ClientCommand::Kill(filter, old) => kill(cx, client, &filter, old),
+        ClientCommand::Reply(replies) => {
+            // As in Redis, SKIP changes nothing where there are no replies.
+            if (client.replies, replies) != (Replies::None, Replies::SkipNext) {
+                client.replies = replies;
+            }
+            Ok(Reply::Ok)
+        }
+        ClientCommand::Track(args) => track(cx, client, args),
+        ClientCommand::Untrack(args) => {
+            read_options(cx, args)?;
+            if client.tracking.take().is_some() {
+                cx.engine.tracking.leave(client.party, &cx.engine.store);
+            }
+            Ok(Reply::Ok)
+        }
+        ClientCommand::Caching(yes) => caching(client, yes),
+        ClientCommand::TrackingInfo => Ok(tracking_info(client)),
+        ClientCommand::Redirection => Ok(Reply::Int(redirection(client))),
+    }
+}
+
+fn kill(cx: &Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -> Result<Reply, Error> {
+    if let Some(user) = filter.user.filter(|user| cx.engine.users.get(user).is_none()) {
+        let text = format!("ERR No such user '{}'", String::from_utf8_lossy(user));
+        return Err(Error::with(Kind::NotFound, text));
+    }
+    let all = cx.engine.clients.list();
+    let meant = all.iter().filter(|shown| takes(filter, cx, shown));
+    let mut killed = 0;
+    for shown in meant.filter(|shown| !(filter.skip_me && shown.party == client.party)) {
+        killed += 1;
+        if shown.party == client.party {
+            // The answer is still sent.
+            client.quitting = true;
+        } else {
+            cx.engine.mail.post(shown.party, Event::Close);
+        }
+    }
+    match (old, killed) {
+        (true, 0) => Err(Error::new(Kind::NotFound, "ERR No such client")),
+        (true, _) => Ok(Reply::Ok),
+        (false, _) => Ok(Reply::Int(killed)),
+    }
+}
+
+fn refused(text: &'static str) -> Error {
+    Error::new(Kind::Malformed, text)
+}
+
+/// Reads the options of CLIENT TRACKING.
+fn read_options(cx: &Context<'_>, args: Args<'_>) -> Result<Options, Error> {
+    let mut options = Options::default();
+    let mut at = 0;
+    while let Some(option) = args.get(at) {
+        match args.get(at + 1) {
+            _ if is(option, "BCAST") => options.broadcast = true,
+            _ if is(option, "OPTIN") => options.opt_in = true,
+            _ if is(option, "OPTOUT") => options.opt_out = true,
+            _ if is(option, "NOLOOP") => options.no_loop = true,
+            Some(_) if is(option, "REDIRECT") && options.redirect.is_some() => {
+                return Err(refused("ERR A client can only redirect to a single other client"));
+            }
+            Some(id) if is(option, "REDIRECT") => {
+                let id = integer(id)?;
+                let shown = u64::try_from(id).ok().and_then(|id| cx.engine.clients.get(id));
+                let nobody = refused("ERR The client ID you want redirect to does not exist");
+                options.redirect = Some(shown.ok_or(nobody)?.party);
+                at += 1;
+            }
+            Some(prefix) if is(option, "PREFIX") => {
+                if options.prefixes.len() == MAX_PREFIXES {
+                    return Err(refused("ERR too many prefixes"));
+                }
+                options.prefixes.push(prefix.into());
+                at += 1;
+            }
+            _ => return Err(SYNTAX),
+        }
+        at += 1;
+    }
+    Ok(options)
+}
+
+fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Reply, Error> {
+    let mut options = read_options(cx, args)?;
+    let known = client.tracking.as_deref();
+    compatible(&options, known)?;
+    if options.broadcast {
+        let known: &[Box<[u8]>] = known.map_or(&[], |known| &known.prefixes);
+        overlap(&options.prefixes, known)?;
+        if options.prefixes.is_empty() && !known.iter().any(|prefix| prefix.is_empty()) {
+            options.prefixes.push(Box::default());
+        }
+        if known.len() + options.prefixes.len() > MAX_PREFIXES {
+            return Err(refused("ERR too many prefixes"));
+        }
+        options.prefixes.extend(known.iter().cloned());
+        options.prefixes.sort_unstable();
+    }
+    options.caching = known.is_some_and(|known| known.caching);
+    cx.engine.tracking.join(client.party, &client.access, &options, &cx.engine.store);
+    client.tracking = Some(Box::new(options));
+    Ok(Reply::Ok)
+}
+
+/// Whether options go together, and with those that the client has.
+fn compatible(options: &Options, known: Option<&Options>) -> Result<(), Error> {
+    if !options.prefixes.is_empty() && !options.broadcast {
+        return Err(refused("ERR PREFIX option requires BCAST mode to be enabled"));
+    }
+    if known.is_some_and(|known| known.broadcast != options.broadcast) {
+        return Err(refused(
+            "ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then \
+             re-enabling it with a different mode.",
+        ));
+    }
+    if options.broadcast && (options.opt_in || options.opt_out) {
+        return Err(refused("ERR OPTIN and OPTOUT are not compatible with BCAST"));
+    }
+    if options.opt_in && options.opt_out {
+        return Err(refused("ERR You can't specify both OPTIN mode and OPTOUT mode"));
+    }
+    if known.is_some_and(|known| known.opt_in && options.opt_out || known.opt_out && options.opt_in) {
+        return Err(refused(
+            "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then \
+             re-enabling it with a different mode.",
+        ));
+    }
+    Ok(())
+}
+
+/// Prefixes of one client must not cover each other: it would be sent a key twice.
+fn overlap(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Result<(), Error> {
+    let meet = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
+    for (at, one) in prefixes.iter().enumerate() {
+        let before = known.iter().find(|other| meet(one, other)).map(|other| ("an existing", other));
+        let beside =
+            || prefixes[at + 1..].iter().find(|other| meet(one, other)).map(|other| ("another provided", other));
+        if let Some((which, other)) = before.or_else(beside) {
+            let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
+            let text = format!(
+                "ERR Prefix '{one}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
+            );
+            return Err(Error::with(Kind::Malformed, text));
+        }
+    }
+    Ok(())
+}
+
+fn caching(client: &mut Client, yes: Option<bool>) -> Result<Reply, Error> {
+    match client.tracking.as_mut().filter(|options| options.opt_in || options.opt_out) {
+        None => Err(refused(
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
+        )),
+        Some(options) if yes == Some(true) && !options.opt_in => {
+            Err(refused("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode."))
+        }
+        Some(options) if yes == Some(false) && !options.opt_out => {
+            Err(refused("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode."))
+        }
+        Some(_) if yes.is_none() => Err(SYNTAX),
+        Some(options) => {
+            options.caching = true;
+            Ok(Reply::Ok)
+        }
+    }
+}
+
+fn redirection(client: &Client) -> i64 {
+    client.tracking.as_ref().map_or(-1, |options| options.redirect.map_or(0, |party| party.id as i64))
+}
+
+fn tracking_info(client: &Client) -> Reply {
+    let mut flags = Vec::new();
+    let mut prefixes = Vec::new();
+    match &client.tracking {
+        None => flags.push("off"),
+        Some(options) => {
+            flags.push("on");
+            let rest = [
+                (options.broadcast, "bcast"),
+                (options.opt_in, "optin"),
+                (options.opt_in && options.caching, "caching-yes"),
+                (options.opt_out, "optout"),
+                (options.opt_out && options.caching, "caching-no"),
+                (options.no_loop, "noloop"),
+                (options.broken, "broken_redirect"),
+            ];
+            flags.extend(rest.iter().filter(|(is, _)| *is).map(|(_, name)| *name));
+            prefixes.extend(options.prefixes.iter().map(|prefix| Reply::Value(Blob::Shared(Arc::from(&**prefix)))));
+        }
+    }
+    Reply::Map(vec![
+        (Reply::word("flags"), Reply::Set(flags.into_iter().map(Reply::word).collect())),
+        (Reply::word("redirect"), Reply::Int(redirection(client))),
+        (Reply::word("prefixes"), Reply::Array(prefixes)),
+    ])
+}
+
+/// The keys of a command that reads are remembered for a client that keeps copies, before they are read.
+#[cold]
+pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, args: Args<'_>) {
+    let Some(options) = &client.tracking else { return };
+    let caching = cx.waits.caching.unwrap_or(options.caching);
+    let wanted = !options.broadcast && if options.opt_in { caching } else { !(options.opt_out && caching) };
+    if !wanted || row.flags & crate::table::flag::READ == 0 {
+        return;
+    }
+    let (db, party) = (client.db, client.party);
+    let tracking = &cx.engine.tracking;
+    for bytes in row.keys(args) {
+        let key = Key { db, bytes };
+        // A value that was waited for is answered as it was loaded. If it is not there any more, the client is sent an
+        // invalidation at once: the change came before this registration.
+        let loaded = cx.waits.outcome(key).and_then(|outcome| match outcome {
+            Outcome::Loaded(loaded) => Some((!loaded.absent).then_some(loaded.version)),
+            _ => None,
+        });
+        let version = cx.with(key, |entry, _| {
+            // Before the look at the item: a tag that is invalidated between the two would reach nobody.
+            if entry.track(party) {
+                tracking.tagged(party.id);
+            }
+            entry.peek().map(|item| item.version)
+        });
+        if loaded.is_some_and(|loaded| loaded != version) {
+            tracking.changed_before(party.id, bytes, &cx.engine.mail);
+        }
+    }
+}
+
+/// Whether a connection is meant.
+fn takes(filter: &Filter<'_>, cx: &Context<'_>, shown: &Shown) -> bool {
+    !filter.nobody
+        && filter.id.is_none_or(|id| shown.party.id == id)
+        && filter.address.is_none_or(|address| shown.address.as_bytes() == address)
+        && filter.user.is_none_or(|user| shown.user().as_bytes() == user)
+        && filter.subscribers.is_none_or(|wanted| shown.is_subscriber() == wanted)
+        && filter.older.is_none_or(|age| shown.age(cx.now) >= age)
+}

@@ -1,0 +1,246 @@
+//! What a command works with.
+
+use std::sync::Arc;
+
+use crate::clock::Now;
+use crate::state::engine::Engine;
+use crate::state::waits::Waits;
+use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value};
+use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, Values};
+
+/// What a command works with.
+pub struct Context<'a> {
+    /// What all connections share.
+    pub engine: &'a Engine,
+    /// The clocks.
+    pub now: Now,
+    /// Small values of a reply are copied here under the lock; kept between commands for its capacity.
+    pub scratch: &'a mut Vec<u8>,
+    /// The shards that a transaction has locked: all that its commands touch.
+    pub held: Option<&'a mut (dyn Held + 'a)>,
+    /// What the command waits for, or was told when it had waited.
+    pub waits: &'a mut Waits,
+}
+
+/// Is given the clock and a live item, or None where there is none, with the scratch buffer; whether to go on.
+type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
+
+/// Keys that are used in one step: those of a command of several keys, or all of a transaction.
+pub trait Held {
+    /// The entry of a key whose shard is locked.
+    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
+    /// As [`Locked::fits`].
+    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
+    /// As [`Locked::rename`].
+    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
+    /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
+    fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
+    /// Invalidates tags, by their hashes.
+    fn invalidate_tags(&mut self, tags: &[u64]);
+    /// As [`Locked::hold_to_invalidate`].
+    fn hold_to_invalidate(&mut self);
+    /// Removes everything, or everything in one database; all shards are locked.
+    fn clear(&mut self, db: Option<u8>);
+    /// Items of a database; all shards are locked.
+    fn len(&self, db: u8) -> u64;
+    /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
+    fn stats(&self) -> Stats;
+    /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>));
+    /// As [`Store::cursor_at`](crate::store::Store::cursor_at); all shards are locked.
+    fn cursor_at(&self, random: u64) -> u64;
+    /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
+    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
+}
+
+impl Held for Locked<'_> {
+    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
+        Locked::entry(self, key)
+    }
+
+    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
+        Locked::fits(self, values)
+    }
+
+    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused> {
+        Locked::rename(self, from, to)
+    }
+
+    fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>) {
+        let keys = keys.iter().map(|bytes| Key { db, bytes });
+        Locked::read_all(self, keys, |now, item| visit(now, item, scratch));
+    }
+
+    fn invalidate_tags(&mut self, tags: &[u64]) {
+        Locked::invalidate_tags(self, tags);
+    }
+
+    fn hold_to_invalidate(&mut self) {
+        Locked::hold_to_invalidate(self);
+    }
+
+    fn clear(&mut self, db: Option<u8>) {
+        Locked::clear(self, db);
+    }
+
+    fn len(&self, db: u8) -> u64 {
+        Locked::len(self, db)
+    }
+
+    fn stats(&self) -> Stats {
+        Locked::stats(self)
+    }
+
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+        Locked::each_holder(self, visit);
+    }
+
+    fn cursor_at(&self, random: u64) -> u64 {
+        Locked::cursor_at(self, random)
+    }
+
+    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        Locked::scan(self, db, cursor, count, visit)
+    }
+}
+
+/// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
+pub(crate) const TURN: usize = 8192;
+
+impl Context<'_> {
+    /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
+    #[inline]
+    pub fn with<R>(&mut self, key: Key<'_>, step: impl FnOnce(&mut Entry<'_>, &mut Vec<u8>) -> R) -> R {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => self.engine.store.with(key, self.now.mono, |entry| step(entry, scratch)),
+            Some(held) => step(&mut held.entry(key), scratch),
+        }
+    }
+
+    /// Runs `step` with all `keys` in one step.
+    pub fn with_all<'k, R>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+        step: impl FnOnce(&mut dyn Held, &mut Vec<u8>) -> R,
+    ) -> R {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => self.engine.store.with_all(keys.clone(), self.now.mono, |all| {
+                all.prefetch(keys);
+                step(all, scratch)
+            }),
+            Some(held) => step(*held, scratch),
+        }
+    }
+
+    /// As [`Store::read_all`](crate::store::Store::read_all), with the scratch buffer beside each item.
+    #[inline]
+    pub fn read_all(
+        &mut self,
+        db: u8,
+        keys: Args<'_>,
+        mut visit: impl FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool,
+    ) {
+        let scratch = &mut *self.scratch;
+        match &mut self.held {
+            None => {
+                let keys = keys.iter().map(|bytes| Key { db, bytes });
+                self.engine.store.read_all(keys, self.now.mono, |now, item| visit(now, item, scratch));
+            }
+            Some(held) => held.read_all(db, keys, scratch, &mut visit),
+        }
+    }
+
+    /// Whether a command that has used up its turn may stop, to be run again: what need not be one step, unless it belongs to
+    /// a transaction.
+    pub fn may_stop(&self) -> bool {
+        self.waits.in_turns && self.held.is_none()
+    }
+
+    /// Removes everything, or everything in one database.
+    pub fn clear(&mut self, db: Option<u8>) {
+        match &mut self.held {
+            None => self.engine.store.clear(db, self.now.mono),
+            Some(held) => held.clear(db),
+        }
+    }
+
+    /// Items of a database.
+    pub fn len(&self, db: u8) -> u64 {
+        self.held.as_ref().map_or_else(|| self.engine.store.len(db), |held| held.len(db))
+    }
+
+    /// What is held, and what happened since the start.
+    pub fn stats(&self) -> Stats {
+        self.held.as_ref().map_or_else(|| self.engine.store.stats(), |held| held.stats())
+    }
+
+    /// As [`Store::each_holder`](crate::store::Store::each_holder).
+    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+        match &self.held {
+            None => self.engine.store.each_holder(visit),
+            Some(held) => held.each_holder(visit),
+        }
+    }
+
+    /// As [`Store::cursor_at`](crate::store::Store::cursor_at).
+    pub fn cursor_at(&self, random: u64) -> u64 {
+        self.held.as_ref().map_or_else(|| self.engine.store.cursor_at(random), |held| held.cursor_at(random))
+    }
+
+    /// As [`Store::scan`](crate::store::Store::scan).
+    pub fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
+        match &mut self.held {
+            None => self.engine.store.scan(db, cursor, count, self.now.mono, visit),
+            Some(held) => held.scan(db, cursor, count, visit),
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Error {
+        match refused {
+            Refused::TooLarge => {
+                Error::new(Kind::TooLarge, "ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+            }
+            Refused::Full => Error::new(Kind::OutOfMemory, "OOM command not allowed when used memory > 'maxmemory'."),
+        }
+    }
+}
+
+/// Takes a value out of the store: small ones are copied while the lock is held, large ones shared.
+#[inline(always)]
+pub(crate) fn take(scratch: &mut Vec<u8>, value: Value<'_>) -> Blob {
+    match value {
+        Value::Inline(bytes) => {
+            let start = scratch.len();
+            scratch.extend_from_slice(bytes);
+            Blob::Scratch(start..scratch.len())
+        }
+        Value::Shared(bytes) => Blob::Shared(Arc::clone(bytes)),
+    }
+}
+
+/// Takes what was found under the next of several keys out of the store, with its flags.
+#[inline(always)]
+pub(crate) fn take_next(values: &mut Values, found: Option<(Value<'_>, u32)>, scratch: &mut Vec<u8>) {
+    match found {
+        None => values.push_missing(),
+        Some((Value::Inline(bytes), flags)) => values.push_small(bytes, flags, scratch),
+        Some((Value::Shared(bytes), flags)) => values.push_large(bytes, flags),
+    }
+}
+
+/// A short request can name a long value a million times: copies end at the limit of a request.
+pub(crate) const TOO_MUCH: Error = Error::new(Kind::OutOfMemory, "ERR the reply is too long");
+
+/// The moment of the monotonic clock at which a value written now expires. One that lies in the past expires at once.
+pub(crate) fn expires_at(now: Now, mono: u64, expiry: Expiry, before: Option<u64>) -> Option<u64> {
+    match expiry {
+        Expiry::Never => None,
+        Expiry::Keep => before,
+        Expiry::In(millis) => Some(mono.saturating_add(millis)),
+        Expiry::At(wall) => Some(mono.saturating_add(wall.saturating_sub(now.wall))),
+    }
+}

@@ -1,0 +1,177 @@
+//! What each command does: `execute(context, client, command) -> reply`. Commands return replies; they know neither
+//! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::connection::hello;
+use super::context::{Context, expires_at};
+use super::info::info;
+use super::keys::{count, expire, persist, remove, ttl};
+use super::server::{describe_all, describe_named, document, keys_of, list, memory_stats};
+use super::strings::{get, increment, mget, mset, set};
+use super::waiting::load_first;
+use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub, scripts, stats, text, transaction};
+use crate::state::client::Client;
+use crate::store::Key;
+use crate::table::{Row, TABLE, flag, lookup, needed};
+use crate::vocabulary::{Args, Blob, BusCommand, CacheCommand, Command, Error, Reply};
+
+/// Runs a command of the table, after loading what it depends on where workers load.
+#[inline]
+pub(crate) fn execute_row(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    row: &'static Row,
+    args: Args<'_>,
+    command: &Command<'_>,
+) -> Reply {
+    if cx.engine.loaders.any() {
+        // Reads of values look for themselves: a hit must not look twice.
+        let reads = matches!(
+            command,
+            Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
+        );
+        let db = client.db;
+        match load_first(cx, client, needed(row, args, command).filter(|_| !reads).map(|bytes| Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
+        }
+    }
+    if client.tracking.is_some() {
+        client::remember_reads(cx, client, row, args);
+    }
+    let reply = execute(cx, client, command);
+    if !client.watched.is_empty() && !matches!(reply, Reply::Parked) {
+        transaction::note_reads(client, row, args, command, cx.waits);
+    }
+    if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0
+        && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::Bus(BusCommand::Publish(..)))
+    {
+        client.show();
+    }
+    reply
+}
+
+/// Runs a command.
+#[inline]
+pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
+    // What most requests are is not looked for among all the others.
+    if let Command::Get(bytes) = *command {
+        return get(cx, client, Key { db: client.db, bytes });
+    }
+    run(cx, client, command).unwrap_or_else(Reply::Error)
+}
+
+fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Result<Reply, Error> {
+    let db = client.db;
+    Ok(match *command {
+        Command::Get(key) => get(cx, client, Key { db, bytes: key }),
+        Command::Set { key, value, expiry, condition, get } => {
+            return set(cx, Key { db, bytes: key }, value, expiry, condition, get);
+        }
+        Command::MGet(keys) => return mget(cx, client, keys),
+        Command::MSet(pairs) => return mset(cx, db, pairs),
+        Command::Delete(keys) => return Ok(remove(cx, db, keys)),
+        Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
+        Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
+        Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
+        Command::Persist(key) => persist(cx, Key { db, bytes: key }),
+        Command::Increment(key, by) => return increment(cx, Key { db, bytes: key }, by),
+        Command::DbSize => Reply::Int(cx.len(db) as i64),
+        Command::Flush { all } => {
+            cx.clear((!all).then_some(db));
+            Reply::Ok
+        }
+        Command::Invalidate { keys, tags } => {
+            let store = &cx.engine.store;
+            let hashes: Vec<u64> = tags.iter().map(|tag| store.tag_in(db, tag)).collect();
+            let named = keys.iter().map(|bytes| Key { db, bytes });
+            let removed = cx.with_all(named.clone(), |all, _| {
+                // Tags first: what they kill is not counted as a key that was removed.
+                all.invalidate_tags(&hashes);
+                named.filter(|key| all.entry(*key).remove()).count()
+            });
+            Reply::Int((removed + tags.len()) as i64)
+        }
+        Command::Ping(message) if client.only_listens() => {
+            let message = Reply::Value(Blob::Owned(message.unwrap_or_default().to_vec()));
+            Reply::Array(vec![Reply::word("pong"), message])
+        }
+        Command::Ping(None) => Reply::Word("PONG"),
+        Command::Ping(Some(message)) | Command::Echo(message) => Reply::Value(Blob::Owned(message.to_vec())),
+        Command::Select(db) => {
+            client.db = db;
+            Reply::Ok
+        }
+        Command::Info(sections) => Reply::Text(info(cx, sections)),
+        Command::Hello { version, auth, name } => return hello(cx.engine, client, version, auth, name),
+        Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
+        Command::Acl(command) => return acl::run(cx, client, &command),
+        Command::Client(command) => return client::run(cx, client, &command),
+        Command::Bus(command) => return pubsub::run(cx, client, &command),
+        Command::CommandAll => describe_all(),
+        Command::CommandCount => Reply::Int(TABLE.len() as i64),
+        Command::CommandList(filter) => return list(filter),
+        Command::CommandInfo(names) => describe_named(names),
+        Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
+        Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
+        Command::Text(command) => return text::run(cx, client, &command),
+        Command::Key(command) => return keyspace::run(cx, client, &command),
+        Command::Config(command) => return config::run(cx, &command),
+        Command::Script(command) => return scripts::run(cx, client, &command),
+        Command::MemoryStats => memory_stats(cx),
+        Command::CommandKeys(words, flags) => return keys_of(words, flags),
+        Command::Time => {
+            let micros = (cx.now.wall % 1000) * 1000;
+            let text = |number: u64| Reply::Value(Blob::Owned(number.to_string().into_bytes()));
+            Reply::Array(vec![text(cx.now.wall / 1000), text(micros)])
+        }
+        Command::LastSave => Reply::Int(cx.engine.started_wall(cx.now) as i64 / 1000),
+        Command::Nothing => Reply::Ok,
+        Command::Help(lines) => Reply::Array(lines.iter().map(|line| Reply::Word(line)).collect()),
+        Command::Multi => return transaction::begin(client),
+        Command::Exec => return transaction::exec(cx, client, execute_row),
+        Command::Discard => return transaction::discard(cx, client),
+        Command::Watch(keys) => return transaction::watch(cx, client, keys),
+        Command::Unwatch => {
+            transaction::unwatch(cx.engine, cx.now.mono, client);
+            Reply::Ok
+        }
+        Command::Reset => {
+            cx.engine.stop_pushes(client);
+            transaction::unwatch(cx.engine, cx.now.mono, client);
+            client.reset();
+            client.access = cx.engine.users.at_first();
+            Reply::Word("RESET")
+        }
+        Command::Item(item) => return memcached::run(cx, client, &item),
+        Command::Cache(command) => return cache::run(cx, client, &command),
+        Command::Stats(section) => return stats::stats(cx, section),
+        Command::FlushAt(when) => {
+            match expires_at(cx.now, cx.now.mono, when, None).filter(|at| *at > cx.now.mono) {
+                Some(at) => cx.engine.pending.flush_at(db, at),
+                None => cx.clear(Some(db)),
+            }
+            Reply::Ok
+        }
+        Command::Advance(millis) => {
+            cx.engine.pending.advance(millis);
+            Reply::Ok
+        }
+        Command::Panic(false) => panic!("debugpanic was asked for"),
+        Command::Panic(true) => {
+            cx.engine.pending.panic.store(true, Relaxed);
+            Reply::Ok
+        }
+        Command::Shutdown => {
+            client.quitting = true;
+            cx.engine.pending.stop.store(true, Relaxed);
+            Reply::Ok
+        }
+        Command::Quit => {
+            client.quitting = true;
+            Reply::Ok
+        }
+    })
+}

@@ -1,0 +1,70 @@
+//! Publish and subscribe: what the commands do.
+
+use super::context::Context;
+use crate::glob;
+use crate::state::client::Client;
+use crate::state::pubsub::{Bus, MAX_SUBSCRIPTIONS, Subscriptions, bytes};
+use crate::store::Party;
+use crate::vocabulary::{Args, BusCommand, Error, Kind, Reply, Topic};
+
+pub(crate) fn run(cx: &Context<'_>, client: &mut Client, command: &BusCommand<'_>) -> Result<Reply, Error> {
+    let bus = &cx.engine.bus;
+    Ok(match *command {
+        BusCommand::Subscribe(topic, names) => {
+            let subscriptions = client.subscriptions.get_or_insert_default();
+            if subscriptions.total() as usize + names.len() > MAX_SUBSCRIPTIONS {
+                return Err(Error::new(Kind::TooLarge, "ERR too many subscriptions of one connection"));
+            }
+            let word = if topic == Topic::Channel { "subscribe" } else { "psubscribe" };
+            let each = names.iter().map(|name| {
+                if subscriptions.of(topic).insert(name.into()) {
+                    subscriptions.bytes += name.len();
+                    bus.join(topic, name, client.party);
+                }
+                Reply::Push(vec![Reply::word(word), bytes(name), Reply::Int(subscriptions.total())])
+            });
+            Reply::Several(each.collect())
+        }
+        BusCommand::Unsubscribe(topic, names) => {
+            let reply = unsubscribe(bus, client.subscriptions.get_or_insert_default(), client.party, topic, names);
+            if client.subscriptions.as_ref().is_some_and(|known| known.total() == 0) {
+                client.subscriptions = None;
+            }
+            reply
+        }
+        BusCommand::Publish(channel, message) => Reply::Int(bus.publish(channel, message, &cx.engine.mail)),
+        BusCommand::Channels(pattern) => {
+            let listeners = bus.listeners.lock();
+            let wanted = |name: &[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+            let told = listeners.channels.keys().filter(|name| wanted(name) && client.access.may_hear(name));
+            Reply::Array(told.map(|name| bytes(name)).collect())
+        }
+        BusCommand::CountChannels(names) => {
+            let listeners = bus.listeners.lock();
+            let known = |name: &[u8]| listeners.channels.get(name).filter(|_| client.access.may_hear(name));
+            let count = |name: &[u8]| known(name).map_or(0, Vec::len) as i64;
+            Reply::Array(names.iter().flat_map(|name| [bytes(name), Reply::Int(count(name))]).collect())
+        }
+        BusCommand::CountPatterns => Reply::Int(bus.counts().1 as i64),
+    })
+}
+
+fn unsubscribe(bus: &Bus, known: &mut Subscriptions, party: Party, topic: Topic, names: Args<'_>) -> Reply {
+    let word = if topic == Topic::Channel { "unsubscribe" } else { "punsubscribe" };
+    let all: Vec<Box<[u8]>> = known.of(topic).iter().cloned().collect();
+    if names.is_empty() && all.is_empty() {
+        return Reply::Push(vec![Reply::word(word), Reply::Null, Reply::Int(known.total())]);
+    }
+    let mut one = |name: &[u8]| {
+        if known.of(topic).remove(name) {
+            known.bytes -= name.len();
+            bus.leave(topic, name, party);
+        }
+        Reply::Push(vec![Reply::word(word), bytes(name), Reply::Int(known.total())])
+    };
+    Reply::Several(if names.is_empty() {
+        all.iter().map(|name| one(name)).collect()
+    } else {
+        names.iter().map(one).collect()
+    })
+}

@@ -1,0 +1,213 @@
+//! Whether a transaction fits where nothing may be evicted: EXEC is refused whole before its first request runs, not in the
+//! middle of it.
+
+use std::collections::HashMap;
+
+use super::context::Held;
+use crate::store::Key;
+use crate::vocabulary::{
+    After, Args, CacheCommand, Command, Condition, If, Keep, KeyCommand, Script, ScriptCommand, TextCommand,
+};
+
+/// Digits of an integer with its sign.
+const INTEGER: usize = 20;
+/// Longest text of a number with a fraction.
+const FRACTION: usize = 512;
+/// What may be kept beside a value without tags: times, cost, flags.
+const BESIDE: usize = 64;
+
+/// The values that a transaction writes, with the greatest length that each can have.
+pub(crate) struct Writes<'a, 'h> {
+    held: &'h mut dyn Held,
+    db: u8,
+    values: Vec<(Key<'a>, usize)>,
+    /// The greatest lengths that values can have after the requests so far; None where there is none for sure.
+    lengths: HashMap<(u8, &'a [u8]), Option<usize>>,
+}
+
+impl<'a, 'h> Writes<'a, 'h> {
+    /// None yet; requests begin in a database.
+    pub(crate) fn new(held: &'h mut dyn Held, db: u8) -> Writes<'a, 'h> {
+        Writes { held, db, values: Vec::new(), lengths: HashMap::new() }
+    }
+
+    /// Whether all can be written for sure. A key that is written several times counts each time.
+    pub(crate) fn fit(self) -> bool {
+        self.held.fits(&mut self.values.into_iter())
+    }
+
+    /// Adds what a request writes.
+    pub(crate) fn add(&mut self, command: &Command<'a>) {
+        match *command {
+            Command::Select(db) => self.db = db,
+            Command::Set { key, value, condition, .. } => self.write(key, value.len(), condition == Condition::Always),
+            Command::MSet(pairs) => self.write_pairs(pairs, true),
+            Command::Delete(keys) => keys.iter().for_each(|key| self.remove(self.here(key))),
+            // What is no number stays as it is.
+            Command::Increment(key, _) => self.write(key, INTEGER, false),
+            Command::Text(text) => self.add_text(&text),
+            Command::Key(KeyCommand::Copy { from, to, db, replace, rename }) => {
+                let (from, to) = (self.here(from), Key { db: db.unwrap_or(self.db), bytes: to });
+                // What is renamed takes no more memory than before, unless its key becomes longer.
+                let grows = rename.is_none() || to.bytes.len() > from.bytes.len();
+                self.copy(from, to, grows, |is_free| rename.is_some() && (replace || is_free));
+            }
+            Command::Script(ScriptCommand::Run { script, keys, args }) => {
+                let length = if script == Script::Exchange { args.get(0).map_or(0, <[u8]>::len) } else { INTEGER };
+                keys.iter().filter(|_| script != Script::Clear).for_each(|key| self.write(key, length, false));
+            }
+            Command::Cache(
+                CacheCommand::Set { key, value, keep, .. } | CacheCommand::Fill { key, value, keep, .. },
+            ) => {
+                let always = matches!(command, Command::Cache(CacheCommand::Set { only: If::Always, .. }));
+                self.write(key, value.len() + beside(&keep), always);
+            }
+            Command::Cache(CacheCommand::Increment { key, keep, .. }) => {
+                self.write(key, INTEGER + beside(&keep), false);
+            }
+            _ => {}
+        }
+    }
+
+    fn add_text(&mut self, command: &TextCommand<'a>) {
+        match *command {
+            TextCommand::Append(key, more) => {
+                let length = self.length(self.here(key)).unwrap_or(0);
+                self.write(key, length + more.len(), false);
+            }
+            TextCommand::SetRange(key, at, part) => {
+                let length = self.length(self.here(key)).unwrap_or(0);
+                self.write(key, length.max(part.len().saturating_add(at as usize)), false);
+            }
+            TextCommand::Add(key, _) => self.write(key, FRACTION, false),
+            TextCommand::SetNew(key, value) => self.write(key, value.len(), false),
+            TextCommand::SetAllNew(pairs) => self.write_pairs(pairs, false),
+            TextCommand::Take(key, After::Remove) => self.remove(self.here(key)),
+            _ => {}
+        }
+    }
+
+    fn here(&self, bytes: &'a [u8]) -> Key<'a> {
+        Key { db: self.db, bytes }
+    }
+
+    /// The greatest length that a value can have; None if there is none.
+    fn length(&mut self, key: Key<'a>) -> Option<usize> {
+        let held = &mut self.held;
+        let there = || held.entry(key).peek().map(|item| item.value.bytes().len());
+        *self.lengths.entry((key.db, key.bytes)).or_insert_with(there)
+    }
+
+    /// A value is written for sure, or perhaps: then the one before may stay.
+    fn write(&mut self, bytes: &'a [u8], length: usize, surely: bool) {
+        let key = self.here(bytes);
+        self.values.push((key, length));
+        let before = if surely { None } else { self.length(key) };
+        self.lengths.insert((key.db, bytes), before.max(Some(length)));
+    }
+
+    fn write_pairs(&mut self, pairs: Args<'a>, surely: bool) {
+        let values = pairs.iter().skip(1).step_by(2);
+        pairs.iter().step_by(2).zip(values).for_each(|(key, value)| self.write(key, value.len(), surely));
+    }
+
+    fn remove(&mut self, key: Key<'a>) {
+        self.lengths.insert((key.db, key.bytes), None);
+    }
+
+    /// A value is copied, unless there is one that stays; the first one goes if it is moved and nothing is in its way.
+    fn copy(&mut self, from: Key<'a>, to: Key<'a>, grows: bool, moves: impl FnOnce(bool) -> bool) {
+        let (Some(length), before) = (self.length(from), self.length(to)) else { return };
+        self.lengths.insert((to.db, to.bytes), before.max(Some(length)));
+        if grows {
+            self.values.push((to, length + BESIDE + 8 * crate::limits::MAX_TAGS));
+        }
+        if from != to && moves(before.is_none()) {
+            self.remove(from);
+        }
+    }
+}
+
+fn beside(keep: &Keep<'_>) -> usize {
+    BESIDE + 8 * keep.tags.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Meta, Options, Store};
+    use crate::table::lookup;
+    use crate::vocabulary::Span;
+
+    /// The key "k" has a value of 1000 bytes, "short" one of 10, and "other" has none. How long a value can be after some
+    /// requests: what is gone counts no more, and what may have stayed still counts.
+    #[test]
+    fn lengths_follow_the_requests() {
+        let options = Options {
+            memory: 16 << 20,
+            shards: 1,
+            evict: false,
+            max_value: 1 << 20,
+            seed: [1, 2, 3, 4],
+            epoch: 1,
+            load_limit: 30_000,
+        };
+        let store = Store::new(options);
+        for (key, length) in [("k", 1000), ("short", 10)] {
+            let key = Key { db: 0, bytes: key.as_bytes() };
+            store.with(key, 1, |entry| entry.set(&vec![b'v'; length], &Meta::default()).unwrap());
+        }
+        for (requests, (db, key), length) in [
+            ("DEL k", (0, "k"), None),
+            ("UNLINK other k", (0, "k"), None),
+            ("GETDEL k", (0, "k"), None),
+            ("GETEX k", (0, "k"), Some(1000)),
+            ("DEL k|APPEND k abc", (0, "k"), Some(3)),
+            ("GETDEL k|SETRANGE k 4 abc", (0, "k"), Some(7)),
+            ("MOVE k 1", (0, "k"), None),
+            ("MOVE k 1", (1, "k"), Some(1000)),
+            ("MOVE k 1|APPEND k abc", (0, "k"), Some(3)),
+            ("SELECT 1|SET k v|SELECT 0|MOVE k 1", (0, "k"), Some(1000)),
+            ("RENAME k other|APPEND k a", (0, "k"), Some(1)),
+            ("RENAME k k", (0, "k"), Some(1000)),
+            ("RENAME other k", (0, "k"), Some(1000)),
+            ("RENAMENX short k", (0, "k"), Some(1000)),
+            ("RENAMENX short k", (0, "short"), Some(10)),
+            ("RENAMENX short other", (0, "short"), None),
+            ("COPY short k", (0, "k"), Some(1000)),
+            ("COPY k other", (0, "k"), Some(1000)),
+            ("SET k v", (0, "k"), Some(1)),
+            ("MSET other a k v", (0, "k"), Some(1)),
+            // What is not written for sure may leave a longer value.
+            ("SETNX k v", (0, "k"), Some(1000)),
+            ("SET k v NX|APPEND k a", (0, "k"), Some(1001)),
+            ("SET k v IFEQ w", (0, "k"), Some(1000)),
+            ("MSETNX k v", (0, "k"), Some(1000)),
+            ("INCR k", (0, "k"), Some(1000)),
+            ("INCRBYFLOAT k 1", (0, "k"), Some(1000)),
+            ("CACHE.SET k v NX", (0, "k"), Some(1000)),
+            ("CACHE.FILL k 1 v", (0, "k"), Some(1000)),
+            ("CACHE.INCR k 1", (0, "k"), Some(1000)),
+        ] {
+            let found = store.with_everything(1, |all| length_after(all, requests, (db, key)));
+            assert_eq!(found, length, "{key} of {db} after {requests}");
+        }
+    }
+
+    fn length_after(held: &mut dyn Held, requests: &str, (db, key): (u8, &str)) -> Option<usize> {
+        let lines: Vec<(Vec<u8>, Vec<Span>)> = requests.split('|').map(spans_of).collect();
+        let mut writes = Writes::new(held, 0);
+        for (bytes, spans) in &lines {
+            let args = Args::new(bytes, spans);
+            let row = lookup(args.get(0).unwrap()).unwrap();
+            writes.add(&(row.read)(row, args.from(1)).unwrap());
+        }
+        writes.length(Key { db, bytes: key.as_bytes() })
+    }
+
+    fn spans_of(line: &str) -> (Vec<u8>, Vec<Span>) {
+        let start = |word: &str| word.as_ptr() as usize - line.as_ptr() as usize;
+        let span = |word: &str| Span { start: start(word) as u32, end: (start(word) + word.len()) as u32 };
+        (line.as_bytes().to_vec(), line.split(' ').map(span).collect())
+    }
+}

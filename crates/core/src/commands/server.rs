@@ -1,0 +1,151 @@
+//! The server: what it tells of itself and of its commands.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::context::Context;
+use super::gate;
+use crate::glob;
+use crate::table::redis::{self, KeySpec, UNITS, Unit};
+use crate::table::{Row, lookup};
+use crate::vocabulary::{Args, Blob, Error, Kind, Reply, SYNTAX, is};
+
+pub(super) fn name_of(row: &Row) -> Reply {
+    Reply::Value(Blob::Owned(row.name.to_ascii_lowercase().into_bytes()))
+}
+
+/// Words as Redis tells flags.
+fn words(words: impl Iterator<Item = &'static str>) -> Reply {
+    Reply::Set(words.map(Reply::Word).collect())
+}
+
+/// A command as COMMAND INFO tells it, with its subcommands.
+pub(super) fn describe(unit: &Unit) -> Reply {
+    let int = |number: i32| Reply::Int(number.into());
+    let (first, last, step) = unit.keys;
+    Reply::Array(vec![
+        text(&unit.name),
+        int(unit.arity),
+        words(unit.flags.iter().copied()),
+        int(first),
+        int(last),
+        int(step),
+        words(unit.categories.iter().copied()),
+        Reply::Set(unit.tips.iter().map(|word| text(word)).collect()),
+        Reply::Set(unit.specs.iter().map(describe_keys).collect()),
+        Reply::Set(unit.subs().map(describe).collect()),
+    ])
+}
+
+/// How a command uses keys.
+fn describe_keys(spec: &KeySpec) -> Reply {
+    let int = |number: i32| Reply::Int(number.into());
+    let (first, last, step) = spec.range;
+    let kind = |kind: &'static str, facts: Vec<(Reply, Reply)>| {
+        Reply::Map(vec![(Reply::word("type"), Reply::word(kind)), (Reply::word("spec"), Reply::Map(facts))])
+    };
+    let numbers = |names: [(&'static str, i32); 3]| {
+        names.into_iter().map(|(name, number)| (Reply::word(name), int(number))).collect::<Vec<_>>()
+    };
+    let find = match step {
+        0 => kind("keynum", numbers([("keynumidx", 0), ("firstkey", 1), ("keystep", 1)])),
+        _ => kind("range", numbers([("lastkey", last), ("keystep", step), ("limit", 0)])),
+    };
+    let mut facts = Vec::new();
+    if !spec.notes.is_empty() {
+        facts.push((Reply::word("notes"), Reply::word(spec.notes)));
+    }
+    facts.push((Reply::word("flags"), words(spec.flags.split(' '))));
+    facts.push((Reply::word("begin_search"), kind("index", vec![(Reply::word("index"), int(first))])));
+    facts.push((Reply::word("find_keys"), find));
+    Reply::Map(facts)
+}
+
+/// Every command.
+pub(super) fn describe_all() -> Reply {
+    Reply::Array(UNITS.iter().filter(|unit| !unit.is_sub()).map(describe).collect())
+}
+
+/// Commands and subcommands by name.
+pub(super) fn describe_named(names: Args<'_>) -> Reply {
+    let unit = |name: &[u8]| redis::unit(&String::from_utf8_lossy(name)).map_or(Reply::Null, describe);
+    Reply::Array(names.iter().map(unit).collect())
+}
+
+/// Names of commands and subcommands, of all or of those that a filter picks.
+pub(super) fn list(filter: Args<'_>) -> Result<Reply, Error> {
+    let (kind, wanted) = (filter.get(0), filter.get(1).unwrap_or_default());
+    let category = String::from_utf8_lossy(wanted).to_ascii_lowercase();
+    let picks = |unit: &Unit| match kind {
+        None => true,
+        Some(kind) if is(kind, "ACLCAT") => unit.is_in(&category),
+        Some(kind) if is(kind, "PATTERN") => glob::matches(&wanted.to_ascii_lowercase(), unit.name.as_bytes()),
+        // There are no modules.
+        Some(_) => false,
+    };
+    if kind.is_some_and(|kind| !["ACLCAT", "PATTERN", "MODULE"].iter().any(|known| is(kind, known))) {
+        return Err(SYNTAX);
+    }
+    Ok(Reply::Array(UNITS.iter().filter(|unit| picks(unit)).map(|unit| text(&unit.name)).collect()))
+}
+
+fn text(text: &str) -> Reply {
+    Reply::Value(Blob::Owned(text.as_bytes().to_vec()))
+}
+
+/// A row as COMMAND DOCS tells it.
+pub(super) fn document(row: &'static Row) -> (Reply, Reply) {
+    let facts = vec![
+        (Reply::word("summary"), Reply::word(row.summary)),
+        (Reply::word("since"), Reply::word(row.since)),
+        (Reply::word("group"), Reply::word(row.group)),
+    ];
+    (name_of(row), Reply::Map(facts))
+}
+
+/// The keys among the words of a command, each with how it is used if that is asked.
+pub(super) fn keys_of(line: Args<'_>, with_flags: bool) -> Result<Reply, Error> {
+    let refuse = |text: &'static str| Error::new(Kind::Malformed, text);
+    let row = line.get(0).and_then(lookup).ok_or(refuse("ERR Invalid command specified"))?;
+    let unit = &UNITS[redis::place_in(row, line)];
+    if unit.specs.is_empty() {
+        return Err(refuse("ERR The command has no key arguments"));
+    }
+    let count = line.len() as i32;
+    if !(count == unit.arity || unit.arity < 0 && count >= -unit.arity) {
+        return Err(refuse("ERR Invalid number of arguments specified for command"));
+    }
+    let mut found = Vec::new();
+    for spec in &unit.specs {
+        let flags = if row.name != "SET" {
+            spec.flags
+        } else if gate::set_reads(line) {
+            "RW access update"
+        } else {
+            "OW update"
+        };
+        let keys = spec.keys(line).ok_or(refuse("ERR Invalid arguments specified for command"));
+        let keys = match keys {
+            Err(_) if unit.flags.contains(&"no_mandatory_keys") => break,
+            keys => keys?,
+        };
+        found.extend(keys.map(|key| {
+            let key = Reply::Value(Blob::Owned(key.to_vec()));
+            if with_flags { Reply::Array(vec![key, words(flags.split(' '))]) } else { key }
+        }));
+    }
+    Ok(Reply::Array(found))
+}
+
+/// What memory is used for, of what Redis tells.
+pub(super) fn memory_stats(cx: &Context<'_>) -> Reply {
+    let stats = cx.stats();
+    let clients = cx.engine.counters.client_bytes.load(Relaxed);
+    let number = |name: &'static str, number: u64| (Reply::word(name), Reply::Int(number as i64));
+    Reply::Map(vec![
+        number("total.allocated", stats.used + clients),
+        number("clients.normal", clients),
+        number("keys.count", stats.items),
+        number("keys.bytes-per-key", stats.used.checked_div(stats.items).unwrap_or(0)),
+        number("dataset.bytes", stats.used),
+    ])
+}

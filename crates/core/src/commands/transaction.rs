@@ -1,0 +1,232 @@
+//! Transactions: MULTI queues requests as they came, EXEC locks the shards of all their keys, in order, and runs them as
+//! one step; WATCH makes it depend on what a client saw.
+//!
+//! What is watched is a state: a version and an expiry, or that there is nothing and how often an item was written or
+//! removed, since the key may be absent again after a change. It is compared under the locks, so
+//! expiry, eviction, an invalidated tag and an emptied database count without anybody having to tell. A key that was not
+//! there and that workers load is watched as it was loaded for the first read of this client: else that would end its own
+//! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
+//! after the client has read that there is none, wherever that answer came from.
+
+use super::context::{Context, Held, TOO_MUCH};
+use super::gate;
+use super::room::Writes;
+use super::waiting::load_first;
+use crate::state::client::Client;
+use crate::state::engine::Engine;
+use crate::state::key_list::KeyList;
+use crate::state::queue::{Queue, Watched};
+use crate::state::waits::Waits;
+use crate::store::{Changes, Key, Outcome, Party, Refused};
+use crate::table::{Row, flag, needed};
+use crate::vocabulary::{Args, Command, Error, Kind, Reply};
+
+/// Keys that one client may watch.
+const MAX_WATCHED: usize = 1 << 14;
+
+/// A request was refused before it could be queued; what it answers.
+pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8], error: Error) -> Error {
+    if name.eq_ignore_ascii_case(b"EXEC") {
+        client.queue = None;
+        unwatch(engine, now, client);
+        return discarded(&error);
+    }
+    if let Some(queue) = &mut client.queue {
+        queue.spoiled = true;
+    }
+    error
+}
+
+/// EXEC ran nothing of a transaction.
+fn discarded(why: &Error) -> Error {
+    let text = why.text.strip_prefix("ERR ").unwrap_or(&why.text);
+    Error::with(why.kind, format!("EXECABORT Transaction discarded because of: {text}"))
+}
+
+/// MULTI.
+pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
+    if client.queue.is_some() {
+        return Err(Error::new(Kind::Malformed, "ERR MULTI calls can not be nested"));
+    }
+    client.queue = Some(Box::default());
+    Ok(Reply::Ok)
+}
+
+/// UNWATCH, and whatever else ends a transaction.
+pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
+    release(engine, now, client.party, &std::mem::take(&mut client.watched));
+}
+
+fn release(engine: &Engine, now: u64, party: Party, watched: &KeyList<Watched>) {
+    for known in watched.iter().filter(|known| known.changes.is_some()) {
+        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch(party));
+    }
+}
+
+/// DISCARD.
+pub(crate) fn discard(cx: &Context<'_>, client: &mut Client) -> Result<Reply, Error> {
+    if client.queue.take().is_none() {
+        return Err(Error::new(Kind::Malformed, "ERR DISCARD without MULTI"));
+    }
+    unwatch(cx.engine, cx.now.mono, client);
+    Ok(Reply::Ok)
+}
+
+/// WATCH.
+pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
+    if client.queue.is_some() {
+        return Err(Error::new(Kind::Malformed, "ERR WATCH inside MULTI is not allowed"));
+    }
+    let (db, party) = (client.db, client.party);
+    for bytes in keys.iter() {
+        let key = Key { db, bytes };
+        if client.watched.position(key).is_some() {
+            continue;
+        }
+        if client.watched.len() == MAX_WATCHED {
+            return Err(Error::new(Kind::TooLarge, "ERR too many keys are watched"));
+        }
+        let (state, changes) = cx.with(key, |entry, _| {
+            let state = entry.peek().map(|item| (item.version, item.expires_at));
+            (state, if state.is_none() { entry.watch(party) } else { None })
+        });
+        if state.is_none() && changes.is_none() {
+            return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
+        }
+        client.watched.push(Watched { db, key: bytes.into(), state, changes, read: false });
+    }
+    Ok(Reply::Ok)
+}
+
+/// A client was answered by a command: what it watches counts as it was read. What the answer says is of no matter: also an
+/// answer that nothing was written depends on what was there.
+#[cold]
+pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command: &Command<'_>, waits: &Waits) {
+    let db = client.db;
+    let reads_stored = row.flags & (flag::READ | flag::LOAD) == flag::READ;
+    for bytes in needed(row, args, command).chain(row.keys(args).filter(|_| reads_stored)) {
+        let key = Key { db, bytes };
+        let place = client.watched.position(key);
+        if let Some(known) = place.and_then(|place| client.watched.get_mut(place)) {
+            match waits.outcome(key) {
+                None => known.read = true,
+                Some(outcome) => known.told(outcome),
+            }
+        }
+    }
+}
+
+/// EXEC goes by keys that were loaded for it: what is watched of them counts as it was loaded.
+fn rebase(client: &mut Client, waits: &Waits) {
+    for read in &waits.keys {
+        let place = client.watched.position(Key { db: read.db, bytes: &read.key });
+        if let Some(outcome) = &read.outcome
+            && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
+        {
+            known.told(outcome);
+        }
+    }
+}
+
+/// Runs one command of a transaction. An argument, since EXEC is one of the commands itself.
+pub(crate) type Execute = fn(&mut Context<'_>, &mut Client, &'static Row, Args<'_>, &Command<'_>) -> Reply;
+
+/// EXEC.
+pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) -> Result<Reply, Error> {
+    let Some(queue) = client.queue.take() else {
+        return Err(Error::new(Kind::Malformed, "ERR EXEC without MULTI"));
+    };
+    if queue.spoiled {
+        unwatch(cx.engine, cx.now.mono, client);
+        return Err(Error::new(Kind::Malformed, "EXECABORT Transaction discarded because of previous errors."));
+    }
+    if cx.engine.loaders.any() {
+        let db = client.db;
+        let mut waits = false;
+        for (row, args) in queue.requests() {
+            // One that cannot be read, or whose load fails, answers so in its place.
+            let Ok(command) = permitted(client, row, args) else { continue };
+            let keys = needed(row, args, &command).map(|bytes| Key { db, bytes });
+            waits |= load_first(cx, client, keys).unwrap_or(false);
+        }
+        if waits {
+            client.queue = Some(queue);
+            return Ok(Reply::Parked);
+        }
+        rebase(client, cx.waits);
+    }
+    let watched = std::mem::take(&mut client.watched);
+    let (engine, now) = (cx.engine, cx.now);
+    let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
+    let wide = queue.is_wide();
+    let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
+    let mut run = |held: &mut dyn Held| {
+        if queue.requests().any(|(row, _)| row.name == "CACHE.INVALIDATE") {
+            held.hold_to_invalidate();
+        }
+        if watched.iter().any(|known| !known.holds(held)) {
+            return Reply::NoArray;
+        }
+        if !engine.store.options().evict && !fits(&queue, client, held) {
+            return Reply::Error(discarded(&Refused::Full.into()));
+        }
+        let mut cx = Context { engine, now, scratch, held: Some(held), waits };
+        Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args, execute)).collect())
+    };
+    let reply = if wide {
+        engine.store.with_everything(now.mono, |all| run(all))
+    } else {
+        engine.store.with_all(keys, now.mono, |all| run(all))
+    };
+    release(engine, now.mono, client.party, &watched);
+    Ok(reply)
+}
+
+/// Whether all that it writes fits for sure, where nothing may be evicted.
+fn fits(queue: &Queue, client: &Client, held: &mut dyn Held) -> bool {
+    let mut writes = Writes::new(held, client.db);
+    // One that cannot be read, or is forbidden, answers so in its place.
+    let commands = queue.requests().filter_map(|(row, args)| permitted(client, row, args).ok());
+    commands.for_each(|command| writes.add(&command));
+    writes.fit()
+}
+
+fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<'_>, execute: Execute) -> Reply {
+    if cx.scratch.len() > cx.engine.limits.max_request {
+        return Reply::Error(TOO_MUCH);
+    }
+    match permitted(client, row, args) {
+        Ok(command) => execute(cx, client, row, args, &command),
+        Err(error) => Reply::Error(error),
+    }
+}
+
+/// A queued request as a command: what the user may do can have changed since it was queued.
+fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    gate::permit(client, row, args).and_then(|()| (row.read)(row, args.from(1)))
+}
+
+impl Watched {
+    /// The client gets what was loaded for it. Only the first read counts as the state that was watched.
+    fn told(&mut self, outcome: &Outcome) {
+        let Outcome::Loaded(loaded) = outcome else { return };
+        // What was not stored, and has version 0, is not there when EXEC looks.
+        if !self.read && !loaded.absent && loaded.version != 0 && self.state.is_none() {
+            self.state = Some((loaded.version, loaded.expires_at));
+        }
+        self.read = true;
+    }
+
+    fn holds(&self, held: &mut dyn Held) -> bool {
+        let entry = held.entry(Key { db: self.db, bytes: &self.key });
+        let now = entry.peek().map(|item| (item.version, item.expires_at));
+        now == self.state && self.changes.is_none_or(|before| self.is_unchanged(before, entry.changes()))
+    }
+
+    /// Whether nothing has changed a key that was absent. A row that was loaded and is gone again is a change to a client
+    /// that has read that there is none.
+    fn is_unchanged(&self, before: Changes, now: Option<Changes>) -> bool {
+        let counts_loads = self.read && self.state.is_none();
+        now.is_some_and(|now| now.written == before.written && (!counts_loads || now.loaded == before.loaded))
+    }
+}

@@ -1,0 +1,135 @@
+//! Clients that keep copies, and the keys that changed since they were last sent any.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::tracking::Options;
+use super::users::Access;
+use crate::store::Party;
+
+/// Keys of a batch; beyond it the clients drop everything.
+const MAX_BATCH: usize = 1 << 16;
+
+/// A client that keeps copies.
+#[derive(Debug)]
+pub struct Tracker {
+    pub(super) party: Party,
+    pub(super) target: Party,
+    pub(super) no_loop: bool,
+    pub(super) broadcast: bool,
+    pub(super) prefixes: Vec<Box<[u8]>>,
+    /// It read keys that have tags.
+    pub(super) tagged: AtomicBool,
+    /// The target has closed.
+    pub(super) broken: AtomicBool,
+    /// The client has been sent a message about that which stands for the next invalidation.
+    pub(super) announced: AtomicBool,
+    /// Which keys it may read.
+    pub(super) access: Access,
+}
+
+impl Tracker {
+    pub(super) fn new(party: Party, access: &Access, options: &Options) -> Tracker {
+        Tracker {
+            party,
+            target: options.redirect.unwrap_or(party),
+            no_loop: options.no_loop,
+            broadcast: options.broadcast,
+            prefixes: options.prefixes.clone(),
+            tagged: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
+            access: access.clone(),
+        }
+    }
+
+    /// Whether it is sent every change of its prefixes, without a look at each.
+    pub(super) fn takes_all(&self) -> bool {
+        !self.no_loop && matches!(self.access, Access::All(_))
+    }
+
+    /// Whether it is to be sent the invalidation of a key that `actor` changed.
+    pub(crate) fn wants(&self, key: &[u8], actor: u64) -> bool {
+        !(self.no_loop && self.party.id == actor) && self.access.may_read(key)
+    }
+}
+
+/// Keys that changed since the clients of a prefix were last sent any.
+#[derive(Debug, Default)]
+pub struct Batch {
+    changes: Mutex<Changes>,
+    /// The message to RESP3 clients that take all keys.
+    encoded: OnceLock<Box<[u8]>>,
+}
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// Keys and the clients that changed them; 0 where there were several.
+    keys: Vec<(Arc<[u8]>, u64)>,
+    /// There were too many.
+    everything: bool,
+    closed: bool,
+}
+
+impl Changes {
+    /// Sorts the keys and leaves one of each.
+    pub(super) fn unite(&mut self) {
+        self.keys.sort_unstable();
+        self.keys.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same && next.1 != kept.1 {
+                kept.1 = 0;
+            }
+            same
+        });
+    }
+}
+
+impl Batch {
+    pub(super) fn closed() -> Batch {
+        let batch = Batch::default();
+        batch.close();
+        batch
+    }
+
+    /// Takes no more keys.
+    pub(crate) fn close(&self) {
+        let mut changes = self.changes.lock();
+        if !std::mem::replace(&mut changes.closed, true) {
+            changes.unite();
+        }
+    }
+
+    /// Appends a key; false if the batch is closed.
+    pub(super) fn add(&self, key: &Arc<[u8]>, actor: u64) -> bool {
+        let mut changes = self.changes.lock();
+        if changes.closed {
+            return false;
+        }
+        if changes.keys.len() == MAX_BATCH {
+            changes.unite();
+            if changes.keys.len() > MAX_BATCH / 2 {
+                changes.everything = true;
+                changes.keys = Vec::new();
+            }
+        }
+        if !changes.everything {
+            changes.keys.push((Arc::clone(key), actor));
+        }
+        true
+    }
+
+    /// The keys of a closed batch that a client is to be sent; None: it drops everything.
+    pub(crate) fn keys_for(&self, wants: impl Fn(&[u8], u64) -> bool) -> Option<Vec<Arc<[u8]>>> {
+        let changes = self.changes.lock();
+        let wanted = changes.keys.iter().filter(|(key, actor)| wants(key, *actor)).map(|(key, _)| Arc::clone(key));
+        (!changes.everything).then(|| wanted.collect())
+    }
+
+    /// The message of a closed batch to a client that takes all keys, made once for all of them.
+    pub(crate) fn encoded(&self, tracker: &Tracker, encode: impl FnOnce() -> Vec<u8>) -> Option<&[u8]> {
+        tracker.takes_all().then(|| &**self.encoded.get_or_init(|| encode().into()))
+    }
+}

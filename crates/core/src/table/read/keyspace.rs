@@ -1,0 +1,135 @@
+//! Reading the commands on keys, whatever their values.
+
+use crate::limits::DATABASES;
+use crate::table::row::Row;
+use crate::vocabulary::{Args, Command, Error, KeyCommand, Kind, NOT_AN_INTEGER, Rename, SYNTAX, integer, is};
+
+/// Keys that one SCAN may return, whatever COUNT says.
+const MOST: usize = 4096;
+
+fn arg<'a>(args: Args<'a>, at: usize) -> &'a [u8] {
+    args.get(at).expect("the arity was checked")
+}
+
+fn command(command: KeyCommand<'_>) -> Result<Command<'_>, Error> {
+    Ok(Command::Key(command))
+}
+
+const OUT_OF_RANGE: Error = Error::new(Kind::Malformed, "ERR DB index is out of range");
+
+fn database(text: &[u8]) -> Result<u8, Error> {
+    let number = integer(text)?;
+    u8::try_from(number).ok().filter(|db| usize::from(*db) < DATABASES).ok_or(OUT_OF_RANGE)
+}
+
+fn read_renaming(args: Args<'_>, replace: bool, rename: Rename) -> Result<Command<'_>, Error> {
+    command(KeyCommand::Copy { from: arg(args, 0), to: arg(args, 1), db: None, replace, rename: Some(rename) })
+}
+
+pub(crate) fn read_type<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(KeyCommand::Type(arg(args, 0)))
+}
+
+pub(crate) fn read_expiretime<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(KeyCommand::ExpireTime { key: arg(args, 0), millis: false })
+}
+
+pub(crate) fn read_pexpiretime<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(KeyCommand::ExpireTime { key: arg(args, 0), millis: true })
+}
+
+pub(crate) fn read_copy<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (mut db, mut replace, mut at) = (None, false, 2);
+    while let Some(option) = args.get(at) {
+        match args.get(at + 1) {
+            _ if is(option, "REPLACE") => (replace, at) = (true, at + 1),
+            Some(number) if is(option, "DB") => (db, at) = (Some(database(number)?), at + 2),
+            _ => return Err(SYNTAX),
+        }
+    }
+    command(KeyCommand::Copy { from: arg(args, 0), to: arg(args, 1), db, replace, rename: None })
+}
+
+pub(crate) fn read_rename<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    read_renaming(args, true, Rename::Always)
+}
+
+pub(crate) fn read_renamenx<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    read_renaming(args, false, Rename::IfNew)
+}
+
+pub(crate) fn read_move<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let (key, db) = (arg(args, 0), Some(database(arg(args, 1))?));
+    command(KeyCommand::Copy { from: key, to: key, db, replace: false, rename: Some(Rename::Move) })
+}
+
+pub(crate) fn read_keys<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    command(KeyCommand::Keys(arg(args, 0)))
+}
+
+pub(crate) fn read_randomkey<'a>(_: &Row, _: Args<'a>) -> Result<Command<'a>, Error> {
+    command(KeyCommand::Random)
+}
+
+pub(crate) fn read_scan<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let digits = arg(args, 0);
+    let invalid = Error::new(Kind::Malformed, "ERR invalid cursor");
+    let text = std::str::from_utf8(digits).map_err(|_| invalid.clone())?;
+    let cursor = text.parse().map_err(|_| invalid)?;
+    let (mut pattern, mut count, mut strings, mut at) = (None, 10, true, 1);
+    while let Some(option) = args.get(at) {
+        let value = args.get(at + 1).ok_or(SYNTAX)?;
+        if is(option, "COUNT") {
+            let number = integer(value)?;
+            if number < 1 {
+                return Err(SYNTAX);
+            }
+            count = number.min(MOST as i64) as usize;
+        } else if is(option, "MATCH") {
+            pattern = Some(value);
+        } else if is(option, "TYPE") {
+            strings = is(value, "STRING");
+        } else {
+            return Err(SYNTAX);
+        }
+        at += 2;
+    }
+    command(KeyCommand::Scan { cursor, pattern, count, strings })
+}
+
+pub(crate) fn read_object<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let sub = arg(args, 0);
+    let names = ["encoding", "freq", "idletime", "refcount"];
+    let Some(name) = names.into_iter().find(|name| is(sub, name)) else {
+        return Err(row.unknown_subcommand(sub));
+    };
+    let (Some(key), 2) = (args.get(1), args.len()) else { return Err(row.wrong_subcommand_arity(name)) };
+    command(match name {
+        "encoding" => KeyCommand::Encoding(key),
+        "freq" => KeyCommand::Frequency(key),
+        "idletime" => KeyCommand::IdleTime(key),
+        _ => KeyCommand::References(key),
+    })
+}
+
+pub(crate) fn read_memory<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let sub = arg(args, 0);
+    if is(sub, "USAGE") {
+        let Some(key) = args.get(1) else { return Err(row.wrong_subcommand_arity("usage")) };
+        return match (args.get(2), args.get(3), args.len()) {
+            (None, ..) => command(KeyCommand::Usage(key)),
+            (Some(option), Some(samples), 4) if is(option, "SAMPLES") => {
+                if integer(samples)? < 0 {
+                    return Err(NOT_AN_INTEGER);
+                }
+                command(KeyCommand::Usage(key))
+            }
+            _ => Err(SYNTAX),
+        };
+    }
+    match args.len() {
+        1 if is(sub, "STATS") => Ok(Command::MemoryStats),
+        1 if is(sub, "PURGE") => Ok(Command::Nothing),
+        _ => Err(row.unknown_subcommand(sub)),
+    }
+}

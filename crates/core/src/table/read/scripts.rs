@@ -1,0 +1,135 @@
+//! EVAL without Lua: the fixed scripts of well-known libraries, recognised by the SHA-1 of their texts. Any other script is
+//! refused with a word on what to use instead.
+
+use crate::table::row::Row;
+use crate::vocabulary::{Args, Command, Error, Kind, SYNTAX, Script, ScriptCommand, integer, is};
+
+/// The scripts by the SHA-1 of their texts.
+#[rustfmt::skip]
+const KNOWN: &[(&str, Script)] = &[
+    ("c3f8721cbb97f72bc19e972846bd7aaf91901658", Script::Release), // redis-py Lock.release
+    ("a4e8783852e6b949f9ef3a97212805108459a890", Script::Extend), // redis-py Lock.extend
+    ("1cac51482acf5858da00f6d685d68f886cd6b6b2", Script::Reacquire), // redis-py Lock.reacquire
+    ("f4a7da3e5d8ea3b46642af08427151cae0190400", Script::AddIfThere), // django-redis incr
+    ("4d15273b16b10c15e1d9202cbe93c959ab7d250b", Script::Add), // django-redis incr without a look
+    ("b948f76fda6b97319d3426a2fb42b0d4f02c7146", Script::Release), // cashews unlock
+    ("0f8a745c1b5efe281bd1299ea0d1b2994c6ae601", Script::AddAndExpire), // cashews incr
+    ("ae3671744a5dbb24ea37ef607b8b10ac7856d43e", Script::Release), // aiocache RedLock
+    ("782e993d12091daacc7a3164ddf5c4624fe56042", Script::Exchange), // aiocache OptimisticLock
+    ("628bd136a573a06b346879695681af12ccef300f", Script::AddAndLimit), // limits, fixed window
+    ("f2994557f1daca13bfef97c2a31ca4b174e031ca", Script::Clear), // limits, clear
+];
+
+/// fastapi-cache2 writes what it clears into the text: this is the SHA-1 of what remains without it.
+const CLEAR_WITHIN: &str = "14f3a8d0c512e302cbb528f7824125d3977d0462";
+
+const NO_SCRIPT: Error = Error::new(Kind::NotFound, "NOSCRIPT No matching script. Please use EVAL.");
+
+pub(crate) const NO_LUA: Error = Error::new(
+    Kind::Unknown,
+    "ERR this server runs no Lua. Known are the scripts of redis-py, django-redis, cashews, aiocache, fastapi-cache2 and \
+     limits; for locks use SET NX PX with DELIFEQ, for compare-and-set SET IFEQ, for several keys MULTI",
+);
+
+pub(crate) fn sha1(text: &[u8]) -> String {
+    sha1_smol::Sha1::from(text).digest().to_string()
+}
+
+pub(crate) fn known(sha: &[u8]) -> Option<Script> {
+    KNOWN.iter().find(|(known, _)| sha.eq_ignore_ascii_case(known.as_bytes())).map(|(_, script)| *script)
+}
+
+/// What stands between the third and the fourth quote of a text, and what remains without it.
+fn written_in(text: &[u8]) -> Option<(&[u8], Vec<u8>)> {
+    let mut quotes = memchr::memchr_iter(b'\'', text).skip(2);
+    let (from, to) = (quotes.next()? + 1, quotes.next()?);
+    Some((&text[from..to], [&text[..from], &text[to..]].concat()))
+}
+
+fn arguments(args: Args<'_>) -> Result<(Args<'_>, Args<'_>), Error> {
+    let count = integer(args.get(1).ok_or(SYNTAX)?)?;
+    let rest = args.from(2);
+    match usize::try_from(count) {
+        Err(_) => Err(Error::new(Kind::Malformed, "ERR Number of keys can't be negative")),
+        Ok(count) if count > rest.len() => {
+            Err(Error::new(Kind::Malformed, "ERR Number of keys can't be greater than number of args"))
+        }
+        Ok(count) => Ok((rest.to(count), rest.from(count))),
+    }
+}
+
+fn script_of(script: Script, args: Args<'_>) -> Result<Command<'_>, Error> {
+    let (keys, args) = arguments(args)?;
+    crate::vocabulary::check_keys(keys.iter())?;
+    let wanted = match script {
+        Script::Clear => 0,
+        Script::Release | Script::AddIfThere | Script::Add => 1,
+        Script::Reacquire | Script::AddAndExpire | Script::AddAndLimit | Script::Exchange => 2,
+        Script::Extend => 3,
+    };
+    if keys.len() != 1 || args.len() < wanted {
+        return Err(Error::new(Kind::Malformed, "ERR the script needs one key and its arguments"));
+    }
+    Ok(Command::Script(ScriptCommand::Run { script, keys, args }))
+}
+
+pub(crate) fn read_eval<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let text = args.get(0).ok_or(SYNTAX)?;
+    if let Some(script) = known(sha1(text).as_bytes()) {
+        return script_of(script, args);
+    }
+    match written_in(text) {
+        Some((pattern, rest)) if sha1(&rest) == CLEAR_WITHIN => Ok(Command::Script(ScriptCommand::Clear(pattern))),
+        _ => Err(NO_LUA),
+    }
+}
+
+pub(crate) fn read_evalsha<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    script_of(known(args.get(0).ok_or(SYNTAX)?).ok_or(NO_SCRIPT)?, args)
+}
+
+pub(crate) fn read_script<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let sub = args.get(0).ok_or(SYNTAX)?;
+    match (args.get(1), args.len()) {
+        (Some(text), 2) if is(sub, "LOAD") => Ok(Command::Script(ScriptCommand::Load(text))),
+        (Some(_), _) if is(sub, "EXISTS") => Ok(Command::Script(ScriptCommand::Exists(args.from(1)))),
+        (None, _) if is(sub, "FLUSH") => Ok(Command::Nothing),
+        (Some(mode), 2) if is(sub, "FLUSH") && (is(mode, "ASYNC") || is(mode, "SYNC")) => Ok(Command::Nothing),
+        (Some(_), _) if is(sub, "FLUSH") => {
+            Err(Error::new(Kind::Malformed, "ERR SCRIPT FLUSH only support SYNC|ASYNC option"))
+        }
+        _ if is(sub, "LOAD") => Err(row.wrong_subcommand_arity("load")),
+        _ if is(sub, "EXISTS") => Err(row.wrong_subcommand_arity("exists")),
+        _ => Err(row.unknown_subcommand(sub)),
+    }
+}
+
+pub(crate) fn read_function<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    let sub = args.get(0).ok_or(SYNTAX)?;
+    match (args.get(1), args.len()) {
+        (None, _) if is(sub, "FLUSH") => Ok(Command::Nothing),
+        (Some(mode), 2) if is(sub, "FLUSH") && (is(mode, "ASYNC") || is(mode, "SYNC")) => Ok(Command::Nothing),
+        (Some(_), _) if is(sub, "FLUSH") => {
+            Err(Error::new(Kind::Malformed, "ERR FUNCTION FLUSH only supports SYNC|ASYNC option"))
+        }
+        _ => Err(row.unknown_subcommand(sub)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_into_a_text_is_found() {
+        let (pattern, rest) = written_in(b"a('KEYS', 'ns:*')) b('DEL', name)").unwrap();
+        assert_eq!((pattern, &rest[..]), (&b"ns:*"[..], &b"a('KEYS', '')) b('DEL', name)"[..]));
+        assert_eq!(written_in(b"'a' 'b"), None);
+    }
+
+    #[test]
+    fn sums_are_known_whatever_their_case() {
+        assert_eq!(known(b"C3F8721CBB97F72BC19E972846BD7AAF91901658"), Some(Script::Release));
+        assert_eq!(known(sha1(b"return 1").as_bytes()), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! What is answered, whatever protocol it goes by.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::error::Error;
+
+/// Bytes of a reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blob {
+    /// A part of the context's scratch buffer: small values are copied there under the lock.
+    Scratch(Range<usize>),
+    /// A large value, shared with the store.
+    Shared(Arc<[u8]>),
+    /// Bytes made for this reply.
+    Owned(Vec<u8>),
+}
+
+impl Blob {
+    /// The bytes; `scratch` is that of the context the reply was made in.
+    pub fn bytes<'a>(&'a self, scratch: &'a [u8]) -> &'a [u8] {
+        match self {
+            Blob::Scratch(range) => &scratch[range.clone()],
+            Blob::Shared(bytes) => bytes,
+            Blob::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// What was found under several keys, in the order they were asked for. Replies of hundreds of values are made of this,
+/// not of a [`Reply`] for each: that took a fifth of the time of an MGET of 100 keys.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Values {
+    /// Where the small values begin in the context's scratch buffer; they lie there one after another.
+    start: usize,
+    parts: Vec<Part>,
+    shared: Vec<Arc<[u8]>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Missing,
+    /// Bytes of a small value, and its flags.
+    Small(u32, u32),
+    /// The next of the shared values, and its flags.
+    Large(u32),
+}
+
+impl Values {
+    /// Room for so many values, of which the small ones are appended to `scratch`.
+    pub fn new(count: usize, scratch: &[u8]) -> Values {
+        Values { start: scratch.len(), parts: Vec::with_capacity(count), shared: Vec::new() }
+    }
+
+    /// Nothing was found under the next key.
+    #[inline(always)]
+    pub fn push_missing(&mut self) {
+        self.parts.push(Part::Missing);
+    }
+
+    /// Appends a small value that was found under the next key, with its flags.
+    #[inline(always)]
+    pub fn push_small(&mut self, bytes: &[u8], flags: u32, scratch: &mut Vec<u8>) {
+        scratch.extend_from_slice(bytes);
+        self.parts.push(Part::Small(bytes.len() as u32, flags));
+    }
+
+    /// Appends a large value that was found under the next key, with its flags.
+    #[inline(always)]
+    pub fn push_large(&mut self, bytes: &Arc<[u8]>, flags: u32) {
+        self.shared.push(Arc::clone(bytes));
+        self.parts.push(Part::Large(flags));
+    }
+
+    /// How many keys there were.
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether nothing was found under some key.
+    pub fn any_missing(&self) -> bool {
+        self.parts.contains(&Part::Missing)
+    }
+
+    /// The values with their flags.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Option<(Piece<'_>, u32)>> {
+        let (mut at, mut shared) = (self.start, self.shared.iter());
+        self.parts.iter().map(move |part| match *part {
+            Part::Missing => None,
+            Part::Small(length, flags) => {
+                let start = at;
+                at += length as usize;
+                Some((Piece::Scratch(start..at), flags))
+            }
+            Part::Large(flags) => shared.next().map(|value| (Piece::Shared(value), flags)),
+        })
+    }
+
+    /// The same as a reply for each: null, a value, or a value and its flags unless they are 0.
+    pub fn replies(&self) -> Vec<Reply> {
+        let each = |(piece, flags)| {
+            let value = Reply::Value(match piece {
+                Piece::Scratch(range) => Blob::Scratch(range),
+                Piece::Shared(value) => Blob::Shared(Arc::clone(value)),
+            });
+            if flags == 0 { value } else { Reply::Array(vec![value, Reply::Int(i64::from(flags))]) }
+        };
+        self.iter().map(|found| found.map_or(Reply::Null, each)).collect()
+    }
+}
+
+/// One of several values.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// A part of the context's scratch buffer.
+    Scratch(Range<usize>),
+    /// A large value.
+    Shared(&'a Arc<[u8]>),
+}
+
+/// An item that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its value.
+    pub value: Blob,
+    /// The number to compare: its version, or what a client chose instead.
+    pub version: u64,
+    /// What the client keeps with it.
+    pub flags: u32,
+    /// Seconds it has to live, rounded up.
+    pub ttl: Option<u32>,
+    /// Bytes of the value.
+    pub size: u32,
+    /// Who loads it anew.
+    pub recache: Recache,
+}
+
+/// What the reader of an item is told of its being loaded anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recache {
+    /// Its time is over.
+    pub stale: bool,
+    /// This reader has the lease, and its token is what [`Found::version`] tells.
+    pub won: bool,
+    /// Somebody else has it.
+    pub taken: bool,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// It was done.
+    Ok,
+    /// A word, such as PONG.
+    Word(&'static str),
+    /// A number.
+    Int(i64),
+    /// Nothing: no such key, no value, not done.
+    Null,
+    /// Nothing where there would be several answers.
+    NoArray,
+    /// A value found under a key.
+    Value(Blob),
+    /// An item found under a key.
+    Item(Found),
+    /// Text for people.
+    Text(String),
+    /// What was found under several keys.
+    Values(Values),
+    /// Several answers.
+    Array(Vec<Reply>),
+    /// Answers without order or repetition.
+    Set(Vec<Reply>),
+    /// Answers under names.
+    Map(Vec<(Reply, Reply)>),
+    /// Something that was not asked for just now.
+    Push(Vec<Reply>),
+    /// Several answers, one after the other, to one request.
+    Several(Vec<Reply>),
+    /// The answer comes when what the command waits for is there.
+    Parked,
+    /// It was not done.
+    Error(Error),
+}
+
+impl Reply {
+    /// A text known when this was compiled.
+    pub fn word(text: &'static str) -> Reply {
+        Reply::Value(Blob::Owned(text.as_bytes().to_vec()))
+    }
+}
+
+impl From<Error> for Reply {
+    fn from(error: Error) -> Reply {
+        Reply::Error(error)
+    }
+}
