@@ -34,7 +34,7 @@ enum Manner {
 struct Notes(Mutex<Vec<Note>>);
 
 impl Sink for Notes {
-    fn send(&self, note: Note) {
+    fn send(&self, note: Note, _: u64) {
         self.0.lock().unwrap().push(note);
     }
 }

@@ -12,7 +12,7 @@ use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::users::{Access, Need};
 use crate::state::waits::wait_number;
-use crate::store::{Hold, HoldOff, Item, Key, Meta, Outcome, Seeker, Sought};
+use crate::store::{Hold, HoldOff, Item, Key, Meta, Outcome, Seeker, Sought, Step};
 use crate::version::VERSION;
 use crate::vocabulary::{Args, Blob, CacheCommand, Error, If, Keep, Kind, Reply, Values, integer};
 
@@ -131,7 +131,8 @@ pub(crate) fn end_unread_fill(engine: &Engine, client: &mut Client, now: u64, fi
     }
     let key = Key { db: client.db, bytes };
     let message: Arc<str> = Arc::from(error.trim_start_matches("ERR "));
-    engine.store.with(key, now, |entry| entry.fill_unread(token, &message));
+    let step = Step { now, actor: client.id };
+    engine.store.with(key, step, |entry| entry.fill_unread(token, &message));
     let hold = engine.store.hold(key, token);
     client.holds.remove(hold);
     engine.loaders.done(hold);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::connection::printable;
 use super::context::Context;
+use crate::state::batch::Options;
 use crate::state::client::Client;
 use crate::state::clients::Shown;
 use crate::state::mailbox::Event;
-use crate::state::tracking::{MAX_PREFIXES, Options};
+use crate::state::tracking::MAX_PREFIXES;
 use crate::store::{Key, Outcome};
 use crate::table::Row;
 use crate::vocabulary::{Args, Blob, ClientCommand, Error, Filter, Kind, Replies, Reply, SYNTAX, integer, is};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
-use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value};
+use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Step, Value};
 use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, Values};
 
 /// What a command works with.
@@ -14,6 +14,8 @@ pub struct Context<'a> {
     pub engine: &'a Engine,
     /// The clocks.
     pub now: Now,
+    /// The number of the connection whose request is run; 0 if it is nobody's.
+    pub actor: u64,
     /// Small values of a reply are copied here under the lock; kept between commands for its capacity.
     pub scratch: &'a mut Vec<u8>,
     /// The shards that a transaction has locked: all that its commands touch.
@@ -108,12 +110,18 @@ impl Held for Locked<'_> {
 pub(crate) const TURN: usize = 8192;
 
 impl Context<'_> {
+    /// A step of the store, at the command's time and by whoever asked for it.
+    #[inline]
+    pub fn step(&self) -> Step {
+        Step { now: self.now.mono, actor: self.actor }
+    }
+
     /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
     #[inline]
     pub fn with<R>(&mut self, key: Key<'_>, step: impl FnOnce(&mut Entry<'_>, &mut Vec<u8>) -> R) -> R {
-        let scratch = &mut *self.scratch;
+        let (at, scratch) = (self.step(), &mut *self.scratch);
         match &mut self.held {
-            None => self.engine.store.with(key, self.now.mono, |entry| step(entry, scratch)),
+            None => self.engine.store.with(key, at, |entry| step(entry, scratch)),
             Some(held) => step(&mut held.entry(key), scratch),
         }
     }
@@ -124,9 +132,9 @@ impl Context<'_> {
         keys: impl Iterator<Item = Key<'k>> + Clone,
         step: impl FnOnce(&mut dyn Held, &mut Vec<u8>) -> R,
     ) -> R {
-        let scratch = &mut *self.scratch;
+        let (at, scratch) = (self.step(), &mut *self.scratch);
         match &mut self.held {
-            None => self.engine.store.with_all(keys.clone(), self.now.mono, |all| {
+            None => self.engine.store.with_all(keys.clone(), at, |all| {
                 all.prefetch(keys);
                 step(all, scratch)
             }),
@@ -142,11 +150,11 @@ impl Context<'_> {
         keys: Args<'_>,
         mut visit: impl FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool,
     ) {
-        let scratch = &mut *self.scratch;
+        let (at, scratch) = (self.step(), &mut *self.scratch);
         match &mut self.held {
             None => {
                 let keys = keys.iter().map(|bytes| Key { db, bytes });
-                self.engine.store.read_all(keys, self.now.mono, |now, item| visit(now, item, scratch));
+                self.engine.store.read_all(keys, at, |now, item| visit(now, item, scratch));
             }
             Some(held) => held.read_all(db, keys, scratch, &mut visit),
         }
@@ -161,7 +169,7 @@ impl Context<'_> {
     /// Removes everything, or everything in one database.
     pub fn clear(&mut self, db: Option<u8>) {
         match &mut self.held {
-            None => self.engine.store.clear(db, self.now.mono),
+            None => self.engine.store.clear(db, self.step()),
             Some(held) => held.clear(db),
         }
     }

@@ -156,7 +156,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         rebase(client, cx.waits);
     }
     let watched = std::mem::take(&mut client.watched);
-    let (engine, now) = (cx.engine, cx.now);
+    let (engine, now, actor, step) = (cx.engine, cx.now, cx.actor, cx.step());
     let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
     let wide = queue.is_wide();
     let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
@@ -170,13 +170,13 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         if !engine.store.options().evict && !fits(&queue, client, held) {
             return Reply::Error(discarded(&Refused::Full.into()));
         }
-        let mut cx = Context { engine, now, scratch, held: Some(held), waits };
+        let mut cx = Context { engine, now, actor, scratch, held: Some(held), waits };
         Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args, execute)).collect())
     };
     let reply = if wide {
-        engine.store.with_everything(now.mono, |all| run(all))
+        engine.store.with_everything(step, |all| run(all))
     } else {
-        engine.store.with_all(keys, now.mono, |all| run(all))
+        engine.store.with_all(keys, step, |all| run(all))
     };
     release(engine, now.mono, client.party, &watched);
     Ok(reply)

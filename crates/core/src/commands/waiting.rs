@@ -221,7 +221,7 @@ mod tests {
 
     fn with<R>(engine: &Engine, waits: &mut Waits, step: impl FnOnce(&mut Context<'_>) -> R) -> R {
         let now = Now { mono: 1000, wall: 1000 };
-        step(&mut Context { engine, now, scratch: &mut Vec::new(), held: None, waits })
+        step(&mut Context { engine, now, actor: 0, scratch: &mut Vec::new(), held: None, waits })
     }
 
     /// CACHE.GET finds nothing; a worker fills the key; the look that would begin a wait finds the value; somebody deletes

@@ -27,14 +27,13 @@ use crate::protocol::long_line::LongLine;
 use crate::protocol::resp::{self, Reader};
 use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
-use crate::state::batch::{Batch, Tracker};
+use crate::state::batch::{Batch, Options, Tracker};
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::mailbox::Event;
-use crate::state::tracking::{Options, acting};
 use crate::state::users::Access;
 use crate::state::waits::{Waits, wait_parts};
-use crate::store::{AHEAD, Entry, Granted, Key, Meta, Outcome, Party, Value};
+use crate::store::{AHEAD, Entry, Granted, Key, Meta, Outcome, Party, Step, Value};
 use crate::table::{Row, fill_of, flag, lookup, unknown};
 use crate::vocabulary::{
     Args, Blob, CacheCommand, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Replies, Reply, Span,
@@ -326,7 +325,6 @@ impl Session {
         if let Some(shown) = &self.client.shown {
             shown.touch(now);
         }
-        acting(self.client.id);
         self.protocol = Some(protocol);
         let mut run = Run { engine, clock: now, now: engine.time(now), scratch, commands: 0, errors: 0 };
         let mut frames = std::mem::take(&mut run.scratch.frames);
@@ -339,7 +337,6 @@ impl Session {
         self.in_batch = false;
         run.scratch.frames = frames;
         run.finish();
-        acting(0);
         end
     }
 
@@ -355,7 +352,6 @@ impl Session {
         }
         for event in events {
             self.deliver(run.engine, run.clock, run.scratch, event, out);
-            acting(self.client.id);
         }
         Flow::Continue
     }
@@ -467,6 +463,7 @@ impl Session {
     fn run_plain(&mut self, run: &mut Run<'_>, input: &[u8], frames: &[Frame], out: &mut Output) -> usize {
         let (db, resp3, limit) = (self.client.db, self.client.resp == 3, self.limits(run.engine).pause_output);
         let (store, now) = (&run.engine.store, run.now);
+        let at = Step { now: now.mono, actor: self.client.id };
         let (mut done, mut errors) = (0, 0);
         let mut step = |entry: &mut Entry<'_>| {
             let frame = &frames[done];
@@ -490,9 +487,9 @@ impl Session {
         };
         let keys = frames.iter().map(|frame| Key { db, bytes: run.args(input, frame).get(1).unwrap_or_default() });
         if let [_] = frames {
-            keys.for_each(|key| _ = store.with(key, now.mono, &mut step));
+            keys.for_each(|key| _ = store.with(key, at, &mut step));
         } else {
-            store.each(keys, now.mono, step);
+            store.each(keys, at, step);
         }
         run.commands += done as u64;
         run.errors += errors;
@@ -510,9 +507,10 @@ impl Session {
             return false;
         }
         let begun = out.mark();
+        let at = Step { now: run.now.mono, actor: self.client.id };
         resp::header(b'*', keys.len() as i64, out.bytes());
         let mut fits = true;
-        run.engine.store.read_all(keys.iter().map(|bytes| Key { db, bytes }), run.now.mono, |_, item| {
+        run.engine.store.read_all(keys.iter().map(|bytes| Key { db, bytes }), at, |_, item| {
             encode_found(item.map(|item| item.value), resp3, out);
             fits = out.bytes_since(&begun) <= limit;
             fits
@@ -656,7 +654,14 @@ impl Session {
             return true;
         }
         let mut waits = self.parked.take().unwrap_or_default();
-        let mut cx = Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
+        let mut cx = Context {
+            engine: run.engine,
+            now: run.now,
+            actor: self.client.id,
+            scratch: values,
+            held: None,
+            waits: &mut waits,
+        };
         self.number = number_waits(cx.waits, self.number);
         let reply = execute_loaded(&mut cx, &mut self.client, &command);
         if matches!(reply, Reply::Parked) {
@@ -737,8 +742,14 @@ impl Session {
                     Reply::Int(self.cancel(run.engine, run.now, *ticket).into())
                 }
                 Ok(command) => {
-                    let mut cx =
-                        Context { engine: run.engine, now: run.now, scratch: values, held: None, waits: &mut waits };
+                    let mut cx = Context {
+                        engine: run.engine,
+                        now: run.now,
+                        actor: self.client.id,
+                        scratch: values,
+                        held: None,
+                        waits: &mut waits,
+                    };
                     execute_row(&mut cx, &mut self.client, row, args, command)
                 }
                 Err(error) => {
@@ -875,7 +886,14 @@ impl Session {
         let reply = match (row.read)(row, args.from(1)) {
             Ok(command) => {
                 let scratch = &mut run.scratch.values;
-                let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
+                let mut cx = Context {
+                    engine: run.engine,
+                    now: run.now,
+                    actor: self.client.id,
+                    scratch,
+                    held: None,
+                    waits: &mut waits,
+                };
                 execute_row(&mut cx, &mut self.client, row, args, &command)
             }
             Err(error) => Reply::Error(error),
@@ -1082,7 +1100,6 @@ impl Session {
         let number = waits.number;
         // Another database may have been selected since.
         let selected = std::mem::replace(&mut self.client.db, db);
-        acting(self.client.id);
         run.scratch.values.clear();
         match request {
             Kept::Json(line) => self.run_json(&mut run, &line, waits, out),
@@ -1094,7 +1111,14 @@ impl Session {
                 let reply = match prepared {
                     Ok((row, command)) => {
                         let scratch = &mut run.scratch.values;
-                        let mut cx = Context { engine, now: run.now, scratch, held: None, waits: &mut waits };
+                        let mut cx = Context {
+                            engine,
+                            now: run.now,
+                            actor: self.client.id,
+                            scratch,
+                            held: None,
+                            waits: &mut waits,
+                        };
                         execute_row(&mut cx, &mut self.client, row, args, &command)
                     }
                     Err(error) => Reply::Error(error),
@@ -1111,7 +1135,6 @@ impl Session {
         }
         run.count();
         self.client.db = selected;
-        acting(0);
     }
 
     /// The connection is gone: its leases pass on, and it waits for nothing any more.
@@ -1242,7 +1265,14 @@ impl Session {
             Ok(_) if length > run.engine.limits.max_value => self.refuse_value(run, &message, length),
             Ok(command) => command.map_or(Reply::Ok, |command| {
                 let scratch = &mut run.scratch.values;
-                let mut cx = Context { engine: run.engine, now: run.now, scratch, held: None, waits: &mut waits };
+                let mut cx = Context {
+                    engine: run.engine,
+                    now: run.now,
+                    actor: self.client.id,
+                    scratch,
+                    held: None,
+                    waits: &mut waits,
+                };
                 execute_loaded(&mut cx, &mut self.client, &command)
             }),
             Err(error) => Reply::Error(error),

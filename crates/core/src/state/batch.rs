@@ -5,12 +5,40 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::tracking::Options;
 use super::users::Access;
 use crate::store::Party;
 
 /// Keys of a batch; beyond it the clients drop everything.
 const MAX_BATCH: usize = 1 << 16;
+
+/// How a client tracks.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Every key with one of the prefixes, read or not.
+    pub broadcast: bool,
+    /// Only keys that are read after CLIENT CACHING YES.
+    pub opt_in: bool,
+    /// No keys that are read after CLIENT CACHING NO.
+    pub opt_out: bool,
+    /// No invalidations of the client's own changes.
+    pub no_loop: bool,
+    /// The connection that is sent the invalidations instead.
+    pub redirect: Option<Party>,
+    /// That connection has closed.
+    pub broken: bool,
+    /// Prefixes of broadcast; an empty one means all keys.
+    pub prefixes: Vec<Box<[u8]>>,
+    /// CLIENT CACHING was called for the next command.
+    pub caching: bool,
+}
+
+impl Options {
+    /// Bytes that the server holds for it: the prefixes are kept here and in the table of all who are told.
+    pub(crate) fn memory(&self) -> usize {
+        let prefixes: usize = self.prefixes.iter().map(|prefix| size_of_val(prefix) + prefix.len()).sum();
+        size_of::<Options>() + 2 * prefixes
+    }
+}
 
 /// A client that keeps copies.
 #[derive(Debug)]

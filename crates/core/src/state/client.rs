@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use super::batch::Options;
 use super::client_sessions::Joined;
 use super::clients::{ClientInfo, Shown};
 use super::key_list::KeyList;
 use super::pubsub::Subscriptions;
 use super::queue::{Queue, Watched};
-use super::tracking::Options;
 use super::users::{Access, DEFAULT, Users};
 use crate::store::{Holds, Party};
 use crate::vocabulary::Replies;

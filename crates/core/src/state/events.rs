@@ -15,11 +15,11 @@ pub(super) struct Post {
 }
 
 impl Sink for Post {
-    fn send(&self, note: Note) {
+    fn send(&self, note: Note, actor: u64) {
         match note {
             Note::Outcome(party, wait, outcome) => self.mail.post(party, Event::Outcome(wait, outcome)),
             Note::Wanted(db, key) => self.loaders.want(db, key),
-            Note::Changed(key, readers) => self.tracking.changed(&key, &readers, &self.mail),
+            Note::Changed(key, readers) => self.tracking.changed(&key, &readers, actor, &self.mail),
             Note::Cleared | Note::TagsInvalidated if !self.tracking.any() => {}
             Note::Cleared => self.tracking.cleared(&self.mail),
             Note::TagsInvalidated => self.tracking.tags_invalidated(&self.mail),

@@ -16,60 +16,19 @@
 //!
 //! Invalidating a tag touches no key: each client that read a key with a tag drops everything.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use super::batch::{Batch, Tracker};
+use super::batch::{Batch, Options, Tracker};
 use super::mailbox::{Event, Mailboxes};
 use super::users::Access;
 use crate::store::{Interest, Party, Store};
 
-thread_local! {
-    /// The client whose requests this thread runs, for NOLOOP.
-    static ACTOR: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The requests of this client are run from now on; 0: of no client.
-#[inline]
-pub(crate) fn acting(id: u64) {
-    ACTOR.set(id);
-}
-
 /// Prefixes that one client may track.
 pub(crate) const MAX_PREFIXES: usize = 1024;
-
-/// How a client tracks.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Every key with one of the prefixes, read or not.
-    pub broadcast: bool,
-    /// Only keys that are read after CLIENT CACHING YES.
-    pub opt_in: bool,
-    /// No keys that are read after CLIENT CACHING NO.
-    pub opt_out: bool,
-    /// No invalidations of the client's own changes.
-    pub no_loop: bool,
-    /// The connection that is sent the invalidations instead.
-    pub redirect: Option<Party>,
-    /// That connection has closed.
-    pub broken: bool,
-    /// Prefixes of broadcast; an empty one means all keys.
-    pub prefixes: Vec<Box<[u8]>>,
-    /// CLIENT CACHING was called for the next command.
-    pub caching: bool,
-}
-
-impl Options {
-    /// Bytes that the server holds for it: the prefixes are kept here and in the table of all who are told.
-    pub(crate) fn memory(&self) -> usize {
-        let prefixes: usize = self.prefixes.iter().map(|prefix| size_of_val(prefix) + prefix.len()).sum();
-        size_of::<Options>() + 2 * prefixes
-    }
-}
 
 /// The clients of a prefix, and the batch of keys that is open for them.
 struct Prefix {
@@ -222,11 +181,10 @@ impl Tracking {
         }
     }
 
-    /// A key changed: an invalidation is posted to the clients that read it, and to those with a prefix of it.
-    pub(crate) fn changed(&self, key: &[u8], readers: &[Party], mail: &Mailboxes) {
+    /// The connection of number `actor` changed a key: an invalidation is posted to the clients that read it, and to those with a prefix of it.
+    pub(crate) fn changed(&self, key: &[u8], readers: &[Party], actor: u64, mail: &Mailboxes) {
         let mut trackers = self.trackers.lock();
         let key: Arc<[u8]> = key.into();
-        let actor = ACTOR.get();
         for reader in readers {
             let known = trackers.clients.get(&reader.id).filter(|tracker| !tracker.broadcast);
             if let Some(tracker) = known.filter(|tracker| tracker.wants(&key, actor)) {

@@ -91,13 +91,13 @@ impl Loaded {
 /// Where the store tells others of what a step means for them: called under the lock of the shard, so that nothing that
 /// happens later is told earlier.
 pub trait Sink: Send + Sync {
-    /// Takes a note; must not use the store.
-    fn send(&self, note: Note);
+    /// Takes a note of a step that the connection of number `actor` asked for (0: none did); must not use the store.
+    fn send(&self, note: Note, actor: u64);
 }
 
 /// Tells nobody: for a store that nobody waits for.
 pub(super) struct Nobody;
 
 impl Sink for Nobody {
-    fn send(&self, _: Note) {}
+    fn send(&self, _: Note, _: u64) {}
 }

@@ -36,7 +36,7 @@ pub use shard::{Copied, Entry};
 use shard::{MIN_SEGMENT, Shard};
 use tags::{TagTable, Tags};
 pub use tracked::Interest;
-pub use types::{Item, Key, MAX_SHARDS, Meta, Options, Refused, RefusedFills, Stats, Value};
+pub use types::{Item, Key, MAX_SHARDS, Meta, Options, Refused, RefusedFills, Stats, Step, Value};
 
 use crate::limits::MAX_TAGS;
 use events::Nobody;
@@ -56,6 +56,9 @@ pub struct Store {
     next_tick: AtomicUsize,
     sink: Arc<dyn Sink>,
 }
+
+/// The actor of steps of upkeep.
+const NOBODY: u64 = 0;
 
 /// One round of the sweep through all shards.
 #[derive(Default)]
@@ -159,24 +162,25 @@ impl Store {
 
     /// Runs `f` on the entry of `key` under the lock of its shard: one step for everybody else.
     #[inline]
-    pub fn with<R>(&self, key: Key<'_>, now: u64, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
+    pub fn with<R>(&self, key: Key<'_>, step: impl Into<Step>, f: impl FnOnce(&mut Entry<'_>) -> R) -> R {
+        let Step { now, actor } = step.into();
         let hash = self.hash(key);
         let mut shard = self.shards[self.shard_of(hash)].lock();
         let now = shard.advance(now);
         let tags = self.tags.step();
         let result = f(&mut Entry::new(&mut shard, &tags, key, hash, now, None));
         if shard.leases.is_stirred() {
-            self.settle(&mut shard, &tags);
+            self.settle(&mut shard, &tags, actor);
         }
         result
     }
 
     /// The end of a step that others wait for.
     #[cold]
-    fn settle(&self, shard: &mut Shard, tags: &Tags<'_>) {
+    fn settle(&self, shard: &mut Shard, tags: &Tags<'_>, actor: u64) {
         shard.settle(tags);
         for note in shard.leases.take_notes() {
-            self.sink.send(note);
+            self.sink.send(note, actor);
         }
     }
 
@@ -185,11 +189,11 @@ impl Store {
     pub fn with_all<'k, R>(
         &self,
         keys: impl Iterator<Item = Key<'k>>,
-        now: u64,
+        step: impl Into<Step>,
         f: impl FnOnce(&mut Locked<'_>) -> R,
     ) -> R {
         let mask = keys.fold(0u64, |mask, key| mask | 1 << self.shard_of(self.hash(key)));
-        f(&mut self.lock(mask, now))
+        f(&mut self.lock(mask, step.into()))
     }
 
     /// Reads `keys` as of one instant: `visit` is given the clock and the live item of each in their order, as by
@@ -198,10 +202,10 @@ impl Store {
     pub fn read_all<'k>(
         &self,
         keys: impl Iterator<Item = Key<'k>> + Clone,
-        now: u64,
+        step: impl Into<Step>,
         mut visit: impl FnMut(u64, Option<Item<'_>>) -> bool,
     ) {
-        self.each(keys, now, |entry| visit(entry.now(), entry.get()));
+        self.each(keys, step, |entry| visit(entry.now(), entry.get()));
     }
 
     /// Gives `visit` the entry of each of `keys` in their order, all in one step, until it returns false.
@@ -209,28 +213,28 @@ impl Store {
     pub fn each<'k>(
         &self,
         keys: impl Iterator<Item = Key<'k>> + Clone,
-        now: u64,
+        step: impl Into<Step>,
         visit: impl FnMut(&mut Entry<'_>) -> bool,
     ) {
         let mut hashes = Vec::with_capacity(keys.size_hint().0);
         hashes.extend(keys.clone().map(|key| self.hash(key)));
         let mask = hashes.iter().fold(0u64, |mask, hash| mask | 1 << self.shard_of(*hash));
-        self.lock(mask, now).each_hashed(keys, &hashes, visit);
+        self.lock(mask, step.into()).each_hashed(keys, &hashes, visit);
     }
 
     /// Runs `f` with every shard locked.
-    pub fn with_everything<R>(&self, now: u64, f: impl FnOnce(&mut Locked<'_>) -> R) -> R {
-        f(&mut self.lock(u64::MAX, now))
+    pub fn with_everything<R>(&self, step: impl Into<Step>, f: impl FnOnce(&mut Locked<'_>) -> R) -> R {
+        f(&mut self.lock(u64::MAX, step.into()))
     }
 
-    fn lock(&self, mask: u64, now: u64) -> Locked<'_> {
+    fn lock(&self, mask: u64, Step { now, actor }: Step) -> Locked<'_> {
         let mut guards = [const { None }; MAX_SHARDS];
         for (index, shard) in self.shards.iter().enumerate() {
             if mask & 1 << index != 0 {
                 guards[index] = Some(shard.lock());
             }
         }
-        Locked { store: self, tags: self.tags.step(), guards, now }
+        Locked { store: self, tags: self.tags.step(), guards, now, actor }
     }
 
     /// Has the processor fetch the index buckets, then the items, of keys that are about to be used: their waits
@@ -258,7 +262,7 @@ impl Store {
             shard.advance(now);
             let tags = self.tags.step();
             shard.tick_leases(&tags, &mut most);
-            self.settle(&mut shard, &tags);
+            self.settle(&mut shard, &tags, NOBODY);
             if most == 0 {
                 // The next call goes on here, so that one shard does not delay the others for ever.
                 self.next_tick.store((number + 1) % self.shards.len(), Ordering::Relaxed);
@@ -285,7 +289,7 @@ impl Store {
         let tags = self.tags.step();
         shard.lost(hold, party, &tags);
         if shard.leases.is_stirred() {
-            self.settle(&mut shard, &tags);
+            self.settle(&mut shard, &tags, NOBODY);
         }
     }
 
@@ -336,7 +340,7 @@ impl Store {
         if self.options.evict || self.shards.iter().all(|shard| shard.lock().surplus(share) == 0) {
             return;
         }
-        let mut all = self.lock(u64::MAX, 0);
+        let mut all = self.lock(u64::MAX, Step::default());
         let mut shards: Vec<&mut Shard> = all.guards.iter_mut().flatten().map(|guard| &mut **guard).collect();
         let mut returned: usize = shards.iter_mut().map(|shard| shard.return_surplus(share)).sum();
         for shard in shards {
@@ -365,7 +369,7 @@ impl Store {
             let tags = self.tags.step();
             let round = shard.sweep(items, &tags, sweep.thorough, now);
             if shard.leases.is_stirred() {
-                self.settle(&mut shard, &tags);
+                self.settle(&mut shard, &tags, NOBODY);
             }
             if !round {
                 continue;
@@ -422,12 +426,12 @@ impl Store {
     /// Invalidates tags, all in one step: when this returns, no item that was written with one of them before is served
     /// again.
     pub fn invalidate_tags(&self, tags: &[u64]) {
-        self.lock(0, 0).invalidate_tags(tags);
+        self.lock(0, Step::default()).invalidate_tags(tags);
     }
 
     /// Removes everything, or everything in one database.
-    pub fn clear(&self, db: Option<u8>, now: u64) {
-        self.with_everything(now, |all| all.clear(db));
+    pub fn clear(&self, db: Option<u8>, step: impl Into<Step>) {
+        self.with_everything(step, |all| all.clear(db));
     }
 
     /// Items of a database: those that expired count until they are swept or asked for.
@@ -455,7 +459,7 @@ impl Store {
     /// shard may be used above its budget, by what grows without a write that makes room for it: leases, ghosts.
     #[doc(hidden)]
     pub fn check(&self, slack: usize) {
-        let all = self.lock(u64::MAX, 0);
+        let all = self.lock(u64::MAX, Step::default());
         all.guards.iter().flatten().for_each(|shard| shard.check(slack));
         let budgets = all.guards.iter().flatten().map(|shard| shard.budget).sum::<usize>();
         assert_eq!(budgets, self.share() * self.shards.len(), "the budgets of all shards are the whole");
@@ -541,6 +545,7 @@ pub struct Locked<'s> {
     tags: Tags<'s>,
     guards: [Option<MutexGuard<'s, Shard>>; MAX_SHARDS],
     now: u64,
+    actor: u64,
 }
 
 impl Drop for Locked<'_> {
@@ -548,7 +553,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         for shard in self.guards.iter_mut().flatten() {
             if shard.leases.is_stirred() {
-                self.store.settle(shard, &self.tags);
+                self.store.settle(shard, &self.tags, self.actor);
             }
         }
     }
@@ -572,7 +577,7 @@ impl Locked<'_> {
     pub fn invalidate_tags(&mut self, tags: &[u64]) {
         if !tags.is_empty() {
             self.tags.invalidate(tags);
-            self.store.sink.send(Note::TagsInvalidated);
+            self.store.sink.send(Note::TagsInvalidated, self.actor);
         }
     }
 
@@ -732,7 +737,7 @@ impl Locked<'_> {
     /// or as it is needed.
     pub fn clear(&mut self, db: Option<u8>) {
         let (options, least) = (&self.store.shard_options, self.store.least_segment);
-        self.store.sink.send(Note::Cleared);
+        self.store.sink.send(Note::Cleared, self.actor);
         self.guards.iter_mut().flatten().for_each(|shard| shard.clear(db, options, least));
     }
 }

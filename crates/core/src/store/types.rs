@@ -27,6 +27,22 @@ pub struct Options {
     pub load_limit: u64,
 }
 
+/// When something is done to the store, and by whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Milliseconds of the monotonic clock.
+    pub now: u64,
+    /// The number of the connection that asked for it; 0 if none did.
+    pub actor: u64,
+}
+
+impl From<u64> for Step {
+    /// A step that no connection asked for.
+    fn from(now: u64) -> Step {
+        Step { now, actor: 0 }
+    }
+}
+
 /// A key in one of the numbered databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key<'a> {

@@ -1,7 +1,7 @@
 //! Commands that know of an item's flags and version: memcached's.
 
 use super::args::Args;
-use super::command::Expiry;
+use super::options::Expiry;
 
 /// What a write of memcached does with the value that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,15 +7,17 @@ mod cache;
 mod command;
 mod error;
 mod memcached;
+mod options;
 mod reply;
 mod server;
 mod words;
 
 pub use args::{Args, Span};
 pub use cache::{CacheCommand, If, Keep};
-pub use command::{After, Command, Condition, ExpireWhen, Expiry, KeyCommand, Rename, TextCommand};
+pub use command::{After, Command, KeyCommand, Rename, TextCommand};
 pub use error::{Error, Kind, NO_SUCH_ITEM, NOT_AN_INTEGER, OTHER_VERSION, SYNTAX, too_long};
 pub use memcached::{ItemCommand, Mode};
+pub use options::{Condition, ExpireWhen, Expiry};
 pub use reply::{Blob, Found, Piece, Recache, Reply, Values};
 pub use server::{AclCommand, BusCommand, ClientCommand, ConfigCommand, Filter, Replies, Script, ScriptCommand, Topic};
 pub use words::{check_keys, integer, is};
