@@ -27,6 +27,7 @@ import globalcache
 from globalcache import AsyncCache, Cache, ConfigError, LoadError
 from globalcache.client.failures import MOST_KEPT, Failures
 from globalcache.client.guard import Guard
+from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
 
 if TYPE_CHECKING:
@@ -495,7 +496,7 @@ def test_a_thread_lets_go_where_no_further_load_fails() -> None:
     now = threading.Event()
     kept = Failures()
     guard = Guard("f")
-    kept.failed((b"k",), Sick(), guard, ran=False)
+    kept.failed((b"k",), Sick(), guard, Handled(), ran=False)
     for _ in range(500):
         if not kept._kept:  # noqa: SLF001
             break
@@ -517,7 +518,7 @@ def test_a_fork_while_another_thread_holds_the_lock() -> None:
 def test_a_thousand_exceptions_are_kept() -> None:
     kept = Failures(lambda: 1.0)
     for number in range(MOST_KEPT + 50):
-        kept.failed((b"k%d" % number,), Sick(), Guard("f"), ran=False)
+        kept.failed((b"k%d" % number,), Sick(), Guard("f"), Handled(), ran=False)
     assert len(kept._kept) == MOST_KEPT  # noqa: SLF001
 
 
