@@ -239,14 +239,14 @@ def test_tasks_that_join_a_load_get_values_of_their_own() -> None:
             assert got == [given] * 3
             assert given != [1] or len(set(map(id, got))) == 3
         assert len(loads) == 5
-        one, two = loading([1]), loading("text")
+        one, two = loading([1]), loading({"a": 1})
         calls = [
             world.aio.get_or_load("both", one, type=list[int]),
-            world.aio.get_or_load("both", two, type=str),
-            world.aio.get_or_load("both", two, type=str),
+            world.aio.get_or_load("both", two, type=dict[str, int]),
+            world.aio.get_or_load("both", two, type=dict[str, int]),
         ]
-        assert await asyncio.gather(*calls) == [[1], "text", "text"]
-        assert loads[5:] == [[1], "text"]
+        assert await asyncio.gather(*calls) == [[1], {"a": 1}, {"a": 1}]
+        assert loads[5:] == [[1], {"a": 1}]
 
     with world.faults.dead():
         asyncio.run(run())
