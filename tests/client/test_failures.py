@@ -124,6 +124,18 @@ def test_the_hold_off_doubles_up_to_a_second() -> None:
     assert gaps == [pytest.approx(gap, abs=0.011) for gap in (0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1)]
 
 
+def test_an_exception_is_kept_as_long_as_the_key_is_held_off() -> None:
+    """The server hears of the failure 300 ms later, so its hold-off of a second ends that much later than one here."""
+    now = 0.0
+    kept, guard, error = Failures(lambda: now), Guard("f"), Sick()
+    kept.failed((b"k",), error, guard, Handled(), ran=False)
+    now = 1.3
+    answer = LoadError("k: failed", key="k", cause_class=f"{__name__}.Sick")
+    assert raised(lambda: kept.elsewhere(b"k", answer)) is error
+    now = 2.0
+    assert kept.elsewhere(b"k", answer) is answer
+
+
 def test_another_process_runs_its_own_function() -> None:
     """A fails and the key is held off. B runs its function once in 100 ms; beyond that it gets A's failure."""
     world, (a, b) = processes(2)

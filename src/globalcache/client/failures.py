@@ -47,6 +47,9 @@ MOST_KEPT = 1_000
 _MOST_FUNCTIONS = 1_000
 # Seconds: between two tries of a key that another process failed to load, and the longest hold-off of a server.
 BETWEEN_TRIES, LONGEST_HOLD_OFF = 0.1, 1.0
+# For how long exceptions are kept: a server holds a key off from the moment when it hears of the failure, which is later
+# than here, and on a busy machine much later.
+LONGEST_KEPT = 2 * LONGEST_HOLD_OFF
 # Tries a second of one function for keys that other processes failed to load.
 _MOST_TRIES = 20
 # Characters of an exception's text that other processes may read.
@@ -226,14 +229,14 @@ class Failures:
             if self._clock is not time.monotonic or self._sweeper_of == os.getpid():
                 return
             self._sweeper_of = os.getpid()
-        sweeper = threading.Timer(LONGEST_HOLD_OFF, self._sweep)
+        sweeper = threading.Timer(LONGEST_KEPT, self._sweep)
         sweeper.daemon = True
         sweeper.start()
 
     def _drop_old(self, now: float) -> None:
         while self._kept:
             oldest = next(iter(self._kept))
-            if len(self._kept) <= MOST_KEPT and now - self._kept[oldest].at < LONGEST_HOLD_OFF:
+            if len(self._kept) <= MOST_KEPT and now - self._kept[oldest].at < LONGEST_KEPT:
                 return
             del self._kept[oldest]
 
@@ -265,7 +268,7 @@ class Failures:
         with self._lock:
             now = self._clock()
             kept = self._kept.get(name)
-            own = kept is not None and kept.name == error.cause_class and now - kept.at < LONGEST_HOLD_OFF
+            own = kept is not None and kept.name == error.cause_class and now - kept.at < LONGEST_KEPT
             del kept
         if own:
             self._raise_kept(name, error)
@@ -275,7 +278,7 @@ class Failures:
         kept = self._kept.get(name)
         now = self._clock()
         try:
-            if kept is not None and now - kept.at < LONGEST_HOLD_OFF:
+            if kept is not None and now - kept.at < LONGEST_KEPT:
                 kept.raised.again()
             if other is not None:
                 # A new one each time: `other` lives in frames that its traceback would hold.
