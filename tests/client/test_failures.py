@@ -26,7 +26,7 @@ from sqlalchemy.exc import NoResultFound
 
 import globalcache
 from globalcache import AsyncCache, Cache, ConfigError, LoadError
-from globalcache.client.failures import _PRIVATE, MOST_KEPT, Failures
+from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
@@ -824,7 +824,7 @@ def test_an_exception_and_its_frames_are_let_go() -> None:
     gc.disable()
     try:
         seen = call()
-        world.clock.advance(1)
+        world.clock.advance(LONGEST_KEPT)
         with contextlib.suppress(Sick):
             cache.get_or_load("other", sick)
         assert seen() is None

@@ -47,8 +47,8 @@ MOST_KEPT = 1_000
 _MOST_FUNCTIONS = 1_000
 # Seconds: between two tries of a key that another process failed to load, and the longest hold-off of a server.
 BETWEEN_TRIES, LONGEST_HOLD_OFF = 0.1, 1.0
-# For how long exceptions are kept: a server holds a key off from the moment when it hears of the failure, which is later
-# than here, and on a busy machine much later.
+# Seconds for which exceptions are kept. A server holds a key off from the moment when it hears of the failure, which is
+# later than here, on a busy machine much later.
 LONGEST_KEPT = 2 * LONGEST_HOLD_OFF
 # Tries a second of one function for keys that other processes failed to load.
 _MOST_TRIES = 20
