@@ -439,6 +439,14 @@ class Cache(Functions):
         hear of it later.
         """
 
+        if len(writes) == 1:
+            # Nearly always, so without what several need.
+            try:
+                return [send(writes[0])]
+            except _AWAY as error:
+                self._without(error)
+                return []
+
         def attempt(write: _Write) -> Any:
             try:
                 return send(write)
