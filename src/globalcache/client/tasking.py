@@ -170,8 +170,6 @@ class AsyncWork:
 
         `missed` is called then with those that had not begun.
         """
-        if len(parts) == 1:
-            return [await send(parts[0])]
         waiting = dict(enumerate(parts))
         try:
             return await asyncio.gather(*(_begin(number, waiting, send) for number in range(len(parts))))

@@ -438,7 +438,6 @@ class Cache(Functions):
         An invalidation that ended at the first server would leave old values at the others, and none of them would
         hear of it later.
         """
-
         if len(writes) == 1:
             # Nearly always, so without what several need.
             try:
