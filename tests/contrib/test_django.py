@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from globalcache.errors import DeadlineError, LoadError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -156,6 +158,49 @@ def test_get_or_set_asks_once_for_all_threads(backend: Callable[..., Any], serve
     assert (got, len(asked)) == ([7] * 5, 1)
     assert cache.get_or_set("none", lambda: None) is None
     assert cache.get("none", "default") is None
+
+
+class Refused(Exception):  # noqa: N818 - as applications name it
+    """The caller may not see this."""
+
+
+async def test_each_caller_is_given_what_its_own_callable_raises(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    """Ann's callable raises, and Bob's, from the same place in the code, is asked as well."""
+    cache = backend(server.url)
+
+    def page_of(user: str) -> Callable[[], Any]:
+        def page() -> Any:
+            raise Refused(user)
+
+        return page
+
+    for user in ("ann", "bob"):
+        with pytest.raises(Refused, match=user):
+            cache.get_or_set("page", page_of(user))
+        with pytest.raises(Refused, match=user):
+            await cache.aget_or_set("page", page_of(user))
+    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
+
+
+@pytest.mark.parametrize("error", [LoadError, DeadlineError])
+async def test_a_callable_that_raises_an_error_of_the_cache_is_asked_once(
+    backend: Callable[..., Any], server: globalcache.Server, error: type[Exception]
+) -> None:
+    """It is its own error, and not that of a load elsewhere, after which the callable would be asked."""
+    cache, asked = backend(server.url), list[int]()
+
+    def load() -> Any:
+        asked.append(1)
+        raise error("its own")
+
+    with pytest.raises(error, match="its own"):
+        cache.get_or_set("k", load)
+    with pytest.raises(error, match="its own"):
+        await cache.aget_or_set("k", load)
+    assert len(asked) == 2
+    await cache._aio.aclose()  # noqa: SLF001
 
 
 async def test_what_a_load_raises_is_raised_by_every_call(
