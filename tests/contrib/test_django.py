@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from globalcache import AsyncCache
 from globalcache.errors import DeadlineError, LoadError
 
 if TYPE_CHECKING:
@@ -216,6 +217,21 @@ async def test_what_a_load_raises_is_raised_by_every_call(
     await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
 
 
+async def test_another_callable_is_asked_after_a_failure(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    """One callable fails for a key; at once another one is given for it: that the first failed says nothing of it."""
+    cache = backend(server.url)
+    with pytest.raises(LookupError):
+        cache.get_or_set("k", broken)
+    assert cache.get_or_set("k", lambda: 7) == 7
+    with pytest.raises(LookupError):
+        await cache.aget_or_set("a", broken)
+    assert await cache.aget_or_set("a", lambda: 8) == 8
+    assert cache.get_many("ka") == {"k": 7, "a": 8}
+    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
+
+
 def broken() -> Any:
     raise LookupError("no such row")
 
@@ -342,3 +358,34 @@ def test_invalidation_waits_for_the_commit(backend: Callable[..., Any]) -> None:
     assert left() == "abc"
     invalidate_on_commit("a", cache=cache)  # no transaction: at once
     assert left() == "bc"
+
+
+def test_what_cannot_be_invalidated_is_named_at_the_call(backend: Callable[..., Any]) -> None:
+    """A list of keys would be the key "['menu']", and what is raised within a commit looks as if that had failed."""
+    cache = backend("memory://", namespace="mistakes")
+    from globalcache.contrib.django import invalidate_on_commit  # noqa: PLC0415
+
+    mistakes: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((["menu"],), {"cache": cache}, r"keys are texts, one by one, not \['menu'\]"),
+        (("",), {"cache": cache}, "keys are texts, one by one, not ''"),
+        ((), {"cache": cache, "tags": [1]}, "tags are texts, one by one, not 1"),
+        (("a",), {"cache": {}}, "dict is no cache of this backend or of globalcache"),
+    ]
+    for keys, options, line in mistakes:
+        with pytest.raises(TypeError, match=f"invalidate_on_commit: {line}"):
+            invalidate_on_commit(*keys, **options)
+
+
+def test_an_async_cache_is_told_as_well(backend: Callable[..., Any]) -> None:
+    """Django calls plain functions after a commit: a coroutine would be made and never awaited."""
+    backend("memory://")
+    from django.db import transaction  # noqa: PLC0415
+
+    from globalcache.contrib.django import invalidate_on_commit  # noqa: PLC0415
+
+    cache = AsyncCache("memory://")
+    cache.sync.set_many({"a": 1, "b": 2})
+    with transaction.atomic():
+        invalidate_on_commit("a", cache=cache)
+        assert cache.sync.has("a")
+    assert cache.sync.get_many("ab") == {"b": 2}

@@ -45,7 +45,7 @@ _NAMESPACE = "django"
 # Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
 _SHORTEST = 0.001
 _AWAY = (UnavailableError, DeadlineError)
-# get_or_set asks its callable itself when another process failed, or takes too long.
+# get_or_set asks its callable itself when another one failed, or takes too long.
 _FAILED_ELSEWHERE = (LoadError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
@@ -401,7 +401,17 @@ def invalidate_on_commit(
     """Invalidate once the transaction of the database `using` is committed; at once if there is none.
 
     Nothing happens if it is rolled back, or the savepoint within which this was called. `cache` is one of Django's
-    caches with this backend, or a globalcache.Cache.
+    caches with this backend, a globalcache.Cache or an AsyncCache. Raises TypeError for another one, and for keys and
+    tags that are no texts. Django runs what waits for a commit in order, and stops at the first that raises: it is
+    lost if something before it raises, unless that was given robust=True.
     """
     marks = (tags,) if isinstance(tags, str) else tuple(tags)
-    transaction.on_commit(functools.partial(cache.invalidate, *keys, tags=marks), using=using)
+    for what, names in (("keys", keys), ("tags", marks)):
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"invalidate_on_commit: {what} are texts, one by one, not {name!r}")
+    # An AsyncCache has a face for plain functions, which is what Django calls.
+    invalidate = getattr(getattr(cache, "sync_door", cache), "invalidate", None)
+    if invalidate is None:
+        raise TypeError(f"invalidate_on_commit: {type(cache).__name__} is no cache of this backend or of globalcache")
+    transaction.on_commit(functools.partial(invalidate, *keys, tags=marks), using=using)
