@@ -42,7 +42,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start it; returns when it takes connections."""
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self._folder}"
+        settings = "-c listen_addresses=127.0.0.1 -c fsync=off -c max_prepared_transactions=8"
+        options = f"-p {self.port} {settings} -k {self._folder}"
         self._run("pg_ctl", "-w", "-t", "60", "-s", "-l", str(self._folder / "log"), "-o", options, "start")
         self._runs = True
 

@@ -125,6 +125,39 @@ def test_closed_connections_are_not_used(proxy: Proxy) -> None:
             assert getattr(cache, name)(*args) is right
 
 
+def test_a_connection_in_use_when_the_cache_is_closed(server: globalcache.Server) -> None:
+    """Another thread closes the cache while a request is on its way: its connection is closed when it is put back."""
+    with Cache(server.url, timeout=20) as cache:
+        assert cache.incr("n") == 1
+        pool = cache._servers[0]._idle  # noqa: SLF001
+        (connection,) = pool
+        write = connection._write  # noqa: SLF001
+
+        def write_and_close(data: bytes) -> int:
+            cache.close()
+            return int(write(data))
+
+        connection._write = write_and_close  # noqa: SLF001
+        assert cache.incr("n") == 2
+        assert connection._socket.fileno() == -1  # noqa: SLF001
+        assert not pool
+        assert not cache._servers[0]._idle  # noqa: SLF001
+        assert cache.incr("n") == 3  # over a new connection
+        rooms = [pool.room, cache._servers[0]._idle.room]  # noqa: SLF001
+        assert [room._value for room in rooms] == [blocking.MOST_CONNECTIONS, blocking.MOST_CONNECTIONS - 1]  # noqa: SLF001
+
+
+@pytest.mark.parametrize("call", [("get_or_load", "x", lambda: 1), ("get_many", ["x"]), ("set_many", {"x": 1, "y": 2})])
+def test_every_call_puts_back_into_the_pool_it_took_from(server: globalcache.Server, call: tuple[Any, ...]) -> None:
+    with Cache(server.url, timeout=20) as cache:
+        cache.set("x", 1)
+        (connection,) = cache._servers[0]._idle  # noqa: SLF001
+        write = connection._write  # noqa: SLF001
+        connection._write = lambda data: (cache.close(), write(data))[1]  # type: ignore[func-returns-value]  # noqa: SLF001
+        getattr(cache, call[0])(*call[1:])
+        assert connection._socket.fileno() == -1  # noqa: SLF001
+
+
 def test_one_death_ends_all_older_connections(proxy: Proxy) -> None:
     """What ended one ended those before it; they are closed, also if their end has not arrived."""
     with Cache(f"globalcache://{proxy.address}", timeout=5) as cache:

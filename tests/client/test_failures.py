@@ -13,6 +13,7 @@ import os
 import pickle
 import random
 import threading
+import traceback
 import weakref
 from collections import defaultdict
 from functools import partial
@@ -25,9 +26,11 @@ from sqlalchemy.exc import NoResultFound
 
 import globalcache
 from globalcache import AsyncCache, Cache, ConfigError, LoadError
-from globalcache.client.failures import MOST_KEPT, Failures
+from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
 from globalcache.client.guard import Guard
+from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
+from globalcache.errors import DeadlineError, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +122,18 @@ def test_the_hold_off_doubles_up_to_a_second() -> None:
         world.clock.advance(0.01)
     gaps = [after - before for before, after in pairwise(ran)]
     assert gaps == [pytest.approx(gap, abs=0.011) for gap in (0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1)]
+
+
+def test_an_exception_is_kept_as_long_as_the_key_is_held_off() -> None:
+    """The server hears of the failure 300 ms later, so its hold-off of a second ends that much later than one here."""
+    now = 0.0
+    kept, guard, error = Failures(lambda: now), Guard("f"), Sick()
+    kept.failed((b"k",), error, guard, Handled(), ran=False)
+    now = 1.3
+    answer = LoadError("k: failed", key="k", cause_class=f"{__name__}.Sick")
+    assert raised(lambda: kept.elsewhere(b"k", answer)) is error
+    now = 2.0
+    assert kept.elsewhere(b"k", answer) is answer
 
 
 def test_another_process_runs_its_own_function() -> None:
@@ -311,6 +326,332 @@ def test_passed_through_is_held_against_nobody() -> None:
     assert other.get("page:1") == "page 1"
 
 
+def readers(cache: Any) -> Any:
+    """Return a function whose exception concerns its caller alone: a guest may not read what ada may."""
+
+    def page(user: str) -> str:
+        if user != "ada":
+            raise Forbidden(user)
+        return f"page for {user}"
+
+    def of(user: str, begin: Callable[[], object]) -> Any:
+        load = lambda: (begin(), page(user))[1]  # noqa: E731
+        return cache.get_or_load("page", load, guard=Guard("page", (), (Forbidden,)))
+
+    return of
+
+
+def outcome_of(call: Callable[[], Any]) -> str:
+    try:
+        return str(call())
+    except Exception as error:  # noqa: BLE001 - the test looks at it
+        return f"{type(error).__name__}: {error}"
+
+
+def test_who_waited_for_a_private_failure_loads(server: globalcache.Server) -> None:
+    """A guest's load is refused while others wait for it, in this process and in another one.
+
+    Each of them then has its own: guests are refused by their own names, and ada's page is stored.
+    """
+    go, got = threading.Event(), dict[str, str]()
+    watcher: Any
+    with Cache(server.url, timeout=20) as one, Cache(server.url, timeout=20) as two, Cache(server.url) as watcher:
+        callers = {"mallory": one, "ada": one, "bob": one, "eve": two, "carol": two}
+
+        def call(user: str) -> None:
+            got[user] = outcome_of(lambda: readers(callers[user])(user, lambda: go.wait(20)))
+
+        threads = [threading.Thread(target=call, args=(user,)) for user in callers]
+        for number, thread in enumerate(threads):
+            thread.start()
+            while watcher.inspect("page")["waiters"] < number or not one.stats()["loads"]:
+                pass
+        go.set()
+        for thread in threads:
+            thread.join(20)
+        assert (got["mallory"], got["ada"]) == ("Forbidden: mallory", "page for ada")
+        assert all(got[user] in {f"Forbidden: {user}", "page for ada"} for user in got)
+        assert one.get("page") == "page for ada"
+
+
+def test_tasks_that_waited_for_a_private_failure_load(server: globalcache.Server) -> None:
+    """As above in one loop: nobody is refused by the name of another one."""
+
+    async def run() -> None:
+        async with AsyncCache(server.url, timeout=20) as one, AsyncCache(server.url, timeout=20) as two:
+            go = asyncio.Event()
+
+            async def call(cache: AsyncCache, user: str) -> str:
+                async def load() -> str:
+                    await go.wait()
+                    if user != "ada":
+                        raise Forbidden(user)
+                    return "page"
+
+                try:
+                    return str(await cache.get_or_load("page", load, guard=Guard("page", (), (Forbidden,))))
+                except Forbidden as error:
+                    return str(error)
+
+            users = ["mallory", "bob", "eve", "carol", "ada"]
+            tasks = [asyncio.create_task(call((one, two)[place % 2], user)) for place, user in enumerate(users)]
+            while (await two.inspect("page")).get("waiters", 0) < len(users) - 1:
+                pass
+            go.set()
+            assert all(got in {user, "page"} for user, got in zip(users, await asyncio.gather(*tasks), strict=True))
+            assert tasks[-1].result() == await one.get("page") == "page"
+
+    asyncio.run(run())
+
+
+def test_a_hundred_who_are_refused_in_turn(server: globalcache.Server) -> None:
+    """Each waits for its turn; none is refused by another one's name, whatever the number of turns before it."""
+
+    async def run() -> None:
+        async with AsyncCache(server.url, timeout=20) as cache:
+
+            async def call(number: int) -> str:
+                async def load() -> str:
+                    await asyncio.sleep(0)
+                    raise Forbidden(number)
+
+                with pytest.raises(Forbidden) as caught:
+                    await cache.get_or_load("page", load, guard=Guard("page", (), (Forbidden,)))
+                return str(caught.value)
+
+            assert await asyncio.gather(*map(call, range(100))) == [str(number) for number in range(100)]
+
+    asyncio.run(run())
+
+
+def test_who_waits_behind_private_failures_waits_no_longer_than_wanted() -> None:
+    """One load after another is refused while its caller waits: its time is over nevertheless."""
+    _, (cache,) = processes(1)
+    cache._servers[0].fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))  # noqa: SLF001
+    with pytest.raises(DeadlineError):
+        cache.get_or_load("k", lambda: 1, wait=0.01)
+
+
+@pytest.mark.parametrize("others", ["threads", "tasks"])
+def test_a_private_failure_without_a_server(others: str) -> None:
+    """There is no lease to wait for: those who joined the load in this process load for themselves."""
+    users = ["mallory", "bob", "ada", "eve"]
+    world, (cache,) = processes(1)
+    with world.faults.dead():
+        if others == "threads":
+            got = dict[str, str]()
+            begin = partial(until, lambda: cache.stats()["errors"] == len(users))
+            call = readers(cache)
+
+            def run(user: str) -> None:
+                got[user] = outcome_of(lambda: call(user, begin))
+
+            threads = [threading.Thread(target=run, args=(user,)) for user in users]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(20)
+        else:
+            got = asyncio.run(tasks_refused(cache.aio, users))
+    for user in users:
+        assert got[user] == (f"Forbidden: {user}" if user != "ada" else "page for ada") or got[user] == "page for ada"
+    assert (got["mallory"], got["ada"]) == ("Forbidden: mallory", "page for ada")
+
+
+async def tasks_refused(cache: AsyncCache, users: list[str]) -> dict[str, str]:
+    async def call(user: str) -> str:
+        async def load() -> str:
+            await asyncio.sleep(0)
+            if user != "ada":
+                raise Forbidden(user)
+            return f"page for {user}"
+
+        try:
+            return str(await cache.get_or_load("page", load, guard=Guard("page", (), (Forbidden,))))
+        except Forbidden as error:
+            return f"Forbidden: {error}"
+
+    return dict(zip(users, await asyncio.gather(*map(call, users)), strict=True))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        pass
+
+
+def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:
+    """Even a cache that lets others read texts does not send this one."""
+    with Cache(server.url, tell_text=True) as cache:
+        call = Mock(side_effect=cache._servers[0].call)  # noqa: SLF001
+        cache._servers[0].call = call  # noqa: SLF001
+        assert outcome_of(lambda: readers(cache)("SECRET", lambda: None)) == "Forbidden: SECRET"
+        ((words, _),) = call.call_args_list
+        assert words[0] == b"CACHE.FAIL"
+        assert "SECRET" not in str(words)
+
+
+def test_the_guard_of_a_load_whose_failures_are_all_private() -> None:
+    """Two callers, each with a function of its own from the same place in the code: each gets its own exception."""
+    _, (cache,) = processes(1)
+
+    def load_of(user: str) -> Callable[[], Any]:
+        def load() -> Any:
+            raise Sick(user)
+
+        return load
+
+    for user in ("ann", "bob", "ann"):
+        load = load_of(user)
+        guard = cache._failures.guard_of(load, (Exception,))  # noqa: SLF001
+        assert guard is not cache._failures.guard_of(load)  # noqa: SLF001
+        assert str(raised(partial(cache.get_or_load, "k", load, guard=guard))) == user
+
+
+# What an exception that several callers get has of each of them
+
+
+def chain_of(error: BaseException | None) -> list[str]:
+    """Return all exceptions and functions that a log of this exception would show."""
+    shown: list[str] = []
+    while error is not None:
+        shown.append(repr(error))
+        shown += [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+        error = error.__cause__ or error.__context__
+    return shown
+
+
+def broken() -> Any:
+    try:
+        failing(KeyError("row"))()
+    except KeyError:
+        raise Sick from None
+
+
+def request_of_ann(call: Callable[[], Any]) -> BaseException:
+    try:
+        failing(PermissionError("ann"))()
+    except PermissionError:
+        error = raised(call)
+    return error
+
+
+def request_of_bob(call: Callable[[], Any]) -> BaseException:
+    try:
+        failing(PermissionError("bob"))()
+    except PermissionError:
+        error = raised(call)
+    return error
+
+
+def test_a_shared_exception_has_nothing_of_its_callers() -> None:
+    """Ann's load fails while she handles another exception, and so does Bob, who gets the same object."""
+    _, (cache,) = processes(1)
+    first = request_of_ann(lambda: cache.get_or_load("k", broken))
+    shown = [chain_of(first)]
+    for _ in range(3):
+        assert request_of_bob(lambda: cache.get_or_load("k", broken)) is first
+        shown.append(chain_of(first))
+        assert isinstance(first.__context__, KeyError)
+        assert first.__context__.__context__ is None
+        assert first.__suppress_context__
+        assert first.__cause__ is None
+    assert not [text for text in shown[0] if "of_bob" in text or "PermissionError" in text]
+    assert not [text for later in shown[1:] for text in later if "of_ann" in text or "PermissionError" in text]
+    assert len(shown[1]) == len(shown[3])
+
+
+def test_a_shared_exception_of_a_batch_has_nothing_of_its_callers() -> None:
+    _, (cache,) = processes(1)
+    calls = [lambda: cache.get_or_load_many(["a", "b"], lambda _: broken()) for _ in range(2)]
+    first = request_of_ann(calls[0])
+    assert request_of_bob(calls[1]) is first
+    assert not [text for text in chain_of(first) if "of_ann" in text or "PermissionError" in text]
+
+
+def test_what_cannot_be_stored_has_nothing_of_its_callers() -> None:
+    _, (cache,) = processes(1)
+    first = request_of_ann(lambda: cache.get_or_load("k", object))
+    assert isinstance(first, TypeError)
+    assert request_of_bob(lambda: cache.get_or_load("k", object)) is first
+    assert not [text for text in chain_of(first) if "of_ann" in text or "PermissionError" in text]
+
+
+def test_a_cause_that_callers_add_is_not_shared() -> None:
+    """`raise error from other` in one caller changes the object that the next one gets, unless that is undone."""
+    _, (cache,) = processes(1)
+    first = raised(lambda: cache.get_or_load("k", broken))
+    with pytest.raises(Sick):
+        raise first from PermissionError("ann")
+    assert raised(lambda: cache.get_or_load("k", broken)).__cause__ is None
+
+
+def test_an_exception_of_its_caller_keeps_what_the_caller_handles() -> None:
+    """What passes through is nobody else's, so it is as it would be without a cache."""
+    _, (cache,) = processes(1)
+    error = request_of_ann(lambda: readers(cache)("guest", lambda: None))
+    assert isinstance(error.__context__, PermissionError)
+
+
+def test_a_flight_without_a_server_shares_nothing_of_its_callers() -> None:
+    """Tasks that join one load, each of which handles an exception of its own."""
+    world = CacheForTests()
+
+    def deny(user: str) -> None:
+        raise PermissionError(user)
+
+    async def run() -> None:
+        cache = AsyncCache("memory://", namespace="test")
+        world.stand_in_for(cache)
+        shown: list[list[str]] = []
+
+        async def load() -> Any:
+            await asyncio.sleep(0)
+            return broken()
+
+        async def call(user: str) -> None:
+            try:
+                deny(user)
+            except PermissionError:
+                with pytest.raises(Sick) as caught:
+                    await cache.get_or_load("k", load)
+                shown.append(chain_of(caught.value))
+
+        await asyncio.gather(*map(call, ["ann", "bob", "eve"]))
+        assert len(shown) == 3
+        assert not [text for one in shown for text in one if "PermissionError" in text]
+        assert len({len(one) for one in shown}) == 1
+
+    with world.faults.dead():
+        asyncio.run(run())
+
+
+def handled_by_caller(error: PermissionError) -> tuple[BaseException, Handled]:
+    """Return what a caller that handles `error` hands to its load."""
+    try:
+        failing(error)()
+    except PermissionError:
+        handled = Handled()
+    return error, handled
+
+
+def test_what_a_caller_handles_is_cut_out_of_groups() -> None:
+    ann, handled = handled_by_caller(PermissionError("ann"))
+    inner, cause = Sick("inner"), Sick("cause")
+    group = ExceptionGroup("both", [inner, Sick("other")])
+    group.__context__ = inner.__context__ = cause.__context__ = ann
+    inner.__cause__ = cause
+    handled.cut_from(group)
+    assert [error.__context__ for error in (group, inner, cause)] == [None] * 3
+
+
+def test_a_load_that_raises_what_its_caller_handles() -> None:
+    """It is the outcome then, with its own chain."""
+    ann, handled = handled_by_caller(PermissionError("ann"))
+    ann.__context__ = Sick("before")
+    handled.cut_from(ann)
+    assert isinstance(ann.__context__, Sick)
+
+
 def test_a_stale_value_does_not_stand_in_for_what_passes_through() -> None:
     world, (cache,) = processes(1)
     cache.set("page:1", "old", ttl=1, stale_if_error=60)
@@ -483,7 +824,7 @@ def test_an_exception_and_its_frames_are_let_go() -> None:
     gc.disable()
     try:
         seen = call()
-        world.clock.advance(1)
+        world.clock.advance(LONGEST_KEPT)
         with contextlib.suppress(Sick):
             cache.get_or_load("other", sick)
         assert seen() is None
@@ -495,7 +836,7 @@ def test_a_thread_lets_go_where_no_further_load_fails() -> None:
     now = threading.Event()
     kept = Failures()
     guard = Guard("f")
-    kept.failed((b"k",), Sick(), guard, ran=False)
+    kept.failed((b"k",), Sick(), guard, Handled(), ran=False)
     for _ in range(500):
         if not kept._kept:  # noqa: SLF001
             break
@@ -517,7 +858,7 @@ def test_a_fork_while_another_thread_holds_the_lock() -> None:
 def test_a_thousand_exceptions_are_kept() -> None:
     kept = Failures(lambda: 1.0)
     for number in range(MOST_KEPT + 50):
-        kept.failed((b"k%d" % number,), Sick(), Guard("f"), ran=False)
+        kept.failed((b"k%d" % number,), Sick(), Guard("f"), Handled(), ran=False)
     assert len(kept._kept) == MOST_KEPT  # noqa: SLF001
 
 

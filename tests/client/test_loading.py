@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import globalcache
-from globalcache import AsyncCache, Cache
+from globalcache import AsyncCache, Cache, DeadlineError, LoadError
+from globalcache.client.work import Work
+from globalcache.contrib.testing import CacheForTests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,3 +188,221 @@ def test_a_long_load_keeps_its_lease(server: globalcache.Server, monkeypatch: py
             thread.join(10)
         assert len(loads) == 1
         assert cache.get("long") == 1
+
+
+# Loads that other callers join while there is no server
+
+
+def test_who_joins_a_load_gets_a_value_of_their_own() -> None:
+    """As from a server: a caller that changes its value changes nobody else's. One thread loads, four wait for it."""
+    world = CacheForTests()
+    got: list[Any] = []
+
+    def load() -> dict[str, list[int]]:
+        until(lambda: world.stats()["errors"] == 5)
+        return {"rows": [3, 1, 2]}
+
+    def call() -> None:
+        value = world.get_or_load("k", load)
+        value["rows"].append(len(got))
+        got.append(value)
+
+    with world.faults.dead():
+        threads = [threading.Thread(target=call) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert [len(value["rows"]) for value in got] == [4] * 5
+    assert len({id(value["rows"]) for value in got}) == 5
+
+
+def test_tasks_that_join_a_load_get_values_of_their_own() -> None:
+    """Lists, rows that do not exist, bytes and values of another type than the one that was loaded."""
+    world = CacheForTests()
+    loads: list[Any] = []
+
+    def loading(value: Any) -> Callable[[], Any]:
+        async def load() -> Any:
+            loads.append(value)
+            await asyncio.sleep(0)
+            return value
+
+        return load
+
+    async def run() -> None:
+        for given, kind in (([1], None), ([1], list[int]), (b"x", bytes), (None, None), ("text", str)):
+            load = loading(given)
+            calls = [world.aio.get_or_load(f"{given!r} {kind}", load, type=kind) for _ in range(3)]
+            got = await asyncio.gather(*calls)
+            assert got == [given] * 3
+            assert given != [1] or len(set(map(id, got))) == 3
+        assert len(loads) == 5
+        one, two = loading([1]), loading({"a": 1})
+        calls = [
+            world.aio.get_or_load("both", one, type=list[int]),
+            world.aio.get_or_load("both", two, type=dict[str, int]),
+            world.aio.get_or_load("both", two, type=dict[str, int]),
+        ]
+        assert await asyncio.gather(*calls) == [[1], {"a": 1}, {"a": 1}]
+        assert loads[5:] == [[1], {"a": 1}]
+
+    with world.faults.dead():
+        asyncio.run(run())
+
+
+def test_absences_that_are_joined_raise_exceptions_of_their_own() -> None:
+    world = CacheForTests()
+
+    class NoRow(Exception):  # noqa: N818
+        pass
+
+    @world.aio.cached("row:{id}", absent=[NoRow])
+    async def row(id: int) -> int:
+        await asyncio.sleep(0)
+        raise NoRow(id)
+
+    async def run() -> None:
+        got = await asyncio.gather(*(row(1) for _ in range(3)), return_exceptions=True)
+        assert [type(one) for one in got] == [NoRow] * 3
+        assert len(set(map(id, got))) == 3
+
+    with world.faults.dead():
+        asyncio.run(run())
+
+
+def test_who_has_no_room_in_time_gives_others_no_error() -> None:
+    """Two threads want one key while all loads that may run at a time do: the impatient one gives up, the other loads.
+
+    The impatient one came first, so the other waits for it.
+    """
+    work = Work(local_loads=1)
+    busy, go = threading.Event(), threading.Event()
+    got: list[Any] = []
+
+    def occupy() -> None:
+        busy.set()
+        go.wait(10)
+
+    first = threading.Thread(target=work.alone, args=(b"busy", occupy, 10))
+    first.start()
+    assert busy.wait(10)
+    impatient = threading.Thread(target=give_up, args=(work,))
+    impatient.start()
+    until(lambda: b"k" in work._flights)  # noqa: SLF001
+    patient = threading.Thread(target=lambda: got.append(work.alone(b"k", lambda: 7, 10)))
+    patient.start()
+    impatient.join(10)
+    go.set()
+    for thread in (first, patient):
+        thread.join(10)
+    assert got == [7]
+
+
+def give_up(work: Work) -> None:
+    with pytest.raises(DeadlineError, match="1 loads run already"):
+        work.alone(b"k", lambda: 1, 0.05)
+
+
+# Loads that begin others
+
+
+def test_a_task_that_outlives_the_load_that_began_it() -> None:
+    """It asks for the key of that load: while the load runs it would wait for itself, and later it would not."""
+
+    async def run() -> None:
+        cache = AsyncCache("memory://")
+        go = asyncio.Event()
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def later() -> Any:
+            await go.wait()
+            return await cache.get_or_load("k", lambda: 7)
+
+        async def load() -> int:
+            tasks.append(asyncio.create_task(later()))
+            with pytest.raises(LoadError, match="k -> k"):
+                await asyncio.create_task(cache.get_or_load("k", lambda: 7))
+            return 5
+
+        assert await cache.get_or_load("k", load) == 5
+        await cache.delete("k")
+        go.set()
+        assert await tasks[0] == 7
+
+    asyncio.run(run())
+
+
+def test_a_load_that_has_ended_gives_no_room() -> None:
+    """A load within a load needs no room of its own, but one that is begun by what the load left behind does."""
+
+    async def run() -> None:
+        world = CacheForTests(local_loads=1)
+        cache = world.aio
+        tasks: list[asyncio.Task[Any]] = []
+        running, most = 0, 0
+        go = asyncio.Event()
+
+        async def load() -> int:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            return 1
+
+        async def later() -> Any:
+            await go.wait()
+            return await asyncio.gather(*(cache.get_or_load(f"k{number}", load) for number in range(5)))
+
+        async def outer() -> Any:
+            tasks.append(asyncio.create_task(later()))
+            return await cache.get_or_load("inner", load)
+
+        with world.faults.dead():
+            assert await cache.get_or_load("outer", outer) == 1
+            go.set()
+            assert await tasks[0] == [1] * 5
+        assert most == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -> None:
+    """A load of "outer" reads "inner", which is stale: the refresh of that runs beside it and asks for "outer" itself.
+
+    Nobody waits for the refresh, so it does not wait for itself.
+    """
+    cache = Cache("memory://", clock=clock)
+    cache.set("inner", 1, ttl=100, refresh_after=1)
+    clock.now += 2
+    refreshing = threading.Event()
+
+    def outer() -> Any:
+        value = cache.get_or_load("inner", inner)
+        assert refreshing.wait(10)
+        return value
+
+    def inner() -> Any:
+        refreshing.set()
+        return cache.get_or_load("outer", outer) + 1
+
+    async def outer_task() -> Any:
+        value = await cache.aio.get_or_load("inner", inner_task)
+        await asyncio.to_thread(refreshing.wait, 10)
+        return value
+
+    async def inner_task() -> Any:
+        refreshing.set()
+        return await cache.aio.get_or_load("outer", outer_task) + 1
+
+    async def run() -> None:
+        assert await cache.aio.get_or_load("outer", outer_task) == 1
+        await asyncio.gather(*cache.aio._work._tasks)  # noqa: SLF001 - what runs behind
+
+    if kind == "threads":
+        assert cache.get_or_load("outer", outer) == 1
+    else:
+        asyncio.run(run())
+    until(lambda: cache.get("inner") == 2)

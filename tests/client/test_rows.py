@@ -180,6 +180,33 @@ def test_numbers_need_one_query(url: str) -> None:
     assert sum("from orders" in statement for statement in asked) == 1
 
 
+def test_arguments_of_one_text_are_asked_for_apart(url: str) -> None:
+    """Of 1 and "1" in one batch each has the row, in whatever order they stand; so has 2 beside "2.0"."""
+    order = Functions().sql_loader("order:{id}", url=url, query="select id, customer from orders where id in :ids")
+    assert order.key(1) != order.key("1")
+    rows = {1: {"id": 1, "customer": 7}, 2: {"id": 2, "customer": 7}}
+    batches: list[list[Any]] = [[1, "1"], ["1", 1], [2, 1, "1"], ["1", 2, 99, 1, "99"]]
+    for items in batches:
+        assert load(order.loader, items) == {item: rows[int(item)] for item in items if int(item) in rows}
+
+
+def test_numbers_of_other_kinds_are_asked_for_apart(tmp_path: Path) -> None:
+    """The row is that of "1.0" by its text, and of 1 as well by the database."""
+    url = f"sqlite:///{tmp_path}/prices.db"
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table price (amount real, name text)")
+        connection.exec_driver_sql("insert into price values (1.0, 'one'), (2.5, 'more')")
+    engine.dispose()
+    price = Functions().sql_loader("price:{amount}", url=url, query="select * from price where amount in :amounts")
+    names = {1: "one", "1.0": "one", "1.00": "one", 2.5: "more"}
+    for items in ([1, "1.0"], ["1.0", 1], ["1.00", "1.0"], [2.5, 1, "1.0", 3]):
+        found = load(price.loader, items)
+        assert {item: row["name"] for item, row in found.items()} == {
+            item: names[item] for item in items if item in names
+        }
+
+
 def test_a_query_without_the_column_of_the_key(url: str) -> None:
     order = Functions().sql_loader("order:{id:int}", url=url, query="select customer from orders where id in :ids")
     with pytest.raises(ConfigError, match="key: the query gives no column 'id'"):

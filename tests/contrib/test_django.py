@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from globalcache import AsyncCache
+from globalcache.errors import DeadlineError, LoadError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -158,6 +161,49 @@ def test_get_or_set_asks_once_for_all_threads(backend: Callable[..., Any], serve
     assert cache.get("none", "default") is None
 
 
+class Refused(Exception):  # noqa: N818 - as applications name it
+    """The caller may not see this."""
+
+
+async def test_each_caller_is_given_what_its_own_callable_raises(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    """Ann's callable raises, and Bob's, from the same place in the code, is asked as well."""
+    cache = backend(server.url)
+
+    def page_of(user: str) -> Callable[[], Any]:
+        def page() -> Any:
+            raise Refused(user)
+
+        return page
+
+    for user in ("ann", "bob"):
+        with pytest.raises(Refused, match=user):
+            cache.get_or_set("page", page_of(user))
+        with pytest.raises(Refused, match=user):
+            await cache.aget_or_set("page", page_of(user))
+    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
+
+
+@pytest.mark.parametrize("error", [LoadError, DeadlineError])
+async def test_a_callable_that_raises_an_error_of_the_cache_is_asked_once(
+    backend: Callable[..., Any], server: globalcache.Server, error: type[Exception]
+) -> None:
+    """It is its own error, and not that of a load elsewhere, after which the callable would be asked."""
+    cache, asked = backend(server.url), list[int]()
+
+    def load() -> Any:
+        asked.append(1)
+        raise error("its own")
+
+    with pytest.raises(error, match="its own"):
+        cache.get_or_set("k", load)
+    with pytest.raises(error, match="its own"):
+        await cache.aget_or_set("k", load)
+    assert len(asked) == 2
+    await cache._aio.aclose()  # noqa: SLF001
+
+
 async def test_what_a_load_raises_is_raised_by_every_call(
     backend: Callable[..., Any], server: globalcache.Server
 ) -> None:
@@ -168,6 +214,21 @@ async def test_what_a_load_raises_is_raised_by_every_call(
         with pytest.raises(LookupError):
             await cache.aget_or_set("k", broken)
     assert await cache.aget_or_set("another", lambda: 1) == cache.get("another") == 1
+    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
+
+
+async def test_another_callable_is_asked_after_a_failure(
+    backend: Callable[..., Any], server: globalcache.Server
+) -> None:
+    """One callable fails for a key; at once another one is given for it: that the first failed says nothing of it."""
+    cache = backend(server.url)
+    with pytest.raises(LookupError):
+        cache.get_or_set("k", broken)
+    assert cache.get_or_set("k", lambda: 7) == 7
+    with pytest.raises(LookupError):
+        await cache.aget_or_set("a", broken)
+    assert await cache.aget_or_set("a", lambda: 8) == 8
+    assert cache.get_many("ka") == {"k": 7, "a": 8}
     await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
 
 
@@ -297,3 +358,34 @@ def test_invalidation_waits_for_the_commit(backend: Callable[..., Any]) -> None:
     assert left() == "abc"
     invalidate_on_commit("a", cache=cache)  # no transaction: at once
     assert left() == "bc"
+
+
+def test_what_cannot_be_invalidated_is_named_at_the_call(backend: Callable[..., Any]) -> None:
+    """A list of keys would be the key "['menu']", and what is raised within a commit looks as if that had failed."""
+    cache = backend("memory://", namespace="mistakes")
+    from globalcache.contrib.django import invalidate_on_commit  # noqa: PLC0415
+
+    mistakes: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((["menu"],), {"cache": cache}, r"keys are texts, one by one, not \['menu'\]"),
+        (("",), {"cache": cache}, "keys are texts, one by one, not ''"),
+        ((), {"cache": cache, "tags": [1]}, "tags are texts, one by one, not 1"),
+        (("a",), {"cache": {}}, "dict is no cache of this backend or of globalcache"),
+    ]
+    for keys, options, line in mistakes:
+        with pytest.raises(TypeError, match=f"invalidate_on_commit: {line}"):
+            invalidate_on_commit(*keys, **options)
+
+
+def test_an_async_cache_is_told_as_well(backend: Callable[..., Any]) -> None:
+    """Django calls plain functions after a commit: a coroutine would be made and never awaited."""
+    backend("memory://")
+    from django.db import transaction  # noqa: PLC0415
+
+    from globalcache.contrib.django import invalidate_on_commit  # noqa: PLC0415
+
+    cache = AsyncCache("memory://")
+    cache.sync.set_many({"a": 1, "b": 2})
+    with transaction.atomic():
+        invalidate_on_commit("a", cache=cache)
+        assert cache.sync.has("a")
+    assert cache.sync.get_many("ab") == {"b": 2}

@@ -140,6 +140,25 @@ def test_batches_are_collected() -> None:
     run(cache, use)
 
 
+def test_equal_arguments_of_a_batch_have_values_of_their_own() -> None:
+    """1 and True have keys of their own and one place in a dict: they must not be asked for by one call."""
+    cache, asked = Functions(), []
+
+    @cache.batch_loader("kind:{value}", ttl="5m", max_batch_size=10, max_wait="20ms")
+    def kind(values: list[Any]) -> dict[Any, str]:
+        asked.append(values)
+        return {value: type(value).__name__ for value in values}
+
+    async def use(server: globalcache.Server) -> None:
+        keys = [kind.key(value) for value in (1, True, 1.0, "1", 2)]
+        assert len(set(keys)) == 5
+        got = await ask(server, "MGET", *keys)
+        assert got == [b'"int"', b'"bool"', b'"float"', b'"str"', b'"int"']
+        assert all(len(set(values)) == len(values) for values in asked)
+
+    run(cache, use)
+
+
 def test_keys_of_a_namespace() -> None:
     cache = Functions()
 

@@ -12,15 +12,35 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
+def apart(items: Sequence[Any]) -> list[dict[Any, int]]:
+    """Return items with their places, in groups of which none has two that are equal, as 1, 1.0 and True are.
+
+    A batch loader returns a dict, in which such items would have one place: the row of one would be stored for all.
+    """
+    groups: list[dict[Any, int]] = [{}]
+    for place, item in enumerate(items):
+        for group in groups:
+            if item not in group:
+                group[item] = place
+                break
+        else:
+            groups.append({item: place})
+    return groups
+
+
 def rows_of(name: str, items: Sequence[Any], found: Any) -> list[Any]:
     """Return the row of each item, None where there is none. Raises TypeError if that cannot be known.
 
     `found` is what the loader `name` returned for `items`. It may have more than was asked for, but not while
-    something that was asked for is missing: that may be the same key in another form, as "1" for 1.
+    something that was asked for is missing: that may be the same key in another form, as "1" for 1. No two items may
+    be equal, as 1 and True are: a dict cannot tell their rows apart.
     """
     if not isinstance(found, Mapping):
         kind = type(found).__name__
         raise TypeError(f"{name} returned {_article(kind)}; it should return a dict of the items it was given")
+    if len(groups := apart(items)) > 1:
+        equal = [item for group in groups for item in group if item in groups[1]]
+        raise TypeError(f"{name}: {_few(equal)} are equal in Python, so a dict cannot tell their rows apart")
     rows = [found.get(item) for item in items]
     if None in rows:
         wanted = set(items)

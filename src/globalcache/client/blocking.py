@@ -43,7 +43,7 @@ from globalcache.client.wire import (
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _CHUNK = 1 << 16
 # Beyond the server's own limit of a wait, so that its answer arrives first.
@@ -53,6 +53,16 @@ MOST_CONNECTIONS = 256
 # How often a thread looks for a connection that another one has put back, when there may be no more of them.
 _LOOK_AGAIN = 0.005
 _number = itertools.count()
+
+
+class Pool(deque["Connection"]):
+    """Idle connections, and how many more may be opened. Each connection goes back to the pool that it is of."""
+
+    __slots__ = ("room",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
 
 class _FatalReplyError(Exception):
@@ -80,11 +90,13 @@ class Connection:
         "number",
         "paid",
         "poll",
+        "pool",
         "used",
     )
 
-    def __init__(self, home: Home, begun: float) -> None:
+    def __init__(self, home: Home, begun: float, pool: Pool) -> None:
         self._home = home
+        self.pool = pool
         self.generation = home.owed.generation
         self.paid = -1
         self.number = next(_number)
@@ -348,8 +360,8 @@ class BlockingServer:
     def __init__(self, home: Home) -> None:
         self.home = home
         self._owed = home.owed
-        self._idle: deque[Connection] = deque()
-        self._room = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        # Another one after `close`, so that connections in use then are closed when they are put back.
+        self._idle = Pool()
         self.leases = ThreadLeases(self)
         when_forked(self)
 
@@ -364,8 +376,7 @@ class BlockingServer:
         self.leases.after_fork()
         for connection in self._idle:
             connection.close()
-        self._idle = deque()
-        self._room = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._idle = Pool()
 
     def get(self, key: bytes) -> Reply:
         """CACHE.GET."""
@@ -398,7 +409,10 @@ class BlockingServer:
                 return self._fetch(request, key, wait, first=False)
             self._drop(link, error)
             raise
-        self._idle.append(link)
+        idle = link.pool
+        idle.append(link)
+        if idle is not self._idle:
+            self._empty(idle)
         return reply
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
@@ -453,7 +467,10 @@ class BlockingServer:
                 return self._ask(request, wait, keys, tags, first=False)
             self._lose(link, error, keys, tags)
             raise
-        self._idle.append(link)
+        idle = link.pool
+        idle.append(link)
+        if idle is not self._idle:
+            self._empty(idle)
         return reply
 
     def _followed(self, link: Connection, reply: Reply, wait: float | None) -> Reply:
@@ -490,7 +507,10 @@ class BlockingServer:
         if is_fatal(replies[-1]):
             self._discard(link)
             return replies
-        self._idle.append(link)
+        idle = link.pool
+        idle.append(link)
+        if idle is not self._idle:
+            self._empty(idle)
         return replies
 
     def _own_all(self, owners: Sequence[bytes], replies: list[Reply]) -> None:
@@ -544,16 +564,29 @@ class BlockingServer:
         if link is None:
             return
         link.close()
-        self._room.release()
+        link.pool.room.release()
         if older:
             kept = []
-            while self._idle:
-                other = self._idle.pop()
+            for other in self._popped(link.pool):
                 if other.number < link.number:
                     self._discard(other)
                 else:
                     kept.append(other)
-            self._idle.extend(reversed(kept))
+            link.pool.extend(reversed(kept))
+            if link.pool is not self._idle:
+                self._empty(link.pool)
+
+    @staticmethod
+    def _popped(pool: Pool) -> Iterator[Connection]:
+        # Other threads pop as well, so that it may be empty after all.
+        with contextlib.suppress(IndexError):
+            while True:
+                yield pool.pop()
+
+    def _empty(self, pool: Pool) -> None:
+        """Close what was put back into a pool that was closed meanwhile."""
+        for link in self._popped(pool):
+            self._discard(link)
 
     def _lose(
         self, link: Connection | None, error: BaseException, keys: tuple[bytes, ...], tags: tuple[bytes, ...]
@@ -574,15 +607,16 @@ class BlockingServer:
         """Return a new connection; None if there may be no more and one was put back meanwhile."""
         home = self.home
         home.may_connect()
-        while not self._room.acquire(timeout=_LOOK_AGAIN):
+        pool = self._idle
+        while not pool.room.acquire(timeout=_LOOK_AGAIN):
             if self._idle:
                 return None
             if time.monotonic() > begun + home.timeout:
                 raise DeadlineError(f"{home.address}: all {MOST_CONNECTIONS} connections are busy")
         try:
-            link = self._greeted(begun)
+            link = self._greeted(begun, pool)
         except BaseException as error:
-            self._room.release()
+            pool.room.release()
             known = broken(home, error)
             if known is None:
                 raise
@@ -591,18 +625,18 @@ class BlockingServer:
         home.connected()
         return link
 
-    def _greeted(self, begun: float) -> Connection:
+    def _greeted(self, begun: float, pool: Pool) -> Connection:
         while True:
             try:
-                return Connection(self.home, begun)
+                return Connection(self.home, begun, pool)
             except OutdatedError:
                 # A write was lost meanwhile, or another thread came back first: the next one is as new.
                 if time.monotonic() > begun + self.home.timeout:
                     raise
 
     def close(self) -> None:
-        """Close what is idle, after what is to be released was."""
+        """Close all connections, after what is to be released was; those in use when they are put back."""
         self.leases.tend()
-        while self._idle:
-            self._idle.pop().close()
-            self._room.release()
+        # In this order: what is put back after it is emptied finds that it is not the pool any more.
+        closed, self._idle = self._idle, Pool()
+        self._empty(closed)

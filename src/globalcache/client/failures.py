@@ -11,6 +11,12 @@ failure of another one:
 
 The server gets the qualified name of the class; the text of an exception may hold what clients must not see, and
 stays in the log here. For all threads and loops of the process; time comes from `clock`.
+
+An exception of `pass_through` is given to nobody but the caller whose load raised it. The server is told that the load
+failed in a way that is private to its caller and holds nobody off; all who wait, in any process, then ask again:
+
+    A: lease of K, its function raises Forbidden      -> A raises it; FAIL K "shop.Forbidden: ..." RETRY 0
+    B: waits for K, answered LOADFAILED K, private    -> asks again, is granted the lease and runs its own function
 """
 
 from __future__ import annotations
@@ -27,11 +33,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Guard, cause_of, qualified, text_of
 from globalcache.client.home import when_forked
-from globalcache.errors import LoadError
+from globalcache.client.raised import Handled, Raised
+from globalcache.errors import LoadError, ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import CodeType, TracebackType
+    from types import CodeType
 
 _log = logging.getLogger("globalcache")
 
@@ -40,6 +47,9 @@ MOST_KEPT = 1_000
 _MOST_FUNCTIONS = 1_000
 # Seconds: between two tries of a key that another process failed to load, and the longest hold-off of a server.
 BETWEEN_TRIES, LONGEST_HOLD_OFF = 0.1, 1.0
+# Seconds for which exceptions are kept. A server holds a key off from the moment when it hears of the failure, which is
+# later than here, on a busy machine much later.
+LONGEST_KEPT = 2 * LONGEST_HOLD_OFF
 # Tries a second of one function for keys that other processes failed to load.
 _MOST_TRIES = 20
 # Characters of an exception's text that other processes may read.
@@ -51,6 +61,8 @@ _LOST = (
     "it was not loaded in time",
     "the value could not be kept",
 )
+# What ends the cause of a failure that is private to the caller whose load it was.
+_PRIVATE = ": raised for its caller alone"
 
 
 class SkippedError(LoadError):
@@ -62,14 +74,12 @@ class SkippedError(LoadError):
 class _Kept:
     """An exception of this process, as it was when the load failed."""
 
-    __slots__ = ("at", "error", "is_failure", "name", "trace")
+    __slots__ = ("at", "name", "raised")
 
-    def __init__(self, error: Exception, at: float, *, is_failure: bool) -> None:
-        self.error = error
-        self.trace: TracebackType | None = error.__traceback__
+    def __init__(self, error: Exception, at: float) -> None:
+        self.raised = Raised(error)
         self.name = qualified(type(error))
         self.at = at
-        self.is_failure = is_failure
 
 
 class _Function:
@@ -92,7 +102,7 @@ class Failures:
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._tried: OrderedDict[bytes, float] = OrderedDict()
         self._functions: weakref.WeakKeyDictionary[Guard, _Function] = weakref.WeakKeyDictionary()
-        self._guards: OrderedDict[CodeType | type, Guard] = OrderedDict()
+        self._guards: OrderedDict[tuple[CodeType | type, tuple[type[BaseException], ...]], Guard] = OrderedDict()
         self._sweeper_of = 0  # the process in which a thread will drop what is too old
         when_forked(self)
 
@@ -100,17 +110,21 @@ class Failures:
         """Have a lock of one's own: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    def guard_of(self, load: Callable[[], Any]) -> Guard:
-        """Return the guard of a load that has no decorator: one for all calls from the same place in the code."""
+    def guard_of(self, load: Callable[[], Any], pass_through: tuple[type[BaseException], ...] = ()) -> Guard:
+        """Return the guard of a load that has no decorator: one for all calls from the same place in the code.
+
+        `pass_through` is the same for all of these calls; `(Exception,)` gives each caller what its own load raises.
+        """
         inner: Any = load
         while isinstance(inner, partial):
             inner = inner.func
-        place = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
+        code = getattr(inner, "__code__", None) or getattr(getattr(inner, "__func__", None), "__code__", None)
+        place = code or type(inner), pass_through
         with self._lock:
-            guard = self._guards.get(place or type(inner))
+            guard = self._guards.get(place)
             if guard is None:
                 name = getattr(inner, "__qualname__", type(inner).__qualname__)
-                guard = self._guards[place or type(inner)] = Guard(f"{getattr(inner, '__module__', '?')}.{name}")
+                guard = self._guards[place] = Guard(f"{getattr(inner, '__module__', '?')}.{name}", (), pass_through)
                 if len(self._guards) > _MOST_FUNCTIONS:
                     self._guards.popitem(last=False)
             return guard
@@ -149,7 +163,7 @@ class Failures:
             now = self._clock()
             kept = self._kept.get(name)
             if other is None:
-                allowed = kept is None or not kept.is_failure or now - kept.at >= BETWEEN_TRIES
+                allowed = kept is None or now - kept.at >= BETWEEN_TRIES
             else:
                 allowed = self._may_try(name, guard, now)
             del kept
@@ -177,24 +191,27 @@ class Failures:
             with self._lock:
                 self._of(guard).breaker.succeeded()
 
-    def failed(self, names: Sequence[bytes], error: Exception, guard: Guard, *, ran: bool) -> tuple[Any, ...]:
+    def failed(
+        self, names: Sequence[bytes], error: Exception, guard: Guard, handled: Handled, *, ran: bool
+    ) -> tuple[Any, ...]:
         """Keep an exception for the callers of this process; returns the words of CACHE.FAIL after its token.
 
-        `names` are the keys of the load, which is one failure however many they are. `ran`: the function has returned,
-        and its value cannot be stored, which is no failure of its database.
+        `names` are the keys of the load, which is one failure however many they are; `handled` is what its caller
+        handled when it began. `ran`: the function has returned, and its value cannot be stored, which is no failure of
+        its database.
         """
         if isinstance(error, SkippedError):
             return error.cause_class or "", b"RETRY", error.retry_ms
-        message = self.message(error)
         if isinstance(error, guard.pass_through):
-            self._keep(names, error, is_failure=False)
-            return message, b"RETRY", 0
-        self._keep(names, error, is_failure=True)
+            # Its text is nobody else's business, whatever the cache was told of texts.
+            return qualified(type(error)) + _PRIVATE, b"RETRY", 0
+        handled.cut_from(error)
+        self._keep(names, error)
         if ran:
             self.succeeded(guard)
         else:
             self._count(names[0], error, guard)
-        return (message,)
+        return (self.message(error),)
 
     def message(self, error: BaseException) -> str:
         """Return what is sent to the server: the qualified name of the class, and the text only with tell_text=True."""
@@ -202,24 +219,24 @@ class Failures:
         # One line, as a reply is.
         return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
 
-    def _keep(self, names: Sequence[bytes], error: Exception, *, is_failure: bool) -> None:
+    def _keep(self, names: Sequence[bytes], error: Exception) -> None:
         with self._lock:
             now = self._clock()
             for name in names:
-                self._kept[name] = _Kept(error, now, is_failure=is_failure)
+                self._kept[name] = _Kept(error, now)
                 self._kept.move_to_end(name)
             self._drop_old(now)
             if self._clock is not time.monotonic or self._sweeper_of == os.getpid():
                 return
             self._sweeper_of = os.getpid()
-        sweeper = threading.Timer(LONGEST_HOLD_OFF, self._sweep)
+        sweeper = threading.Timer(LONGEST_KEPT, self._sweep)
         sweeper.daemon = True
         sweeper.start()
 
     def _drop_old(self, now: float) -> None:
         while self._kept:
             oldest = next(iter(self._kept))
-            if len(self._kept) <= MOST_KEPT and now - self._kept[oldest].at < LONGEST_HOLD_OFF:
+            if len(self._kept) <= MOST_KEPT and now - self._kept[oldest].at < LONGEST_KEPT:
                 return
             del self._kept[oldest]
 
@@ -251,11 +268,7 @@ class Failures:
         with self._lock:
             now = self._clock()
             kept = self._kept.get(name)
-            own = (
-                kept is not None
-                and kept.name == error.cause_class
-                and now - kept.at < (LONGEST_HOLD_OFF if kept.is_failure else BETWEEN_TRIES)
-            )
+            own = kept is not None and kept.name == error.cause_class and now - kept.at < LONGEST_KEPT
             del kept
         if own:
             self._raise_kept(name, error)
@@ -265,9 +278,8 @@ class Failures:
         kept = self._kept.get(name)
         now = self._clock()
         try:
-            if kept is not None and now - kept.at < LONGEST_HOLD_OFF:
-                # With the traceback of the load: it would otherwise grow with every caller.
-                raise kept.error.with_traceback(kept.trace)
+            if kept is not None and now - kept.at < LONGEST_KEPT:
+                kept.raised.again()
             if other is not None:
                 # A new one each time: `other` lives in frames that its traceback would hold.
                 raise LoadError(str(other), key=other.key, cause_class=other.cause_class)
@@ -280,3 +292,8 @@ class Failures:
 def is_lost(error: LoadError) -> bool:
     """Return whether nobody knows why the load failed, so that running it may kill this process as well."""
     return str(error).endswith(_LOST)
+
+
+def is_private(reply: Any) -> bool:
+    """Return whether a reply says that a load failed with what concerns its caller alone, so that others may load."""
+    return isinstance(reply, ReplyError) and str(reply).endswith(_PRIVATE)

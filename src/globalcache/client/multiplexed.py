@@ -316,12 +316,16 @@ class Link(asyncio.Protocol):
                 future.set_exception(error if was_sent else not_sent)
                 future.exception()  # seen: nobody may be there to do so
 
-    async def ask_all(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
-        """Ask for several commands; error replies are returned, not raised. `keys`: what they change together."""
+    async def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Reply]:
+        """Ask for several commands; error replies are returned, not raised."""
+        return [await future for future in self.send_all(commands)]
+
+    def send_all(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Future[Reply]]:
+        """Have several commands sent; `keys` are what they change together. Returns what gives their replies."""
         futures = [self.loop.create_future() for _ in commands]
         for words, future in zip(commands, futures, strict=True):
             self.send(pack(words), Entry(future, self._home.timeout, None, keys) if keys else future)
-        return [await future for future in futures]
+        return futures
 
     async def _run(self, commands: list[tuple[bytes, ...]]) -> list[Reply]:
         return [reply for part in batches(commands) for reply in await self.ask_all(part)]
@@ -505,17 +509,21 @@ class MultiplexedServer:
     async def call_many(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
         """Ask for several commands, in batches; an element may be an exception. `keys` as for `call`."""
         replies: list[Reply] = []
-        for part in batches(commands):
+        parts = list(batches(commands))
+        for number, part in enumerate(parts):
+            is_sent = False
             try:
                 link = self._ready() or await self._prepared()
-            except BaseException:
-                if keys:
+                futures = link.send_all(part, keys)
+                # What is sent and not answered is noted by the connection.
+                is_sent = number == len(parts) - 1
+                replies += [await future for future in futures]
+            except BaseException as error:
+                if keys and not is_sent:
                     self.home.undelivered(keys, (), sent=False)
+                if isinstance(error, NotSentError):
+                    raise UnavailableError(str(error)) from error
                 raise
-            try:
-                replies += await link.ask_all(part, keys)
-            except NotSentError as error:
-                raise UnavailableError(str(error)) from error
         return replies
 
     def _ask(self, request: bytes) -> Awaitable[Reply]:

@@ -10,6 +10,7 @@ for in halves, down to single ones, which have all rows that their query gives:
 
     items: Ada, bob      rows: ada, bob      -> ada is of no item: ask for [Ada] and [bob]
     items: Ada, ada      rows: ada           -> Ada has no row, and may have that of ada: ask for [Ada]
+    items: 7, "7", 8     rows: 7             -> it may be of 7, of "7" or of both: ask for [7] and ["7"]
     items: 7, 8          rows: 7             -> 8 has no row
 """
 
@@ -19,6 +20,7 @@ import logging
 import os
 import unicodedata
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from uuid import UUID
 
 import msgspec
 
@@ -166,19 +168,18 @@ class Query:
     def _matched(self, items: Sequence[Any], rows: list[Row]) -> tuple[dict[Any, list[Row]], Sequence[Any]]:
         """Give every item its rows by the text of their columns; returns also the items of which that is in doubt."""
         # As text, since a driver may give a number as a decimal.
-        known = {_texts(item): item for item in items}
-        found: dict[Any, list[Row]] = {}
+        known: dict[tuple[str, ...], list[Any]] = {}
+        for item in items:
+            known.setdefault(_texts(item), []).append(item)
+        by_text: dict[tuple[str, ...], list[Row]] = {}
         for row in rows:
-            item = known.get(self._key_of(row))
-            if item is None:
-                return {}, items
-            found.setdefault(item, []).append(row)
-        spellings = {_texts(item) for item in found}
-        if len({tuple(map(_loose, texts)) for texts in spellings}) < len(spellings):
+            by_text.setdefault(self._key_of(row), []).append(row)
+        if not by_text.keys() <= known.keys() or len({tuple(map(_loose, texts)) for texts in by_text}) < len(by_text):
             return {}, items
-        # Numbers that differ are different keys to every database.
-        missing = [item for item in items if item not in found and _has_text(item)] if rows else []
-        return found, missing
+        found = {known[texts][0]: some for texts, some in by_text.items() if len(known[texts]) == 1}
+        if not rows or all(map(_is_exact, items)):
+            return found, []
+        return found, [item for item in items if item not in found]
 
     def _key_of(self, row: Row) -> tuple[str, ...]:
         try:
@@ -215,8 +216,9 @@ def _texts(item: Any) -> tuple[str, ...]:
     return tuple(map(str, item)) if isinstance(item, tuple) else (str(item),)
 
 
-def _has_text(item: Any) -> bool:
-    return any(isinstance(part, str) for part in (item if isinstance(item, tuple) else (item,)))
+def _is_exact(item: Any) -> bool:
+    """Return whether a database takes this for no other key of its kind, as it may take "1" or 1.0 for 1."""
+    return all(type(part) in {int, UUID} for part in (item if isinstance(item, tuple) else (item,)))
 
 
 def _loose(text: str) -> str:

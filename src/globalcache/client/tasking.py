@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.work import MOST_QUEUED, Failed, loading
-from globalcache.errors import CacheError, DeadlineError
+from globalcache.client.raised import Raised
+from globalcache.client.work import MOST_QUEUED, Failed, keys_in_load, loading
+from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -21,12 +23,23 @@ _log = logging.getLogger("globalcache")
 _REFRESHES = 32
 
 
+class _Outcome:
+    """What came of a load: `result`, or `raised`; `is_private` if that is for the caller whose load it was alone."""
+
+    __slots__ = ("is_private", "raised", "result")
+
+    def __init__(self, result: Any = None, raised: Raised | None = None, *, is_private: bool = False) -> None:
+        self.result = result
+        self.raised = raised
+        self.is_private = is_private
+
+
 class AsyncWork:
     """The form for tasks. Flights and limits are those of one event loop."""
 
     def __init__(self, local_loads: int) -> None:
         self._local_loads = local_loads
-        self._flights: dict[tuple[int, bytes], asyncio.Future[Any]] = {}
+        self._flights: dict[tuple[int, bytes], asyncio.Task[_Outcome]] = {}
         self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
@@ -94,39 +107,76 @@ class AsyncWork:
             room = rooms[loop] = asyncio.Semaphore(most)
         return room
 
-    async def alone(self, key: bytes, load: Callable[[], Awaitable[Any]], wait: float) -> Any:
+    async def alone(
+        self, key: bytes, load: Callable[[], Awaitable[Any]], wait: float, private: tuple[type[BaseException], ...] = ()
+    ) -> Any:
         """Run a load unless another task of this loop runs it already; then return what that one gets.
 
-        The load is a task of its own, so that whoever is cancelled takes nothing from the others.
+        The load is a task of its own, so that a caller that is cancelled takes nothing from the others. An exception
+        among `private` is given to the caller whose load raised it; those who waited load for themselves, one after
+        another, each for `wait` seconds at most.
         """
         loop = asyncio.get_running_loop()
         place = id(loop), key
-        flight = self._flights.get(place)
-        if flight is None:
-            flight = self._flights[place] = loop.create_task(self._limited(loop, load))
-            flight.add_done_callback(lambda done: self._landed(place, done))
+        outcome = None
         try:
             async with asyncio.timeout(wait):
-                return await asyncio.shield(flight)
-        except TimeoutError as error:
-            if flight.done() or isinstance(error, CacheError):
-                raise
+                while outcome is None:
+                    flight = self._flights.get(place)
+                    mine = flight is None
+                    if flight is None:
+                        flight = self._flights[place] = loop.create_task(self._outcome(loop, load, private))
+                        flight.add_done_callback(functools.partial(self._landed, place))
+                    outcome = await asyncio.shield(flight)
+                    if outcome.is_private and not mine:
+                        outcome = None
+        except TimeoutError:
             raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s") from None
+        try:
+            if outcome.raised is not None:
+                outcome.raised.again()
+            return outcome.result
         finally:
             # A traceback holds this frame, which must not hold the exception.
-            del flight
+            del outcome, flight
 
-    def _landed(self, place: tuple[int, bytes], flight: asyncio.Future[Any]) -> None:
+    async def _outcome(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        load: Callable[[], Awaitable[Any]],
+        private: tuple[type[BaseException], ...],
+    ) -> _Outcome:
+        try:
+            return _Outcome(await self._limited(loop, load))
+        except Exception as error:  # noqa: BLE001 - raised in all who wait
+            return _Outcome(raised=Raised(error), is_private=isinstance(error, private))
+
+    def _landed(self, place: tuple[int, bytes], flight: asyncio.Task[_Outcome]) -> None:
         if self._flights.get(place) is flight:
             del self._flights[place]
         if not flight.cancelled():
             flight.exception()  # seen: all who waited may be gone
 
     async def _limited(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Awaitable[Any]]) -> Any:
-        if loading.get():
+        if keys_in_load():
             return await load()
         async with self._room(self._rooms, loop, self._local_loads):
             return await load()
+
+    async def deliver(
+        self, send: Callable[[Any], Awaitable[Any]], parts: Sequence[Any], missed: Callable[[Any], object]
+    ) -> list[Any]:
+        """Return what `send` gave for each part; all at once, so that they are on their way if the caller is cancelled.
+
+        `missed` is called then with those that had not begun.
+        """
+        waiting = dict(enumerate(parts))
+        try:
+            return await asyncio.gather(*(_begin(number, waiting, send) for number in range(len(parts))))
+        except BaseException:
+            for part in waiting.values():
+                missed(part)
+            raise
 
     def detach(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join the flights of these keys any more; None: of any key."""
@@ -140,6 +190,8 @@ class AsyncWork:
 async def _refresh(
     room: asyncio.Semaphore, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]
 ) -> None:
+    # It may outlast the load that asked for it, and nobody waits for it.
+    loading.set(())
     try:
         async with room:
             begun = [lease for lease in leases if lease.start()]
@@ -147,3 +199,7 @@ async def _refresh(
                 await work(begun)
     except Exception as error:  # noqa: BLE001 - nobody waits for it
         _log.warning("globalcache: in the background: %s: %s", type(error).__name__, error)
+
+
+async def _begin(number: int, waiting: dict[int, Any], send: Callable[[Any], Awaitable[Any]]) -> Any:
+    return await send(waiting.pop(number))

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.home import when_forked
+from globalcache.client.raised import Raised
 from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from globalcache.client.leases import Lease
 
@@ -30,18 +30,33 @@ MOST_QUEUED = 1000
 # Seconds without work after which such a thread ends.
 _IDLE = 5.0
 
-# The keys that are being loaded here, outermost first: a load that asks for one of them would wait for itself.
-loading: contextvars.ContextVar[tuple[bytes, ...]] = contextvars.ContextVar("globalcache_loading", default=())
+
+class Running:
+    """The keys of a load while it runs; none afterwards, for a task or thread that the load began may outlive it."""
+
+    __slots__ = ("names",)
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        self.names = names
+
+
+# The loads within which this code runs, outermost first: a load that asks for a key of theirs would wait for itself.
+loading: contextvars.ContextVar[tuple[Running, ...]] = contextvars.ContextVar("globalcache_loading", default=())
+
+
+def keys_in_load() -> tuple[bytes, ...]:
+    """Return the keys of the loads within which the caller runs, of those that have not ended."""
+    return tuple(name for load in loading.get() for name in load.names)
 
 
 class _Flight:
-    """A load that other threads of the process wait for."""
+    """A load that other threads of the process wait for: `result`, or `raised`, or neither if it is for its caller."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
+        self.is_shared = False
         self.result: Any = None
-        self.error: BaseException | None = None
-        self.trace: TracebackType | None = None
+        self.raised: Raised | None = None
 
 
 class Failed:
@@ -95,6 +110,8 @@ class Refresher:
                         return
                 self._resting -= 1
                 leases, context, work = self._jobs.popleft()
+            # It may outlast the load that asked for it, and nobody waits for it.
+            context.run(loading.set, ())
             context.run(_refresh, leases, work)
             del leases, context, work
 
@@ -156,21 +173,47 @@ class Work:
         """
         return self._refresher.put(leases, work)
 
-    def alone(self, key: bytes, load: Callable[[], Any], wait: float) -> Any:
-        """Run a load unless another thread runs it already; then return what that one gets."""
-        with self._lock:
-            flight = self._flights.get(key)
-            mine = flight is None
-            if flight is None:
-                flight = self._flights[key] = _Flight()
-        return self._lead(key, flight, load, wait) if mine else self._join(key, flight, load, wait)
+    def alone(
+        self, key: bytes, load: Callable[[], Any], wait: float, private: tuple[type[BaseException], ...] = ()
+    ) -> Any:
+        """Run a load unless another thread runs it already; then return what that one gets.
 
-    def _lead(self, key: bytes, flight: _Flight, load: Callable[[], Any], wait: float) -> Any:
+        An exception among `private` is given to the caller whose load raised it; those who waited load for themselves,
+        one after another, each for `wait` seconds at most.
+        """
+        end = time.monotonic() + wait
+        while True:
+            with self._lock:
+                flight = self._flights.get(key)
+                mine = flight is None
+                if flight is None:
+                    flight = self._flights[key] = _Flight()
+            if mine:
+                return self._lead(key, flight, load, end, private)
+            try:
+                if not flight.done.wait(max(0.0, end - time.monotonic())):
+                    raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s")
+                if flight.raised is not None:
+                    flight.raised.again()
+                if flight.is_shared:
+                    return flight.result
+            finally:
+                # A traceback holds this frame, which must not hold the exception.
+                del flight
+
+    def _lead(
+        self, key: bytes, flight: _Flight, load: Callable[[], Any], end: float, private: tuple[type[BaseException], ...]
+    ) -> Any:
+        has_room = False
         try:
-            with self._limited(wait):
+            with self._limited(end - time.monotonic()):
+                has_room = True
                 flight.result = load()
-        except BaseException as error:
-            flight.error, flight.trace = error, error.__traceback__
+            flight.is_shared = True
+        except Exception as error:
+            # That there was no room in the time that this caller has is no outcome for others, who may have longer.
+            if has_room and not isinstance(error, private):
+                flight.raised = Raised(error)
             raise
         else:
             return flight.result
@@ -182,33 +225,30 @@ class Work:
             # A traceback holds this frame, which must not hold the exception.
             del flight
 
-    def _join(self, key: bytes, flight: _Flight, load: Callable[[], Any], wait: float) -> Any:
-        begun = time.monotonic()
-        if not flight.done.wait(wait):
-            raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s")
-        try:
-            if isinstance(flight.error, Exception):
-                # With the traceback of the load: that of the object would grow with every caller.
-                raise flight.error.with_traceback(flight.trace)
-            if flight.error is None:
-                return flight.result
-        finally:
-            del flight
-        # The thread that loaded was interrupted, which is nobody else's concern.
-        return self.alone(key, load, max(0.0, wait - (time.monotonic() - begun)))
-
     @contextmanager
     def _limited(self, wait: float) -> Iterator[None]:
         # A load inside a load has its room already.
-        if loading.get():
+        if keys_in_load():
             yield
             return
-        if not self._room.acquire(timeout=wait):
+        if not self._room.acquire(timeout=max(0.0, wait)):
             raise DeadlineError(f"{self._local_loads} loads run already")
         try:
             yield
         finally:
             self._room.release()
+
+    def deliver(self, send: Callable[[Any], Any], parts: Sequence[Any], missed: Callable[[Any], object]) -> list[Any]:
+        """Return what `send` gave for each part. If the caller is interrupted, `missed` is called with the others."""
+        results: list[Any] = []
+        try:
+            for part in parts:
+                results.append(send(part))  # noqa: PERF401 - what was sent has to be known after an exception
+        except BaseException:
+            for part in parts[len(results) :]:
+                missed(part)
+            raise
+        return results
 
     def detach(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join the flights of these keys any more; None: of any key."""

@@ -23,7 +23,6 @@ raises ValueError as for a key that is not there. With `"on_error": "raise"` all
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect
@@ -46,7 +45,7 @@ _NAMESPACE = "django"
 # Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
 _SHORTEST = 0.001
 _AWAY = (UnavailableError, DeadlineError)
-# get_or_set asks its callable itself when another process failed, or takes too long.
+# get_or_set asks its callable itself when another one failed, or takes too long.
 _FAILED_ELSEWHERE = (LoadError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
@@ -239,9 +238,19 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             return super().get_or_set(key, default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
         policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
-        with contextlib.suppress(*_FAILED_ELSEWHERE):
-            return _shown(self._cache.get_or_load(name, lambda: _load(default()), policy=policy, guard=guard))
-        # What the callable raises is what the caller knows how to handle.
+        asked = False
+
+        def load() -> Any:
+            nonlocal asked
+            asked = True
+            return _load(default())
+
+        try:
+            return _shown(self._cache.get_or_load(name, load, policy=policy, guard=guard))
+        except _FAILED_ELSEWHERE:
+            # What the callable itself raises is what the caller knows how to handle.
+            if asked:
+                raise
         return super().get_or_set(key, default, timeout, version)
 
     async def aget_or_set(
@@ -251,8 +260,11 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
         `default` may be a coroutine function.
         """
+        asked = False
 
         async def load() -> Any:  # a coroutine, so that `default` runs where Django runs it: in this loop
+            nonlocal asked
+            asked = True
             value = default()
             return await value if inspect.isawaitable(value) else value
 
@@ -264,8 +276,11 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             return await self._get_or_add(key, load if callable(default) else default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
         policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
-        with contextlib.suppress(*_FAILED_ELSEWHERE):
+        try:
             return _shown(await self._aio.get_or_load(name, load_shown, policy=policy, guard=guard))
+        except _FAILED_ELSEWHERE:
+            if asked:
+                raise
         return await self._get_or_add(key, load, timeout, version)
 
     async def _get_or_add(self, key: str, default: Any, timeout: Any, version: int | None) -> Any:
@@ -280,8 +295,8 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         return await self.aget(key, default, version=version)
 
     def _guard_of(self, default: Any) -> Any:
-        # Failures are counted for each function that is given, not for the one around it.
-        return self._cache._failures.guard_of(default)  # noqa: SLF001
+        # As in Django each caller is given what its own callable raises, and no other one's.
+        return self._cache._failures.guard_of(default, (Exception,))  # noqa: SLF001
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value another time to live; tells whether there is one."""
@@ -386,7 +401,17 @@ def invalidate_on_commit(
     """Invalidate once the transaction of the database `using` is committed; at once if there is none.
 
     Nothing happens if it is rolled back, or the savepoint within which this was called. `cache` is one of Django's
-    caches with this backend, or a globalcache.Cache.
+    caches with this backend, a globalcache.Cache or an AsyncCache. Raises TypeError for another one, and for keys and
+    tags that are no texts. Django runs what waits for a commit in order, and stops at the first that raises: it is
+    lost if something before it raises, unless that was given robust=True.
     """
     marks = (tags,) if isinstance(tags, str) else tuple(tags)
-    transaction.on_commit(functools.partial(cache.invalidate, *keys, tags=marks), using=using)
+    for what, names in (("keys", keys), ("tags", marks)):
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"invalidate_on_commit: {what} are texts, one by one, not {name!r}")
+    # An AsyncCache has a face for plain functions, which is what Django calls.
+    invalidate = getattr(getattr(cache, "sync_door", cache), "invalidate", None)
+    if invalidate is None:
+        raise TypeError(f"invalidate_on_commit: {type(cache).__name__} is no cache of this backend or of globalcache")
+    transaction.on_commit(functools.partial(invalidate, *keys, tags=marks), using=using)

@@ -14,18 +14,25 @@ dropped. Only when the outermost transaction is committed is the cache told, onc
       savepoint            product:2     rolled back: dropped
       savepoint            product:3     released: goes to the transaction
     commit                 invalidate(product:1, product:3)
+
+An invalidation too many costs a load, one too few leaves an old value. So a commit that was begun counts as one even if
+it raises: of two databases the first may have committed, or the reply was lost. A session of AUTOCOMMIT connections has
+committed however it ends. A session on a connection whose transaction was begun outside waits for that one's commit.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import weakref
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import SessionTransaction, scoped_session
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from globalcache import AsyncCache, Cache
 
 _HERE = "globalcache.contrib.sqlalchemy"
+_log = logging.getLogger("globalcache")
 
 
 def invalidate_after_commit(
@@ -45,7 +53,8 @@ def invalidate_after_commit(
 
     Returns at once. Before the first statement of a session it counts for the transaction that begins next. Raises
     TypeError for what is no session, and for keys and tags that are no texts. A cache with on_error="raise" may have
-    the commit raise UnavailableError when it has happened already.
+    the commit raise UnavailableError when it has happened already; the other caches are told all the same. The session
+    has to be ended: by commit, rollback or close.
     """
     marks = (tags,) if isinstance(tags, str) else tuple(tags)
     _check_names(keys, marks)
@@ -56,12 +65,7 @@ def invalidate_after_commit(
     plain: Session = getattr(given, "sync_session", given)
     if not isinstance(plain, Session):
         raise TypeError(f"invalidate_after_commit: the first argument is a session, not a {type(session).__name__}")
-    pending = plain.info.get(_HERE)
-    if pending is None:
-        pending = plain.info[_HERE] = _Pending()
-        event.listen(plain, "after_commit", pending.committed)
-        event.listen(plain, "after_transaction_end", pending.ended)
-    pending.add(plain, cache, keys, marks, awaits=plain is not given)
+    _Pending.of(plain).add(plain, cache, keys, marks, awaits=plain is not given)
 
 
 def _check_names(keys: Iterable[str], tags: Iterable[str]) -> None:
@@ -87,44 +91,127 @@ class _Wanted:
         for (_, awaits), (cache, keys, tags) in other.by_cache.items():
             self.add(cache, keys, tags, awaits=awaits)
 
-    def run(self) -> None:
-        for (_, awaits), (cache, keys, tags) in self.by_cache.items():
-            if awaits:
-                # AsyncSession runs this in a greenlet, from which its loop can be awaited.
-                await_only(cache.async_door.invalidate(*keys, tags=tags))
-            else:
-                cache.sync_door.invalidate(*keys, tags=tags)
+    def run(self) -> BaseException | None:
+        """Invalidate in all caches, and forget what was wanted; returns what the first one raised."""
+        told, self.by_cache = self.by_cache, {}
+        first: BaseException | None = None
+        for (_, awaits), (cache, keys, tags) in told.items():
+            try:
+                if awaits:
+                    # AsyncSession runs this in a greenlet, from which its loop can be awaited.
+                    await_only(_finish(cache.async_door.invalidate(*keys, tags=tags)))
+                else:
+                    cache.sync_door.invalidate(*keys, tags=tags)
+            except BaseException as error:  # noqa: BLE001 - returned
+                first = first or error
+        return first
+
+
+async def _finish(invalidation: Coroutine[Any, Any, Any]) -> None:
+    """Await it to its end, and only then let a cancellation through: the database has committed."""
+    task = asyncio.ensure_future(invalidation)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        task.result()
+        return
+    if not task.cancelled():
+        task.exception()  # else the loop logs that nobody looked at it
+    raise cancelled
+
+
+def _innermost(session: Session) -> SessionTransaction | None:
+    return session.get_nested_transaction() or session.get_transaction()
 
 
 class _Pending:
     """What one session has pending, by transaction; None is the transaction that is still to begin."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
         self._wanted: dict[SessionTransaction | None, _Wanted] = {}
+        self._begun: set[SessionTransaction] = set()
         self._committed: SessionTransaction | None = None
+        self._error: BaseException | None = None
+        event.listen(session, "before_commit", self.begins)
+        event.listen(session, "after_commit", self.committed)
+        event.listen(session, "after_transaction_end", self.ended)
+
+    @classmethod
+    def of(cls, session: Session) -> _Pending:
+        """Return that of a session, listening to it from now on."""
+        found: _Pending | None = session.info.get(_HERE)
+        # Session(info=other.info) copies what is pending for the other one.
+        if found is None or not found.is_of(session):
+            found = session.info[_HERE] = cls(session)
+        return found
+
+    def is_of(self, session: Session) -> bool:
+        return self._session() is session
 
     def add(self, session: Session, cache: Any, keys: Iterable[str], tags: Iterable[str], *, awaits: bool) -> None:
-        of = session.get_nested_transaction() or session.get_transaction()
-        self._wanted.setdefault(of, _Wanted()).add(cache, keys, tags, awaits=awaits)
+        self._wanted.setdefault(_innermost(session), _Wanted()).add(cache, keys, tags, awaits=awaits)
+
+    def begins(self, session: Session) -> None:
+        """Note that a commit was begun: from now on the database may have committed, whatever is raised.
+
+        SQLAlchemy tells of savepoints by the same event, and not which transaction it is. One that has open savepoints
+        tells first and then releases them, so the second time for a savepoint the first was for what is around it.
+        """
+        inner = _running(session)
+        self._begun.add(_root(inner) if inner in self._begun else inner)
 
     def committed(self, session: Session) -> None:
-        """Note which transaction that was; SQLAlchemy tells of savepoints by the same event."""
-        self._committed = session.get_nested_transaction() or session.get_transaction()
+        """Invalidate at the commit of the outermost transaction, before a listener to its end can raise."""
+        self._committed = transaction = _running(session)
+        if transaction.parent is None:
+            self._error = self._settle(session, transaction, is_committed=True)
 
-    def ended(self, _: Session, transaction: SessionTransaction) -> None:
-        """Pass what the transaction wanted on to the one around it, or to the cache; not committed, it is dropped."""
+    def ended(self, session: Session, transaction: SessionTransaction) -> None:
+        """Pass what the transaction wanted on to the one around it, or to the cache; rolled back, it is dropped."""
         if not transaction.nested and transaction.parent is not None:
             return  # a flush within a transaction
-        good = self._committed is transaction
-        self._committed = None if good else self._committed
-        wanted = self._wanted.pop(transaction, None) or _Wanted()
+        is_committed, is_begun = self._committed is transaction, transaction in self._begun
+        self._committed = None if is_committed else self._committed
+        self._begun.discard(transaction)
         if transaction.parent is not None:
-            if good:
+            wanted = self._wanted.pop(transaction, None)
+            if wanted is not None and (is_committed or any(map(_is_autocommit, _connections(transaction)))):
                 self._wanted.setdefault(_around(transaction), _Wanted()).join(wanted)
             return
+        error = self._settle(session, transaction, is_committed=is_committed or is_begun)
+        error, self._error = self._error or error, None
+        _raise(error, unless=is_begun and not is_committed)
+
+    def _settle(self, session: Session, root: SessionTransaction, *, is_committed: bool) -> BaseException | None:
+        """Invalidate what the transaction wanted where it is committed, and leave the rest to its connections."""
+        wanted = self._wanted.pop(root, _Wanted())
         wanted.join(self._wanted.pop(None, _Wanted()))
-        if good:
-            wanted.run()
+        connections = _connections(root)
+        if isinstance(session.bind, Connection):
+            connections.add(session.bind)  # on which statements may have run without the session
+        automatic = set(filter(_is_autocommit, connections))
+        still_open = {connection for connection in connections - automatic if connection.in_transaction()}
+        for connection in still_open:
+            _wait_for(connection, wanted)
+        is_elsewhere = not connections or connections > still_open
+        return wanted.run() if automatic or (is_committed and is_elsewhere) else None
+
+
+def _running(session: Session) -> SessionTransaction:
+    transaction = _innermost(session)
+    assert transaction is not None, "a commit has a transaction"
+    return transaction
+
+
+def _root(transaction: SessionTransaction) -> SessionTransaction:
+    while transaction.parent is not None:
+        transaction = transaction.parent
+    return transaction
 
 
 def _around(savepoint: SessionTransaction) -> SessionTransaction | None:
@@ -133,3 +220,51 @@ def _around(savepoint: SessionTransaction) -> SessionTransaction | None:
     while parent is not None and not parent.nested and parent.parent is not None:
         parent = parent.parent
     return parent
+
+
+def _connections(transaction: SessionTransaction) -> set[Connection]:
+    # Its property `connections` came with SQLAlchemy 2.1.7.
+    return {entry[0] for entry in transaction._connections.values()}  # noqa: SLF001
+
+
+def _is_autocommit(connection: Connection) -> bool:
+    """Return whether every statement of a connection is committed by itself. Asks nothing of the database."""
+    level = connection.get_execution_options().get("isolation_level")
+    return (level or getattr(connection.dialect, "_on_connect_isolation_level", None)) == "AUTOCOMMIT"
+
+
+def _wait_for(connection: Connection, wanted: _Wanted) -> None:
+    """Invalidate when the transaction is committed that was begun on the connection itself; rolled back, drop it."""
+    waiting: _Wanted | None = connection.__dict__.get(_HERE)
+    if waiting is None:
+        waiting = connection.__dict__[_HERE] = _Wanted()
+        for name in ("rollback", "rollback_twophase"):
+            event.listen(connection, name, lambda *_: waiting.by_cache.clear())
+        # Connections have an event before a commit, and none after it.
+        for name in ("_commit_impl", "_commit_twophase_impl"):
+            setattr(connection, name, _followed(getattr(connection, name), waiting))
+    waiting.join(wanted)
+
+
+def _followed(commit: Callable[..., None], waiting: _Wanted) -> Callable[..., None]:
+    """Return the commit of a connection followed by the invalidation, also where the commit raises."""
+
+    def run(*args: Any) -> None:
+        try:
+            commit(*args)
+        except BaseException:
+            _raise(waiting.run(), unless=True)
+            raise
+        _raise(waiting.run(), unless=False)
+
+    return run
+
+
+def _raise(error: BaseException | None, *, unless: bool) -> None:
+    """Raise what a cache raised; log it where that would stand in place of the database's own error."""
+    if error is None:
+        return
+    if unless and isinstance(error, Exception):
+        _log.warning("globalcache: not invalidated after a commit that raised: %s: %s", type(error).__name__, error)
+        return
+    raise error

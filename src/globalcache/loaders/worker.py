@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.batches import rows_of
+from globalcache.client.batches import apart, rows_of
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
 from globalcache.errors import ConfigError
@@ -401,8 +401,13 @@ class _Lane:
                 return [loader.guard.absence(error)]
         is_single = len(loader.template.field_names) == 1
         items = [job.values[0] if is_single else tuple(job.values) for job in run.jobs]
-        found = await self._invoke(run, items)
-        return rows_of(loader.name, items, found)
+        rows: list[Any] = [None] * len(items)
+        for group in apart(items):
+            asked = list(group)
+            found = await self._invoke(run, asked)
+            for place, row in zip(group.values(), rows_of(loader.name, asked, found), strict=True):
+                rows[place] = row
+        return rows
 
     async def _invoke(self, run: _Run, *args: Any) -> Any:
         if self._pool is None:

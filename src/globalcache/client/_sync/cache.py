@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
-from globalcache.client.failures import is_lost
+from globalcache.client.failures import is_lost, is_private
 from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, text_of
+from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
-from globalcache.client.work import Failed, loading
+from globalcache.client.work import Failed, Running, keys_in_load, loading
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -59,6 +60,8 @@ _MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 _NAMED = 10
 # A server with keys as they were given and as they are sent.
 _Part: TypeAlias = tuple[Any, list[str], list[bytes]]
+# A server with what it has to do, and the keys and tags that this changes.
+_Write: TypeAlias = tuple[Any, Any, tuple[bytes, ...], tuple[bytes, ...]]
 
 
 class _Want(NamedTuple):
@@ -396,30 +399,70 @@ class Cache(Functions):
         written = 0
         encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
         self._detach([self._name(key) for key in values])
+        writes: list[_Write] = []
         for server, part, names in self._spread(list(values)):
             commands = []
             for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
                 if not self._is_too_long(server, "set_many", key, data):
                     commands.append((b"CACHE.SET", name, data, *policy.words(flags=flags, tags=shared)))
-            try:
-                replies = server.call_many(commands, keys=tuple(names))
-            except _AWAY as error:
-                self._without(error)
-                continue
+            writes.append((server, commands, tuple(names), ()))
+        written = 0
+        refused: Exception | None = None
+        for replies in self._deliver(self._send_many, writes):
             for reply in replies:
-                written += bool(self._stored(reply))
+                error = translate(reply) if isinstance(reply, Exception) else None
+                if error is None:
+                    written += bool(reply)
+                elif isinstance(error, ValueTooLargeError):
+                    self._stats.errors += 1
+                else:
+                    refused = refused or error
+        if refused is not None:
+            raise refused
         return written
 
-    def _stored(self, reply: Any) -> Any:
-        """Return what a write of several gave; 0 if its value is too long."""
-        error = translate(reply) if isinstance(reply, Exception) else None
-        if error is None:
-            return reply
-        if not isinstance(error, ValueTooLargeError):
-            raise error
-        self._stats.errors += 1
-        return 0
+    @staticmethod
+    def _send_many(write: _Write) -> Any:
+        server, commands, keys, _ = write
+        return server.call_many(commands, keys=keys)
+
+    @staticmethod
+    def _send_one(write: _Write) -> Any:
+        server, words, keys, tags = write
+        return server.call(*words, keys=keys, tags=tags)
+
+    def _deliver(self, send: Callable[[_Write], Any], writes: Sequence[_Write]) -> list[Any]:
+        """Send each write to its server; returns what they gave. Every server has its turn before anything is raised.
+
+        An invalidation that ended at the first server would leave old values at the others, and none of them would
+        hear of it later.
+        """
+        if len(writes) == 1:
+            # Nearly always, so without what several need.
+            try:
+                return [send(writes[0])]
+            except _AWAY as error:
+                self._without(error)
+                return []
+
+        def attempt(write: _Write) -> Any:
+            try:
+                return send(write)
+            except Exception as error:  # noqa: BLE001 - raised when all had their turn
+                return Failed(error)
+
+        results = self._work.deliver(attempt, writes, _note_missed)
+        self._raise_first([result.error for result in results if result.__class__ is Failed])
+        return [result for result in results if result.__class__ is not Failed]
+
+    def _raise_first(self, errors: Sequence[Exception]) -> None:
+        """Go on without servers that are away, as the cache was told; raise what one has refused."""
+        away = [error for error in errors if isinstance(error, _AWAY)]
+        self._stats.errors += len(away)
+        for error in errors:
+            if self._core.raises or not isinstance(error, _AWAY):
+                raise error
 
     def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
         """Tell whether the server would not take a value, and warn if so."""
@@ -467,15 +510,11 @@ class Cache(Functions):
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove several values; returns how many there were."""
-        keys = list(dict.fromkeys(keys))
-        removed = 0
-        for server, _, names in self._spread(keys):
+        parts = self._spread(list(dict.fromkeys(keys)))
+        for _, _, names in parts:
             self._detach(names)
-            try:
-                removed += server.call(b"DEL", *names, keys=tuple(names))
-            except _AWAY as error:
-                self._without(error)
-        return removed
+        writes: list[_Write] = [(server, (b"DEL", *names), tuple(names), ()) for server, _, names in parts]
+        return sum(self._deliver(self._send_one, writes))
 
     def invalidate(self, *keys: str, tags: str | Iterable[str] = ()) -> int:
         """Forget keys, and everything that has one of these tags, on every node; loads on their way are not stored.
@@ -496,30 +535,17 @@ class Cache(Functions):
 
     def _invalidate(self, keys: list[str], marks: list[bytes]) -> int:
         parts = [(server, tuple(names)) for server, _, names in self._spread(keys)]
-        calls = []
+        writes: list[_Write] = []
         for server in self._servers if marks else ():
             # In one step with the first of the keys, which are nearly always all.
             first = next((part for part in parts if part[0] is server), (server, ()))
             parts = [part for part in parts if part is not first]
-            calls.append((*first, tuple(marks)))
-        calls += [(*part, ()) for part in parts]
-        count = 0
-        errors: list[CacheError] = []
-        for server, names, tags in calls:
-            # Whoever joined a load in this process before this may have its value; nobody after it.
+            writes.append(_invalidation(*first, tuple(marks)))
+        writes += [_invalidation(server, names, ()) for server, names in parts]
+        # Who joined a load in this process before this may have its value; nobody after it.
+        for _, _, names, tags in writes:
             self._detach(None if tags else names)
-            words: list[bytes] = [b"CACHE.INVALIDATE"]
-            if names:
-                words += b"KEYS", b"%d" % len(names), *names
-            if tags:
-                words += b"TAGS", b"%d" % len(tags), *tags
-            try:
-                count += server.call(*words, keys=names, tags=tags)
-            except _AWAY as error:
-                errors.append(error)
-        for missed in errors:
-            self._without(missed)
-        return count
+        return sum(self._deliver(self._send_one, writes))
 
     # Loading
 
@@ -552,9 +578,8 @@ class Cache(Functions):
         """
         name = self._name(key)
         server = self._only or self._server(name)
-        chain = loading.get()
-        if chain and name in chain:
-            raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
+        if loading.get():
+            self._check_chain((name,))
         limit = self._core.wait if wait is None else seconds("wait", wait)
         try:
             try:
@@ -598,7 +623,7 @@ class Cache(Functions):
         if reply is None:
             return self._load_here(name, want)
         if isinstance(reply, Exception):
-            return self._failed_before(name, reply, want)
+            return self._failed_before(server, name, reply, want)
         value = self._served(reply, want)
         lease = reply[2] or None
         if value is not UNREADABLE:
@@ -615,11 +640,17 @@ class Cache(Functions):
         return self._load_here(name, want)
 
     def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
+        """Ask again, for `wait` together, until somebody has a value or it is this caller's turn to load."""
+        end = time.monotonic() + want.wait
         try:
             reply = server.fetch(name, want.wait)
+            while is_private(reply) and (left := end - time.monotonic()) > 0:
+                reply = server.fetch(name, left)
         except _AWAY as error:
             self._without(error)
             reply = None
+        if is_private(reply):
+            raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
         lease = _lease_of(reply)
         try:
             return self._not_hit(server, name, reply, want)
@@ -656,6 +687,7 @@ class Cache(Functions):
     def _load(self, lease: Lease, want: _Want) -> Any:
         """Load with a lease in hand, and fill in what came. Whoever gave the lease releases it if that fails."""
         begun = time.monotonic()
+        handled = Handled()
         ran = False
         try:
             self._failures.check(self._key(lease.name), want.guard)
@@ -664,7 +696,7 @@ class Cache(Functions):
             ran = True
             form = self._form(lease.name, value, want.type, want.guard)
         except Exception as error:
-            stand_in = self._load_failed(lease, error, want, ran=ran)
+            stand_in = self._load_failed(lease, error, want, handled, ran=ran)
             if stand_in is UNREADABLE:
                 raise
             return stand_in
@@ -753,20 +785,22 @@ class Cache(Functions):
         )
 
     def _run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
-        before = loading.set((*loading.get(), *names))
+        running = Running(names)
+        before = loading.set((*loading.get(), running))
         try:
             return self._work.call(load)
         finally:
+            running.names = ()
             loading.reset(before)
 
-    def _load_failed(self, lease: Lease, error: Exception, want: _Want, *, ran: bool) -> Any:
+    def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
         """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
 
         The exception is kept before the server hears of the failure, so that whoever waits here finds it.
         """
         self._stats.load_errors += 1
         self._core.events("load_error", key=_text(lease.name), error=cause_of(error))
-        words = self._failures.failed((lease.name,), error, want.guard, ran=ran)
+        words = self._failures.failed((lease.name,), error, want.guard, handled, ran=ran)
         try:
             self._answer(lease, b"CACHE.FAIL", *words)
             if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
@@ -779,12 +813,14 @@ class Cache(Functions):
             self._stats.errors += 1
         return UNREADABLE
 
-    def _failed_before(self, name: bytes, reply: Exception, want: _Want) -> Any:
+    def _failed_before(self, server: Any, name: bytes, reply: Exception, want: _Want) -> Any:
         """Return what came of a load that failed: what this process has of it, else what its own function gives.
 
         That is the value if it was too long to be stored, or the exception of this process; another process's failure
-        is believed only beyond so many tries of one's own.
+        is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
         """
+        if is_private(reply):
+            return self._once_more(server, name, want)
         kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
@@ -805,22 +841,43 @@ class Cache(Functions):
         `failure` is that of another process, None if there is no server.
         """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
+        is_mine = False
 
-        def run() -> Any:
-            self._failures.try_alone(name, self._key(name), want.guard, failure)
-            self._stats.local_loads += 1
-            ran = False
-            try:
-                value = self._run((name,), want.load)
-                ran = True
-                shown = self._form(name, value, want.type, want.guard).shown
-            except Exception as error:
-                self._failures.failed((name,), error, want.guard, ran=ran)
-                raise
-            self._failures.succeeded(want.guard)
-            return shown
+        def run() -> _Form:
+            nonlocal is_mine
+            is_mine = True
+            return self._run_here(name, want, failure)
 
-        return self._work.alone(name, run, want.wait)
+        end = time.monotonic() + want.wait
+        while True:
+            is_mine = False
+            form: _Form = self._work.alone(name, run, max(0.0, end - time.monotonic()), want.guard.pass_through)
+            value = form.shown if is_mine else self._copied(form, want.type)
+            if value is not UNREADABLE:
+                return value
+
+    def _run_here(self, name: bytes, want: _Want, failure: LoadError | None) -> _Form:
+        self._failures.try_alone(name, self._key(name), want.guard, failure)
+        self._stats.local_loads += 1
+        handled = Handled()
+        ran = False
+        try:
+            value = self._run((name,), want.load)
+            ran = True
+            form = self._form(name, value, want.type, want.guard)
+        except Exception as error:
+            self._failures.failed((name,), error, want.guard, handled, ran=ran)
+            raise
+        self._failures.succeeded(want.guard)
+        return form
+
+    def _copied(self, form: _Form, type: Any) -> Any:
+        """Return what another caller's load gave as one's own, as a server would: callers may change what they get."""
+        if form.shown is None:
+            return None
+        if form.shown.__class__ is Absent:
+            return Absent(form.shown.name)
+        return self._decode(form.data, form.flags, type)
 
     def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
@@ -885,11 +942,8 @@ class Cache(Functions):
             batch.found |= self._load_many(batch.mine, load_many, policy, type, guard)
 
     def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
-        chain = loading.get()
-        for name in names:
-            if chain and name in chain:
-                key = self._key(name)
-                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
+        if loading.get():
+            self._check_chain(names)
         try:
             try:
                 replies = server.fetch_many(names, 0)
@@ -928,6 +982,7 @@ class Cache(Functions):
     ) -> dict[str, Any]:
         """Load with leases in hand. Whoever gave them releases those that are not answered here."""
         begun = time.monotonic()
+        handled = Handled()
         ran = False
         keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
@@ -948,7 +1003,7 @@ class Cache(Functions):
                     answers.append((lease, (b"CACHE.FILL", form.data, *options)))
         except Exception as error:
             self._stats.load_errors += 1
-            words = self._failures.failed([lease.name for lease in leases], error, guard, ran=ran)
+            words = self._failures.failed([lease.name for lease in leases], error, guard, handled, ran=ran)
             self._answer_all([(lease, (b"CACHE.FAIL", *words)) for lease in leases])
             raise
         except BaseException as error:
@@ -1026,6 +1081,14 @@ class Cache(Functions):
         return f"{self.__class__.__name__}({self._core}{names})"
 
     # Small things
+
+    def _check_chain(self, names: Iterable[bytes]) -> None:
+        """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
+        chain = keys_in_load()
+        for name in names:
+            if name in chain:
+                key = self._key(name)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
@@ -1112,6 +1175,22 @@ class Cache(Functions):
             raise error
 
 
+def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
+    words: list[bytes] = [b"CACHE.INVALIDATE"]
+    if names:
+        words += b"KEYS", b"%d" % len(names), *names
+    if tags:
+        words += b"TAGS", b"%d" % len(tags), *tags
+    return server, words, names, tags
+
+
+def _note_missed(write: _Write) -> None:
+    """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
+    server, _, keys, tags = write
+    if (home := getattr(server, "home", None)) is not None:
+        home.undelivered(keys, tags, sent=False)
+
+
 def _whole(name: str, number: int) -> int:
     if not isinstance(number, int):
         raise TypeError(f"{name}: {number!r}: should be a whole number")
@@ -1152,6 +1231,6 @@ def _raise_all(errors: Mapping[str, Exception]) -> None:
     """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
     if all(error is first for error in errors.values()):
-        raise first
+        Raised(first).again()
     named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
     raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first

@@ -1,0 +1,34 @@
+"""Items of batches that are equal in Python and have keys of their own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from globalcache.client.batches import apart, rows_of
+
+
+def test_equal_items_come_into_groups_of_their_own() -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    there = noon.astimezone(timezone(timedelta(hours=2)))
+    cases: list[tuple[list[Any], list[list[int]]]] = [
+        ([], [[]]),
+        ([1, 2, "1"], [[0, 1, 2]]),
+        ([1, True, 2, 1.0], [[0, 2], [1], [3]]),
+        ([noon, there], [[0], [1]]),
+        ([("a", 0), ("a", False)], [[0], [1]]),
+    ]
+    for items, places in cases:
+        groups = apart(items)
+        assert [list(group.values()) for group in groups] == places
+        assert all(items[place] is item for group in groups for item, place in group.items())
+
+
+def test_rows_of_equal_items_are_refused() -> None:
+    """A dict has one row for 1 and True; stored for both, it would be wrong for one of them."""
+    found: dict[Any, str] = {1: "one", 2: "two"}
+    with pytest.raises(TypeError, match="flag: 1, True are equal in Python"):
+        rows_of("flag", [1, 2, True], found)
+    assert rows_of("flag", [1, 2, "1"], {**found, "1": "text"}) == ["one", "two", "text"]
