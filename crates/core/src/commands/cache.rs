@@ -1,5 +1,5 @@
 //! The cache commands (`CACHE.*`): values with freshness, tags and leases, as the Python client and loader workers use
-//! them. Reading their arguments, and what they do.
+//! them.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
 //! CLIENT: what the server knows of this connection and of the others, and client tracking.
-//! Reading its arguments, and what it does.
 
 use std::sync::Arc;
 

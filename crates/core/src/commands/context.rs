@@ -1,4 +1,4 @@
-//! What a command works with.
+//! What a command works with: the shared state, the clocks, the shards that a transaction has locked, the scratch buffer.
 
 use std::sync::Arc;
 

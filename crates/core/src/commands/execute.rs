@@ -1,5 +1,4 @@
-//! What each command does: `execute(context, client, command) -> reply`. Commands return replies; they know neither
-//! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
+//! From a command to the function that does it.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,5 +1,4 @@
 //! Keys as such, whatever their values: going through them, copying and renaming them, what is known beside a value.
-//! Reading their arguments, and what they do.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -2,17 +2,17 @@
 //! protocol nor connection. Whatever a command does to a key happens in one step under the lock of its shard.
 
 mod acl;
-pub mod cache;
+pub(crate) mod cache;
 mod client;
 mod config;
 mod connection;
-pub mod context;
-pub mod execute;
-pub mod gate;
+pub(crate) mod context;
+pub(crate) mod execute;
+pub(crate) mod gate;
 mod info;
 mod keys;
 mod keyspace;
-pub mod memcached;
+pub(crate) mod memcached;
 mod number;
 mod pubsub;
 mod room;
@@ -21,5 +21,5 @@ mod server;
 mod stats;
 pub(crate) mod strings;
 mod text;
-pub mod transaction;
-pub mod waiting;
+pub(crate) mod transaction;
+pub(crate) mod waiting;

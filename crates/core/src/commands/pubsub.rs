@@ -1,4 +1,4 @@
-//! Publish and subscribe: what the commands do.
+//! Publish and subscribe.
 
 use super::context::Context;
 use crate::glob;

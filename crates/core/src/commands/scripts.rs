@@ -1,5 +1,4 @@
-//! EVAL without Lua: the fixed scripts of well-known libraries, recognised by the SHA-1 of their texts and done natively,
-//! each in one step. Any other script is refused with a word on what to use instead.
+//! The known scripts of EVAL, done natively, each in one step. Which they are stands in `table/read/scripts.rs`.
 
 use super::context::{Context, TURN};
 use super::strings::OVERFLOW;

@@ -1,4 +1,4 @@
-//! The server: what it tells of itself and of its commands.
+//! COMMAND, and what memory is used for.
 
 use std::sync::atomic::Ordering::Relaxed;
 

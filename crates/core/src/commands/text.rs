@@ -1,5 +1,5 @@
 //! What is done to a part of a string, or with the value that was there: APPEND, GETRANGE, GETDEL, GETEX and their like.
-//! Reading their arguments, and what they do. A value that is derived from another keeps its expiry, flags and tags.
+//! A value that is derived from another keeps its expiry, flags and tags.
 
 use super::context::{Context, expires_at, take};
 use super::number;

@@ -1,4 +1,4 @@
-//! What all connections of a server share: the store, the limits, the counters and the facts that INFO tells.
+//! What all connections of a server share: the store, the limits, the counters, the facts and all else of this folder.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Who is told of what happens in the store.
+//! Passes on what happens in the store: to mailboxes, loaders and clients that keep copies.
 
 use std::sync::Arc;
 

@@ -1,7 +1,6 @@
 //! What Redis tells of its commands: flags, categories, tips and how each key is used, by command and subcommand. COMMAND
-//! answers it, and the rights of users go by it. Commands that only this server
-//! has are described by their row of the
-//! table.
+//! answers it, and the rights of users go by it. Commands that only this server has are
+//! described by their row of the table.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

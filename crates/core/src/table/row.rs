@@ -1,4 +1,4 @@
-//! A row of the table of commands.
+//! A row of the table: what is known of a command, whatever its arguments.
 
 use crate::vocabulary::{Args, Command, Error, Kind};
 

@@ -1,7 +1,4 @@
-//! The one table of commands.
-//!
-//! A row gives a command its name, arity, flags, key positions and documentation, and the function that makes a
-//! [`Command`] of its arguments.
+//! The one table of commands, and how a name finds its row.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! Making commands of arguments, as the rows of the table ask for it.
+//! Reading the commands on connections and on plain strings.
 
 use super::words::{LATEST, arg, read_time, time_option};
 use crate::table::row::Row;
