@@ -5,7 +5,7 @@
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Party};
+use globalcache_core::store::{Options, ConnectionId};
 use libfuzzer_sys::fuzz_target;
 
 fn engine() -> Engine {
@@ -25,7 +25,7 @@ fn engine() -> Engine {
 
 /// The replies to `input` in pieces that end at `cuts`.
 fn replies(input: &[u8], cuts: &[usize]) -> Vec<u8> {
-    let (engine, mut session, mut scratch) = (engine(), Session::memcached(Party::default()), Scratch::default());
+    let (engine, mut session, mut scratch) = (engine(), Session::memcached(ConnectionId::default()), Scratch::default());
     let (mut out, mut start) = (Output::default(), 0);
     let now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
     for &end in cuts {

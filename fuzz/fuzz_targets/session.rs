@@ -4,7 +4,7 @@
 use globalcache_core::engine::{Engine, Facts, Limits, Now};
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, Party};
+use globalcache_core::store::{Options, ConnectionId};
 use libfuzzer_sys::fuzz_target;
 
 fn talk(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
@@ -20,7 +20,7 @@ fn talk(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
     };
     let engine = Engine::new(options, limits, Facts::default(), 1);
     let now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
-    let (mut session, mut scratch, mut out) = (Session::new(Party::default()), Scratch::default(), Output::default());
+    let (mut session, mut scratch, mut out) = (Session::new(ConnectionId::default()), Scratch::default(), Output::default());
     let (mut held, mut answers) = (Vec::new(), Vec::new());
     for part in input.chunks(piece) {
         held.extend_from_slice(part);

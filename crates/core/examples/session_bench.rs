@@ -12,7 +12,7 @@ use globalcache_core::output::Output;
 use globalcache_core::session::{Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::facts::Facts;
-use globalcache_core::store::{Options, Party};
+use globalcache_core::store::{ConnectionId, Options};
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
 /// Turns that are made ready beforehand, and repeated.
@@ -55,7 +55,7 @@ fn main() {
         load_limit: 30_000,
     };
     let engine = Engine::new(options, Limits::default(), Facts::default(), 1);
-    let mut session = Session::new(Party::default());
+    let mut session = Session::new(ConnectionId::default());
     let (mut scratch, mut out) = (Scratch::default(), Output::default());
     let value = vec![b'v'; size];
     for key in 0..keys {

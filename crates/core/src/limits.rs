@@ -24,7 +24,7 @@ pub struct Limits {
 
 impl Limits {
     /// What is enough to say who one is, and not enough to hurt.
-    pub fn strict(&self) -> Limits {
+    pub fn pre_auth(&self) -> Limits {
         Limits {
             max_args: 10,
             max_value: self.max_value.min(16 << 10),

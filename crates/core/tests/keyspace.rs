@@ -8,7 +8,7 @@ use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::facts::Facts;
-use globalcache_core::store::{Key, Meta, Options, Party, Store};
+use globalcache_core::store::{ConnectionId, Key, Meta, Options, Store};
 
 const NOW: Now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
 
@@ -30,7 +30,7 @@ struct Talk<'e> {
 
 impl Talk<'_> {
     fn new(engine: &Engine) -> Talk<'_> {
-        let (session, scratch, out) = (Session::new(Party::default()), Scratch::default(), Output::default());
+        let (session, scratch, out) = (Session::new(ConnectionId::default()), Scratch::default(), Output::default());
         Talk { engine, session, input: Vec::new(), scratch, out }
     }
 

@@ -10,7 +10,7 @@ use globalcache_core::protocol::resp;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::facts::Facts;
-use globalcache_core::store::{Key, Options, Party};
+use globalcache_core::store::{ConnectionId, Key, Options};
 use globalcache_core::vocabulary::{Reply, Values};
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ fn engine(limits: Limits) -> Engine {
 /// Feeds `input` in pieces of the given lengths, over and over, as a connection would; what was answered, and whether
 /// the stream was closed.
 fn talk(engine: &Engine, input: &[u8], pieces: &[usize]) -> (Vec<u8>, bool) {
-    let mut session = Session::new(Party::default());
+    let mut session = Session::new(ConnectionId::default());
     let (mut scratch, mut out) = (Scratch::default(), Output::default());
     let (mut answers, mut held) = (Vec::new(), Vec::new());
     let (mut at, mut pieces) = (0, pieces.iter().cycle());

@@ -15,7 +15,9 @@ mod random;
 use random::Random;
 use std::sync::{Arc, Mutex};
 
-use globalcache_core::store::{Entry, Key, Meta, Note, Options, Outcome, Party, Seeker, Sink, Sought, Store};
+use globalcache_core::store::{
+    ConnectionId, Entry, EventSink, FetchRequest, FetchResult, Key, Meta, Options, Outcome, Store, StoreEvent,
+};
 
 /// How clients behave.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,10 +33,10 @@ enum Manner {
 }
 
 #[derive(Default)]
-struct Notes(Mutex<Vec<Note>>);
+struct Notes(Mutex<Vec<StoreEvent>>);
 
-impl Sink for Notes {
-    fn send(&self, note: Note, _: u64) {
+impl EventSink for Notes {
+    fn send(&self, note: StoreEvent, _: u64) {
         self.0.lock().unwrap().push(note);
     }
 }
@@ -51,7 +53,7 @@ enum Doing {
 
 #[derive(Clone, Copy, Debug)]
 struct Client {
-    party: Party,
+    party: ConnectionId,
     doing: Doing,
     wait: u64,
 }
@@ -61,7 +63,7 @@ struct Client {
 enum Packet {
     Fill(u64, u64),
     Fail(u64),
-    Renew(u64, Party),
+    Renew(u64, ConnectionId),
     Release(u64),
 }
 
@@ -85,7 +87,7 @@ impl Server {
             epoch,
             load_limit: 10_000,
         };
-        let store = Store::with_sink(options, Arc::clone(&notes) as Arc<dyn Sink>);
+        let store = Store::with_event_sink(options, Arc::clone(&notes) as Arc<dyn EventSink>);
         Server { store, notes, now: 1_000_000, next: 1 }
     }
 
@@ -105,7 +107,7 @@ struct World<'a> {
     tag: u64,
     clients: [Client; CLIENTS],
     /// Outcomes that clients have not taken yet.
-    mail: Vec<(Party, u64, Outcome)>,
+    mail: Vec<(ConnectionId, u64, Outcome)>,
     packets: Vec<Packet>,
     /// A worker was asked for.
     wanted: bool,
@@ -122,7 +124,7 @@ impl<'a> World<'a> {
     fn new(server: &'a mut Server, seed: u64, manner: Manner) -> World<'a> {
         server.now += 100;
         let clients = [(); CLIENTS].map(|()| {
-            let party = Party { mailbox: 0, slot: 0, id: server.number() };
+            let party = ConnectionId { mailbox: 0, slot: 0, id: server.number() };
             Client { party, doing: Doing::Nothing, wait: 0 }
         });
         let tag = server.store.tag(&seed.to_le_bytes());
@@ -146,15 +148,15 @@ impl<'a> World<'a> {
     fn entry<R>(&mut self, step: impl FnOnce(&mut Entry<'_>) -> R) -> R {
         let key = Key { db: 0, bytes: &self.key };
         let result = self.server.store.with(key, self.server.now, step);
-        self.take_notes();
+        self.take_events();
         result
     }
 
-    fn take_notes(&mut self) {
+    fn take_events(&mut self) {
         for note in std::mem::take(&mut *self.server.notes.0.lock().unwrap()) {
             match note {
-                Note::Outcome(party, wait, outcome) => self.mail.push((party, wait, outcome)),
-                Note::Wanted(..) => self.wanted = true,
+                StoreEvent::Outcome(party, wait, outcome) => self.mail.push((party, wait, outcome)),
+                StoreEvent::Wanted(..) => self.wanted = true,
                 // Nothing is tracked here.
                 #[allow(unreachable_patterns)]
                 _ => {}
@@ -211,17 +213,17 @@ impl<'a> World<'a> {
         let deadline = if self.random.chance(70) { self.server.now + self.random.below(20_000) } else { 0 };
         let served = self.manner == Manner::Workers && self.random.chance(80);
         let lease = 1 + self.random.below(3_000);
-        let seeker = Seeker { party, wait, deadline, lease, served, bound: self.random.chance(80) };
+        let request = FetchRequest { connection: party, wait, deadline, lease, served, bound: self.random.chance(80) };
         enum Seen {
             Value(u64, u64),
             Lease(u64),
             Waits,
             Nothing,
         }
-        let seen = self.entry(|entry| match entry.seek(&seeker) {
-            Sought::Found { item, token, .. } => Seen::Value(number_of(item.value.bytes()), token),
-            Sought::Lease(token) => Seen::Lease(token),
-            Sought::Waits => Seen::Waits,
+        let seen = self.entry(|entry| match entry.fetch(&request) {
+            FetchResult::Found { item, token, .. } => Seen::Value(number_of(item.value.bytes()), token),
+            FetchResult::Lease(token) => Seen::Lease(token),
+            FetchResult::Waits => Seen::Waits,
             _ => Seen::Nothing,
         });
         let client = &mut self.clients[number];
@@ -359,7 +361,7 @@ impl<'a> World<'a> {
             }
             _ => {
                 self.server.store.clear(Some(0), self.server.now);
-                self.take_notes();
+                self.take_events();
             }
         }
         self.acknowledged = told;
@@ -376,11 +378,11 @@ impl<'a> World<'a> {
         if let Doing::Loads(token, _) = self.clients[number].doing {
             let hold = self.entry(|entry| entry.hold(token));
             self.server.store.lost(hold, party, self.server.now);
-            self.take_notes();
+            self.take_events();
         }
         self.entry(|entry| entry.left(party));
         let id = self.server.number();
-        self.clients[number] = Client { party: Party { id, ..party }, doing: Doing::Nothing, wait: 0 };
+        self.clients[number] = Client { party: ConnectionId { id, ..party }, doing: Doing::Nothing, wait: 0 };
     }
 
     /// A worker takes the load that was asked for.
@@ -404,7 +406,7 @@ impl<'a> World<'a> {
         if self.random.chance(20) {
             self.server.store.tick(self.server.now);
         }
-        self.take_notes();
+        self.take_events();
     }
 
     fn run(mut self) -> Vec<String> {

@@ -9,7 +9,7 @@ use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::facts::Facts;
-use globalcache_core::store::{Key, Options, Party, Value};
+use globalcache_core::store::{ConnectionId, Key, Options, Value};
 use globalcache_server::{MIN_MEMORY, epoch, random_seed, read_clocks};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyConnectionResetError, PyValueError};
@@ -52,7 +52,7 @@ impl State {
     fn connect(&mut self, json: bool) -> usize {
         let place = self.connections.iter().position(Option::is_none).unwrap_or(self.connections.len());
         self.opened += 1;
-        let party = Party { mailbox: 0, slot: place as u32, id: self.opened };
+        let party = ConnectionId { mailbox: 0, slot: place as u32, id: self.opened };
         let session = if json { Session::json(party) } else { Session::new(party) };
         let connection = Connection { session, input: Vec::new(), output: Output::default(), closed: false };
         if place == self.connections.len() {
@@ -89,11 +89,13 @@ impl State {
     fn exchange(&mut self, now: Now) {
         self.engine.store.tick(now.mono);
         self.engine.tick_leases(now);
-        while self.engine.mail.stirred(0) {
+        while self.engine.mail.has_pending(0) {
             for (party, event) in self.engine.mail.take(0) {
                 let place = party.slot as usize;
                 match self.connections.get_mut(place) {
-                    Some(Some(Connection { session, output, closed, .. })) if session.party() == party && !*closed => {
+                    Some(Some(Connection { session, output, closed, .. }))
+                        if session.connection_id() == party && !*closed =>
+                    {
                         *closed = session.deliver(&self.engine, now, &mut self.scratch, event, output) == Flow::Close;
                         if session.is_ready() {
                             self.run(place, now);

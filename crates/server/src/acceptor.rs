@@ -111,8 +111,8 @@ impl Acceptor {
         }
         let waits = self.shared.engine.tick_leases(now);
         self.meter.lap(&self.shared);
-        self.shared.wake_stirred();
-        let pending = &self.shared.engine.pending;
+        self.shared.wake_pending();
+        let pending = &self.shared.engine.control;
         if pending.stop.load(Ordering::Relaxed) {
             self.shared.begin_to_stop();
         }
@@ -167,7 +167,7 @@ mod tests {
 
     use globalcache_core::output::Output;
     use globalcache_core::session::{Scratch, Session};
-    use globalcache_core::store::Party;
+    use globalcache_core::store::ConnectionId;
 
     use super::*;
     use crate::scripted::options;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn ask(acceptor: &Acceptor, id: u64, now: Now, request: &[u8]) -> Session {
-        let mut session = Session::new(Party { id, ..Party::default() });
+        let mut session = Session::new(ConnectionId { id, ..ConnectionId::default() });
         let (mut scratch, mut out) = (Scratch::default(), Output::default());
         session.feed(&acceptor.shared.engine, now, &mut scratch, request, &mut out);
         session

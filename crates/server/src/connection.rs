@@ -317,7 +317,7 @@ impl Connection {
     /// while it closes anyway is handed on.
     pub(crate) fn post(&mut self, shared: &Shared, now: Now, event: Event) -> bool {
         if self.closing.is_some() {
-            shared.engine.undelivered(self.session.party(), event, now);
+            shared.engine.undelivered(self.session.connection_id(), event, now);
             return true;
         }
         if matches!(event, Event::Close) {
@@ -503,7 +503,7 @@ impl Connection {
         }
         self.mail_bytes = 0;
         for event in std::mem::take(&mut self.mail) {
-            shared.engine.undelivered(self.session.party(), event, now);
+            shared.engine.undelivered(self.session.connection_id(), event, now);
         }
     }
 
@@ -547,7 +547,7 @@ impl Connection {
         total.fetch_add(held.wrapping_sub(self.counted), Relaxed);
         self.counted = held;
         if held > SMALL {
-            shared.holdings[usize::from(self.session.party().mailbox)].largest.fetch_max(held, Relaxed);
+            shared.holdings[usize::from(self.session.connection_id().mailbox)].largest.fetch_max(held, Relaxed);
         }
     }
 
@@ -578,7 +578,7 @@ impl Connection {
 
     /// Whether the client has not said yet who it is, where it has to.
     fn is_unknown(&self, shared: &Shared) -> bool {
-        self.stream.is_handshaking() || self.session.is_stranger(&shared.engine)
+        self.stream.is_handshaking() || self.session.needs_auth(&shared.engine)
     }
 }
 
@@ -587,7 +587,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    use globalcache_core::store::Party;
+    use globalcache_core::store::ConnectionId;
 
     use super::*;
     use crate::{Options, Server, read_clocks};
@@ -620,7 +620,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         theirs.write_all(sent).unwrap();
         let stream = Stream::Unix(mio::net::UnixStream::from_std(ours));
-        let mut connection = Connection::new(stream, Session::new(Party::default()), 1, now);
+        let mut connection = Connection::new(stream, Session::new(ConnectionId::default()), 1, now);
         connection.turn(&server.shared, now, &mut Buffers::new());
         (connection, theirs)
     }

@@ -179,10 +179,10 @@ impl Shared {
 
     /// Wakes the threads for whom something was left.
     #[inline]
-    fn wake_stirred(&self) {
+    fn wake_pending(&self) {
         let Some(wakers) = self.wakers.get() else { return };
         for (number, waker) in wakers.iter().enumerate().take(self.engine.mail.len()) {
-            if self.engine.mail.stirred(number) {
+            if self.engine.mail.has_pending(number) {
                 // It fails only when the thread has ended, and then nobody is served any more.
                 let _ = waker.wake();
             }
@@ -293,7 +293,7 @@ impl Server {
         if tls.is_some() {
             *self.shared.tls.write() = tls;
         }
-        self.shared.wake_stirred();
+        self.shared.wake_pending();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use globalcache_core::clock::Now;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session, TurnEnd};
 use globalcache_core::state::mailbox::Event;
-use globalcache_core::store::{Outcome, Party};
+use globalcache_core::store::{ConnectionId, Outcome};
 use globalcache_core::vocabulary::{Blob, Reply};
 use parking_lot::Mutex;
 
@@ -149,7 +149,7 @@ struct World {
     shared: Shared,
     buffers: Buffers,
     now: Now,
-    party: Party,
+    party: ConnectionId,
 }
 
 impl World {
@@ -162,7 +162,7 @@ impl World {
             buffers.scratch.turn_end = TurnEnd::new(|| 1, 0);
         }
         let now = Now { mono: 1_000_000, wall: 1_000_000 };
-        World { shared: Shared::new(options, engine, None), buffers, now, party: Party::default() }
+        World { shared: Shared::new(options, engine, None), buffers, now, party: ConnectionId::default() }
     }
 
     /// Asks something as a client that leaves then.
@@ -172,7 +172,7 @@ impl World {
 
     /// Another client of the same thread, after what it asks.
     fn client(&self, id: u64, request: &str) -> Session {
-        let mut session = Session::new(Party { slot: id as u32, id, ..Party::default() });
+        let mut session = Session::new(ConnectionId { slot: id as u32, id, ..ConnectionId::default() });
         let (mut scratch, mut out) = (Scratch::default(), Output::default());
         let (mut rest, mut flow) = (request.as_bytes(), Flow::Pause);
         while flow == Flow::Pause {

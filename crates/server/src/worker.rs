@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use globalcache_core::clock::Now;
 use globalcache_core::session::{Session, TurnEnd};
-use globalcache_core::store::Party;
+use globalcache_core::store::ConnectionId;
 use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -220,13 +220,13 @@ impl Worker {
     fn exchange_mail(&mut self, now: Now) {
         self.shared.engine.pump(now);
         for _ in 0..MAIL_ROUNDS {
-            if !self.shared.engine.mail.stirred(usize::from(self.number)) {
+            if !self.shared.engine.mail.has_pending(usize::from(self.number)) {
                 break;
             }
             self.take_mail(now);
             self.shared.engine.pump(now);
         }
-        self.shared.wake_stirred();
+        self.shared.wake_pending();
     }
 
     /// Hands messages to the connections that they are for, and gives those their turns. What a turn does not deliver
@@ -260,7 +260,7 @@ impl Worker {
             let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
             let place = self.connections.vacant_entry();
             let slot = place.key();
-            let party = Party { mailbox: self.number, slot: slot as u32, id };
+            let party = ConnectionId { mailbox: self.number, slot: slot as u32, id };
             let address = stream.address();
             let mut session = match speaks {
                 Speaks::Any | Speaks::Tls => Session::new(party),

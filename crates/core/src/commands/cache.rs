@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::context::{Context, TOO_MUCH, take, take_next};
 use super::strings::why_refused;
-use super::waiting::{Standing, load_failed, refresh, stand_to_read};
+use super::waiting::{LoadState, ensure_loaded_to_read, load_failed, refresh};
 use crate::limits::MAX_TAGS;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::users::{Access, Need};
 use crate::state::waits::wait_number;
-use crate::store::{Hold, HoldOff, Item, Key, Meta, Outcome, Seeker, Sought, Step};
+use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Meta, Outcome, Step};
 use crate::version::VERSION;
-use crate::vocabulary::{Args, Blob, CacheCommand, Error, If, Keep, Kind, Reply, Values, integer};
+use crate::vocabulary::{Args, Blob, CacheCommand, EntryOptions, Error, Kind, Reply, SetCondition, Values, integer};
 
 /// Leases and waits that a connection may have: what a busy process has under way.
 const MAX_HOLDS: usize = 1 << 14;
@@ -53,7 +53,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             Ok(Reply::Int(known.into()))
         }
         CacheCommand::Renew { key, token, millis } => {
-            let until = cx.with(key_of(key), |entry, _| entry.renew(token, millis, client.party));
+            let until = cx.with(key_of(key), |entry, _| entry.renew(token, millis, client.connection));
             if let Some(until) = until {
                 let hold = remember(cx, client, key_of(key), token);
                 cx.engine.loaders.renewed(hold, until);
@@ -73,7 +73,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             if client.resp != 3 {
                 return Err(Error::new(Kind::Malformed, "ERR loads are pushed: a worker says HELLO 3 first"));
             }
-            cx.engine.loaders.register(client.party, client.db, patterns.iter(), inflight as usize)?;
+            cx.engine.loaders.register(client.connection, client.db, patterns.iter(), inflight as usize)?;
             client.worker = true;
             Ok(Reply::Ok)
         }
@@ -87,8 +87,8 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
                 return Err(Error::new(Kind::Malformed, "ERR tickets end in pushes: say HELLO 3 first"));
             }
             let user = client.access.user().map(|user| user.name()).unwrap_or_default();
-            let (who, mail) = ((user, client.party), (&*cx.engine.mail, cx.now.mono));
-            if !cx.engine.fences.join(&mut client.joined, who, (id, generation), servers, mail)? {
+            let (who, mail) = ((user, client.connection), (&*cx.engine.mail, cx.now.mono));
+            if !cx.engine.client_sessions.join(&mut client.joined, who, (id, generation), servers, mail)? {
                 // Nothing that it has sent behind this is run.
                 client.quitting = true;
                 return Err(FENCED);
@@ -114,10 +114,10 @@ fn answered(cx: &Context<'_>, client: &mut Client, key: Key<'_>, token: u64) {
 
 /// The client was granted a lease.
 fn remember(cx: &Context<'_>, client: &mut Client, key: Key<'_>, token: u64) -> Hold {
-    let (store, party, hold) = (&cx.engine.store, client.party, cx.engine.store.hold(key, token));
+    let (store, connection, hold) = (&cx.engine.store, client.connection, cx.engine.store.hold(key, token));
     // In a transaction the shards are locked: which leases have ended is looked for some other time.
     let locked = cx.held.is_some();
-    client.holds.add(hold, |hold| locked || store.stands(hold, party));
+    client.holds.add(hold, |hold| locked || store.stands(hold, connection));
     hold
 }
 
@@ -142,7 +142,7 @@ pub(crate) fn end_unread_fill(engine: &Engine, client: &mut Client, now: u64, fi
 fn with_meta<R>(
     cx: &mut Context<'_>,
     db: u8,
-    keep: &Keep<'_>,
+    keep: &EntryOptions<'_>,
     step: impl FnOnce(&mut Context<'_>, &Meta<'_>) -> R,
 ) -> R {
     let mut tags = [0; MAX_TAGS];
@@ -165,15 +165,21 @@ fn with_meta<R>(
     step(cx, &meta)
 }
 
-fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: If) -> Result<Reply, Error> {
+fn set(
+    cx: &mut Context<'_>,
+    key: Key<'_>,
+    value: &[u8],
+    keep: &EntryOptions<'_>,
+    only: SetCondition,
+) -> Result<Reply, Error> {
     let most = cx.engine.limits.max_value;
     with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let version = entry.peek().map(|item| item.version);
             let met = match only {
-                If::Always => true,
-                If::Absent => version.is_none(),
-                If::Version(wanted) => version == Some(wanted),
+                SetCondition::Always => true,
+                SetCondition::Absent => version.is_none(),
+                SetCondition::Version(wanted) => version == Some(wanted),
             };
             if !met {
                 return Ok(Reply::Int(0));
@@ -184,7 +190,7 @@ fn set(cx: &mut Context<'_>, key: Key<'_>, value: &[u8], keep: &Keep<'_>, only: 
     })
 }
 
-fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &Keep<'_>) -> Result<Reply, Error> {
+fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &EntryOptions<'_>) -> Result<Reply, Error> {
     with_meta(cx, key.db, keep, |cx, meta| {
         cx.with(key, |entry, _| {
             let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
@@ -235,12 +241,12 @@ fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
 
 /// A value that is not there, where workers load.
 pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
-    match stand_to_read(cx, client, key) {
-        Standing::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
-        Standing::Failed(error) => Reply::Error(error),
-        Standing::Waits => Reply::Parked,
+    match ensure_loaded_to_read(cx, client, key) {
+        LoadState::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
+        LoadState::Failed(error) => Reply::Error(error),
+        LoadState::Waits => Reply::Parked,
         // There is no such row, nobody loads it, or a transaction found it.
-        Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
+        LoadState::Settled | LoadState::Loaded(_) => cx.with(key, |entry, scratch| {
             entry.get().map_or(Reply::Null, |item| lean(take(scratch, item.value), item.flags))
         }),
     }
@@ -339,11 +345,11 @@ fn fetch(
     }
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;
     // Who holds a lease may be waiting for itself, and in place nothing else of the connection is run.
-    let (store, party, locked) = (&cx.engine.store, client.party, cx.held.is_some());
-    let stands = |hold| store.stands(hold, party);
+    let (store, connection, locked) = (&cx.engine.store, client.connection, cx.held.is_some());
+    let stands = |hold| store.stands(hold, connection);
     let waits = wait > 0 && !locked && (pushed || !client.holds.any(stands));
-    let seeker = Seeker {
-        party: client.party,
+    let request = FetchRequest {
+        connection: client.connection,
         wait: wait_number(cx.waits.number, 0),
         deadline: if waits { now + wait.min(1 << 40) } else { 0 },
         // Nobody is made to load who could not store what was loaded.
@@ -360,13 +366,13 @@ fn fetch(
         Waits,
         Failed(Arc<str>),
     }
-    let seen = cx.with(key, |entry, scratch| match entry.seek(&seeker) {
-        Sought::Found { item, stale, token } => Seen::Reply(found(scratch, &item, stale, token, now), token),
-        Sought::Lease(token) => Seen::Reply(nothing("miss", token), token),
-        Sought::Busy => Seen::Reply(nothing("waiting", 0), 0),
-        Sought::Nothing | Sought::Full => Seen::Reply(nothing("miss", 0), 0),
-        Sought::Failed(cause) => Seen::Failed(cause),
-        Sought::Waits => Seen::Waits,
+    let seen = cx.with(key, |entry, scratch| match entry.fetch(&request) {
+        FetchResult::Found { item, stale, token } => Seen::Reply(found(scratch, &item, stale, token, now), token),
+        FetchResult::Lease(token) => Seen::Reply(nothing("miss", token), token),
+        FetchResult::Busy => Seen::Reply(nothing("waiting", 0), 0),
+        FetchResult::Nothing | FetchResult::Full => Seen::Reply(nothing("miss", 0), 0),
+        FetchResult::Failed(cause) => Seen::Failed(cause),
+        FetchResult::Waits => Seen::Waits,
     });
     match seen {
         Seen::Reply(reply, token) => {

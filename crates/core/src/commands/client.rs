@@ -6,7 +6,7 @@ use super::connection::printable;
 use super::context::Context;
 use crate::state::batch::Options;
 use crate::state::client::Client;
-use crate::state::clients::Shown;
+use crate::state::clients::ClientInfo;
 use crate::state::mailbox::Event;
 use crate::state::tracking::MAX_PREFIXES;
 use crate::store::{Key, Outcome};
@@ -62,7 +62,7 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
         ClientCommand::Untrack(args) => {
             read_options(cx, args)?;
             if client.tracking.take().is_some() {
-                cx.engine.tracking.leave(client.party, &cx.engine.store);
+                cx.engine.tracking.leave(client.connection, &cx.engine.store);
             }
             Ok(Reply::Ok)
         }
@@ -80,13 +80,13 @@ fn kill(cx: &Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -
     let all = cx.engine.clients.list();
     let meant = all.iter().filter(|shown| takes(filter, cx, shown));
     let mut killed = 0;
-    for shown in meant.filter(|shown| !(filter.skip_me && shown.party == client.party)) {
+    for shown in meant.filter(|shown| !(filter.skip_me && shown.connection == client.connection)) {
         killed += 1;
-        if shown.party == client.party {
+        if shown.connection == client.connection {
             // The answer is still sent.
             client.quitting = true;
         } else {
-            cx.engine.mail.post(shown.party, Event::Close);
+            cx.engine.mail.post(shown.connection, Event::Close);
         }
     }
     match (old, killed) {
@@ -117,7 +117,7 @@ fn read_options(cx: &Context<'_>, args: Args<'_>) -> Result<Options, Error> {
                 let id = integer(id)?;
                 let shown = u64::try_from(id).ok().and_then(|id| cx.engine.clients.get(id));
                 let nobody = refused("ERR The client ID you want redirect to does not exist");
-                options.redirect = Some(shown.ok_or(nobody)?.party);
+                options.redirect = Some(shown.ok_or(nobody)?.connection);
                 at += 1;
             }
             Some(prefix) if is(option, "PREFIX") => {
@@ -151,7 +151,7 @@ fn track(cx: &mut Context<'_>, client: &mut Client, args: Args<'_>) -> Result<Re
         options.prefixes.sort_unstable();
     }
     options.caching = known.is_some_and(|known| known.caching);
-    cx.engine.tracking.join(client.party, &client.access, &options, &cx.engine.store);
+    cx.engine.tracking.join(client.connection, &client.access, &options, &cx.engine.store);
     client.tracking = Some(Box::new(options));
     Ok(Reply::Ok)
 }
@@ -220,7 +220,7 @@ fn caching(client: &mut Client, yes: Option<bool>) -> Result<Reply, Error> {
 }
 
 fn redirection(client: &Client) -> i64 {
-    client.tracking.as_ref().map_or(-1, |options| options.redirect.map_or(0, |party| party.id as i64))
+    client.tracking.as_ref().map_or(-1, |options| options.redirect.map_or(0, |connection| connection.id as i64))
 }
 
 fn tracking_info(client: &Client) -> Reply {
@@ -259,7 +259,7 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, a
     if !wanted || row.flags & crate::table::flag::READ == 0 {
         return;
     }
-    let (db, party) = (client.db, client.party);
+    let (db, connection) = (client.db, client.connection);
     let tracking = &cx.engine.tracking;
     for bytes in row.keys(args) {
         let key = Key { db, bytes };
@@ -271,21 +271,21 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, a
         });
         let version = cx.with(key, |entry, _| {
             // Before the look at the item: a tag that is invalidated between the two would reach nobody.
-            if entry.track(party) {
-                tracking.tagged(party.id);
+            if entry.track(connection) {
+                tracking.tagged(connection.id);
             }
             entry.peek().map(|item| item.version)
         });
         if loaded.is_some_and(|loaded| loaded != version) {
-            tracking.changed_before(party.id, bytes, &cx.engine.mail);
+            tracking.changed_before(connection.id, bytes, &cx.engine.mail);
         }
     }
 }
 
 /// Whether a connection is meant.
-fn takes(filter: &Filter<'_>, cx: &Context<'_>, shown: &Shown) -> bool {
+fn takes(filter: &Filter<'_>, cx: &Context<'_>, shown: &ClientInfo) -> bool {
     !filter.nobody
-        && filter.id.is_none_or(|id| shown.party.id == id)
+        && filter.id.is_none_or(|id| shown.connection.id == id)
         && filter.address.is_none_or(|address| shown.address.as_bytes() == address)
         && filter.user.is_none_or(|user| shown.user().as_bytes() == user)
         && filter.subscribers.is_none_or(|wanted| shown.is_subscriber() == wanted)

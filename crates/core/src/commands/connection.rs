@@ -55,7 +55,7 @@ pub(super) fn auth(engine: &Engine, client: &mut Client, user: Option<&[u8]>, pa
     if other && (client.worker || client.subscriptions.is_some() || client.tracking.is_some()) {
         return Err(AS_ANOTHER);
     }
-    if client.become_known(&engine.users, access) { Ok(Reply::Ok) } else { Err(WRONG_PASSWORD) }
+    if client.authenticate_as(&engine.users, access) { Ok(Reply::Ok) } else { Err(WRONG_PASSWORD) }
 }
 
 pub(super) fn hello(

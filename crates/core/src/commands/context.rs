@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
-use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Step, Value};
+use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value};
 use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, Values};
 
 /// What a command works with.
@@ -19,7 +19,7 @@ pub struct Context<'a> {
     /// Small values of a reply are copied here under the lock; kept between commands for its capacity.
     pub scratch: &'a mut Vec<u8>,
     /// The shards that a transaction has locked: all that its commands touch.
-    pub held: Option<&'a mut (dyn Held + 'a)>,
+    pub held: Option<&'a mut (dyn LockedShards + 'a)>,
     /// What the command waits for, or was told when it had waited.
     pub waits: &'a mut Waits,
 }
@@ -28,7 +28,7 @@ pub struct Context<'a> {
 type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
 
 /// Keys that are used in one step: those of a command of several keys, or all of a transaction.
-pub trait Held {
+pub trait LockedShards {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
     /// As [`Locked::fits`].
@@ -48,14 +48,14 @@ pub trait Held {
     /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
     fn stats(&self) -> Stats;
     /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>));
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>));
     /// As [`Store::cursor_at`](crate::store::Store::cursor_at); all shards are locked.
     fn cursor_at(&self, random: u64) -> u64;
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
     fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
 }
 
-impl Held for Locked<'_> {
+impl LockedShards for Locked<'_> {
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
         Locked::entry(self, key)
     }
@@ -93,7 +93,7 @@ impl Held for Locked<'_> {
         Locked::stats(self)
     }
 
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>)) {
         Locked::each_holder(self, visit);
     }
 
@@ -130,7 +130,7 @@ impl Context<'_> {
     pub fn with_all<'k, R>(
         &mut self,
         keys: impl Iterator<Item = Key<'k>> + Clone,
-        step: impl FnOnce(&mut dyn Held, &mut Vec<u8>) -> R,
+        step: impl FnOnce(&mut dyn LockedShards, &mut Vec<u8>) -> R,
     ) -> R {
         let (at, scratch) = (self.step(), &mut *self.scratch);
         match &mut self.held {
@@ -185,7 +185,7 @@ impl Context<'_> {
     }
 
     /// As [`Store::each_holder`](crate::store::Store::each_holder).
-    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<Party>)) {
+    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>)) {
         match &self.held {
             None => self.engine.store.each_holder(visit),
             Some(held) => held.each_holder(visit),

@@ -13,7 +13,7 @@ use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub,
 use crate::state::client::Client;
 use crate::store::Key;
 use crate::table::{Row, TABLE, flag, lookup, needed};
-use crate::vocabulary::{Args, Blob, BusCommand, CacheCommand, Command, Error, Reply};
+use crate::vocabulary::{Args, Blob, CacheCommand, Command, Error, PubSubCommand, Reply};
 
 /// Runs a command of the table, after loading what it depends on where workers load.
 #[inline]
@@ -45,7 +45,7 @@ pub(crate) fn execute_row(
         transaction::note_reads(client, row, args, command, cx.waits);
     }
     if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0
-        && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::Bus(BusCommand::Publish(..)))
+        && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::PubSub(PubSubCommand::Publish(..)))
     {
         client.show();
     }
@@ -108,7 +108,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
-        Command::Bus(command) => return pubsub::run(cx, client, &command),
+        Command::PubSub(command) => return pubsub::run(cx, client, &command),
         Command::CommandAll => describe_all(),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList(filter) => return list(filter),
@@ -141,31 +141,31 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             cx.engine.stop_pushes(client);
             transaction::unwatch(cx.engine, cx.now.mono, client);
             client.reset();
-            client.access = cx.engine.users.at_first();
+            client.access = cx.engine.users.initial_access();
             Reply::Word("RESET")
         }
-        Command::Item(item) => return memcached::run(cx, client, &item),
+        Command::Memcached(item) => return memcached::run(cx, client, &item),
         Command::Cache(command) => return cache::run(cx, client, &command),
         Command::Stats(section) => return stats::stats(cx, section),
         Command::FlushAt(when) => {
             match expires_at(cx.now, cx.now.mono, when, None).filter(|at| *at > cx.now.mono) {
-                Some(at) => cx.engine.pending.flush_at(db, at),
+                Some(at) => cx.engine.control.flush_at(db, at),
                 None => cx.clear(Some(db)),
             }
             Reply::Ok
         }
         Command::Advance(millis) => {
-            cx.engine.pending.advance(millis);
+            cx.engine.control.advance(millis);
             Reply::Ok
         }
         Command::Panic(false) => panic!("debugpanic was asked for"),
         Command::Panic(true) => {
-            cx.engine.pending.panic.store(true, Relaxed);
+            cx.engine.control.panic.store(true, Relaxed);
             Reply::Ok
         }
         Command::Shutdown => {
             client.quitting = true;
-            cx.engine.pending.stop.store(true, Relaxed);
+            cx.engine.control.stop.store(true, Relaxed);
             Reply::Ok
         }
         Command::Quit => {

@@ -6,7 +6,7 @@ use crate::state::client::Client;
 use crate::state::users::{Access, Need, Rights, User};
 use crate::table::redis::{self, UNITS, Unit};
 use crate::table::{Row, flag};
-use crate::vocabulary::{Args, CacheCommand, Command, Error, ItemCommand, Kind, is};
+use crate::vocabulary::{Args, CacheCommand, Command, Error, Kind, MemcachedCommand, is};
 
 const NO_AUTH: Error = Error::new(Kind::Denied, "NOAUTH Authentication required.");
 const NO_KEY: Error =
@@ -20,8 +20,8 @@ pub fn permit(client: &Client, row: &'static Row, args: Args<'_>) -> Result<(), 
     match &client.access {
         Access::All(_) => Ok(()),
         Access::Limited(user) => limited(user, row, args),
-        Access::Unknown | Access::Nobody if row.flags & flag::NO_AUTH != 0 => Ok(()),
-        Access::Unknown | Access::Nobody => Err(NO_AUTH),
+        Access::Unknown | Access::Unauthenticated if row.flags & flag::NO_AUTH != 0 => Ok(()),
+        Access::Unknown | Access::Unauthenticated => Err(NO_AUTH),
     }
 }
 
@@ -77,7 +77,7 @@ fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> 
 
 fn may_use_keys(rights: &Rights, row: &Row, place: usize, args: Args<'_>) -> bool {
     if row.name == "CACHE.INVALIDATE" {
-        // Judged as it is read, since its keys stand in no fixed place. One that cannot be read is refused anyway.
+        // TokenCheck as it is read, since its keys stand in no fixed place. One that cannot be read is refused anyway.
         return match (row.read)(row, args.from(1)) {
             Ok(Command::Invalidate { keys, .. }) => keys.iter().all(|key| rights.may_use(key, WRITE)),
             _ => true,
@@ -111,7 +111,7 @@ fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied
             if row.name == "CACHE.LOADER" && !rights.may_run_named("cache.fill") {
                 return Err(Denied::Command(redis::place_of("cache.fill").expect("a command of the table")));
             }
-            // Judged as they are read: INFLIGHT may be an option or a pattern.
+            // TokenCheck as they are read: INFLIGHT may be an option or a pattern.
             let patterns = match (row.read)(row, args.from(1)) {
                 Ok(Command::Cache(CacheCommand::Loader { patterns, .. } | CacheCommand::Forget(patterns))) => patterns,
                 _ => args.to(0),
@@ -136,8 +136,8 @@ pub fn permit_like(client: &Client, command: &Command<'_>) -> Result<(), Error> 
     match &client.access {
         Access::All(_) => Ok(()),
         Access::Limited(user) => limited_like(user, command),
-        Access::Unknown | Access::Nobody if matches!(command, Command::Auth(..) | Command::Quit) => Ok(()),
-        Access::Unknown | Access::Nobody => Err(NO_AUTH),
+        Access::Unknown | Access::Unauthenticated if matches!(command, Command::Auth(..) | Command::Quit) => Ok(()),
+        Access::Unknown | Access::Unauthenticated => Err(NO_AUTH),
     }
 }
 
@@ -177,21 +177,20 @@ fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Ar
         Command::Delete(keys) => ("DEL", None, Some(keys)),
         Command::Increment(key, _) => ("INCR", Some(key), None),
         Command::Invalidate { keys, .. } => ("CACHE.INVALIDATE", None, Some(keys)),
-        Command::Item(ref item) => match *item {
-            ItemCommand::Find { keys, expiry: None } => ("MGET", None, Some(keys)),
-            ItemCommand::Find { keys, .. } => ("GETEX", None, Some(keys)),
-            ItemCommand::Remove { key, .. } | ItemCommand::Mark { key, .. } => ("DEL", Some(key), None),
-            ItemCommand::Touch { key, .. } => ("EXPIRE", Some(key), None),
-            ItemCommand::Count { key, .. } => ("INCR", Some(key), None),
-            ItemCommand::Store { key, mode: crate::vocabulary::Mode::Set, version: None, .. } => {
+        Command::Memcached(ref item) => match *item {
+            MemcachedCommand::Get { keys, expiry: None } => ("MGET", None, Some(keys)),
+            MemcachedCommand::Get { keys, .. } => ("GETEX", None, Some(keys)),
+            MemcachedCommand::Remove { key, .. } | MemcachedCommand::MetaDelete { key, .. } => ("DEL", Some(key), None),
+            MemcachedCommand::Touch { key, .. } => ("EXPIRE", Some(key), None),
+            MemcachedCommand::Arithmetic { key, .. } => ("INCR", Some(key), None),
+            MemcachedCommand::Store { key, mode: crate::vocabulary::Mode::Set, version: None, .. } => {
                 ("SET", Some(key), None)
             }
-            ItemCommand::Store { key, .. } => ("SETNX", Some(key), None),
-            ItemCommand::Look { key, expiry: Some(_), .. } => ("GETEX", Some(key), None),
-            ItemCommand::Look { key, vivify: Some(_), .. } | ItemCommand::Look { key, recache: Some(_), .. } => {
-                ("CACHE.FETCH", Some(key), None)
-            }
-            ItemCommand::Look { key, .. } => ("GET", Some(key), None),
+            MemcachedCommand::Store { key, .. } => ("SETNX", Some(key), None),
+            MemcachedCommand::MetaGet { key, expiry: Some(_), .. } => ("GETEX", Some(key), None),
+            MemcachedCommand::MetaGet { key, vivify: Some(_), .. }
+            | MemcachedCommand::MetaGet { key, recache: Some(_), .. } => ("CACHE.FETCH", Some(key), None),
+            MemcachedCommand::MetaGet { key, .. } => ("GET", Some(key), None),
         },
         Command::Cache(ref cache) => match *cache {
             Cache::Fetch { key, .. } => ("CACHE.FETCH", Some(key), None),

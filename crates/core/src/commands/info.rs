@@ -90,7 +90,7 @@ fn counted(engine: &Engine, store: &Stats) -> [(&'static str, u64); 15] {
 /// Lets what INFO counts begin again from 0.
 pub(super) fn reset_counts(engine: &Engine, store: Stats) {
     // Names of memcached's counts are others: both resets keep to their own.
-    engine.pending.baseline.lock().extend(counted(engine, &store));
+    engine.control.baseline.lock().extend(counted(engine, &store));
     engine.counters.longest_turn.store(0, Relaxed);
 }
 
@@ -106,10 +106,10 @@ fn sections(
     let memory = engine.store.options().memory;
     let used = store.used + counters.client_bytes.load(Relaxed);
     let keyspace = lens.iter().zip(&store.expires).zip(DB_NAMES).filter(|((keys, _), _)| **keys > 0);
-    let baseline = engine.pending.baseline.lock();
+    let baseline = engine.control.baseline.lock();
     let counted = counted(engine, store)
         .map(|(name, count)| (name, count.saturating_sub(baseline.get(name).copied().unwrap_or(0)).to_string()));
-    let (channels, patterns) = engine.bus.counts();
+    let (channels, patterns) = engine.pubsub.counts();
     let now_held = [
         ("pubsub_channels", channels.to_string()),
         ("pubsub_patterns", patterns.to_string()),

@@ -7,14 +7,14 @@
 
 use super::cache::may_fill;
 use super::context::{Context, TOO_MUCH, expires_at, take};
-use super::waiting::{Standing, refresh, stand_to_read};
+use super::waiting::{LoadState, ensure_loaded_to_read, refresh};
 use crate::clock::Now;
 use crate::limits::MAX_AGE;
 use crate::state::client::Client;
 use crate::state::loaders::Serving;
-use crate::store::{Entry, Item, Key, Meta, Party, Refused, Seeker, Sought};
+use crate::store::{ConnectionId, Entry, FetchRequest, FetchResult, Item, Key, Meta, Refused};
 use crate::vocabulary::{
-    Args, Blob, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Recache, Reply,
+    Args, Blob, Error, Expiry, Found, Kind, MemcachedCommand, Mode, NO_SUCH_ITEM, OTHER_VERSION, Recache, Reply,
 };
 
 const NOT_A_NUMBER: Error = Error::new(Kind::Malformed, "ERR cannot increment or decrement non-numeric value");
@@ -23,21 +23,21 @@ const TAKEN_NUMBER: Error = Error::new(Kind::Malformed, "ERR the chosen number i
 
 /// Runs one of them.
 #[inline]
-pub(crate) fn run(cx: &mut Context<'_>, client: &Client, command: &ItemCommand<'_>) -> Result<Reply, Error> {
+pub(crate) fn run(cx: &mut Context<'_>, client: &Client, command: &MemcachedCommand<'_>) -> Result<Reply, Error> {
     let (now, db) = (cx.now, client.db);
     match *command {
-        ItemCommand::Find { keys, expiry } => find(cx, client, keys, expiry),
-        ItemCommand::Look { key, .. } => look(cx, client, key, command),
-        ItemCommand::Remove { key, version } => with(cx, db, key, |entry, _| {
+        MemcachedCommand::Get { keys, expiry } => find(cx, client, keys, expiry),
+        MemcachedCommand::MetaGet { key, .. } => look(cx, client, key, command),
+        MemcachedCommand::Remove { key, version } => with(cx, db, key, |entry, _| {
             admit(entry, version)?;
             Ok(if entry.remove() { Reply::Int(0) } else { Reply::Null })
         }),
-        ItemCommand::Mark { .. } => mark(cx, db, command),
-        ItemCommand::Touch { key, expiry } => {
+        MemcachedCommand::MetaDelete { .. } => mark(cx, db, command),
+        MemcachedCommand::Touch { key, expiry } => {
             Ok(with(cx, db, key, |entry, _| if touch(entry, now, Some(expiry)) { Reply::Ok } else { Reply::Null }))
         }
-        ItemCommand::Store { .. } => store(cx, db, command),
-        ItemCommand::Count { .. } => count(cx, db, command),
+        MemcachedCommand::Store { .. } => store(cx, db, command),
+        MemcachedCommand::Arithmetic { .. } => count(cx, db, command),
     }
 }
 
@@ -73,14 +73,14 @@ fn lease_length(now: Now, until: Expiry) -> u64 {
 }
 
 /// Who asks for a lease here: it is bound to no connection, and nobody waits for it.
-fn seeker(lease: u64) -> Seeker {
-    Seeker { party: Party::default(), wait: 0, deadline: 0, lease, served: false, bound: false }
+fn request(lease: u64) -> FetchRequest {
+    FetchRequest { connection: ConnectionId::default(), wait: 0, deadline: 0, lease, served: false, bound: false }
 }
 
 /// An item with what is told of its being loaded anew.
 #[inline]
-fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &ItemCommand<'_>) -> Result<Reply, Error> {
-    let ItemCommand::Look { expiry, value, used, vivify, recache, .. } = *command else { unreachable!() };
+fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &MemcachedCommand<'_>) -> Result<Reply, Error> {
+    let MemcachedCommand::MetaGet { expiry, value, used, vivify, recache, .. } = *command else { unreachable!() };
     let (now, db, limit) = (cx.now, client.db, cx.engine.limits.load_limit);
     let key = Key { db, bytes: key };
     let may_load = may_fill(client, key.bytes);
@@ -106,7 +106,7 @@ fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &ItemCommand
         let wanted = found.recache.stale || due;
         if wanted && !served && may_load {
             let length = vivify.or(recache).map_or(limit.min(MAX_AGE), |until| lease_length(now, until));
-            let token = entry.refresh(&seeker(length));
+            let token = entry.refresh(&request(length));
             if token != 0 {
                 (found.recache.won, found.version) = (true, token);
             }
@@ -135,15 +135,15 @@ fn missing(entry: &mut Entry<'_>, scratch: &mut Vec<u8>, now: Now, vivify: Optio
         return left.map_or(Reply::Null, |left| empty(0, Some(left)));
     };
     let length = lease_length(now, until);
-    match entry.lease(&seeker(length)) {
-        Sought::Lease(token) => empty(token, Some(length)),
-        Sought::Busy | Sought::Waits | Sought::Failed(_) => empty(0, left),
+    match entry.lease(&request(length)) {
+        FetchResult::Lease(token) => empty(token, Some(length)),
+        FetchResult::Busy | FetchResult::Waits | FetchResult::Failed(_) => empty(0, left),
         // The last load failed, and what there was may be used until one succeeds.
-        Sought::Found { item, .. } => {
+        FetchResult::Found { item, .. } => {
             let found = found(scratch, &item, mono, value);
             Reply::Item(Found { recache: Recache { stale: true, won: false, taken: true }, ..found })
         }
-        Sought::Nothing | Sought::Full => Reply::Null,
+        FetchResult::Nothing | FetchResult::Full => Reply::Null,
     }
 }
 
@@ -201,10 +201,10 @@ fn find(cx: &mut Context<'_>, client: &Client, keys: Args<'_>, expiry: Option<Ex
 #[cold]
 fn load(cx: &mut Context<'_>, client: &Client, key: &[u8]) -> Result<Reply, Error> {
     let mono = cx.now.mono;
-    match stand_to_read(cx, client, Key { db: client.db, bytes: key }) {
-        Standing::Failed(error) => Err(error),
-        Standing::Waits => Ok(Reply::Parked),
-        Standing::Loaded(loaded) if !loaded.absent => Ok(Reply::Item(Found {
+    match ensure_loaded_to_read(cx, client, Key { db: client.db, bytes: key }) {
+        LoadState::Failed(error) => Err(error),
+        LoadState::Waits => Ok(Reply::Parked),
+        LoadState::Loaded(loaded) if !loaded.absent => Ok(Reply::Item(Found {
             version: loaded.version,
             flags: loaded.flags,
             ttl: loaded.expires_at.map(|at| seconds(at, mono)),
@@ -212,7 +212,7 @@ fn load(cx: &mut Context<'_>, client: &Client, key: &[u8]) -> Result<Reply, Erro
             value: Blob::Shared(loaded.value),
             recache: Recache { stale: loaded.stale, won: false, taken: loaded.stale },
         })),
-        Standing::Loaded(_) | Standing::Settled => Ok(with(cx, client.db, key, |entry, scratch| {
+        LoadState::Loaded(_) | LoadState::Settled => Ok(with(cx, client.db, key, |entry, scratch| {
             let mono = entry.now();
             entry.get().map_or(Reply::Null, |item| Reply::Item(found(scratch, &item, mono, true)))
         })),
@@ -253,13 +253,13 @@ fn choose(entry: &Entry<'_>, cas: Option<u64>) -> Result<(), Error> {
 }
 
 /// Whether a command stores what was loaded under a lease that is still good: then nothing is loaded before it.
-pub(crate) fn is_fill(cx: &mut Context<'_>, client: &Client, command: &ItemCommand<'_>) -> bool {
-    let ItemCommand::Store { key, version: Some(token), .. } = *command else { return false };
+pub(crate) fn is_fill(cx: &mut Context<'_>, client: &Client, command: &MemcachedCommand<'_>) -> bool {
+    let MemcachedCommand::Store { key, version: Some(token), .. } = *command else { return false };
     with(cx, client.db, key, |entry, _| entry.takes(token))
 }
 
-fn mark(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
-    let ItemCommand::Mark { key, version, stale, empty, expiry, cas } = *command else { unreachable!() };
+fn mark(cx: &mut Context<'_>, db: u8, command: &MemcachedCommand<'_>) -> Result<Reply, Error> {
+    let MemcachedCommand::MetaDelete { key, version, stale, empty, expiry, cas } = *command else { unreachable!() };
     let now = cx.now;
     with(cx, db, key, |entry, _| {
         choose(entry, cas)?;
@@ -279,8 +279,8 @@ fn mark(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply
 }
 
 #[inline]
-fn store(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
-    let ItemCommand::Store { key, value, flags, expiry, mode, version, vivify, cas, stale } = *command else {
+fn store(cx: &mut Context<'_>, db: u8, command: &MemcachedCommand<'_>) -> Result<Reply, Error> {
+    let MemcachedCommand::Store { key, value, flags, expiry, mode, version, vivify, cas, stale } = *command else {
         unreachable!()
     };
     let now = cx.now;
@@ -346,8 +346,10 @@ fn number(value: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) { None } else { atoi::atoi(digits) }
 }
 
-fn count(cx: &mut Context<'_>, db: u8, command: &ItemCommand<'_>) -> Result<Reply, Error> {
-    let ItemCommand::Count { key, delta, down, initial, version, expiry, cas } = *command else { unreachable!() };
+fn count(cx: &mut Context<'_>, db: u8, command: &MemcachedCommand<'_>) -> Result<Reply, Error> {
+    let MemcachedCommand::Arithmetic { key, delta, down, initial, version, expiry, cas } = *command else {
+        unreachable!()
+    };
     let now = cx.now;
     with(cx, db, key, |entry, scratch| {
         choose(entry, cas)?;

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::context::Held;
+use super::context::LockedShards;
 use crate::store::Key;
 use crate::vocabulary::{
-    After, Args, CacheCommand, Command, Condition, If, Keep, KeyCommand, Script, ScriptCommand, TextCommand,
+    After, Args, CacheCommand, Command, Condition, EntryOptions, KeyCommand, Script, ScriptCommand, SetCondition,
+    TextCommand,
 };
 
 /// Digits of an integer with its sign.
@@ -18,7 +19,7 @@ const BESIDE: usize = 64;
 
 /// The values that a transaction writes, with the greatest length that each can have.
 pub(crate) struct Writes<'a, 'h> {
-    held: &'h mut dyn Held,
+    held: &'h mut dyn LockedShards,
     db: u8,
     values: Vec<(Key<'a>, usize)>,
     /// The greatest lengths that values can have after the requests so far; None where there is none for sure.
@@ -27,7 +28,7 @@ pub(crate) struct Writes<'a, 'h> {
 
 impl<'a, 'h> Writes<'a, 'h> {
     /// None yet; requests begin in a database.
-    pub(crate) fn new(held: &'h mut dyn Held, db: u8) -> Writes<'a, 'h> {
+    pub(crate) fn new(held: &'h mut dyn LockedShards, db: u8) -> Writes<'a, 'h> {
         Writes { held, db, values: Vec::new(), lengths: HashMap::new() }
     }
 
@@ -59,7 +60,7 @@ impl<'a, 'h> Writes<'a, 'h> {
             Command::Cache(
                 CacheCommand::Set { key, value, keep, .. } | CacheCommand::Fill { key, value, keep, .. },
             ) => {
-                let always = matches!(command, Command::Cache(CacheCommand::Set { only: If::Always, .. }));
+                let always = matches!(command, Command::Cache(CacheCommand::Set { only: SetCondition::Always, .. }));
                 self.write(key, value.len() + beside(&keep), always);
             }
             Command::Cache(CacheCommand::Increment { key, keep, .. }) => {
@@ -128,7 +129,7 @@ impl<'a, 'h> Writes<'a, 'h> {
     }
 }
 
-fn beside(keep: &Keep<'_>) -> usize {
+fn beside(keep: &EntryOptions<'_>) -> usize {
     BESIDE + 8 * keep.tags.len()
 }
 
@@ -194,7 +195,7 @@ mod tests {
         }
     }
 
-    fn length_after(held: &mut dyn Held, requests: &str, (db, key): (u8, &str)) -> Option<usize> {
+    fn length_after(held: &mut dyn LockedShards, requests: &str, (db, key): (u8, &str)) -> Option<usize> {
         let lines: Vec<(Vec<u8>, Vec<Span>)> = requests.split('|').map(spans_of).collect();
         let mut writes = Writes::new(held, 0);
         for (bytes, spans) in &lines {

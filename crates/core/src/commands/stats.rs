@@ -20,7 +20,7 @@ pub(crate) fn stats(cx: &Context<'_>, section: Option<&[u8]>) -> Result<Reply, E
         Some(b"slabs" | b"cachedump") => table(Vec::new()),
         Some(b"conns") => connections(cx),
         Some(b"reset") => {
-            let mut baseline = cx.engine.pending.baseline.lock();
+            let mut baseline = cx.engine.control.baseline.lock();
             baseline.extend(counted(cx));
             Reply::Ok
         }
@@ -70,7 +70,7 @@ fn general(cx: &Context<'_>) -> Reply {
         ("bytes", number(store.used)),
         ("limit_maxbytes", number(engine.store.options().memory)),
     ];
-    let baseline = engine.pending.baseline.lock();
+    let baseline = engine.control.baseline.lock();
     for (name, count) in counted(cx) {
         rows.push((name, number(count.saturating_sub(baseline.get(name).copied().unwrap_or(0)))));
     }

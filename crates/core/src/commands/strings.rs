@@ -1,7 +1,7 @@
 //! Strings: reading, writing and counting values.
 
-use super::context::{Context, Held, TOO_MUCH, expires_at, take, take_next};
-use super::waiting::{self, Standing, stand_to_read};
+use super::context::{Context, LockedShards, TOO_MUCH, expires_at, take, take_next};
+use super::waiting::{self, LoadState, ensure_loaded_to_read};
 use crate::json_value;
 use crate::state::client::Client;
 use crate::store::{Item, Key, Meta, Refused};
@@ -35,12 +35,12 @@ pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, re
         waiting::refresh(cx, client, key);
         return reply;
     }
-    match stand_to_read(cx, client, key) {
-        Standing::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
-        Standing::Failed(error) => Reply::Error(error),
-        Standing::Waits => Reply::Parked,
+    match ensure_loaded_to_read(cx, client, key) {
+        LoadState::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
+        LoadState::Failed(error) => Reply::Error(error),
+        LoadState::Waits => Reply::Parked,
         // There is no such row, nobody loads it, or a transaction found it.
-        Standing::Settled | Standing::Loaded(_) => cx.with(key, |entry, scratch| {
+        LoadState::Settled | LoadState::Loaded(_) => cx.with(key, |entry, scratch| {
             entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)))
         }),
     }
@@ -83,7 +83,7 @@ pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Repl
 
 /// Writes several values, all or none.
 pub(super) fn write_all<'a>(
-    all: &mut dyn Held,
+    all: &mut dyn LockedShards,
     keys: impl Iterator<Item = Key<'a>> + Clone,
     values: impl Iterator<Item = &'a [u8]> + Clone,
 ) -> Result<(), Refused> {

@@ -8,7 +8,7 @@
 //! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
 //! after the client has read that there is none, wherever that answer came from.
 
-use super::context::{Context, Held, TOO_MUCH};
+use super::context::{Context, LockedShards, TOO_MUCH};
 use super::gate;
 use super::room::Writes;
 use super::waiting::load_first;
@@ -17,7 +17,7 @@ use crate::state::engine::Engine;
 use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
 use crate::state::waits::Waits;
-use crate::store::{Changes, Key, Outcome, Party, Refused};
+use crate::store::{Changes, ConnectionId, Key, Outcome, Refused};
 use crate::table::{Row, flag, needed};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
@@ -54,12 +54,12 @@ pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
 
 /// UNWATCH, and whatever else ends a transaction.
 pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
-    release(engine, now, client.party, &std::mem::take(&mut client.watched));
+    release(engine, now, client.connection, &std::mem::take(&mut client.watched));
 }
 
-fn release(engine: &Engine, now: u64, party: Party, watched: &KeyList<Watched>) {
+fn release(engine: &Engine, now: u64, connection: ConnectionId, watched: &KeyList<Watched>) {
     for known in watched.iter().filter(|known| known.changes.is_some()) {
-        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch(party));
+        engine.store.with(Key { db: known.db, bytes: &known.key }, now, |entry| entry.unwatch(connection));
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
     if client.queue.is_some() {
         return Err(Error::new(Kind::Malformed, "ERR WATCH inside MULTI is not allowed"));
     }
-    let (db, party) = (client.db, client.party);
+    let (db, connection) = (client.db, client.connection);
     for bytes in keys.iter() {
         let key = Key { db, bytes };
         if client.watched.position(key).is_some() {
@@ -88,7 +88,7 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         }
         let (state, changes) = cx.with(key, |entry, _| {
             let state = entry.peek().map(|item| (item.version, item.expires_at));
-            (state, if state.is_none() { entry.watch(party) } else { None })
+            (state, if state.is_none() { entry.watch(connection) } else { None })
         });
         if state.is_none() && changes.is_none() {
             return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
@@ -160,7 +160,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
     let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
     let wide = queue.is_wide();
     let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
-    let mut run = |held: &mut dyn Held| {
+    let mut run = |held: &mut dyn LockedShards| {
         if queue.requests().any(|(row, _)| row.name == "CACHE.INVALIDATE") {
             held.hold_to_invalidate();
         }
@@ -178,12 +178,12 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
     } else {
         engine.store.with_all(keys, step, |all| run(all))
     };
-    release(engine, now.mono, client.party, &watched);
+    release(engine, now.mono, client.connection, &watched);
     Ok(reply)
 }
 
 /// Whether all that it writes fits for sure, where nothing may be evicted.
-fn fits(queue: &Queue, client: &Client, held: &mut dyn Held) -> bool {
+fn fits(queue: &Queue, client: &Client, held: &mut dyn LockedShards) -> bool {
     let mut writes = Writes::new(held, client.db);
     // One that cannot be read, or is forbidden, answers so in its place.
     let commands = queue.requests().filter_map(|(row, args)| permitted(client, row, args).ok());
@@ -217,7 +217,7 @@ impl Watched {
         self.read = true;
     }
 
-    fn holds(&self, held: &mut dyn Held) -> bool {
+    fn holds(&self, held: &mut dyn LockedShards) -> bool {
         let entry = held.entry(Key { db: self.db, bytes: &self.key });
         let now = entry.peek().map(|item| (item.version, item.expires_at));
         now == self.state && self.changes.is_none_or(|before| self.is_unchanged(before, entry.changes()))

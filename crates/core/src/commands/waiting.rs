@@ -11,13 +11,13 @@ use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::waits::wait_number;
-use crate::store::{Key, Outcome, Seeker, Sought};
+use crate::store::{FetchRequest, FetchResult, Key, Outcome};
 use crate::vocabulary::{Error, Kind};
 
 const TOO_MANY: Error = Error::new(Kind::Busy, "BUSY too many loads are waited for; try again later");
 
 /// How a key that a worker loads stands before a command that needs it.
-pub enum Standing {
+pub enum LoadState {
     /// It is not served, or it is there, or it is known to be absent: the command goes by what the store has.
     Settled,
     /// It was loaded for this command.
@@ -29,41 +29,41 @@ pub enum Standing {
 }
 
 /// Sees to it that a key which workers load is loaded before a command that needs it, if it is not there.
-pub fn stand(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
-    stand_for(cx, client, key, false)
+pub fn ensure_loaded(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> LoadState {
+    ensure_loaded_for(cx, client, key, false)
 }
 
 /// As [`stand`], for a command that found no value and is to answer with one. What is there by now is returned at once: the
 /// value could be gone again before a second look, and "nothing" would be the wrong answer for a row that exists.
 #[cold]
-pub fn stand_to_read(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Standing {
-    stand_for(cx, client, key, true)
+pub fn ensure_loaded_to_read(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> LoadState {
+    ensure_loaded_for(cx, client, key, true)
 }
 
-fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -> Standing {
+fn ensure_loaded_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -> LoadState {
     if cx.held.is_some() {
-        return stand_in_step(cx, key);
+        return ensure_loaded_in_step(cx, key);
     }
     if let Some(outcome) = cx.waits.outcome(key) {
         return match outcome.clone() {
-            Outcome::Loaded(loaded) => Standing::Loaded(loaded),
+            Outcome::Loaded(loaded) => LoadState::Loaded(loaded),
             // Unless it is served again by now: "there is none" would be the wrong answer.
-            Outcome::Unserved if cx.engine.loaders.serving(key) == Serving::Nobody => Standing::Settled,
-            other => Standing::Failed(why_missing(cx.engine, key, &other)),
+            Outcome::Unserved if cx.engine.loaders.serving(key) == Serving::Nobody => LoadState::Settled,
+            other => LoadState::Failed(why_missing(cx.engine, key, &other)),
         };
     }
     if cx.engine.loaders.serving(key) == Serving::Nobody {
-        return Standing::Settled;
+        return LoadState::Settled;
     }
     if cx.waits.is_full() {
-        return Standing::Failed(TOO_MANY);
+        return LoadState::Failed(TOO_MANY);
     }
     let late = cx.waits.deadline != 0 && cx.waits.deadline <= cx.now.mono;
     if cx.waits.deadline == 0 {
         cx.waits.deadline = cx.now.mono + cx.engine.limits.load_limit;
     }
-    let seeker = Seeker {
-        party: client.party,
+    let request = FetchRequest {
+        connection: client.connection,
         wait: wait_number(cx.waits.number, cx.waits.keys.len()),
         deadline: cx.waits.deadline,
         lease: 0,
@@ -88,29 +88,29 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
         if late {
             return Seen::Late;
         }
-        match entry.seek(&seeker) {
-            Sought::Found { item, stale: true, .. } => Seen::Kept(crate::store::Loaded::new(&item, true)),
-            Sought::Found { .. } => Seen::There,
-            Sought::Waits => Seen::Waits,
-            Sought::Failed(cause) => Seen::Failed(cause),
-            Sought::Lease(_) | Sought::Busy | Sought::Nothing | Sought::Full => Seen::Full,
+        match entry.fetch(&request) {
+            FetchResult::Found { item, stale: true, .. } => Seen::Kept(crate::store::Loaded::new(&item, true)),
+            FetchResult::Found { .. } => Seen::There,
+            FetchResult::Waits => Seen::Waits,
+            FetchResult::Failed(cause) => Seen::Failed(cause),
+            FetchResult::Lease(_) | FetchResult::Busy | FetchResult::Nothing | FetchResult::Full => Seen::Full,
         }
     });
     match seen {
-        Seen::There => Standing::Settled,
-        Seen::Kept(loaded) => Standing::Loaded(loaded),
+        Seen::There => LoadState::Settled,
+        Seen::Kept(loaded) => LoadState::Loaded(loaded),
         Seen::Failed(cause) => {
             cx.waits.settle(key, Outcome::Failed(Arc::clone(&cause)));
-            Standing::Failed(load_failed(key.bytes, &cause))
+            LoadState::Failed(load_failed(key.bytes, &cause))
         }
         Seen::Full => {
             cx.waits.settle(key, Outcome::Full);
-            Standing::Failed(TOO_MANY)
+            LoadState::Failed(TOO_MANY)
         }
-        Seen::Late => Standing::Failed(too_late(cx.engine, key)),
+        Seen::Late => LoadState::Failed(too_late(cx.engine, key)),
         Seen::Waits => {
             cx.waits.wait_for(key);
-            Standing::Waits
+            LoadState::Waits
         }
     }
 }
@@ -119,17 +119,17 @@ fn stand_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads: bool) -
 /// load that ended with "there is no such row" need not have left an item; but a value that is not there any more is no
 /// "there is none".
 #[cold]
-fn stand_in_step(cx: &mut Context<'_>, key: Key<'_>) -> Standing {
+fn ensure_loaded_in_step(cx: &mut Context<'_>, key: Key<'_>) -> LoadState {
     if cx.engine.loaders.serving(key) == Serving::Nobody
         || cx.with(key, |entry, _| entry.peek().is_some() || entry.is_known_absent())
     {
-        return Standing::Settled;
+        return LoadState::Settled;
     }
     match cx.waits.outcome(key) {
-        Some(Outcome::Loaded(loaded)) if loaded.absent => Standing::Settled,
-        Some(Outcome::Loaded(_)) => Standing::Failed(load_failed(key.bytes, "it was loaded and is gone again")),
-        Some(outcome) => Standing::Failed(why_missing(cx.engine, key, outcome)),
-        None => Standing::Failed(load_failed(key.bytes, "it was not loaded before")),
+        Some(Outcome::Loaded(loaded)) if loaded.absent => LoadState::Settled,
+        Some(Outcome::Loaded(_)) => LoadState::Failed(load_failed(key.bytes, "it was loaded and is gone again")),
+        Some(outcome) => LoadState::Failed(why_missing(cx.engine, key, outcome)),
+        None => LoadState::Failed(load_failed(key.bytes, "it was not loaded before")),
     }
 }
 
@@ -151,13 +151,13 @@ pub fn load_first<'k>(
 ) -> Result<bool, Error> {
     let mut failed = None;
     for key in keys {
-        match stand(cx, client, key) {
-            Standing::Failed(error) => failed = failed.or(Some(error)),
-            Standing::Loaded(loaded) if !loaded.absent && cx.with(key, |entry, _| entry.peek().is_none()) => {
+        match ensure_loaded(cx, client, key) {
+            LoadState::Failed(error) => failed = failed.or(Some(error)),
+            LoadState::Loaded(loaded) if !loaded.absent && cx.with(key, |entry, _| entry.peek().is_none()) => {
                 // It was loaded and could not be kept, or is gone again: what is not there cannot be changed.
                 failed = failed.or(Some(load_failed(key.bytes, "the value could not be kept")));
             }
-            Standing::Settled | Standing::Loaded(_) | Standing::Waits => {}
+            LoadState::Settled | LoadState::Loaded(_) | LoadState::Waits => {}
         }
     }
     match failed {
@@ -170,8 +170,9 @@ pub fn load_first<'k>(
 #[cold]
 pub fn refresh(cx: &mut Context<'_>, client: &Client, key: Key<'_>) {
     if cx.engine.loaders.serving(key) == Serving::Worker {
-        let seeker = Seeker { party: client.party, wait: 0, deadline: 0, lease: 0, served: true, bound: true };
-        cx.with(key, |entry, _| entry.refresh(&seeker));
+        let request =
+            FetchRequest { connection: client.connection, wait: 0, deadline: 0, lease: 0, served: true, bound: true };
+        cx.with(key, |entry, _| entry.refresh(&request));
     }
 }
 
@@ -201,7 +202,7 @@ mod tests {
     use crate::limits::Limits;
     use crate::state::facts::Facts;
     use crate::state::waits::{MAX_KEYS, Waits, wait_parts};
-    use crate::store::{Meta, Options, Party};
+    use crate::store::{ConnectionId, Meta, Options};
     use crate::vocabulary::{Blob, Reply};
 
     fn engine() -> Engine {
@@ -215,7 +216,7 @@ mod tests {
             load_limit: 30_000,
         };
         let engine = Engine::new(options, Limits::default(), Facts::default(), 1);
-        engine.loaders.register(Party::default(), 0, [&b"w:*"[..]].into_iter(), 10).unwrap();
+        engine.loaders.register(ConnectionId::default(), 0, [&b"w:*"[..]].into_iter(), 10).unwrap();
         engine
     }
 
@@ -228,13 +229,13 @@ mod tests {
     /// it. The value of that look is the answer: "nothing" was never true of the row.
     #[test]
     fn a_read_answers_with_what_came_before_its_wait() {
-        let (engine, client) = (engine(), Client::new(Party::default()));
+        let (engine, client) = (engine(), Client::new(ConnectionId::default()));
         let key = Key { db: 0, bytes: b"w:1" };
         with(&engine, &mut Waits::default(), |cx| {
             cx.with(key, |entry, _| entry.set(b"row", &Meta::default()).unwrap());
-            let standing = stand_to_read(cx, &client, key);
+            let standing = ensure_loaded_to_read(cx, &client, key);
             cx.with(key, |entry, _| entry.remove());
-            assert!(matches!(standing, Standing::Loaded(loaded) if *loaded.value == *b"row"));
+            assert!(matches!(standing, LoadState::Loaded(loaded) if *loaded.value == *b"row"));
         });
     }
 
@@ -242,7 +243,7 @@ mod tests {
     /// last would be taken for that of another command.
     #[test]
     fn a_command_waits_for_as_many_keys_as_have_numbers() {
-        let (engine, client) = (engine(), Client::new(Party::default()));
+        let (engine, client) = (engine(), Client::new(ConnectionId::default()));
         let mut waits = Waits::default();
         waits.number = 7;
         for number in 0..MAX_KEYS as u32 {
@@ -250,15 +251,15 @@ mod tests {
         }
         assert_eq!(wait_parts(wait_number(7, MAX_KEYS - 1)), (7, MAX_KEYS - 1));
         let key = Key { db: 0, bytes: b"w:1" };
-        let standing = with(&engine, &mut waits, |cx| stand(cx, &client, key));
-        assert!(matches!(standing, Standing::Failed(error) if error.text.starts_with("BUSY")));
+        let standing = with(&engine, &mut waits, |cx| ensure_loaded(cx, &client, key));
+        assert!(matches!(standing, LoadState::Failed(error) if error.text.starts_with("BUSY")));
         assert_eq!(waits.keys.len(), MAX_KEYS);
     }
 
     /// As the first, with the row still there: what CACHE.GET, CACHE.MGET and GET answer that found nothing before.
     #[test]
     fn lean_reads_answer_with_what_came_before_their_wait() {
-        let (engine, client) = (engine(), Client::new(Party::default()));
+        let (engine, client) = (engine(), Client::new(ConnectionId::default()));
         let key = Key { db: 0, bytes: b"w:1" };
         let meta = Meta { flags: 7, ..Meta::default() };
         with(&engine, &mut Waits::default(), |cx| {

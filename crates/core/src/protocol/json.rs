@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::json_value::{append_compact, append_string, append_view};
 use crate::limits::{LEASE, MAX_MILLIS, MAX_TAGS};
 use crate::vocabulary::{
-    Args, Blob, CacheCommand, Command, Condition, Error, Expiry, If, Keep, Kind, Reply, Span, integer,
+    Args, Blob, CacheCommand, Command, Condition, EntryOptions, Error, Expiry, Kind, Reply, SetCondition, Span, integer,
 };
 
 type Raw<'a> = Option<&'a RawValue>;
@@ -346,7 +346,7 @@ impl Message {
         let value = self.part(self.value);
         let set = |expiry, condition| Command::Set { key, value, expiry, condition, get: false };
         let Lease { token, wait, length, retry, millis, .. } = self.lease;
-        let keep = || Keep {
+        let keep = || EntryOptions {
             ttl: self.ttl,
             refresh: self.lease.refresh,
             grace: self.lease.grace,
@@ -359,7 +359,7 @@ impl Message {
             Type::Init => return None,
             Type::Get | Type::Read => Command::Get(key),
             Type::Set | Type::Write if !self.lease.is_plain() || !self.tags.is_empty() => {
-                Command::Cache(CacheCommand::Set { key, value, keep: keep(), only: If::Always })
+                Command::Cache(CacheCommand::Set { key, value, keep: keep(), only: SetCondition::Always })
             }
             Type::Fetch => {
                 let lease = length.unwrap_or(LEASE);

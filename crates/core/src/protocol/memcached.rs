@@ -21,7 +21,7 @@ use crate::protocol::Next;
 use crate::protocol::resp::is_http;
 use crate::version::MEMCACHED_VERSION;
 use crate::vocabulary::{
-    Args, Blob, Command, Error, Expiry, Found, ItemCommand, Kind, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
+    Args, Blob, Command, Error, Expiry, Found, Kind, MemcachedCommand, Mode, NO_SUCH_ITEM, OTHER_VERSION, Reply, Span,
 };
 
 /// Longest key.
@@ -458,8 +458,8 @@ impl Call {
     ) -> Result<(Command<'a>, Form<'a>), &'static str> {
         let (command, _) = self.store(words, &[], buffer)?;
         let command = match command {
-            Command::Item(ItemCommand::Store { key, mode: Mode::Set, version: None, .. }) => {
-                Command::Item(ItemCommand::Remove { key, version: None })
+            Command::Memcached(MemcachedCommand::Store { key, mode: Mode::Set, version: None, .. }) => {
+                Command::Memcached(MemcachedCommand::Remove { key, version: None })
             }
             _ => return Err(TOO_LARGE),
         };
@@ -481,7 +481,7 @@ impl Call {
         };
         let word = |at| words.get(at).unwrap_or_default();
         let version = if self.verb == Verb::Cas { unsigned(word(5)) } else { None };
-        let store = ItemCommand::Store {
+        let store = MemcachedCommand::Store {
             cas: None,
             stale: false,
             key: word(1),
@@ -492,7 +492,7 @@ impl Call {
             version,
             vivify: None,
         };
-        Ok((Command::Item(store), Form { shape: Shape::Words("STORED", "NOT_STORED"), quiet: noreply(words) }))
+        Ok((Command::Memcached(store), Form { shape: Shape::Words("STORED", "NOT_STORED"), quiet: noreply(words) }))
     }
 }
 
@@ -515,7 +515,7 @@ fn find<'a>(keys: Args<'a>, expiry: Option<Expiry>, versions: bool) -> Result<(C
         return Err(BAD_FORMAT);
     }
     let form = Form { shape: Shape::Values(keys, versions), quiet: false };
-    Ok((Command::Item(ItemCommand::Find { keys, expiry }), form))
+    Ok((Command::Memcached(MemcachedCommand::Get { keys, expiry }), form))
 }
 
 fn delete<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str> {
@@ -529,7 +529,7 @@ fn delete<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str> 
         return Err("CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]");
     }
     let form = Form { shape: Shape::Words("DELETED", "NOT_FOUND"), quiet: noreply(words) };
-    Ok((Command::Item(ItemCommand::Remove { key, version: None }), form))
+    Ok((Command::Memcached(MemcachedCommand::Remove { key, version: None }), form))
 }
 
 fn count<'a>(words: Args<'a>, down: bool) -> Result<(Command<'a>, Form<'a>), &'static str> {
@@ -538,17 +538,18 @@ fn count<'a>(words: Args<'a>, down: bool) -> Result<(Command<'a>, Form<'a>), &'s
     }
     let key = key_word(words, 1)?;
     let delta = words.get(2).and_then(unsigned).ok_or("CLIENT_ERROR invalid numeric delta argument")?;
-    let command = ItemCommand::Count { key, delta, down, initial: None, version: None, expiry: None, cas: None };
-    Ok((Command::Item(command), Form { shape: Shape::Number, quiet: noreply(words) }))
+    let command =
+        MemcachedCommand::Arithmetic { key, delta, down, initial: None, version: None, expiry: None, cas: None };
+    Ok((Command::Memcached(command), Form { shape: Shape::Number, quiet: noreply(words) }))
 }
 
 fn touch<'a>(words: Args<'a>) -> Result<(Command<'a>, Form<'a>), &'static str> {
     if !matches!(words.len(), 3 | 4) {
         return Err(ERROR);
     }
-    let command = ItemCommand::Touch { key: key_word(words, 1)?, expiry: expiry_word(words, 2)? };
+    let command = MemcachedCommand::Touch { key: key_word(words, 1)?, expiry: expiry_word(words, 2)? };
     let form = Form { shape: Shape::Words("TOUCHED", "NOT_FOUND"), quiet: noreply(words) };
-    Ok((Command::Item(command), form))
+    Ok((Command::Memcached(command), form))
 }
 
 fn inspect<'a>(words: Args<'a>, buffer: &'a mut KeyBuffer) -> Result<(Command<'a>, Form<'a>), &'static str> {
@@ -558,8 +559,8 @@ fn inspect<'a>(words: Args<'a>, buffer: &'a mut KeyBuffer) -> Result<(Command<'a
         Some(b"b") if words.len() == 3 => decode(word, buffer).ok_or("CLIENT_ERROR error decoding key")?,
         Some(_) => return Err(BAD_FORMAT),
     };
-    let look = ItemCommand::Look { key, expiry: None, value: false, used: false, vivify: None, recache: None };
-    Ok((Command::Item(look), Form { shape: Shape::Meta(Verb::MetaInspect, word, words.from(2)), quiet: false }))
+    let look = MemcachedCommand::MetaGet { key, expiry: None, value: false, used: false, vivify: None, recache: None };
+    Ok((Command::Memcached(look), Form { shape: Shape::Meta(Verb::MetaInspect, word, words.from(2)), quiet: false }))
 }
 
 /// Commands about the server and the connection.
@@ -685,10 +686,12 @@ fn meta<'a>(
     let key = if flags.base64 { decode(word, buffer).ok_or("CLIENT_ERROR error decoding key")? } else { word };
     let Flags { version, cas, stale, empty, expiry, vivify, recache, .. } = flags;
     let command = match verb {
-        Verb::MetaGet => ItemCommand::Look { key, expiry, value: flags.value, used: !flags.unused, vivify, recache },
-        Verb::MetaDelete if stale || empty => ItemCommand::Mark { key, version, stale, empty, expiry, cas },
-        Verb::MetaDelete => ItemCommand::Remove { key, version },
-        Verb::MetaSet => ItemCommand::Store {
+        Verb::MetaGet => {
+            MemcachedCommand::MetaGet { key, expiry, value: flags.value, used: !flags.unused, vivify, recache }
+        }
+        Verb::MetaDelete if stale || empty => MemcachedCommand::MetaDelete { key, version, stale, empty, expiry, cas },
+        Verb::MetaDelete => MemcachedCommand::Remove { key, version },
+        Verb::MetaSet => MemcachedCommand::Store {
             key,
             value: block.unwrap_or_default(),
             flags: flags.client_flags,
@@ -699,7 +702,7 @@ fn meta<'a>(
             cas,
             stale,
         },
-        _ => ItemCommand::Count {
+        _ => MemcachedCommand::Arithmetic {
             key,
             delta: flags.delta.unwrap_or(1),
             down: counts_down(flags.mode).ok_or("CLIENT_ERROR invalid mode for ma M token")?,
@@ -709,7 +712,7 @@ fn meta<'a>(
             cas,
         },
     };
-    Ok((Command::Item(command), Form { shape: Shape::Meta(verb, word, told), quiet: flags.quiet }))
+    Ok((Command::Memcached(command), Form { shape: Shape::Meta(verb, word, told), quiet: flags.quiet }))
 }
 
 fn mode(letter: Option<u8>) -> Option<Mode> {

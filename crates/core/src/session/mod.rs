@@ -33,10 +33,10 @@ use crate::state::engine::Engine;
 use crate::state::mailbox::Event;
 use crate::state::users::Access;
 use crate::state::waits::{Waits, wait_parts};
-use crate::store::{AHEAD, Entry, Granted, Key, Meta, Outcome, Party, Step, Value};
+use crate::store::{AHEAD, ConnectionId, Entry, Granted, Key, Meta, Outcome, Step, Value};
 use crate::table::{Row, fill_of, flag, lookup, unknown};
 use crate::vocabulary::{
-    Args, Blob, CacheCommand, Command, Condition, Error, Expiry, ItemCommand, Kind, Mode, Replies, Reply, Span,
+    Args, Blob, CacheCommand, Command, Condition, Error, Expiry, Kind, MemcachedCommand, Mode, Replies, Reply, Span,
     check_keys, too_long,
 };
 
@@ -223,9 +223,9 @@ pub struct Session {
 
 impl Session {
     /// A session of a connection.
-    pub fn new(party: Party) -> Session {
+    pub fn new(connection: ConnectionId) -> Session {
         Session {
-            client: Client::new(party),
+            client: Client::new(connection),
             address: String::new(),
             protocol: None,
             reader: Reader::default(),
@@ -246,13 +246,13 @@ impl Session {
     }
 
     /// A session that speaks JSON from its first byte on.
-    pub fn json(party: Party) -> Session {
-        Session { protocol: Some(Protocol::Json), ..Session::new(party) }
+    pub fn json(connection: ConnectionId) -> Session {
+        Session { protocol: Some(Protocol::Json), ..Session::new(connection) }
     }
 
     /// A session that speaks memcached from its first byte on.
-    pub fn memcached(party: Party) -> Session {
-        Session { protocol: Some(Protocol::Memcached), ..Session::new(party) }
+    pub fn memcached(connection: ConnectionId) -> Session {
+        Session { protocol: Some(Protocol::Memcached), ..Session::new(connection) }
     }
 
     /// Tells the address of the other end, for those who look at connections.
@@ -261,8 +261,8 @@ impl Session {
     }
 
     /// The address of its messages.
-    pub fn party(&self) -> Party {
-        self.client.party
+    pub fn connection_id(&self) -> ConnectionId {
+        self.client.connection
     }
 
     /// Length below which it is of no use to feed the input again.
@@ -300,7 +300,7 @@ impl Session {
         if self.is_parked() && !self.is_ready() {
             return (0, Flow::Park);
         }
-        // Held while this batch runs, so that nothing of it is run after a newer connection of the client was welcomed.
+        // LockedShards while this batch runs, so that nothing of it is run after a newer connection of the client was welcomed.
         let joined = self.client.joined.as_ref().map(|joined| (Arc::clone(&joined.fence), joined.generation));
         let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
         if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {
@@ -316,11 +316,12 @@ impl Session {
             }
         };
         if self.client.shown.is_none() {
-            self.client.shown = Some(engine.clients.join(self.client.party, self.client.info(), &self.address, now));
+            self.client.shown =
+                Some(engine.clients.join(self.client.connection, self.client.info(), &self.address, now));
         }
         // After it is shown, so that whoever changes users at this moment finds it.
         if matches!(self.client.access, Access::Unknown) {
-            self.client.access = engine.users.at_first();
+            self.client.access = engine.users.initial_access();
         }
         if let Some(shown) = &self.client.shown {
             shown.touch(now);
@@ -344,10 +345,10 @@ impl Session {
     /// now may be newer than a change of another key that it was not told of yet.
     #[cold]
     fn take_messages(&mut self, run: &mut Run<'_>, out: &mut Output) -> Flow {
-        let events = run.engine.mail.take_of(self.client.party);
+        let events = run.engine.mail.take_of(self.client.connection);
         if events.iter().any(|event| matches!(event, Event::Close)) {
-            let party = self.client.party;
-            events.into_iter().for_each(|event| run.engine.undelivered(party, event, run.clock));
+            let connection = self.client.connection;
+            events.into_iter().for_each(|event| run.engine.undelivered(connection, event, run.clock));
             return Flow::Close;
         }
         for event in events {
@@ -677,13 +678,13 @@ impl Session {
     /// any key says it, with `user password` as its value.
     #[cold]
     fn authenticate_by_set(&mut self, engine: &Engine, command: &Command<'_>) -> &'static str {
-        let Command::Item(ItemCommand::Store { value, mode: Mode::Set, version: None, .. }) = command else {
+        let Command::Memcached(MemcachedCommand::Store { value, mode: Mode::Set, version: None, .. }) = command else {
             return "CLIENT_ERROR unauthenticated";
         };
         let mut words = value.splitn(2, |byte| *byte == b' ');
         let (user, password) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let access = engine.users.authenticate(user, password);
-        let known = access.is_some_and(|access| self.client.become_known(&engine.users, access));
+        let known = access.is_some_and(|access| self.client.authenticate_as(&engine.users, access));
         if known { "STORED" } else { "CLIENT_ERROR authentication failure" }
     }
 
@@ -693,16 +694,16 @@ impl Session {
     }
 
     /// Whether it has still to say who it is.
-    pub fn is_stranger(&self, engine: &Engine) -> bool {
+    pub fn needs_auth(&self, engine: &Engine) -> bool {
         match self.client.access {
-            Access::Unknown => engine.users.at_first().user().is_none(),
+            Access::Unknown => engine.users.initial_access().user().is_none(),
             _ => !self.is_authenticated(),
         }
     }
 
     /// What the client may ask.
     fn limits<'e>(&self, engine: &'e Engine) -> &'e Limits {
-        if self.is_authenticated() { &engine.limits } else { &engine.strict }
+        if self.is_authenticated() { &engine.limits } else { &engine.pre_auth_limits }
     }
 
     /// Runs a request; false if it has to wait in its place.
@@ -859,9 +860,9 @@ impl Session {
     /// outcomes from replies.
     #[cold]
     fn leave_tickets(&mut self, engine: &Engine, now: Now) {
-        let party = self.client.party;
+        let connection = self.client.connection;
         for (db, key) in keys_of(self.tickets.drain().map(|(_, ticket)| ticket.waits)) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.leave_all(party));
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.leave_all(connection));
         }
         self.ticket_bytes = 0;
     }
@@ -960,9 +961,9 @@ impl Session {
 
     /// Gives up the leases of this connection; what is loaded under them may still be stored.
     fn pass_leases(&mut self, engine: &Engine, now: Now) {
-        let party = self.client.party;
+        let connection = self.client.connection;
         for hold in self.client.holds.take() {
-            engine.store.lost(hold, party, now.mono);
+            engine.store.lost(hold, connection, now.mono);
         }
     }
 
@@ -1033,7 +1034,8 @@ impl Session {
     /// The connection that the client had its invalidations sent to has closed.
     #[cold]
     fn push_broken(&mut self, target: u64, out: &mut Output) {
-        let redirected = |options: &&mut Box<Options>| options.redirect.is_some_and(|party| party.id == target);
+        let redirected =
+            |options: &&mut Box<Options>| options.redirect.is_some_and(|connection| connection.id == target);
         let Some(options) = self.client.tracking.as_mut().filter(redirected) else { return };
         options.broken = true;
         if self.client.resp == 3 {
@@ -1044,10 +1046,10 @@ impl Session {
 
     /// Sends loads to a worker: those that come together in one push.
     pub fn push_loads(&mut self, engine: &Engine, loads: &[(u8, Arc<[u8]>, u64)], out: &mut Output) {
-        let (store, party) = (&engine.store, self.client.party);
+        let (store, connection) = (&engine.store, self.client.connection);
         let each = loads.iter().map(|(db, key, token)| {
             let hold = store.hold(Key { db: *db, bytes: key }, *token);
-            self.client.holds.add(hold, |hold| store.stands(hold, party));
+            self.client.holds.add(hold, |hold| store.stands(hold, connection));
             Reply::Array(vec![Reply::Value(Blob::Shared(key.clone())), Reply::Int(*token as i64)])
         });
         let push = Reply::Push(std::iter::once(Reply::word("load")).chain(each).collect());
@@ -1140,10 +1142,10 @@ impl Session {
     /// The connection is gone: its leases pass on, and it waits for nothing any more.
     pub fn close(&mut self, engine: &Engine, now: Now) {
         let now = engine.time(now);
-        let party = self.client.party;
+        let connection = self.client.connection;
         if self.client.worker {
             // First: what it was loading must not be sent to it again.
-            engine.loaders.leave(party);
+            engine.loaders.leave(connection);
         }
         engine.stop_pushes(&mut self.client);
         transaction::unwatch(engine, now.mono, &mut self.client);
@@ -1153,15 +1155,15 @@ impl Session {
         self.under_way = None;
         let parked = self.parked.take().into_iter();
         for (db, key) in keys_of(parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits))) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(party));
+            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(connection));
         }
-        engine.clients.leave(party.id);
-        if engine.tracking.is_target(party.id) {
-            engine.tracking.closed(party.id, &engine.mail);
+        engine.clients.leave(connection.id);
+        if engine.tracking.is_target(connection.id) {
+            engine.tracking.closed(connection.id, &engine.mail);
         }
         (self.ticket_bytes, self.long_line) = (0, None);
         if let Some(joined) = self.client.joined.take() {
-            engine.fences.leave(&joined, now.mono);
+            engine.client_sessions.leave(&joined, now.mono);
         }
         engine.loaders.pump(&engine.store, &engine.mail, now.mono);
     }
@@ -1339,7 +1341,7 @@ fn admit(row: Option<&'static Row>, name: &[u8], args: Args<'_>, client: &Client
 fn execute_loaded(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
     if cx.engine.loaders.any()
         && let Some(bytes) = command.depends_on()
-        && !matches!(command, Command::Item(item) if is_fill(cx, client, item))
+        && !matches!(command, Command::Memcached(item) if is_fill(cx, client, item))
     {
         let db = client.db;
         match load_first(cx, client, std::iter::once(Key { db, bytes })) {

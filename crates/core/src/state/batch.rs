@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::users::Access;
-use crate::store::Party;
+use crate::store::ConnectionId;
 
 /// Keys of a batch; beyond it the clients drop everything.
 const MAX_BATCH: usize = 1 << 16;
@@ -23,7 +23,7 @@ pub struct Options {
     /// No invalidations of the client's own changes.
     pub no_loop: bool,
     /// The connection that is sent the invalidations instead.
-    pub redirect: Option<Party>,
+    pub redirect: Option<ConnectionId>,
     /// That connection has closed.
     pub broken: bool,
     /// Prefixes of broadcast; an empty one means all keys.
@@ -43,8 +43,8 @@ impl Options {
 /// A client that keeps copies.
 #[derive(Debug)]
 pub struct Tracker {
-    pub(super) party: Party,
-    pub(super) target: Party,
+    pub(super) connection: ConnectionId,
+    pub(super) target: ConnectionId,
     pub(super) no_loop: bool,
     pub(super) broadcast: bool,
     pub(super) prefixes: Vec<Box<[u8]>>,
@@ -59,10 +59,10 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    pub(super) fn new(party: Party, access: &Access, options: &Options) -> Tracker {
+    pub(super) fn new(connection: ConnectionId, access: &Access, options: &Options) -> Tracker {
         Tracker {
-            party,
-            target: options.redirect.unwrap_or(party),
+            connection,
+            target: options.redirect.unwrap_or(connection),
             no_loop: options.no_loop,
             broadcast: options.broadcast,
             prefixes: options.prefixes.clone(),
@@ -80,7 +80,7 @@ impl Tracker {
 
     /// Whether it is to be sent the invalidation of a key that `actor` changed.
     pub(crate) fn wants(&self, key: &[u8], actor: u64) -> bool {
-        !(self.no_loop && self.party.id == actor) && self.access.may_read(key)
+        !(self.no_loop && self.connection.id == actor) && self.access.may_read(key)
     }
 }
 

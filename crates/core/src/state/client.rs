@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::batch::Options;
-use super::client_sessions::Joined;
-use super::clients::{ClientInfo, Shown};
+use super::client_sessions::ClientSession;
+use super::clients::{ClientAttributes, ClientInfo};
 use super::key_list::KeyList;
 use super::pubsub::Subscriptions;
 use super::queue::{Queue, Watched};
 use super::users::{Access, DEFAULT, Users};
-use crate::store::{Holds, Party};
+use crate::store::{ConnectionId, Holds};
 use crate::vocabulary::Replies;
 
 /// What the server knows of the client at the other end.
@@ -30,7 +30,7 @@ pub struct Client {
     /// It said that it is leaving.
     pub quitting: bool,
     /// Where its messages go.
-    pub party: Party,
+    pub connection: ConnectionId,
     /// Commands that would wait answer with a ticket, and the outcome is pushed.
     pub tickets: bool,
     /// As `tickets`, for the command that is run.
@@ -42,7 +42,7 @@ pub struct Client {
     /// Leases that it was granted.
     pub holds: Holds,
     /// Its place behind the fence of its session.
-    pub joined: Option<Joined>,
+    pub joined: Option<ClientSession>,
     /// The transaction that it has begun.
     pub queue: Option<Box<Queue>>,
     /// What the next transaction depends on.
@@ -56,21 +56,21 @@ pub struct Client {
     /// What it may do.
     pub access: Access,
     /// What others see of it.
-    pub shown: Option<Arc<Shown>>,
+    pub shown: Option<Arc<ClientInfo>>,
 }
 
 impl Client {
     /// A client of whom nothing is known yet.
-    pub fn new(party: Party) -> Client {
+    pub fn new(connection: ConnectionId) -> Client {
         Client {
-            id: party.id,
+            id: connection.id,
             db: 0,
             resp: 2,
             name: Vec::new(),
             lib_name: Vec::new(),
             lib_version: Vec::new(),
             quitting: false,
-            party,
+            connection,
             tickets: false,
             ticket_once: false,
             unordered: false,
@@ -95,10 +95,11 @@ impl Client {
     }
 
     /// What others see of it now.
-    pub fn info(&self) -> ClientInfo {
+    pub fn info(&self) -> ClientAttributes {
         let (channels, patterns) = self.subscriptions.as_ref().map_or((0, 0), |known| known.counts());
-        let redirect = self.tracking.as_ref().map(|options| options.redirect.map_or(0, |party| party.id as i64));
-        ClientInfo {
+        let redirect =
+            self.tracking.as_ref().map(|options| options.redirect.map_or(0, |connection| connection.id as i64));
+        ClientAttributes {
             name: self.name.clone(),
             lib_name: self.lib_name.clone(),
             lib_version: self.lib_version.clone(),
@@ -116,7 +117,7 @@ impl Client {
 
     /// It has said who it is. False if users were changed at the same moment: whoever changes them closes connections by
     /// what is shown of them, so it is shown first and looked at once more.
-    pub fn become_known(&mut self, users: &Users, access: Access) -> bool {
+    pub fn authenticate_as(&mut self, users: &Users, access: Access) -> bool {
         let before = std::mem::replace(&mut self.access, access);
         self.show();
         let known = self.access.user().is_some_and(|user| users.get(user.name().as_bytes()).as_ref() == Some(user));

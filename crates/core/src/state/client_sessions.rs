@@ -1,4 +1,4 @@
-//! Fences: what a client sent on an old connection is never executed after its new one was welcomed.
+//! ClientSessions: what a client sent on an old connection is never executed after its new one was welcomed.
 //!
 //! A client that lost its connection comes back with the same name and a higher generation, and then invalidates what it
 //! could not deliver. A write that still lies unread on the old connection must not arrive after that:
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::mailbox::{Event, Mailboxes};
-use crate::store::Party;
+use crate::store::ConnectionId;
 use crate::vocabulary::{Error, Kind};
 
 /// The newest generation of a client.
@@ -30,9 +30,9 @@ pub type Fence = Arc<RwLock<u64>>;
 
 /// A client's place behind its fence.
 #[derive(Clone, Debug)]
-pub struct Joined {
+pub struct ClientSession {
     name: Name,
-    party: Party,
+    connection: ConnectionId,
     /// The fence.
     pub fence: Fence,
     /// The generation of this connection.
@@ -48,7 +48,7 @@ type Name = (Box<str>, Box<[u8]>);
 struct Place {
     fence: Fence,
     newest: u64,
-    connections: Vec<(Party, u64)>,
+    connections: Vec<(ConnectionId, u64)>,
     left_at: u64,
 }
 
@@ -67,7 +67,7 @@ struct Sessions {
 
 impl Sessions {
     /// Welcomes a connection and returns its fence; None if a newer one has been there.
-    fn join(&mut self, id: &[u8], connection: (Party, u64), mail: &Mailboxes) -> Option<Fence> {
+    fn join(&mut self, id: &[u8], connection: (ConnectionId, u64), mail: &Mailboxes) -> Option<Fence> {
         let place = self.places.entry(id.into()).or_default();
         let generation = connection.1;
         if generation < place.newest {
@@ -85,9 +85,9 @@ impl Sessions {
     }
 
     /// A connection is gone.
-    fn leave(&mut self, id: &[u8], party: Party, now: u64) {
+    fn leave(&mut self, id: &[u8], connection: ConnectionId, now: u64) {
         let Some(place) = self.places.get_mut(id) else { return };
-        place.connections.retain(|(known, _)| *known != party);
+        place.connections.retain(|(known, _)| *known != connection);
         if place.connections.is_empty() {
             place.left_at = now;
             self.left.insert((now, id.into()));
@@ -130,7 +130,7 @@ impl Known {
     }
 }
 
-impl Joined {
+impl ClientSession {
     /// The user whose session it is.
     pub fn user(&self) -> &str {
         &self.name.0
@@ -139,17 +139,17 @@ impl Joined {
 
 /// The fences of all clients.
 #[derive(Default)]
-pub struct Fences {
+pub struct ClientSessions {
     known: Mutex<Known>,
 }
 
-impl Fences {
+impl ClientSessions {
     /// Welcomes a connection of a named client; those of older generations are refused from now on. False if it is too old
     /// itself.
     pub fn join(
         &self,
-        joined: &mut Option<Joined>,
-        (user, party): (&str, Party),
+        joined: &mut Option<ClientSession>,
+        (user, connection): (&str, ConnectionId),
         (id, generation): (&[u8], u64),
         servers: Option<&[u8]>,
         (mail, now): (&Mailboxes, u64),
@@ -166,13 +166,14 @@ impl Fences {
                 return Err(Error::new(Kind::Mismatch, text));
             }
             let sessions = known.users.entry(name.0.clone()).or_default();
-            let Some(fence) = sessions.join(id, (party, generation), mail) else { return Ok(false) };
+            let Some(fence) = sessions.join(id, (connection, generation), mail) else { return Ok(false) };
             if let Some(told) = servers {
                 known.servers.get_or_insert_with(|| (told.into(), 0)).1 += 1;
             }
             fence
         };
-        *joined = Some(Joined { name, party, fence: Arc::clone(&fence), generation, servers: servers.is_some() });
+        *joined =
+            Some(ClientSession { name, connection, fence: Arc::clone(&fence), generation, servers: servers.is_some() });
         let mut newest = fence.write();
         if generation < *newest {
             // A newer one has come since.
@@ -183,11 +184,11 @@ impl Fences {
     }
 
     /// A connection is gone.
-    pub fn leave(&self, joined: &Joined, now: u64) {
+    pub fn leave(&self, joined: &ClientSession, now: u64) {
         let mut known = self.known.lock();
         let (user, id) = &joined.name;
         if let Some(sessions) = known.users.get_mut(user) {
-            sessions.leave(id, joined.party, now);
+            sessions.leave(id, joined.connection, now);
         }
         known.forget_old(user, now);
         if joined.servers
@@ -205,14 +206,20 @@ impl Fences {
 mod tests {
     use super::*;
 
-    fn connect(fences: &Fences, id: u64, session: &str, generation: u64, now: u64) -> (Option<Joined>, bool) {
-        let (mut joined, party) = (None, Party { mailbox: 0, slot: 0, id });
+    fn connect(
+        fences: &ClientSessions,
+        id: u64,
+        session: &str,
+        generation: u64,
+        now: u64,
+    ) -> (Option<ClientSession>, bool) {
+        let (mut joined, connection) = (None, ConnectionId { mailbox: 0, slot: 0, id });
         let session = (session.as_bytes(), generation);
-        let welcome = fences.join(&mut joined, ("", party), session, None, (&Mailboxes::new(1), now));
+        let welcome = fences.join(&mut joined, ("", connection), session, None, (&Mailboxes::new(1), now));
         (joined, welcome == Ok(true))
     }
 
-    fn close(fences: &Fences, joined: &mut Option<Joined>, now: u64) {
+    fn close(fences: &ClientSessions, joined: &mut Option<ClientSession>, now: u64) {
         if let Some(joined) = joined.take() {
             fences.leave(&joined, now);
         }
@@ -222,7 +229,7 @@ mod tests {
     /// each is left, and after the time nothing at all.
     #[test]
     fn a_session_takes_one_place_however_often_it_closes() {
-        let fences = Fences::default();
+        let fences = ClientSessions::default();
         for round in 1..100 {
             let (mut first, _) = connect(&fences, 1, "a", round, round);
             let (mut second, _) = connect(&fences, 2, "a", round, round);

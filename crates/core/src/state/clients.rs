@@ -9,24 +9,24 @@ use std::sync::atomic::Ordering::Relaxed;
 use parking_lot::Mutex;
 
 use crate::clock::Now;
-use crate::store::Party;
+use crate::store::ConnectionId;
 
 /// A connection as others see it.
 #[derive(Debug)]
-pub struct Shown {
+pub struct ClientInfo {
     /// Where its messages go.
-    pub party: Party,
+    pub connection: ConnectionId,
     /// Address of the other end; empty for a socket of this machine without one.
     pub address: String,
     since: u64,
     /// When it last asked something.
     last: AtomicU64,
-    said: Mutex<ClientInfo>,
+    said: Mutex<ClientAttributes>,
 }
 
 /// What a client has said of itself, and what it has set.
 #[derive(Clone, Debug, Default)]
-pub struct ClientInfo {
+pub struct ClientAttributes {
     /// Name it gave itself.
     pub name: Vec<u8>,
     /// Library at the other end.
@@ -53,7 +53,7 @@ pub struct ClientInfo {
     pub user: String,
 }
 
-impl Shown {
+impl ClientInfo {
     /// It asks something.
     #[inline]
     pub fn touch(&self, now: Now) {
@@ -61,7 +61,7 @@ impl Shown {
     }
 
     /// Takes over what is known of a client.
-    pub fn update(&self, info: ClientInfo) {
+    pub fn update(&self, info: ClientAttributes) {
         *self.said.lock() = info;
     }
 
@@ -95,7 +95,7 @@ impl Shown {
             flags.push('N');
         }
         let idle = now.mono.saturating_sub(self.last.load(Relaxed)) / 1000;
-        let mut line = format!("id={} addr={} name={} ", self.party.id, self.address, text(&said.name));
+        let mut line = format!("id={} addr={} name={} ", self.connection.id, self.address, text(&said.name));
         let _ = write!(line, "age={} idle={idle} flags={flags} db={} ", self.age(now), said.db);
         let _ =
             write!(line, "sub={} psub={} multi={} watch={} ", said.channels, said.patterns, said.queued, said.watched);
@@ -108,20 +108,20 @@ impl Shown {
 /// All connections, by number.
 #[derive(Default)]
 pub struct Clients {
-    all: Mutex<BTreeMap<u64, Arc<Shown>>>,
+    all: Mutex<BTreeMap<u64, Arc<ClientInfo>>>,
 }
 
 impl Clients {
     /// A connection has asked for the first time.
-    pub fn join(&self, party: Party, info: ClientInfo, address: &str, now: Now) -> Arc<Shown> {
-        let shown = Arc::new(Shown {
-            party,
+    pub fn join(&self, connection: ConnectionId, info: ClientAttributes, address: &str, now: Now) -> Arc<ClientInfo> {
+        let shown = Arc::new(ClientInfo {
+            connection,
             address: address.to_owned(),
             since: now.mono,
             last: AtomicU64::new(now.mono),
             said: Mutex::new(info),
         });
-        self.all.lock().insert(party.id, Arc::clone(&shown));
+        self.all.lock().insert(connection.id, Arc::clone(&shown));
         shown
     }
 
@@ -131,12 +131,12 @@ impl Clients {
     }
 
     /// The connection of a number.
-    pub fn get(&self, id: u64) -> Option<Arc<Shown>> {
+    pub fn get(&self, id: u64) -> Option<Arc<ClientInfo>> {
         self.all.lock().get(&id).cloned()
     }
 
     /// All of them, oldest first.
-    pub fn list(&self) -> Vec<Arc<Shown>> {
+    pub fn list(&self) -> Vec<Arc<ClientInfo>> {
         self.all.lock().values().cloned().collect()
     }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// What clients have set going and every call looks at.
 #[derive(Debug, Default)]
-pub struct Pending {
+pub struct ServerControl {
     /// When a database is to be emptied, in milliseconds times 16, with its number; 0: never.
     pub(super) flush: AtomicU64,
     /// Milliseconds by which the clock runs ahead.
@@ -21,7 +21,7 @@ pub struct Pending {
     pub baseline: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-impl Pending {
+impl ServerControl {
     /// Empties a database when the monotonic clock reads `at`; of several such wishes the last holds, as in memcached.
     pub fn flush_at(&self, db: u8, at: u64) {
         self.flush.store(at.min(u64::MAX >> 4) << 4 | u64::from(db), Relaxed);

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::client::Client;
-use super::client_sessions::Fences;
+use super::client_sessions::ClientSessions;
 use super::clients::Clients;
-use super::control::Pending;
+use super::control::ServerControl;
 use super::counters::Counters;
-use super::events::Post;
+use super::events::EventRouter;
 use super::facts::Facts;
 use super::loaders::Loaders;
 use super::mailbox::{Event, Mailboxes};
-use super::pubsub::Bus;
+use super::pubsub::PubSub;
 use super::tracking::Tracking;
 use super::users::Users;
 use crate::clock::Now;
 use crate::limits::Limits;
-use crate::store::{self, Key, Outcome, Party, Store};
+use crate::store::{self, ConnectionId, Key, Outcome, Store};
 
 /// Everything that sessions share.
 pub struct Engine {
@@ -31,23 +31,23 @@ pub struct Engine {
     /// Who this is.
     pub facts: Facts,
     /// What clients have set going.
-    pub pending: Pending,
+    pub control: ServerControl,
     /// Messages for connections.
     pub mail: Arc<Mailboxes>,
     /// Who loads what.
     pub loaders: Arc<Loaders>,
     /// Who listens to which channels.
-    pub bus: Bus,
+    pub pubsub: PubSub,
     /// The connections that there are.
     pub clients: Clients,
     /// Who keeps copies of what it read.
     pub tracking: Arc<Tracking>,
     /// What keeps old connections from being heard after new ones.
-    pub fences: Fences,
+    pub client_sessions: ClientSessions,
     /// Who may do what.
     pub users: Users,
     /// What one client may ask before it said who it is.
-    pub strict: Limits,
+    pub pre_auth_limits: Limits,
 }
 
 /// Leases that stand now.
@@ -64,19 +64,20 @@ impl Engine {
     pub fn new(options: store::Options, limits: Limits, facts: Facts, threads: usize) -> Engine {
         let (mail, loaders) = (Arc::new(Mailboxes::new(threads)), Arc::new(Loaders::default()));
         let tracking = Arc::new(Tracking::default());
-        let post = Post { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders), tracking: Arc::clone(&tracking) };
+        let router =
+            EventRouter { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders), tracking: Arc::clone(&tracking) };
         Engine {
-            store: Store::with_sink(options, Arc::new(post)),
-            strict: limits.strict(),
+            store: Store::with_event_sink(options, Arc::new(router)),
+            pre_auth_limits: limits.pre_auth(),
             users: Users::default(),
             limits,
             counters: Counters::default(),
             facts,
-            pending: Pending::default(),
+            control: ServerControl::default(),
             mail,
             loaders,
-            fences: Fences::default(),
-            bus: Bus::default(),
+            client_sessions: ClientSessions::default(),
+            pubsub: PubSub::default(),
             clients: Clients::default(),
             tracking,
         }
@@ -85,10 +86,10 @@ impl Engine {
     /// A client listens to nothing and keeps no copies any more.
     pub fn stop_pushes(&self, client: &mut Client) {
         if let Some(subscriptions) = client.subscriptions.take() {
-            self.bus.leave_all(&subscriptions, client.party);
+            self.pubsub.leave_all(&subscriptions, client.connection);
         }
         if client.tracking.take().is_some() {
-            self.tracking.leave(client.party, &self.store);
+            self.tracking.leave(client.connection, &self.store);
         }
     }
 
@@ -97,7 +98,7 @@ impl Engine {
     pub fn replace_users(&self, passwords: &[String], file: &str) -> Result<(), String> {
         let changed = self.users.replace(passwords, file)?;
         for shown in self.clients.list().iter().filter(|shown| changed.contains(&shown.user())) {
-            self.mail.post(shown.party, Event::Close);
+            self.mail.post(shown.connection, Event::Close);
         }
         Ok(())
     }
@@ -110,9 +111,9 @@ impl Engine {
 
     /// A message came for a connection that is gone: a lease in it passes on, and clients that had invalidations sent to
     /// it are told that they are not.
-    pub fn undelivered(&self, party: Party, event: Event, now: Now) {
+    pub fn undelivered(&self, connection: ConnectionId, event: Event, now: Now) {
         let (db, key, token) = match event {
-            Event::Void(_) | Event::Keys(..) => return self.tracking.closed(party.id, &self.mail),
+            Event::Void(_) | Event::Keys(..) => return self.tracking.closed(connection.id, &self.mail),
             Event::Outcome(_, Outcome::Lease(granted)) => (granted.db, granted.key, granted.token),
             Event::Load(db, key, token) => (db, key, token),
             _ => return,
@@ -134,9 +135,9 @@ impl Engine {
     /// The time that commands go by; what is due by then is done.
     #[inline]
     pub fn time(&self, now: Now) -> Now {
-        let ahead = self.pending.ahead.load(Relaxed);
+        let ahead = self.control.ahead.load(Relaxed);
         let now = Now { mono: now.mono + ahead, wall: now.wall + ahead };
-        let flush = self.pending.flush.load(Relaxed);
+        let flush = self.control.flush.load(Relaxed);
         if flush != 0 && now.mono >= flush >> 4 {
             self.flush_due(flush, now);
         }
@@ -146,23 +147,23 @@ impl Engine {
     #[cold]
     fn flush_due(&self, flush: u64, now: Now) {
         // Whoever takes the wish away empties the database: a second flush would remove what was written since.
-        if self.pending.flush.compare_exchange(flush, 0, Relaxed, Relaxed).is_ok() {
+        if self.control.flush.compare_exchange(flush, 0, Relaxed, Relaxed).is_ok() {
             self.store.clear(Some((flush & 15) as u8), now.mono);
         }
     }
 
     /// Counts the leases that stand now. `each` visits their holders: twice if there seem to be some whose connection is
     /// gone, since one that closes meanwhile hands its leases on first.
-    pub fn count_leases(&self, each: impl Fn(&mut dyn FnMut(Option<Party>))) -> LeaseCounts {
+    pub fn count_leases(&self, each: impl Fn(&mut dyn FnMut(Option<ConnectionId>))) -> LeaseCounts {
         let (mut standing, mut holders) = (0, HashSet::new());
         each(&mut |holder| {
             standing += 1;
-            holders.extend(holder.map(|party| party.id));
+            holders.extend(holder.map(|connection| connection.id));
         });
         holders.retain(|id| self.clients.get(*id).is_none());
         let mut unowned = 0;
         if !holders.is_empty() {
-            each(&mut |holder| unowned += u64::from(holder.is_some_and(|party| holders.contains(&party.id))));
+            each(&mut |holder| unowned += u64::from(holder.is_some_and(|connection| holders.contains(&connection.id))));
         }
         LeaseCounts { standing, unowned }
     }

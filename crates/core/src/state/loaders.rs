@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::mailbox::{Event, Mailboxes};
 use crate::glob;
-use crate::store::{Hold, Key, Party, Store};
+use crate::store::{ConnectionId, Hold, Key, Store};
 use crate::vocabulary::{Error, Kind};
 
 /// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
@@ -84,7 +84,7 @@ impl Pattern {
 }
 
 struct Worker {
-    party: Party,
+    connection: ConnectionId,
     patterns: Vec<usize>,
     /// Loads that it takes at a time.
     credit: usize,
@@ -177,7 +177,7 @@ impl Queue {
 #[derive(Default)]
 struct Turn {
     /// What to send to whom.
-    sent: Vec<(Wanted, Party)>,
+    sent: Vec<(Wanted, ConnectionId)>,
     /// New loads that nobody is there for.
     alone: Vec<Wanted>,
     /// New loads for which no queue has room.
@@ -203,14 +203,14 @@ struct Work {
     /// Whose turn it is.
     next: usize,
     /// What workers were sent: to whom, and until when it may answer.
-    loads: HashMap<Hold, (Party, u64)>,
+    loads: HashMap<Hold, (ConnectionId, u64)>,
     /// When loads whose time is over are looked for.
     expire_at: u64,
 }
 
 impl Work {
-    fn give_back(&mut self, party: Party) {
-        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.party == party) {
+    fn give_back(&mut self, connection: ConnectionId) {
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.connection == connection) {
             worker.busy = worker.busy.saturating_sub(1);
         }
     }
@@ -249,7 +249,7 @@ pub struct Loaders {
     patterns: RwLock<Vec<Pattern>>,
     work: Mutex<Work>,
     wanted: Mutex<VecDeque<Wanted>>,
-    stirred: AtomicBool,
+    has_pending: AtomicBool,
     loads: AtomicU64,
 }
 
@@ -326,22 +326,22 @@ impl Loaders {
     /// A connection becomes a worker for patterns, or for more of them, with so many loads at a time.
     pub fn register<'a>(
         &self,
-        party: Party,
+        connection: ConnectionId,
         db: u8,
         globs: impl Iterator<Item = &'a [u8]>,
         credit: usize,
     ) -> Result<(), Error> {
         let mut work = self.work.lock();
         let mut patterns = self.patterns.write();
-        let new = !work.workers.iter().any(|worker| worker.party == party);
+        let new = !work.workers.iter().any(|worker| worker.connection == connection);
         if new && work.workers.len() == MAX_WORKERS {
             return Err(Error::new(Kind::TooLarge, "ERR too many loader workers"));
         }
         let numbers = self.declare_all(&mut patterns, db, globs)?;
         if new {
-            work.workers.push(Worker { party, patterns: Vec::new(), credit, busy: 0 });
+            work.workers.push(Worker { connection, patterns: Vec::new(), credit, busy: 0 });
         }
-        let worker = work.workers.iter_mut().find(|worker| worker.party == party).expect("it was put there");
+        let worker = work.workers.iter_mut().find(|worker| worker.connection == connection).expect("it was put there");
         worker.credit = credit;
         for number in numbers {
             if !worker.patterns.contains(&number) {
@@ -353,16 +353,16 @@ impl Loaders {
         for number in (0..patterns.len()).filter(|number| patterns[*number].workers == 0) {
             self.wanted.lock().extend(work.take_queue(number));
         }
-        self.stirred.store(true, Ordering::Release);
+        self.has_pending.store(true, Ordering::Release);
         Ok(())
     }
 
     /// A worker is gone, or is going: to be called before the leases that it held pass on, since they would come to it again.
-    pub fn leave(&self, party: Party) {
+    pub fn leave(&self, connection: ConnectionId) {
         let mut work = self.work.lock();
-        let Some(at) = work.workers.iter().position(|worker| worker.party == party) else { return };
+        let Some(at) = work.workers.iter().position(|worker| worker.connection == connection) else { return };
         let worker = work.workers.swap_remove(at);
-        work.loads.retain(|_, (known, _)| *known != party);
+        work.loads.retain(|_, (known, _)| *known != connection);
         let mut patterns = self.patterns.write();
         for number in worker.patterns {
             patterns[number].workers -= 1;
@@ -371,7 +371,7 @@ impl Loaders {
                 self.wanted.lock().extend(work.take_queue(number));
             }
         }
-        self.stirred.store(true, Ordering::Release);
+        self.has_pending.store(true, Ordering::Release);
     }
 
     /// Forgets a pattern of a database; whether it was served.
@@ -384,14 +384,14 @@ impl Loaders {
         work.workers.iter_mut().for_each(|worker| worker.patterns.retain(|known| *known != number));
         // Looked at anew: another pattern may cover them, or those who wait learn that none does.
         self.wanted.lock().extend(work.take_queue(number));
-        self.stirred.store(true, Ordering::Release);
+        self.has_pending.store(true, Ordering::Release);
         true
     }
 
     /// A key is to be loaded: called under the lock of its shard.
     pub fn want(&self, db: u8, key: Arc<[u8]>) {
         self.wanted.lock().push_back((db, key));
-        self.stirred.store(true, Ordering::Release);
+        self.has_pending.store(true, Ordering::Release);
     }
 
     /// Somebody has answered for a load, by whichever connection: if a worker was sent it, it can be sent another.
@@ -400,10 +400,10 @@ impl Loaders {
             return;
         }
         let mut work = self.work.lock();
-        if let Some((party, _)) = work.loads.remove(&hold) {
-            work.give_back(party);
+        if let Some((connection, _)) = work.loads.remove(&hold) {
+            work.give_back(connection);
             if work.is_waited_for() {
-                self.stirred.store(true, Ordering::Release);
+                self.has_pending.store(true, Ordering::Release);
             }
         }
     }
@@ -418,10 +418,10 @@ impl Loaders {
     }
 
     /// A load is sent to a worker: called under the lock of its shard, before the worker can answer.
-    fn assigned(&self, hold: Hold, party: Party, until: u64) {
+    fn assigned(&self, hold: Hold, connection: ConnectionId, until: u64) {
         let mut work = self.work.lock();
-        if work.workers.iter().any(|worker| worker.party == party) {
-            work.loads.insert(hold, (party, until));
+        if work.workers.iter().any(|worker| worker.connection == connection) {
+            work.loads.insert(hold, (connection, until));
         }
     }
 
@@ -436,13 +436,13 @@ impl Loaders {
         }
         work.expire_at = now + EXPIRE_EVERY;
         let mut late = Vec::new();
-        work.loads.retain(|_, (party, until)| {
-            late.extend((*until <= now).then_some(*party));
+        work.loads.retain(|_, (connection, until)| {
+            late.extend((*until <= now).then_some(*connection));
             *until > now
         });
-        late.iter().for_each(|party| work.give_back(*party));
+        late.iter().for_each(|connection| work.give_back(*connection));
         if !late.is_empty() && work.is_waited_for() {
-            self.stirred.store(true, Ordering::Release);
+            self.has_pending.store(true, Ordering::Release);
         }
     }
 
@@ -451,7 +451,7 @@ impl Loaders {
     #[inline]
     pub fn pump(&self, store: &Store, mail: &Mailboxes, now: u64) {
         for _ in 0..STEPS {
-            if !(self.stirred.load(Ordering::Relaxed) && self.stirred.swap(false, Ordering::AcqRel)) {
+            if !(self.has_pending.load(Ordering::Relaxed) && self.has_pending.swap(false, Ordering::AcqRel)) {
                 return;
             }
             self.step(store, mail, now);
@@ -462,10 +462,10 @@ impl Loaders {
         let most = (store.options().memory / QUEUE_PART).max(LEAST_QUEUE) as usize;
         let Turn { sent, alone, refused, unserved, searching, more } = self.take_work(most);
         if more {
-            self.stirred.store(true, Ordering::Release);
+            self.has_pending.store(true, Ordering::Release);
         }
-        for (wanted, party) in sent {
-            self.assign(store, mail, wanted, party, now);
+        for (wanted, connection) in sent {
+            self.assign(store, mail, wanted, connection, now);
         }
         for (db, key) in alone {
             store.with(Key { db, bytes: &key }, now, |entry| entry.fall_back());
@@ -482,19 +482,19 @@ impl Loaders {
     }
 
     /// Sends a load to a worker, if it is wanted still.
-    fn assign(&self, store: &Store, mail: &Mailboxes, (db, key): Wanted, party: Party, now: u64) {
+    fn assign(&self, store: &Store, mail: &Mailboxes, (db, key): Wanted, connection: ConnectionId, now: u64) {
         let given = store.with(Key { db, bytes: &key }, now, |entry| {
-            let token = entry.assign(party, LEASE);
+            let token = entry.assign(connection, LEASE);
             if let Some(token) = token {
-                self.assigned(entry.hold(token), party, now + LEASE);
-                mail.post(party, Event::Load(db, Arc::clone(&key), token));
+                self.assigned(entry.hold(token), connection, now + LEASE);
+                mail.post(connection, Event::Load(db, Arc::clone(&key), token));
             }
             token.is_some()
         });
         if given {
             self.loads.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.work.lock().give_back(party);
+            self.work.lock().give_back(connection);
         }
     }
 
@@ -530,7 +530,7 @@ impl Loaders {
             let mut wanted = self.wanted.lock();
             some.into_iter().rev().for_each(|key| wanted.push_front(key));
         }
-        self.stirred.store(true, Ordering::Release);
+        self.has_pending.store(true, Ordering::Release);
     }
 
     /// Puts new loads into the queues, which may take `most` bytes, and takes out what workers are free for.
@@ -552,7 +552,7 @@ impl Loaders {
                 let Some(wanted) = queue.pop() else { break };
                 workers[turn].busy += 1;
                 *next = turn + 1;
-                found.sent.push((wanted, workers[turn].party));
+                found.sent.push((wanted, workers[turn].connection));
             }
         }
         found
@@ -608,7 +608,7 @@ mod tests {
     #[test]
     fn a_search_ends_with_the_pattern_of_its_queue() {
         let loaders = Loaders::default();
-        let worker = |slot| Party { slot, id: u64::from(slot), ..Party::default() };
+        let worker = |slot| ConnectionId { slot, id: u64::from(slot), ..ConnectionId::default() };
         loaders.declare(0, b"a:*").unwrap();
         (0..3).for_each(|number| loaders.want(0, Arc::from(format!("a:{number}").as_bytes())));
         assert!(loaders.take_work(1 << 20).sent.is_empty());
@@ -623,7 +623,7 @@ mod tests {
         turn.unserved.into_iter().for_each(|(db, key)| loaders.want(db, key));
         loaders.register(worker(2), 0, [&b"a:*"[..]].into_iter(), 10).unwrap();
         let sent = loaders.take_work(1 << 20).sent;
-        assert_eq!((sent.len(), sent.iter().all(|(_, party)| *party == worker(2))), (3, true));
+        assert_eq!((sent.len(), sent.iter().all(|(_, connection)| *connection == worker(2))), (3, true));
     }
 
     /// A full queue is searched a part at a time, while workers take its first keys and others are queued: its order stays.
@@ -655,8 +655,8 @@ mod tests {
     #[test]
     fn a_step_queues_a_bounded_number_of_loads() {
         let loaders = Loaders::default();
-        let party = Party::default();
-        loaders.register(party, 0, [&b"*"[..]].into_iter(), 1 << 16).unwrap();
+        let connection = ConnectionId::default();
+        loaders.register(connection, 0, [&b"*"[..]].into_iter(), 1 << 16).unwrap();
         let count = 2 * STEP + 1;
         (0..count).for_each(|number| loaders.want(0, Arc::from(number.to_be_bytes())));
         let turns: Vec<Turn> = (0..3).map(|_| loaders.take_work(1 << 30)).collect();

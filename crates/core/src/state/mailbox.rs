@@ -2,7 +2,7 @@
 //! connection puts a message there.
 //!
 //! Messages about a key are put under the lock of its shard, so that they arrive in the order in which things happened.
-//! Waking the thread is the server's part: it asks which mailboxes were [`stirred`](Mailboxes::stirred) once a batch of
+//! Waking the thread is the server's part: it asks which mailboxes were [`has_pending`](Mailboxes::has_pending) once a batch of
 //! requests is done.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Tracker};
-use crate::store::{Outcome, Party};
+use crate::store::{ConnectionId, Outcome};
 use crate::vocabulary::{Blob, Reply};
 
 /// What a connection is told that it did not just ask for.
@@ -55,7 +55,7 @@ impl Event {
 
 /// Ends the batches among messages that are taken, under the lock of the mailbox: a key that is added later goes to a new
 /// batch, of which each of its connections has a message again, and overtakes nothing that is posted in between.
-fn close_batches(taken: &[(Party, Event)]) {
+fn close_batches(taken: &[(ConnectionId, Event)]) {
     for (_, event) in taken {
         if let Event::Keys(batch, _) = event {
             batch.close();
@@ -65,16 +65,16 @@ fn close_batches(taken: &[(Party, Event)]) {
 
 #[derive(Default)]
 struct Letters {
-    events: Vec<(Party, Event)>,
+    events: Vec<(ConnectionId, Event)>,
     /// Batches of keys, which grow until they are taken and stand behind everything else: what was posted earlier is
     /// older than the last key.
-    batches: Vec<(Party, Event)>,
+    batches: Vec<(ConnectionId, Event)>,
 }
 
 #[derive(Default)]
 struct Mailbox {
     letters: Mutex<Letters>,
-    stirred: AtomicBool,
+    has_pending: AtomicBool,
 }
 
 /// The mailboxes of all I/O threads.
@@ -89,26 +89,26 @@ impl Mailboxes {
     }
 
     /// Leaves a message for a connection.
-    pub fn post(&self, to: Party, event: Event) {
+    pub fn post(&self, to: ConnectionId, event: Event) {
         if let Some(mailbox) = self.boxes.get(usize::from(to.mailbox)) {
             let mut letters = mailbox.letters.lock();
             match event {
                 Event::Keys(..) => letters.batches.push((to, event)),
                 _ => letters.events.push((to, event)),
             }
-            mailbox.stirred.store(true, Ordering::Release);
+            mailbox.has_pending.store(true, Ordering::Release);
         }
     }
 
     /// Whether something was left in a mailbox since this was asked last.
     #[inline]
-    pub fn stirred(&self, number: usize) -> bool {
-        let stirred = &self.boxes[number].stirred;
-        stirred.load(Ordering::Relaxed) && stirred.swap(false, Ordering::AcqRel)
+    pub fn has_pending(&self, number: usize) -> bool {
+        let has_pending = &self.boxes[number].has_pending;
+        has_pending.load(Ordering::Relaxed) && has_pending.swap(false, Ordering::AcqRel)
     }
 
     /// Takes what was left in a mailbox, oldest first.
-    pub fn take(&self, number: usize) -> Vec<(Party, Event)> {
+    pub fn take(&self, number: usize) -> Vec<(ConnectionId, Event)> {
         let mut letters = self.boxes[number].letters.lock();
         let Letters { mut events, batches } = std::mem::take(&mut *letters);
         close_batches(&batches);
@@ -117,16 +117,16 @@ impl Mailboxes {
     }
 
     /// Takes what was left for one connection, oldest first.
-    pub fn take_of(&self, party: Party) -> Vec<Event> {
-        let Some(mailbox) = self.boxes.get(usize::from(party.mailbox)) else { return Vec::new() };
+    pub fn take_of(&self, connection: ConnectionId) -> Vec<Event> {
+        let Some(mailbox) = self.boxes.get(usize::from(connection.mailbox)) else { return Vec::new() };
         let mut letters = mailbox.letters.lock();
-        if !letters.events.iter().chain(&letters.batches).any(|(to, _)| *to == party) {
+        if !letters.events.iter().chain(&letters.batches).any(|(to, _)| *to == connection) {
             return Vec::new();
         }
         let Letters { events, batches } = std::mem::take(&mut *letters);
         let mut own = Vec::new();
-        let mut sort = |all: Vec<(Party, Event)>| -> Vec<(Party, Event)> {
-            let (mine, others) = all.into_iter().partition(|(to, _)| *to == party);
+        let mut sort = |all: Vec<(ConnectionId, Event)>| -> Vec<(ConnectionId, Event)> {
+            let (mine, others) = all.into_iter().partition(|(to, _)| *to == connection);
             own.extend::<Vec<_>>(mine);
             others
         };

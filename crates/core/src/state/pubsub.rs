@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 
 use super::mailbox::{Event, Mailboxes};
 use crate::glob;
-use crate::store::Party;
+use crate::store::ConnectionId;
 use crate::vocabulary::{Blob, Reply, Topic};
 
 /// Channels and patterns that one client may listen to.
 pub(crate) const MAX_SUBSCRIPTIONS: usize = 1 << 16;
 
-pub(crate) type Topics = HashMap<Box<[u8]>, Vec<Party>>;
+pub(crate) type Topics = HashMap<Box<[u8]>, Vec<ConnectionId>>;
 
 #[derive(Default)]
 pub(crate) struct Listeners {
@@ -23,7 +23,7 @@ pub(crate) struct Listeners {
 
 /// Who listens to what.
 #[derive(Default)]
-pub struct Bus {
+pub struct PubSub {
     pub(crate) listeners: Mutex<Listeners>,
 }
 
@@ -66,29 +66,29 @@ pub(crate) fn bytes(text: &[u8]) -> Reply {
     Reply::Value(Blob::Owned(text.to_vec()))
 }
 
-impl Bus {
-    pub(crate) fn join(&self, topic: Topic, name: &[u8], party: Party) {
-        self.listeners.lock().of(topic).entry(name.into()).or_default().push(party);
+impl PubSub {
+    pub(crate) fn join(&self, topic: Topic, name: &[u8], connection: ConnectionId) {
+        self.listeners.lock().of(topic).entry(name.into()).or_default().push(connection);
     }
 
-    pub(crate) fn leave(&self, topic: Topic, name: &[u8], party: Party) {
+    pub(crate) fn leave(&self, topic: Topic, name: &[u8], connection: ConnectionId) {
         let mut listeners = self.listeners.lock();
         let topics = listeners.of(topic);
-        if let Some(parties) = topics.get_mut(name) {
-            parties.retain(|known| *known != party);
-            if parties.is_empty() {
+        if let Some(connections) = topics.get_mut(name) {
+            connections.retain(|known| *known != connection);
+            if connections.is_empty() {
                 topics.remove(name);
             }
         }
     }
 
     /// A client listens to nothing any more.
-    pub fn leave_all(&self, subscriptions: &Subscriptions, party: Party) {
+    pub fn leave_all(&self, subscriptions: &Subscriptions, connection: ConnectionId) {
         for name in &subscriptions.channels {
-            self.leave(Topic::Channel, name, party);
+            self.leave(Topic::Channel, name, connection);
         }
         for name in &subscriptions.patterns {
-            self.leave(Topic::Pattern, name, party);
+            self.leave(Topic::Pattern, name, connection);
         }
     }
 
@@ -102,19 +102,19 @@ impl Bus {
     pub(crate) fn publish(&self, channel: &[u8], message: &[u8], mail: &Mailboxes) -> i64 {
         let listeners = self.listeners.lock();
         let mut told = 0;
-        let mut tell = |parties: &[Party], push: Reply| {
+        let mut tell = |connections: &[ConnectionId], push: Reply| {
             let push = Arc::new(push);
-            for party in parties {
-                mail.post(*party, Event::Push(Arc::clone(&push)));
+            for connection in connections {
+                mail.post(*connection, Event::Push(Arc::clone(&push)));
                 told += 1;
             }
         };
-        if let Some(parties) = listeners.channels.get(channel) {
-            tell(parties, Reply::Push(vec![Reply::word("message"), bytes(channel), bytes(message)]));
+        if let Some(connections) = listeners.channels.get(channel) {
+            tell(connections, Reply::Push(vec![Reply::word("message"), bytes(channel), bytes(message)]));
         }
-        for (pattern, parties) in listeners.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel)) {
+        for (pattern, connections) in listeners.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel)) {
             let push = vec![Reply::word("pmessage"), bytes(pattern), bytes(channel), bytes(message)];
-            tell(parties, Reply::Push(push));
+            tell(connections, Reply::Push(push));
         }
         told
     }

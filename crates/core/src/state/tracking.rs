@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use super::batch::{Batch, Options, Tracker};
 use super::mailbox::{Event, Mailboxes};
 use super::users::Access;
-use crate::store::{Interest, Party, Store};
+use crate::store::{ConnectionId, Interest, Store};
 
 /// Prefixes that one client may track.
 pub(crate) const MAX_PREFIXES: usize = 1024;
@@ -57,17 +57,17 @@ impl Trackers {
             known.batch = Arc::new(Batch::closed());
             known.members.push(Arc::clone(tracker));
         }
-        if tracker.target != tracker.party {
-            self.redirected.entry(tracker.target.id).or_default().push(tracker.party.id);
+        if tracker.target != tracker.connection {
+            self.redirected.entry(tracker.target.id).or_default().push(tracker.connection.id);
         }
-        self.clients.insert(tracker.party.id, Arc::clone(tracker));
+        self.clients.insert(tracker.connection.id, Arc::clone(tracker));
     }
 
     fn remove(&mut self, id: u64) -> Option<Arc<Tracker>> {
         let tracker = self.clients.remove(&id)?;
         for prefix in &tracker.prefixes {
             let Some(known) = self.prefixes.get_mut(prefix) else { continue };
-            known.members.retain(|member| member.party.id != id);
+            known.members.retain(|member| member.connection.id != id);
             if known.members.is_empty() {
                 self.prefixes.remove(prefix);
                 let count = self.lengths.get_mut(&prefix.len()).expect("every prefix is counted");
@@ -109,7 +109,7 @@ impl Trackers {
 #[derive(Default)]
 pub struct Tracking {
     any: AtomicBool,
-    /// Held while clients come and go, as the locks of shards are; `trackers` alone is taken under those.
+    /// LockedShards while clients come and go, as the locks of shards are; `trackers` alone is taken under those.
     coming: Mutex<Interest>,
     trackers: Mutex<Trackers>,
 }
@@ -137,12 +137,12 @@ impl Tracking {
     }
 
     /// A client begins to keep copies, or to track in another way: its registrations stay.
-    pub fn join(&self, party: Party, access: &Access, options: &Options, store: &Store) {
+    pub fn join(&self, connection: ConnectionId, access: &Access, options: &Options, store: &Store) {
         let mut interest = self.coming.lock();
-        let tracker = Arc::new(Tracker::new(party, access, options));
+        let tracker = Arc::new(Tracker::new(connection, access, options));
         {
             let mut trackers = self.trackers.lock();
-            let before = trackers.remove(party.id);
+            let before = trackers.remove(connection.id);
             tracker.tagged.store(before.is_some_and(|before| before.tagged.load(Ordering::Acquire)), Ordering::Release);
             trackers.insert(&tracker);
         }
@@ -150,12 +150,12 @@ impl Tracking {
     }
 
     /// A client keeps no copies any more: its registrations go.
-    pub fn leave(&self, party: Party, store: &Store) {
+    pub fn leave(&self, connection: ConnectionId, store: &Store) {
         let mut interest = self.coming.lock();
-        let tracker = self.trackers.lock().remove(party.id);
+        let tracker = self.trackers.lock().remove(connection.id);
         self.set_interest(&mut interest, store);
         if *interest != Interest::None && tracker.is_some_and(|tracker| !tracker.broadcast) {
-            store.untrack(party.id);
+            store.untrack(connection.id);
         }
     }
 
@@ -182,7 +182,7 @@ impl Tracking {
     }
 
     /// The connection of number `actor` changed a key: an invalidation is posted to the clients that read it, and to those with a prefix of it.
-    pub(crate) fn changed(&self, key: &[u8], readers: &[Party], actor: u64, mail: &Mailboxes) {
+    pub(crate) fn changed(&self, key: &[u8], readers: &[ConnectionId], actor: u64, mail: &Mailboxes) {
         let mut trackers = self.trackers.lock();
         let key: Arc<[u8]> = key.into();
         for reader in readers {
@@ -223,7 +223,7 @@ impl Tracking {
         for tracker in self.trackers.lock().redirected_to(target) {
             if !tracker.broken.swap(true, Ordering::AcqRel) {
                 tracker.announced.store(true, Ordering::Release);
-                mail.post(tracker.party, Event::RedirectBroken(target));
+                mail.post(tracker.connection, Event::RedirectBroken(target));
             }
         }
     }
@@ -239,6 +239,6 @@ fn tell(tracker: &Tracker, mail: &Mailboxes, event: impl FnOnce() -> Event) {
     if !tracker.broken.load(Ordering::Acquire) {
         mail.post(tracker.target, event());
     } else if !tracker.announced.swap(false, Ordering::AcqRel) {
-        mail.post(tracker.party, Event::RedirectBroken(tracker.target.id));
+        mail.post(tracker.connection, Event::RedirectBroken(tracker.target.id));
     }
 }

@@ -491,10 +491,10 @@ impl Users {
     }
 
     /// What a connection may do before it says who it is.
-    pub fn at_first(&self) -> Access {
+    pub fn initial_access(&self) -> Access {
         match self.get(DEFAULT.as_bytes()) {
             Some(user) if user.needs_no_password() => Access::of(user),
-            _ => Access::Nobody,
+            _ => Access::Unauthenticated,
         }
     }
 
@@ -516,7 +516,7 @@ pub enum Access {
     /// Whatever the default user may: it has not asked yet.
     Unknown,
     /// Nothing but to say who it is.
-    Nobody,
+    Unauthenticated,
     /// Everything.
     All(Arc<User>),
     /// What the user may.
@@ -531,7 +531,7 @@ impl Access {
     /// The user, if it said who it is.
     pub fn user(&self) -> Option<&Arc<User>> {
         match self {
-            Access::Unknown | Access::Nobody => None,
+            Access::Unknown | Access::Unauthenticated => None,
             Access::All(user) | Access::Limited(user) => Some(user),
         }
     }
@@ -541,7 +541,7 @@ impl Access {
         match self {
             Access::All(_) => true,
             Access::Limited(user) => user.may_use(key, Need { read: true, write: false }),
-            Access::Unknown | Access::Nobody => false,
+            Access::Unknown | Access::Unauthenticated => false,
         }
     }
 
@@ -550,7 +550,7 @@ impl Access {
         match self {
             Access::All(_) => true,
             Access::Limited(user) => user.may_use_channel(channel),
-            Access::Unknown | Access::Nobody => false,
+            Access::Unknown | Access::Unauthenticated => false,
         }
     }
 
@@ -559,7 +559,7 @@ impl Access {
         match self {
             Access::All(_) => true,
             Access::Limited(user) => user.may_use(key, Need { read: false, write: true }),
-            Access::Unknown | Access::Nobody => false,
+            Access::Unknown | Access::Unauthenticated => false,
         }
     }
 }
@@ -581,13 +581,13 @@ mod tests {
     #[test]
     fn without_users_everybody_may_do_everything() {
         let users = Users::default();
-        assert!(users.is_open() && matches!(users.at_first(), Access::All(_)));
+        assert!(users.is_open() && matches!(users.initial_access(), Access::All(_)));
     }
 
     #[test]
     fn with_users_nobody_is_let_in_without_a_name() {
         let users = users("allkeys +@all");
-        assert!(!users.is_open() && matches!(users.at_first(), Access::Nobody));
+        assert!(!users.is_open() && matches!(users.initial_access(), Access::Unauthenticated));
         assert!(users.authenticate(b"app", b"wrong").is_none() && users.authenticate(b"nobody", b"test").is_none());
         assert!(users.authenticate(b"default", b"").is_none());
         assert!(users.authenticate(b"app", b"test").is_some());

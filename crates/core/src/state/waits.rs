@@ -137,7 +137,7 @@ impl Waits {
         for (index, known) in self.keys.iter().enumerate().filter(|(_, known)| known.outcome.is_none()) {
             let wait = wait_number(self.number, index);
             let key = Key { db: known.db, bytes: &known.key };
-            engine.store.with(key, now, |entry| entry.leave(client.party, wait));
+            engine.store.with(key, now, |entry| entry.leave(client.connection, wait));
         }
     }
 }

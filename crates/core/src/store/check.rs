@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use super::hash::hash;
 use super::index::Place;
-use super::item::{Record, Stored};
+use super::record::{Record, Stored};
 use super::segment::Segment;
 use super::shard::{HEAP, SPARSE, Shard, large_cost};
 use super::types::Key;

@@ -7,7 +7,7 @@ use super::types::{Item, Value};
 /// A connection: where its messages go, and its number, which is never used twice, so that what comes too late for one
 /// is not taken for another's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Party {
+pub struct ConnectionId {
     /// The mailbox that the connection's thread empties.
     pub mailbox: u16,
     /// Its place among the connections of that thread.
@@ -63,13 +63,13 @@ pub enum Outcome {
 
 /// What a step has to tell others. It is handed over under the lock of the shard, so that nothing overtakes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
+pub enum StoreEvent {
     /// The wait of this number has ended.
-    Outcome(Party, u64, Outcome),
+    Outcome(ConnectionId, u64, Outcome),
     /// A worker is wanted to load a key.
     Wanted(u8, Arc<[u8]>),
     /// A key changed or went: who read it, and wants to know.
-    Changed(Box<[u8]>, Vec<Party>),
+    Changed(Box<[u8]>, Vec<ConnectionId>),
     /// A database was emptied, or all were.
     Cleared,
     /// Tags were invalidated.
@@ -90,14 +90,14 @@ impl Loaded {
 
 /// Where the store tells others of what a step means for them: called under the lock of the shard, so that nothing that
 /// happens later is told earlier.
-pub trait Sink: Send + Sync {
-    /// Takes a note of a step that the connection of number `actor` asked for (0: none did); must not use the store.
-    fn send(&self, note: Note, actor: u64);
+pub trait EventSink: Send + Sync {
+    /// Takes an event of a step that the connection of number `actor` asked for (0: none did); must not use the store.
+    fn send(&self, event: StoreEvent, actor: u64);
 }
 
 /// Tells nobody: for a store that nobody waits for.
 pub(super) struct Nobody;
 
-impl Sink for Nobody {
-    fn send(&self, _: Note, _: u64) {}
+impl EventSink for Nobody {
+    fn send(&self, _: StoreEvent, _: u64) {}
 }

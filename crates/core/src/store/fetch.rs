@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use super::events::{Loaded, Party};
-use super::lease::{Answer, Changes, Hold, HoldOff, Judged, Moment, Seeker};
+use super::events::{ConnectionId, Loaded};
+use super::lease::{Changes, FetchRequest, Hold, HoldOff, LeaseDecision, StepContext, TokenCheck};
 use super::shard::Entry;
 use super::types::{Item, Meta, Refused, RefusedFills};
 
-/// What a seeker gets.
+/// What a fetch returns.
 #[derive(Clone, Debug)]
-pub enum Sought<'a> {
-    /// A value, or the proof that there is no such row (`item.absent`); and a token, if the seeker is to load it anew.
+pub enum FetchResult<'a> {
+    /// A value, or the proof that there is no such row (`item.absent`); and a token, if the caller is to load it anew.
     Found {
         /// What is there.
         item: Item<'a>,
@@ -22,17 +22,17 @@ pub enum Sought<'a> {
         /// The lease, or 0.
         token: u64,
     },
-    /// Nothing is there, and the seeker is to load it.
+    /// Nothing is there, and the caller is to load it.
     Lease(u64),
     /// Somebody else loads it; the outcome is told when it is there.
     Waits,
-    /// Somebody else loads it, and the seeker does not wait.
+    /// Somebody else loads it, and the caller does not wait.
     Busy,
-    /// Nothing is there, nobody loads it, and the seeker does not either.
+    /// Nothing is there, nobody loads it, and the caller does not either.
     Nothing,
     /// The last load failed, too short a while ago to try again.
     Failed(Arc<str>),
-    /// Too many wait or load: the seeker is on its own.
+    /// Too many wait or load: the caller loads without a lease.
     Full,
 }
 
@@ -68,39 +68,39 @@ fn is_early(random: &mut u64, cost: u32, left: u64) -> bool {
 }
 
 impl RefusedFills {
-    fn count(&mut self, why: Judged) {
+    fn count(&mut self, why: TokenCheck) {
         match why {
-            Judged::Changed => self.changed += 1,
-            Judged::TagInvalidated => self.tag += 1,
-            Judged::Late => self.late += 1,
-            Judged::Good(_) => {}
+            TokenCheck::Changed => self.changed += 1,
+            TokenCheck::TagInvalidated => self.tag += 1,
+            TokenCheck::Late => self.late += 1,
+            TokenCheck::Good(_) => {}
         }
     }
 }
 
 impl Entry<'_> {
-    /// Asks for the value; on a miss for the lease; and waits, if the seeker does, for whoever has it.
-    pub fn seek(&mut self, seeker: &Seeker) -> Sought<'_> {
+    /// Asks for the value; on a miss for the lease; and waits, if the caller does, for whoever has it.
+    pub fn fetch(&mut self, request: &FetchRequest) -> FetchResult<'_> {
         let now = self.now;
         let Some((absent, stale, early)) = self.look() else {
-            if seeker.lease > 0 || !seeker.served {
+            if request.lease > 0 || !request.served {
                 // A plain read that comes to wait was counted when it found nothing.
                 self.shard.miss(self.hash);
             }
-            return self.lease(seeker);
+            return self.lease(request);
         };
-        let token = if !absent && (stale || early) { self.refresh(seeker) } else { 0 };
+        let token = if !absent && (stale || early) { self.refresh(request) } else { 0 };
         match self.shard.find(self.key, self.hash) {
             Some(found) => {
                 self.shard.hit(&found, self.hash);
                 let item = self.shard.view(&self.shard.record(found.place));
-                Sought::Found { item, stale: item.is_stale(now), token }
+                FetchResult::Found { item, stale: item.is_stale(now), token }
             }
-            None => Sought::Nothing,
+            None => FetchResult::Nothing,
         }
     }
 
-    /// A value for which [`seek`](Entry::seek) would return neither a token nor an error, as that would count it; of
+    /// A value for which [`fetch`](Entry::fetch) would return neither a token nor an error, as that would count it; of
     /// anything else nothing, and nothing is counted.
     pub fn fresh(&mut self) -> Option<Item<'_>> {
         let Some((false, false, false)) = self.look() else { return None };
@@ -126,28 +126,28 @@ impl Entry<'_> {
     }
 
     /// Takes the lease of a value that is served meanwhile, or has a worker take it; the token, or 0.
-    pub fn refresh(&mut self, seeker: &Seeker) -> u64 {
+    pub fn refresh(&mut self, request: &FetchRequest) -> u64 {
         let moment = self.moment();
-        self.shard.leases.refresh(self.hash, self.key, seeker, moment)
+        self.shard.leases.refresh(self.hash, self.key, request, moment)
     }
 
     /// The moment of this step, with a token that nobody was ever granted.
-    fn moment(&mut self) -> Moment {
-        Moment { token: self.shard.next_version(), clock: self.tags.clock(), now: self.now }
+    fn moment(&mut self) -> StepContext {
+        StepContext { token: self.shard.next_version(), clock: self.tags.clock(), now: self.now }
     }
 
     /// Asks for the lease of a key that is known to have no value; a miss that is counted already.
-    pub fn lease(&mut self, seeker: &Seeker) -> Sought<'_> {
+    pub fn lease(&mut self, request: &FetchRequest) -> FetchResult<'_> {
         let moment = self.moment();
-        match self.shard.leases.seek(self.hash, self.key, seeker, moment) {
-            Answer::Lease(token) => Sought::Lease(token),
-            Answer::Wait => Sought::Waits,
-            Answer::Busy => Sought::Busy,
-            Answer::Nothing => Sought::Nothing,
-            Answer::Full => Sought::Full,
-            Answer::HeldOff(message) => match self.kept() {
-                Some(item) => Sought::Found { item, stale: true, token: 0 },
-                None => Sought::Failed(message),
+        match self.shard.leases.fetch(self.hash, self.key, request, moment) {
+            LeaseDecision::Lease(token) => FetchResult::Lease(token),
+            LeaseDecision::Wait => FetchResult::Waits,
+            LeaseDecision::Busy => FetchResult::Busy,
+            LeaseDecision::Nothing => FetchResult::Nothing,
+            LeaseDecision::Full => FetchResult::Full,
+            LeaseDecision::HeldOff(message) => match self.kept() {
+                Some(item) => FetchResult::Found { item, stale: true, token: 0 },
+                None => FetchResult::Failed(message),
             },
         }
     }
@@ -217,9 +217,9 @@ impl Entry<'_> {
         };
         let tags = self.tags;
         let dead = |clock| tags.are_dead_for_grant(meta.tags, clock);
-        let judged = self.shard.leases.judge(self.hash, self.key, token, &|| loaded(0), dead, self.now);
+        let judged = self.shard.leases.check_fill_token(self.hash, self.key, token, &|| loaded(0), dead, self.now);
         let clock = match judged {
-            Judged::Good(clock) => clock,
+            TokenCheck::Good(clock) => clock,
             refused => {
                 self.shard.stats.refused.count(refused);
                 return Ok(None);
@@ -243,9 +243,9 @@ impl Entry<'_> {
         self.shard.leases.fail(self.hash, self.key, token, (message, retry), kept.as_ref(), self.now)
     }
 
-    /// The load takes so many milliseconds longer; `party` holds the lease from now on. Until when, if it still may.
-    pub fn renew(&mut self, token: u64, millis: u64, party: Party) -> Option<u64> {
-        self.shard.leases.renew(self.hash, self.key, token, millis, party, self.now)
+    /// The load takes so many milliseconds longer; `connection` holds the lease from now on. Until when, if it still may.
+    pub fn renew(&mut self, token: u64, millis: u64, connection: ConnectionId) -> Option<u64> {
+        self.shard.leases.renew(self.hash, self.key, token, millis, connection, self.now)
     }
 
     /// Gives the lease up without a failure; whether it was held.
@@ -256,13 +256,13 @@ impl Entry<'_> {
 
     /// A transaction of a connection depends on this key's being absent, until [`unwatch`](Entry::unwatch): what is to be
     /// compared with [`changes`](Entry::changes). None if too many keys are watched, by all or by this connection.
-    pub fn watch(&mut self, party: Party) -> Option<Changes> {
-        self.shard.leases.watch(self.hash, self.key, party)
+    pub fn watch(&mut self, connection: ConnectionId) -> Option<Changes> {
+        self.shard.leases.watch(self.hash, self.key, connection)
     }
 
     /// It does so no more.
-    pub fn unwatch(&mut self, party: Party) {
-        self.shard.leases.unwatch(self.hash, self.key, party, self.now);
+    pub fn unwatch(&mut self, connection: ConnectionId) {
+        self.shard.leases.unwatch(self.hash, self.key, connection, self.now);
     }
 
     /// How often the item was changed, while the key is watched.
@@ -271,13 +271,13 @@ impl Entry<'_> {
     }
 
     /// Leaves the queue; whether it stood there.
-    pub fn leave(&mut self, party: Party, wait: u64) -> bool {
-        self.shard.leases.leave(self.hash, self.key, party, wait, self.now)
+    pub fn leave(&mut self, connection: ConnectionId, wait: u64) -> bool {
+        self.shard.leases.leave(self.hash, self.key, connection, wait, self.now)
     }
 
     /// Leaves the queue, under whatever number.
-    pub fn leave_all(&mut self, party: Party) {
-        self.shard.leases.leave_all(self.hash, self.key, party, self.now);
+    pub fn leave_all(&mut self, connection: ConnectionId) {
+        self.shard.leases.leave_all(self.hash, self.key, connection, self.now);
     }
 
     /// A lease that its holder was never told of goes on to somebody else.
@@ -287,9 +287,9 @@ impl Entry<'_> {
     }
 
     /// A connection that waited for this key is gone.
-    pub fn left(&mut self, party: Party) {
+    pub fn left(&mut self, connection: ConnectionId) {
         let moment = self.moment();
-        self.shard.leases.left(self.hash, self.key, party, moment);
+        self.shard.leases.left(self.hash, self.key, connection, moment);
     }
 
     /// The lease under a token, as its holder remembers it.
@@ -298,7 +298,7 @@ impl Entry<'_> {
     }
 
     /// Gives a worker that was asked for the lease; None if it is not wanted any more.
-    pub fn assign(&mut self, worker: Party, millis: u64) -> Option<u64> {
+    pub fn assign(&mut self, worker: ConnectionId, millis: u64) -> Option<u64> {
         let moment = self.moment();
         self.shard.leases.assign(self.hash, self.key, worker, millis, moment).then_some(moment.token)
     }

@@ -9,7 +9,7 @@
 //! slot  tag 20 | segment 22 | offset / 4 18 | frequency 2 | spilled 1 (first slot only, of the bucket) | used 1
 //! ```
 
-use super::item::ALIGN;
+use super::record::ALIGN;
 
 const SLOTS: usize = 8;
 const TAG_BITS: u32 = 20;

@@ -27,16 +27,16 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
-use super::events::{Granted, Loaded, Note, Outcome, Party};
+use super::events::{ConnectionId, Granted, Loaded, Outcome, StoreEvent};
 use super::tags::Identity;
 use super::types::Key;
 use crate::limits::MAX_AGE;
 
 /// Who asks for a key and what for.
 #[derive(Clone, Copy, Debug)]
-pub struct Seeker {
+pub struct FetchRequest {
     /// Who.
-    pub party: Party,
+    pub connection: ConnectionId,
     /// The number under which the outcome is told, if it has to wait.
     pub wait: u64,
     /// Until when it would wait; 0: not at all.
@@ -149,7 +149,7 @@ struct Grant {
     token: u64,
     /// The tag clock when it was granted.
     clock: u64,
-    holder: Option<Party>,
+    holder: Option<ConnectionId>,
     granted_at: u64,
     /// When the lease passes on.
     deadline: u64,
@@ -163,7 +163,7 @@ struct Grant {
 #[derive(Clone, Debug)]
 struct Voided {
     token: u64,
-    holder: Option<Party>,
+    holder: Option<ConnectionId>,
     deadline: u64,
     /// Which void it was.
     number: u32,
@@ -173,7 +173,7 @@ struct Voided {
 
 #[derive(Clone, Debug)]
 struct Waiter {
-    party: Party,
+    connection: ConnectionId,
     wait: u64,
     deadline: u64,
     lease: u64,
@@ -223,7 +223,7 @@ pub(super) struct Lease {
     ended: u8,
     /// Holders in a row that released the lease although the server would grant it to them again, and the last one.
     releases: u8,
-    released_by: Option<Party>,
+    released_by: Option<ConnectionId>,
     /// Nobody is granted the lease before, since it was released again and again.
     rests_until: u64,
     hold_off: Option<HoldOff>,
@@ -275,7 +275,7 @@ const DUE_BYTES: usize = size_of::<(u64, u64)>();
 
 /// What became of a FILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judged {
+pub(super) enum TokenCheck {
     /// The token is good; the value is to be kept with this tag clock.
     Good(u64),
     /// The key was changed, or a tag of the value invalidated, since the token was granted; or the token means nothing.
@@ -295,14 +295,14 @@ enum Because {
     TimedOut,
 }
 
-/// What a seeker of a key that has no value gets.
+/// What the lease of a key that has no value answers to a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum LeaseDecision {
     Lease(u64),
     Wait,
     /// Somebody else loads it.
     Busy,
-    /// Nobody loads it, and the seeker takes no lease.
+    /// Nobody loads it, and the caller takes no lease.
     Nothing,
     /// The last load failed, a while ago that is too short to try again.
     HeldOff(Arc<str>),
@@ -312,7 +312,7 @@ pub(super) enum Answer {
 
 /// The moment of a step: the token that it may grant, the tag clock, and the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct StepContext {
     pub(super) token: u64,
     pub(super) clock: u64,
     pub(super) now: u64,
@@ -323,22 +323,22 @@ pub(super) struct Moment {
 struct Shares(HashMap<u64, usize, BuildHasherDefault<Identity>>);
 
 impl Shares {
-    fn take(&mut self, party: Party, bytes: usize) {
-        *self.0.entry(party.id).or_default() += bytes;
+    fn take(&mut self, connection: ConnectionId, bytes: usize) {
+        *self.0.entry(connection.id).or_default() += bytes;
     }
 
-    fn give_back(&mut self, party: Party, bytes: usize) {
-        if let Some(used) = self.0.get_mut(&party.id) {
+    fn give_back(&mut self, connection: ConnectionId, bytes: usize) {
+        if let Some(used) = self.0.get_mut(&connection.id) {
             *used = used.saturating_sub(bytes);
             if *used == 0 {
-                self.0.remove(&party.id);
+                self.0.remove(&connection.id);
             }
         }
     }
 
     /// Whether a connection may have so many bytes more, if it may have a share of `most`.
-    fn allow(&self, party: Party, bytes: usize, most: usize) -> bool {
-        self.0.get(&party.id).is_none_or(|used| used + bytes <= most / SHARE_PART)
+    fn allow(&self, connection: ConnectionId, bytes: usize, most: usize) -> bool {
+        self.0.get(&connection.id).is_none_or(|used| used + bytes <= most / SHARE_PART)
     }
 }
 
@@ -351,7 +351,7 @@ pub(super) struct Leases {
     due: BinaryHeap<Reverse<(u64, u64)>>,
     /// Leases of keys that were changed in this step.
     touched: Vec<u64>,
-    notes: Vec<Note>,
+    events: Vec<StoreEvent>,
     waiters: usize,
     /// Bytes that the waiters of each connection take.
     shares: Shares,
@@ -373,7 +373,7 @@ impl Leases {
             map: HashMap::default(),
             due: BinaryHeap::new(),
             touched: Vec::new(),
-            notes: Vec::new(),
+            events: Vec::new(),
             waiters: 0,
             shares: Shares::default(),
             key_bytes: 0,
@@ -393,8 +393,8 @@ impl Leases {
 
     /// Whether the step has something to settle or to tell.
     #[inline]
-    pub(super) fn is_stirred(&self) -> bool {
-        !self.touched.is_empty() || !self.notes.is_empty()
+    pub(super) fn has_pending(&self) -> bool {
+        !self.touched.is_empty() || !self.events.is_empty()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -420,9 +420,9 @@ impl Leases {
     }
 
     /// Whether a connection may wait, at the cost of so many bytes: one that asks for very much leaves room for others.
-    fn has_share(&self, party: Party, bytes: usize) -> bool {
+    fn has_share(&self, connection: ConnectionId, bytes: usize) -> bool {
         let most = self.most_of_loads();
-        self.taken() + bytes <= most - most / LOADS_LEFT_PART || self.shares.allow(party, bytes, most)
+        self.taken() + bytes <= most - most / LOADS_LEFT_PART || self.shares.allow(connection, bytes, most)
     }
 
     pub(super) fn take_touched(&mut self) -> Vec<u64> {
@@ -430,12 +430,12 @@ impl Leases {
     }
 
     /// Has somebody told when the step is done.
-    pub(super) fn note(&mut self, note: Note) {
-        self.notes.push(note);
+    pub(super) fn emit(&mut self, event: StoreEvent) {
+        self.events.push(event);
     }
 
-    pub(super) fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
+    pub(super) fn take_events(&mut self) -> Vec<StoreEvent> {
+        std::mem::take(&mut self.events)
     }
 
     pub(super) fn get(&self, hash: u64, key: Key<'_>) -> Option<&Lease> {
@@ -453,13 +453,13 @@ impl Leases {
 
     /// A transaction of a connection depends on a key that is absent: how often the key has been written or removed so far.
     /// None if there is no room to count it.
-    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>, party: Party) -> Option<Changes> {
+    pub(super) fn watch(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId) -> Option<Changes> {
         let most = self.most / WATCHED_PART;
         let cost = LEASE_BYTES + key.bytes.len();
         let is_watched = self.get(hash, key).is_some_and(|lease| lease.watchers > 0);
         let taken = self.watched_bytes + if is_watched { 0 } else { cost };
         let crowded = taken > most - most / WATCHED_LEFT_PART;
-        if taken > most || crowded && !self.watch_shares.allow(party, cost, most) {
+        if taken > most || crowded && !self.watch_shares.allow(connection, cost, most) {
             return None;
         }
         self.insert(hash, key);
@@ -467,19 +467,19 @@ impl Leases {
         lease.watchers += 1;
         let changes = lease.changes;
         self.watched_bytes = taken;
-        self.watch_shares.take(party, cost);
+        self.watch_shares.take(connection, cost);
         Some(changes)
     }
 
     /// It does so no more.
-    pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, party: Party, now: u64) {
+    pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId, now: u64) {
         let Some(lease) = self.get_mut(hash, key).filter(|lease| lease.watchers > 0) else { return };
         lease.watchers -= 1;
         let cost = LEASE_BYTES + key.bytes.len();
         if lease.watchers == 0 {
             self.watched_bytes -= cost;
         }
-        self.watch_shares.give_back(party, cost);
+        self.watch_shares.give_back(connection, cost);
         self.drop_if_idle(hash, now);
     }
 
@@ -492,69 +492,75 @@ impl Leases {
     }
 
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
-    pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
+    pub(super) fn fetch(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        request: &FetchRequest,
+        moment: StepContext,
+    ) -> LeaseDecision {
         let now = moment.now;
-        let (new, waits) = (!self.map.contains_key(&hash), seeker.deadline > now);
+        let (new, waits) = (!self.map.contains_key(&hash), request.deadline > now);
         let bytes = WAITER_BYTES + if new { LEASE_BYTES + key.bytes.len() } else { 0 };
-        let has_share = self.has_share(seeker.party, bytes);
+        let has_share = self.has_share(request.connection, bytes);
         if new {
             let unawaited = !waits && self.taken() > self.most_of_loads() / UNAWAITED_PART;
-            if !self.has_room(key) || seeker.served && (unawaited || waits && !has_share) {
-                return Answer::Full;
+            if !self.has_room(key) || request.served && (unawaited || waits && !has_share) {
+                return LeaseDecision::Full;
             }
-            if seeker.lease == 0 && !seeker.served {
-                return Answer::Nothing;
+            if request.lease == 0 && !request.served {
+                return LeaseDecision::Nothing;
             }
             self.insert(hash, key);
         }
         let full = self.taken() > self.most_of_loads() || !has_share;
-        let Some(lease) = self.get_mut(hash, key) else { return Answer::Full };
+        let Some(lease) = self.get_mut(hash, key) else { return LeaseDecision::Full };
         if let Some(hold_off) = lease.held_off(now) {
-            return Answer::HeldOff(Arc::clone(&hold_off.message));
+            return LeaseDecision::HeldOff(Arc::clone(&hold_off.message));
         }
         // Also while an application loads it: if that gives up, a worker is to be asked for those who do not load.
-        lease.served |= seeker.served;
+        lease.served |= request.served;
         if lease.may_grant(now) {
-            if seeker.served {
+            if request.served {
                 if !full {
                     self.want(hash, now);
                 }
-            } else if seeker.lease > 0 {
-                self.grant(hash, seeker.bound.then_some(seeker.party), seeker.lease, false, moment);
-                return Answer::Lease(moment.token);
+            } else if request.lease > 0 {
+                self.grant(hash, request.bound.then_some(request.connection), request.lease, false, moment);
+                return LeaseDecision::Lease(moment.token);
             } else if !lease.queued {
-                return Answer::Nothing;
+                return LeaseDecision::Nothing;
             }
         }
         if !waits {
-            return Answer::Busy;
+            return LeaseDecision::Busy;
         }
-        let Some(lease) = self.map.get_mut(&hash) else { return Answer::Full };
+        let Some(lease) = self.map.get_mut(&hash) else { return LeaseDecision::Full };
         if full || lease.waiters.len() >= MAX_WAITERS {
-            return Answer::Full;
+            return LeaseDecision::Full;
         }
-        let Seeker { party, wait, deadline, lease: length, bound, .. } = *seeker;
+        let FetchRequest { connection, wait, deadline, lease: length, bound, .. } = *request;
         let voids = lease.voids;
         let clock = moment.clock;
-        lease.waiters.push_back(Waiter { party, wait, deadline, lease: length, bound, voids, clock, bytes });
+        lease.waiters.push_back(Waiter { connection, wait, deadline, lease: length, bound, voids, clock, bytes });
         self.waiters += 1;
-        self.shares.take(party, bytes);
+        self.shares.take(connection, bytes);
         self.schedule(hash, deadline);
-        Answer::Wait
+        LeaseDecision::Wait
     }
 
-    /// As [`seek`](Leases::seek), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
+    /// As [`fetch`](Leases::seek), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
     /// or 0.
-    pub(super) fn refresh(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> u64 {
-        let alone = Seeker { deadline: 0, ..*seeker };
-        match self.seek(hash, key, &alone, moment) {
-            Answer::Lease(token) => token,
+    pub(super) fn refresh(&mut self, hash: u64, key: Key<'_>, request: &FetchRequest, moment: StepContext) -> u64 {
+        let alone = FetchRequest { deadline: 0, ..*request };
+        match self.fetch(hash, key, &alone, moment) {
+            LeaseDecision::Lease(token) => token,
             _ => 0,
         }
     }
 
-    fn grant(&mut self, hash: u64, holder: Option<Party>, length: u64, assigned: bool, moment: Moment) {
-        let Moment { token, clock, now } = moment;
+    fn grant(&mut self, hash: u64, holder: Option<ConnectionId>, length: u64, assigned: bool, moment: StepContext) {
+        let StepContext { token, clock, now } = moment;
         let Some(lease) = self.map.get_mut(&hash) else { return };
         let deadline = now + length.min(MAX_AGE);
         if lease.grants.len() == MAX_GRANTS {
@@ -572,13 +578,20 @@ impl Leases {
             && !lease.queued
         {
             lease.queued = true;
-            self.notes.push(Note::Wanted(lease.db, Arc::clone(&lease.key)));
+            self.events.push(StoreEvent::Wanted(lease.db, Arc::clone(&lease.key)));
             self.schedule(hash, now + MAX_AGE);
         }
     }
 
     /// Gives the lease that a worker was asked for to `worker`; whether one is still wanted.
-    pub(super) fn assign(&mut self, hash: u64, key: Key<'_>, worker: Party, length: u64, moment: Moment) -> bool {
+    pub(super) fn assign(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        worker: ConnectionId,
+        length: u64,
+        moment: StepContext,
+    ) -> bool {
         let wanted = self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now));
         if wanted {
             self.grant(hash, Some(worker), length, true, moment);
@@ -589,7 +602,7 @@ impl Leases {
     }
 
     /// No worker is there: somebody who waits and can load gets the lease.
-    pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
+    pub(super) fn fall_back(&mut self, hash: u64, key: Key<'_>, moment: StepContext) {
         if self.get(hash, key).is_some_and(|lease| lease.queued && lease.may_grant(moment.now)) {
             self.grant_to_waiter(hash, moment);
         }
@@ -613,7 +626,7 @@ impl Leases {
 
     /// Workers load the key no more: somebody who waits and can load gets the lease, and the others learn that nobody loads
     /// for them. A load that is under way goes on: if it ends without a value, a worker is asked for again.
-    pub(super) fn unserve(&mut self, hash: u64, key: Key<'_>, moment: Moment) {
+    pub(super) fn unserve(&mut self, hash: u64, key: Key<'_>, moment: StepContext) {
         let Some(lease) = self.get_mut(hash, key).filter(|lease| !lease.held) else { return };
         (lease.served, lease.queued) = (false, false);
         self.answer(hash, |waiter| (waiter.lease == 0).then_some(Outcome::Unserved));
@@ -621,28 +634,28 @@ impl Leases {
         self.drop_if_idle(hash, moment.now);
     }
 
-    fn grant_to_waiter(&mut self, hash: u64, moment: Moment) {
+    fn grant_to_waiter(&mut self, hash: u64, moment: StepContext) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         // Who had the lease and did not answer is asked again only if nobody else is there: others that wait on the same
         // connection belong to the same process, which may have been stopped.
         let had = |waiter: &Waiter| {
             let holders = lease.grants.iter().map(|grant| grant.holder).chain([lease.released_by]);
-            holders.flatten().any(|holder| holder == waiter.party)
+            holders.flatten().any(|holder| holder == waiter.connection)
         };
         let other = lease.waiters.iter().position(|waiter| waiter.lease > 0 && !had(waiter));
         let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
         let Some(place) = place else { return };
         let Some(waiter) = lease.waiters.remove(place) else { return };
-        self.shares.give_back(waiter.party, waiter.bytes);
-        let Waiter { party, wait, lease: length, bound, .. } = waiter;
+        self.shares.give_back(waiter.connection, waiter.bytes);
+        let Waiter { connection, wait, lease: length, bound, .. } = waiter;
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
-        self.notes.push(Note::Outcome(party, wait, Outcome::Lease(granted)));
-        self.grant(hash, bound.then_some(party), length, false, moment);
+        self.events.push(StoreEvent::Outcome(connection, wait, Outcome::Lease(granted)));
+        self.grant(hash, bound.then_some(connection), length, false, moment);
     }
 
     /// Sees to it that those who wait are loaded for.
-    fn grant_next(&mut self, hash: u64, moment: Moment) {
+    fn grant_next(&mut self, hash: u64, moment: StepContext) {
         let Some(lease) = self.map.get(&hash) else { return };
         if lease.may_grant(moment.now) && !lease.waiters.is_empty() {
             if lease.served {
@@ -654,7 +667,7 @@ impl Leases {
     }
 
     /// The lease goes on to somebody else.
-    fn pass_on(&mut self, hash: u64, because: Because, moment: Moment) {
+    fn pass_on(&mut self, hash: u64, because: Because, moment: StepContext) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         lease.held = false;
         if lease.waiters.is_empty() {
@@ -677,24 +690,24 @@ impl Leases {
 
     /// Tells those who wait; who is told nothing goes on waiting.
     fn answer(&mut self, hash: u64, mut outcome: impl FnMut(&Waiter) -> Option<Outcome>) {
-        self.retain_waiters(hash, |waiter, notes| {
+        self.retain_waiters(hash, |waiter, events| {
             let outcome = outcome(waiter);
             let stays = outcome.is_none();
-            notes.extend(outcome.map(|outcome| Note::Outcome(waiter.party, waiter.wait, outcome)));
+            events.extend(outcome.map(|outcome| StoreEvent::Outcome(waiter.connection, waiter.wait, outcome)));
             stays
         });
     }
 
     /// Keeps the waiters that `stays` keeps; how many are gone. With the last of them the worker is not wanted any more,
     /// and the memory of a crowd is given back.
-    fn retain_waiters(&mut self, hash: u64, mut stays: impl FnMut(&Waiter, &mut Vec<Note>) -> bool) -> usize {
+    fn retain_waiters(&mut self, hash: u64, mut stays: impl FnMut(&Waiter, &mut Vec<StoreEvent>) -> bool) -> usize {
         let Some(lease) = self.map.get_mut(&hash) else { return 0 };
         let before = lease.waiters.len();
-        let (notes, shares) = (&mut self.notes, &mut self.shares);
+        let (events, shares) = (&mut self.events, &mut self.shares);
         lease.waiters.retain(|waiter| {
-            let stays = stays(waiter, notes);
+            let stays = stays(waiter, events);
             if !stays {
-                shares.give_back(waiter.party, waiter.bytes);
+                shares.give_back(waiter.connection, waiter.bytes);
             }
             stays
         });
@@ -734,7 +747,7 @@ impl Leases {
     }
 
     /// After a step that changed a key: those who wait get what is there now, or somebody loads.
-    pub(super) fn settle(&mut self, hash: u64, value: Option<&Loaded>, moment: Moment) {
+    pub(super) fn settle(&mut self, hash: u64, value: Option<&Loaded>, moment: StepContext) {
         if let Some(loaded) = value {
             self.answer(hash, |_| Some(Outcome::Loaded(loaded.clone())));
             if let Some(lease) = self.map.get_mut(&hash) {
@@ -748,7 +761,7 @@ impl Leases {
 
     /// Whether a value loaded under `token` may be stored. Those who wait are told by [`filled`](Leases::filled), or
     /// here if it may not: `refused_by_tags` says whether a tag was invalidated since a clock; `value` is what was loaded.
-    pub(super) fn judge(
+    pub(super) fn check_fill_token(
         &mut self,
         hash: u64,
         key: Key<'_>,
@@ -756,8 +769,8 @@ impl Leases {
         loaded: &dyn Fn() -> Loaded,
         refused_by_tags: impl FnOnce(u64) -> bool,
         now: u64,
-    ) -> Judged {
-        let Some(lease) = self.get_mut(hash, key) else { return Judged::Late };
+    ) -> TokenCheck {
+        let Some(lease) = self.get_mut(hash, key) else { return TokenCheck::Late };
         if let Some(place) = lease.voided.iter().position(|voided| voided.token == token) {
             let voided = lease.voided.remove(place);
             let loaded = Outcome::Loaded(loaded());
@@ -765,9 +778,9 @@ impl Leases {
             let may = |waiter: &Waiter| waiter.voids < voided.number && waiter.clock <= voided.clock;
             self.answer(hash, |waiter| may(waiter).then(|| loaded.clone()));
             self.touched.push(hash);
-            return Judged::Changed;
+            return TokenCheck::Changed;
         }
-        let Some(grant) = lease.good(token, now) else { return Judged::Late };
+        let Some(grant) = lease.good(token, now) else { return TokenCheck::Late };
         let clock = grant.clock;
         if refused_by_tags(clock) {
             // Who has the lease now, if it passed on, may have read after the invalidation.
@@ -779,9 +792,9 @@ impl Leases {
             let loaded = Outcome::Loaded(loaded());
             self.answer(hash, |waiter| (waiter.clock <= clock).then(|| loaded.clone()));
             self.touched.push(hash);
-            return Judged::TagInvalidated;
+            return TokenCheck::TagInvalidated;
         }
-        Judged::Good(clock)
+        TokenCheck::Good(clock)
     }
 
     /// A row was stored that somebody had loaded, while transactions may depend on the key's being absent.
@@ -848,7 +861,7 @@ impl Leases {
         key: Key<'_>,
         token: u64,
         length: u64,
-        holder: Party,
+        holder: ConnectionId,
         now: u64,
     ) -> Option<u64> {
         let limit = self.load_limit;
@@ -868,7 +881,7 @@ impl Leases {
     }
 
     /// The holder gives the lease up without a failure. Whether it had it.
-    pub(super) fn release(&mut self, hash: u64, key: Key<'_>, token: u64, moment: Moment) -> bool {
+    pub(super) fn release(&mut self, hash: u64, key: Key<'_>, token: u64, moment: StepContext) -> bool {
         if let Some(lease) = self.get_mut(hash, key)
             && let Some(until) = lease.count_release(token, moment.now)
         {
@@ -878,7 +891,7 @@ impl Leases {
     }
 
     /// A lease goes back unused: its holder never got it, or does not want it. Whether the token meant anything.
-    pub(super) fn give_up(&mut self, hash: u64, key: Key<'_>, token: u64, moment: Moment) -> bool {
+    pub(super) fn give_up(&mut self, hash: u64, key: Key<'_>, token: u64, moment: StepContext) -> bool {
         let Some(lease) = self.get_mut(hash, key) else { return false };
         if lease.forget_voided(token) {
             self.touched.push(hash);
@@ -896,53 +909,53 @@ impl Leases {
     }
 
     /// Somebody leaves the queue. Whether it stood there.
-    pub(super) fn leave(&mut self, hash: u64, key: Key<'_>, party: Party, wait: u64, now: u64) -> bool {
+    pub(super) fn leave(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId, wait: u64, now: u64) -> bool {
         if self.get(hash, key).is_none() {
             return false;
         }
-        let left = self.retain_waiters(hash, |waiter, _| waiter.party != party || waiter.wait != wait);
+        let left = self.retain_waiters(hash, |waiter, _| waiter.connection != connection || waiter.wait != wait);
         self.drop_if_idle(hash, now);
         left > 0
     }
 
     /// A connection waits for the key no more, under none of its numbers. A lease that it holds stays its own.
-    pub(super) fn leave_all(&mut self, hash: u64, key: Key<'_>, party: Party, now: u64) {
+    pub(super) fn leave_all(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId, now: u64) {
         if self.get(hash, key).is_some() {
-            self.retain_waiters(hash, |waiter, _| waiter.party != party);
+            self.retain_waiters(hash, |waiter, _| waiter.connection != connection);
             self.drop_if_idle(hash, now);
         }
     }
 
     /// A connection that waited for the key is gone. If it was granted the lease meanwhile, it never learned of it.
-    pub(super) fn left(&mut self, hash: u64, key: Key<'_>, party: Party, moment: Moment) {
+    pub(super) fn left(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId, moment: StepContext) {
         if self.get(hash, key).is_some() {
-            self.retain_waiters(hash, |waiter, _| waiter.party != party);
-            self.leave_load(hash, party, Because::Released, moment);
+            self.retain_waiters(hash, |waiter, _| waiter.connection != connection);
+            self.leave_load(hash, connection, Because::Released, moment);
         }
     }
 
     /// The connection that holds a lease is gone. What it loads stays good.
-    pub(super) fn lost(&mut self, hold: Hold, party: Party, moment: Moment) {
-        if self.stands(hold, party) {
-            self.leave_load(hold.hash, party, Because::Ended, moment);
+    pub(super) fn lost(&mut self, hold: Hold, connection: ConnectionId, moment: StepContext) {
+        if self.stands(hold, connection) {
+            self.leave_load(hold.hash, connection, Because::Ended, moment);
         }
     }
 
     /// Whether a connection loads under this lease: it holds it, or the lease was voided meanwhile.
-    pub(super) fn stands(&self, Hold { hash, token }: Hold, party: Party) -> bool {
+    pub(super) fn stands(&self, Hold { hash, token }: Hold, connection: ConnectionId) -> bool {
         self.map.get(&hash).is_some_and(|lease| {
             let holder = lease.holder().map(|grant| (grant.token, grant.holder));
             let voided = lease.voided.iter().map(|voided| (voided.token, voided.holder));
-            holder.into_iter().chain(voided).any(|known| known == (token, Some(party)))
+            holder.into_iter().chain(voided).any(|known| known == (token, Some(connection)))
         })
     }
 
     /// A connection does not hold the lease any more, and does not load under a voided one.
-    fn leave_load(&mut self, hash: u64, party: Party, because: Because, moment: Moment) {
+    fn leave_load(&mut self, hash: u64, connection: ConnectionId, because: Because, moment: StepContext) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
-        let holds = lease.holder().is_some_and(|grant| grant.holder == Some(party));
+        let holds = lease.holder().is_some_and(|grant| grant.holder == Some(connection));
         let voided = lease.voided.len();
-        lease.voided.retain(|voided| voided.holder != Some(party));
+        lease.voided.retain(|voided| voided.holder != Some(connection));
         let freed = lease.voided.len() < voided;
         if holds {
             self.pass_on(hash, because, moment);
@@ -964,7 +977,7 @@ impl Leases {
     }
 
     /// Who holds the leases that stand now: None for those that belong to no connection.
-    pub(super) fn holders(&self) -> impl Iterator<Item = Option<Party>> {
+    pub(super) fn holders(&self) -> impl Iterator<Item = Option<ConnectionId>> {
         self.map.values().filter_map(|lease| lease.holder().map(|grant| grant.holder))
     }
 
@@ -992,12 +1005,12 @@ impl Leases {
             let Some(lease) = self.map.get_mut(&hash).filter(|lease| lease.scheduled <= now) else { continue };
             lease.scheduled = u64::MAX;
             *most = most.saturating_sub(1 + lease.waiters.len() / WAITERS_PER_LOOK);
-            self.look(hash, Moment { token: token(), clock, now });
+            self.look(hash, StepContext { token: token(), clock, now });
         }
     }
 
     /// Looks at a lease that is due.
-    fn look(&mut self, hash: u64, moment: Moment) {
+    fn look(&mut self, hash: u64, moment: StepContext) {
         let now = moment.now;
         let Some(lease) = self.map.get_mut(&hash) else { return };
         lease.voided.retain(|voided| voided.deadline > now);

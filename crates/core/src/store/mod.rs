@@ -13,25 +13,25 @@ use parking_lot::{Mutex, MutexGuard};
 mod bases;
 mod check;
 mod events;
-mod eviction;
-mod experts;
 mod fetch;
+mod ghosts;
 mod hash;
 mod index;
-mod item;
 mod lease;
+mod policy_selector;
 mod queue;
+mod record;
 mod segment;
 mod shard;
 mod tags;
 mod tracked;
 mod types;
 
-pub use events::{Granted, Loaded, Note, Outcome, Party, Sink};
-pub use fetch::{Inspection, Sought};
+pub use events::{ConnectionId, EventSink, Granted, Loaded, Outcome, StoreEvent};
+pub use fetch::{FetchResult, Inspection};
 use hash::{hash, tag_salt};
 use index::Slot;
-pub use lease::{Changes, Hold, HoldOff, Holds, Seeker};
+pub use lease::{Changes, FetchRequest, Hold, HoldOff, Holds};
 pub use shard::{Copied, Entry};
 use shard::{MIN_SEGMENT, Shard};
 use tags::{TagTable, Tags};
@@ -54,7 +54,7 @@ pub struct Store {
     sweep: Mutex<Sweep>,
     /// The shard whose leases are looked at first in the next tick.
     next_tick: AtomicUsize,
-    sink: Arc<dyn Sink>,
+    sink: Arc<dyn EventSink>,
 }
 
 /// The actor of steps of upkeep.
@@ -110,11 +110,11 @@ pub fn shards_for(memory: u64, max_value: usize, threads: usize) -> usize {
 impl Store {
     /// An empty store that nobody waits for.
     pub fn new(options: Options) -> Store {
-        Store::with_sink(options, Arc::new(Nobody))
+        Store::with_event_sink(options, Arc::new(Nobody))
     }
 
     /// An empty store that tells `sink` what concerns others.
-    pub fn with_sink(options: Options, sink: Arc<dyn Sink>) -> Store {
+    pub fn with_event_sink(options: Options, sink: Arc<dyn EventSink>) -> Store {
         Store::with_segments(options, sink, MIN_SEGMENT)
     }
 
@@ -125,7 +125,7 @@ impl Store {
         Store::with_segments(options, Arc::new(Nobody), least_segment)
     }
 
-    fn with_segments(options: Options, sink: Arc<dyn Sink>, least_segment: usize) -> Store {
+    fn with_segments(options: Options, sink: Arc<dyn EventSink>, least_segment: usize) -> Store {
         assert!(options.shards.is_power_of_two() && options.shards <= MAX_SHARDS);
         let [a, b, c, d] = options.seed;
         let hasher = RandomState::with_seeds(a, b, c, d);
@@ -169,7 +169,7 @@ impl Store {
         let now = shard.advance(now);
         let tags = self.tags.step();
         let result = f(&mut Entry::new(&mut shard, &tags, key, hash, now, None));
-        if shard.leases.is_stirred() {
+        if shard.leases.has_pending() {
             self.settle(&mut shard, &tags, actor);
         }
         result
@@ -179,8 +179,8 @@ impl Store {
     #[cold]
     fn settle(&self, shard: &mut Shard, tags: &Tags<'_>, actor: u64) {
         shard.settle(tags);
-        for note in shard.leases.take_notes() {
-            self.sink.send(note, actor);
+        for event in shard.leases.take_events() {
+            self.sink.send(event, actor);
         }
     }
 
@@ -278,23 +278,23 @@ impl Store {
     }
 
     /// Whether a connection holds this lease, or loads under it although it was voided.
-    pub fn stands(&self, hold: Hold, party: Party) -> bool {
-        self.shards[self.shard_of(hold.hash)].lock().leases.stands(hold, party)
+    pub fn stands(&self, hold: Hold, connection: ConnectionId) -> bool {
+        self.shards[self.shard_of(hold.hash)].lock().leases.stands(hold, connection)
     }
 
     /// The connection that holds a lease is gone: the lease passes on, and what is loaded under it stays good.
-    pub fn lost(&self, hold: Hold, party: Party, now: u64) {
+    pub fn lost(&self, hold: Hold, connection: ConnectionId, now: u64) {
         let mut shard = self.shards[self.shard_of(hold.hash)].lock();
         shard.advance(now);
         let tags = self.tags.step();
-        shard.lost(hold, party, &tags);
-        if shard.leases.is_stirred() {
+        shard.lost(hold, connection, &tags);
+        if shard.leases.has_pending() {
             self.settle(&mut shard, &tags, NOBODY);
         }
     }
 
     /// Visits who holds each lease that stands now; None holds one that belongs to no connection.
-    pub fn each_holder(&self, mut visit: impl FnMut(Option<Party>)) {
+    pub fn each_holder(&self, mut visit: impl FnMut(Option<ConnectionId>)) {
         self.shards.iter().for_each(|shard| shard.lock().leases.holders().for_each(&mut visit));
     }
 
@@ -368,7 +368,7 @@ impl Store {
             let now = shard.advance(now);
             let tags = self.tags.step();
             let round = shard.sweep(items, &tags, sweep.thorough, now);
-            if shard.leases.is_stirred() {
+            if shard.leases.has_pending() {
                 self.settle(&mut shard, &tags, NOBODY);
             }
             if !round {
@@ -552,7 +552,7 @@ impl Drop for Locked<'_> {
     /// Whom the step concerns is told once, from what is there at its end, before any lock is released.
     fn drop(&mut self) {
         for shard in self.guards.iter_mut().flatten() {
-            if shard.leases.is_stirred() {
+            if shard.leases.has_pending() {
                 self.store.settle(shard, &self.tags, self.actor);
             }
         }
@@ -577,7 +577,7 @@ impl Locked<'_> {
     pub fn invalidate_tags(&mut self, tags: &[u64]) {
         if !tags.is_empty() {
             self.tags.invalidate(tags);
-            self.store.sink.send(Note::TagsInvalidated, self.actor);
+            self.store.sink.send(StoreEvent::TagsInvalidated, self.actor);
         }
     }
 
@@ -715,7 +715,7 @@ impl Locked<'_> {
     }
 
     /// As [`Store::each_holder`], in the locked shards.
-    pub fn each_holder(&self, mut visit: impl FnMut(Option<Party>)) {
+    pub fn each_holder(&self, mut visit: impl FnMut(Option<ConnectionId>)) {
         self.guards.iter().flatten().for_each(|shard| shard.leases.holders().for_each(&mut visit));
     }
 
@@ -737,7 +737,7 @@ impl Locked<'_> {
     /// or as it is needed.
     pub fn clear(&mut self, db: Option<u8>) {
         let (options, least) = (&self.store.shard_options, self.store.least_segment);
-        self.store.sink.send(Note::Cleared, self.actor);
+        self.store.sink.send(StoreEvent::Cleared, self.actor);
         self.guards.iter_mut().flatten().for_each(|shard| shard.clear(db, options, least));
     }
 }

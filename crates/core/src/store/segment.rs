@@ -5,7 +5,7 @@
 //! applied to another segment that got the same number.
 
 use super::bases::Bases;
-use super::item::{Encoded, Record};
+use super::record::{Encoded, Record};
 
 /// Which queue a segment stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 
-use super::events::Party;
+use super::events::ConnectionId;
 use super::tags::Identity;
 
 /// Bytes of a key in the table beside the key itself: its entry, its place and two allocations.
@@ -34,7 +34,7 @@ pub enum Interest {
 struct Copied {
     hash: u64,
     key: Box<[u8]>,
-    parties: Vec<Party>,
+    connections: Vec<ConnectionId>,
 }
 
 type Hashed<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
@@ -56,7 +56,7 @@ pub(super) struct Tracked {
 }
 
 /// Keys, and the connections to be sent an invalidation of each.
-pub(super) type Told = Vec<(Box<[u8]>, Vec<Party>)>;
+pub(super) type Told = Vec<(Box<[u8]>, Vec<ConnectionId>)>;
 
 impl Tracked {
     pub(super) fn new(most: usize) -> Tracked {
@@ -73,20 +73,20 @@ impl Tracked {
     }
 
     /// Registers a connection that is about to read a key. Returns the keys that were dropped to make room.
-    pub(super) fn read(&mut self, hash: u64, key: &[u8], party: Party) -> Told {
+    pub(super) fn read(&mut self, hash: u64, key: &[u8], connection: ConnectionId) -> Told {
         let mut dropped = Told::new();
         // Two keys of one hash are as good as never met: the one that was there is dropped.
         if self.places.get(&hash).is_some_and(|at| *self.keys[*at as usize].key != *key) {
             dropped.extend(self.remove(hash));
         }
-        if !self.clients.entry(party.id).or_default().insert(hash) {
+        if !self.clients.entry(connection.id).or_default().insert(hash) {
             return dropped;
         }
         match self.places.get(&hash) {
-            Some(at) => self.keys[*at as usize].parties.push(party),
+            Some(at) => self.keys[*at as usize].connections.push(connection),
             None => {
                 self.places.insert(hash, self.keys.len() as u32);
-                self.keys.push(Copied { hash, key: key.into(), parties: vec![party] });
+                self.keys.push(Copied { hash, key: key.into(), connections: vec![connection] });
                 self.key_bytes += key.len();
             }
         }
@@ -98,7 +98,7 @@ impl Tracked {
     }
 
     /// Drops the next key that is not the one with this hash.
-    fn drop_other(&mut self, hash: u64) -> Option<(Box<[u8]>, Vec<Party>)> {
+    fn drop_other(&mut self, hash: u64) -> Option<(Box<[u8]>, Vec<ConnectionId>)> {
         self.hand = (self.hand + 1) % self.keys.len();
         if self.keys[self.hand].hash == hash {
             self.hand = (self.hand + 1) % self.keys.len();
@@ -107,19 +107,19 @@ impl Tracked {
     }
 
     /// Takes a key out of the table, with all its registrations.
-    fn remove(&mut self, hash: u64) -> Option<(Box<[u8]>, Vec<Party>)> {
+    fn remove(&mut self, hash: u64) -> Option<(Box<[u8]>, Vec<ConnectionId>)> {
         let at = self.places.remove(&hash)? as usize;
-        let Copied { key, parties, .. } = self.keys.swap_remove(at);
+        let Copied { key, connections, .. } = self.keys.swap_remove(at);
         if let Some(moved) = self.keys.get(at) {
             self.places.insert(moved.hash, at as u32);
         }
         self.key_bytes -= key.len();
-        self.pairs -= parties.len();
-        for party in &parties {
-            self.forget_key(party.id, hash);
+        self.pairs -= connections.len();
+        for connection in &connections {
+            self.forget_key(connection.id, hash);
         }
         self.shrink();
-        Some((key, parties))
+        Some((key, connections))
     }
 
     fn forget_key(&mut self, id: u64, hash: u64) {
@@ -147,9 +147,9 @@ impl Tracked {
         let Some(known) = self.clients.remove(&id) else { return };
         for hash in known {
             let Some(copied) = self.places.get(&hash).map(|at| &mut self.keys[*at as usize]) else { continue };
-            copied.parties.retain(|party| party.id != id);
+            copied.connections.retain(|connection| connection.id != id);
             self.pairs -= 1;
-            if copied.parties.is_empty() {
+            if copied.connections.is_empty() {
                 self.remove(hash);
             }
         }
@@ -198,20 +198,20 @@ fn is_sparse(len: usize, capacity: usize) -> bool {
 mod tests {
     use super::*;
 
-    fn party(id: u64) -> Party {
-        Party { mailbox: 0, slot: 0, id }
+    fn connection(id: u64) -> ConnectionId {
+        ConnectionId { mailbox: 0, slot: 0, id }
     }
 
     /// The counts agree with the entries, and the two directions with each other.
     fn check(tracked: &Tracked) {
         let pairs: usize = tracked.clients.values().map(HashSet::len).sum();
         assert_eq!(pairs, tracked.pairs());
-        assert_eq!(pairs, tracked.keys.iter().map(|copied| copied.parties.len()).sum::<usize>());
+        assert_eq!(pairs, tracked.keys.iter().map(|copied| copied.connections.len()).sum::<usize>());
         assert_eq!(tracked.key_bytes, tracked.keys.iter().map(|copied| copied.key.len()).sum::<usize>());
         assert_eq!(tracked.places.len(), tracked.keys.len());
         for (at, copied) in tracked.keys.iter().enumerate() {
             assert_eq!(tracked.places[&copied.hash] as usize, at);
-            assert!(copied.parties.iter().all(|party| tracked.clients[&party.id].contains(&copied.hash)));
+            assert!(copied.connections.iter().all(|connection| tracked.clients[&connection.id].contains(&copied.hash)));
         }
     }
 
@@ -222,8 +222,8 @@ mod tests {
         let mut lost = 0;
         for id in 0..100 {
             for hash in 0..200u64 {
-                let told = tracked.read(hash, &hash.to_le_bytes(), party(id));
-                lost += told.iter().map(|(_, parties)| parties.len()).sum::<usize>();
+                let told = tracked.read(hash, &hash.to_le_bytes(), connection(id));
+                lost += told.iter().map(|(_, connections)| connections.len()).sum::<usize>();
             }
             assert!(tracked.bytes() <= 64 << 10);
             check(&tracked);
@@ -235,17 +235,17 @@ mod tests {
     #[test]
     fn a_closed_connection_leaves_nothing() {
         let mut tracked = Tracked::new(1 << 20);
-        tracked.read(7, b"kept", party(0));
+        tracked.read(7, b"kept", connection(0));
         let before = (tracked.bytes(), tracked.pairs());
         for id in 1..200 {
             for hash in 0..100u64 {
-                assert!(tracked.read(hash, if hash == 7 { b"kept" } else { b"k" }, party(id)).is_empty());
+                assert!(tracked.read(hash, if hash == 7 { b"kept" } else { b"k" }, connection(id)).is_empty());
             }
             tracked.leave(id);
             check(&tracked);
             assert_eq!((tracked.bytes(), tracked.pairs()), before);
         }
-        assert_eq!(tracked.changed(7, b"kept"), [(b"kept"[..].into(), vec![party(0)])]);
+        assert_eq!(tracked.changed(7, b"kept"), [(b"kept"[..].into(), vec![connection(0)])]);
     }
 
     /// A client reads many keys and all but one of them change: the memory that they took is given back.
@@ -253,7 +253,7 @@ mod tests {
     fn keys_that_changed_leave_no_memory() {
         let mut tracked = Tracked::new(64 << 20);
         for hash in 0..100_000u64 {
-            tracked.read(hash, b"k", party(1));
+            tracked.read(hash, b"k", connection(1));
         }
         for hash in 1..100_000u64 {
             tracked.changed(hash, b"k");
@@ -266,10 +266,10 @@ mod tests {
     #[test]
     fn a_key_of_the_same_hash_invalidates_the_one_before() {
         let mut tracked = Tracked::new(1 << 20);
-        assert!(tracked.read(1, b"a", party(1)).is_empty());
-        assert_eq!(tracked.read(1, b"b", party(2)), [(b"a"[..].into(), vec![party(1)])]);
+        assert!(tracked.read(1, b"a", connection(1)).is_empty());
+        assert_eq!(tracked.read(1, b"b", connection(2)), [(b"a"[..].into(), vec![connection(1)])]);
         check(&tracked);
-        assert_eq!(tracked.changed(1, b"b"), [(b"b"[..].into(), vec![party(2)])]);
+        assert_eq!(tracked.changed(1, b"b"), [(b"b"[..].into(), vec![connection(2)])]);
         assert_eq!((tracked.bytes(), tracked.pairs()), (0, 0));
     }
 }

@@ -5,7 +5,7 @@ use super::error::Error;
 
 /// On what a CACHE.SET depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum If {
+pub enum SetCondition {
     /// On nothing.
     Always,
     /// There is no such key.
@@ -43,7 +43,7 @@ pub enum CacheCommand<'a> {
         /// The value.
         value: &'a [u8],
         /// What is kept with it.
-        keep: Keep<'a>,
+        keep: EntryOptions<'a>,
         /// Why it cannot be kept as its options say: then it only ends its lease.
         problem: Option<&'a Error>,
     },
@@ -78,9 +78,9 @@ pub enum CacheCommand<'a> {
         /// The value.
         value: &'a [u8],
         /// What is kept with it.
-        keep: Keep<'a>,
+        keep: EntryOptions<'a>,
         /// On what it depends.
-        only: If,
+        only: SetCondition,
     },
     /// Adds to a number; what is kept counts only if it is made by this.
     Increment {
@@ -89,7 +89,7 @@ pub enum CacheCommand<'a> {
         /// By how much.
         delta: i64,
         /// What is kept with a new one.
-        keep: Keep<'a>,
+        keep: EntryOptions<'a>,
     },
     /// This connection loads what matches these patterns.
     Loader {
@@ -117,7 +117,7 @@ pub enum CacheCommand<'a> {
 
 /// What is kept with a value that is written. Times in milliseconds from now.
 #[derive(Clone, Copy, Debug)]
-pub struct Keep<'a> {
+pub struct EntryOptions<'a> {
     /// After it the value is gone.
     pub ttl: Option<u64>,
     /// After it the value is stale.

@@ -1,10 +1,10 @@
 //! What can be asked, whatever protocol it comes by.
 
 use super::args::Args;
-use super::cache::{CacheCommand, If};
-use super::memcached::{ItemCommand, Mode};
+use super::cache::{CacheCommand, SetCondition};
+use super::memcached::{MemcachedCommand, Mode};
 use super::options::{Condition, ExpireWhen, Expiry};
-use super::server::{AclCommand, BusCommand, ClientCommand, ConfigCommand, Script, ScriptCommand};
+use super::server::{AclCommand, ClientCommand, ConfigCommand, PubSubCommand, Script, ScriptCommand};
 
 /// A request, whatever protocol it came by.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ pub enum Command<'a> {
     /// One of the commands on connections.
     Client(ClientCommand<'a>),
     /// One of the commands on channels.
-    Bus(BusCommand<'a>),
+    PubSub(PubSubCommand<'a>),
     /// All rows of the table.
     CommandAll,
     /// How many rows there are.
@@ -134,7 +134,7 @@ pub enum Command<'a> {
     /// Makes the connection as it was at its beginning.
     Reset,
     /// One of the commands that know of an item's flags and version.
-    Item(ItemCommand<'a>),
+    Memcached(MemcachedCommand<'a>),
     /// One of the commands that know of freshness, tags and leases.
     Cache(CacheCommand<'a>),
     /// Users and what they may do.
@@ -162,15 +162,18 @@ impl<'a> Command<'a> {
                 let depends = condition != Condition::Always || get || expiry == Expiry::Keep;
                 depends.then_some(key)
             }
-            Command::Cache(CacheCommand::Set { key, only, .. }) => (only != If::Always).then_some(key),
+            Command::Cache(CacheCommand::Set { key, only, .. }) => (only != SetCondition::Always).then_some(key),
             Command::Key(KeyCommand::Usage(key)) => Some(key),
             Command::Increment(key, _) => Some(key),
-            Command::Item(ItemCommand::Store { key, mode, version, .. }) => {
+            Command::Memcached(MemcachedCommand::Store { key, mode, version, .. }) => {
                 (mode != Mode::Set || version.is_some()).then_some(key)
             }
-            Command::Item(ItemCommand::Count { key, .. } | ItemCommand::Touch { key, .. }) => Some(key),
-            Command::Item(
-                ItemCommand::Remove { key, version: Some(_) } | ItemCommand::Mark { key, version: Some(_), .. },
+            Command::Memcached(MemcachedCommand::Arithmetic { key, .. } | MemcachedCommand::Touch { key, .. }) => {
+                Some(key)
+            }
+            Command::Memcached(
+                MemcachedCommand::Remove { key, version: Some(_) }
+                | MemcachedCommand::MetaDelete { key, version: Some(_), .. },
             ) => Some(key),
             // The key of this one is a pattern.
             Command::Script(ScriptCommand::Run { script: Script::Clear, .. }) => None,

@@ -21,16 +21,16 @@ pub enum Mode {
 /// What is asked by clients who keep an item's flags and version. Where a `version` is given the item must have it,
 /// or nothing is done.
 #[derive(Clone, Copy, Debug)]
-pub enum ItemCommand<'a> {
+pub enum MemcachedCommand<'a> {
     /// Items, each as of the moment it is looked at; the answer is an array unless there is one key.
-    Find {
+    Get {
         /// Their keys.
         keys: Args<'a>,
         /// When those found expire from now on.
         expiry: Option<Expiry>,
     },
     /// One item with everything kept beside its value.
-    Look {
+    MetaGet {
         /// Its key.
         key: &'a [u8],
         /// When it expires from now on.
@@ -74,7 +74,7 @@ pub enum ItemCommand<'a> {
         version: Option<u64>,
     },
     /// Keeps an item and marks it as stale, or takes only its value away; the answer is nothing if there is none.
-    Mark {
+    MetaDelete {
         /// Its key.
         key: &'a [u8],
         /// The version it must have.
@@ -89,7 +89,7 @@ pub enum ItemCommand<'a> {
         cas: Option<u64>,
     },
     /// Counts in 64 bits without a sign: up with wrapping, down to 0 and no further.
-    Count {
+    Arithmetic {
         /// The key.
         key: &'a [u8],
         /// By how much.

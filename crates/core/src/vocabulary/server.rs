@@ -79,7 +79,7 @@ pub enum Topic {
 
 /// A command on channels.
 #[derive(Clone, Copy, Debug)]
-pub enum BusCommand<'a> {
+pub enum PubSubCommand<'a> {
     /// Listens to these.
     Subscribe(Topic, Args<'a>),
     /// Listens to these no more; to none without names.

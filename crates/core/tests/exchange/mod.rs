@@ -8,7 +8,7 @@ use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::facts::Facts;
-use globalcache_core::store::{Options, Party};
+use globalcache_core::store::{ConnectionId, Options};
 
 mod model;
 
@@ -38,7 +38,7 @@ impl<'a> Draw<'a> {
 
 struct Client {
     session: Session,
-    party: Party,
+    party: ConnectionId,
     model: Model,
     /// Sent and not arrived.
     sent: Vec<u8>,
@@ -93,7 +93,7 @@ impl Exchange {
         };
         let kinds = [Kind::Redis, Kind::Tickets, Kind::Memcached, Kind::Json, Kind::Other, Kind::Other, Kind::Other];
         let clients = kinds.iter().enumerate().map(|(slot, kind)| {
-            let party = Party { mailbox: 0, slot: slot as u32, id: slot as u64 + 1 };
+            let party = ConnectionId { mailbox: 0, slot: slot as u32, id: slot as u64 + 1 };
             let (sent, input, said) = Default::default();
             Client { session: Session::new(party), party, model: Model::new(slot, *kind), sent, input, said }
         });
@@ -177,7 +177,7 @@ impl Exchange {
     /// Delivers messages, as the server does between batches.
     fn deliver(&mut self) {
         self.engine.pump(self.now);
-        while self.engine.mail.stirred(0) {
+        while self.engine.mail.has_pending(0) {
             for (party, event) in self.engine.mail.take(0) {
                 let client = &mut self.clients[party.slot as usize];
                 let mut out = Output::default();

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use globalcache_core::store::{Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for};
+use globalcache_core::store::{
+    ConnectionId, Entry, FetchRequest, FetchResult, Item, Key, Meta, Options, Refused, Store, shards_for,
+};
 
 /// A step.
 #[derive(Clone, Debug)]
@@ -223,10 +225,11 @@ impl Test {
     }
 
     fn lease(&mut self, db: u8, key: u16) {
-        let party = Party { mailbox: 0, slot: 0, id: self.now };
-        let seeker = Seeker { party, wait: 0, deadline: 0, lease: LEASE, served: false, bound: false };
-        let granted = self.with(db, key, |entry| match entry.seek(&seeker) {
-            Sought::Lease(token) | Sought::Found { token: token @ 1.., .. } => Some(token),
+        let party = ConnectionId { mailbox: 0, slot: 0, id: self.now };
+        let request =
+            FetchRequest { connection: party, wait: 0, deadline: 0, lease: LEASE, served: false, bound: false };
+        let granted = self.with(db, key, |entry| match entry.fetch(&request) {
+            FetchResult::Lease(token) | FetchResult::Found { token: token @ 1.., .. } => Some(token),
             _ => None,
         });
         if let Some(token) = granted {
@@ -371,11 +374,14 @@ impl Test {
                 self.slack = self.slack.map(|_| CROWD);
                 let names: Vec<String> = (0..200).map(|number| format!("watched:{number}")).collect();
                 let keys = || names.iter().map(|name| Key { db: 0, bytes: name.as_bytes() });
-                let is_watched =
-                    |key: &Key<'_>| self.store.with(*key, self.now, |entry| entry.watch(Party::default()).is_some());
+                let is_watched = |key: &Key<'_>| {
+                    self.store.with(*key, self.now, |entry| entry.watch(ConnectionId::default()).is_some())
+                };
                 let watched: Vec<Key<'_>> = keys().filter(is_watched).collect();
                 self.run_one(Op::ExpireRun { first, count, ttl });
-                watched.iter().for_each(|key| self.store.with(*key, self.now, |entry| entry.unwatch(Party::default())));
+                watched
+                    .iter()
+                    .for_each(|key| self.store.with(*key, self.now, |entry| entry.unwatch(ConnectionId::default())));
             }
             Op::Copy { from, to } => self.copy(from, to),
             Op::Rename { from, to } => self.rename(from, to),

@@ -12,7 +12,7 @@ use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::facts::Facts;
 use globalcache_core::state::mailbox::Event;
-use globalcache_core::store::{Options, Party};
+use globalcache_core::store::{ConnectionId, Options};
 
 /// A server without sockets: connections by number, and a clock that moves when it is told to.
 pub struct World {
@@ -20,7 +20,7 @@ pub struct World {
     pub now: Now,
     scratch: Scratch,
     pub connections: Vec<Option<Connection>>,
-    on_their_way: VecDeque<(Party, Event)>,
+    on_their_way: VecDeque<(ConnectionId, Event)>,
 }
 
 pub struct Connection {
@@ -78,7 +78,7 @@ impl World {
     /// A new connection; `hello` is sent first and its answer dropped.
     pub fn connect(&mut self, hello: &str) -> usize {
         let number = self.connections.len();
-        let party = Party { mailbox: 0, slot: number as u32, id: number as u64 + 1 };
+        let party = ConnectionId { mailbox: 0, slot: number as u32, id: number as u64 + 1 };
         let connection =
             Connection { session: Session::new(party), input: Vec::new(), said: Vec::new(), closed: false };
         self.connections.push(Some(connection));

@@ -2,12 +2,14 @@
 
 use crate::limits::{INFLIGHT, LEASE, MAX_AGE, MAX_MILLIS, MAX_SESSION, MAX_TAGS};
 use crate::table::row::Row;
-use crate::vocabulary::{Args, CacheCommand, Command, Error, If, Keep, Kind, NOT_AN_INTEGER, SYNTAX, integer, is};
+use crate::vocabulary::{
+    Args, CacheCommand, Command, EntryOptions, Error, Kind, NOT_AN_INTEGER, SYNTAX, SetCondition, integer, is,
+};
 
-impl<'a> Keep<'a> {
-    fn new(args: Args<'a>) -> Keep<'a> {
+impl<'a> EntryOptions<'a> {
+    fn new(args: Args<'a>) -> EntryOptions<'a> {
         let tags = args.to(0);
-        Keep { ttl: None, refresh: None, grace: None, cost: None, flags: 0, tags, absent: false }
+        EntryOptions { ttl: None, refresh: None, grace: None, cost: None, flags: 0, tags, absent: false }
     }
 
     /// Reads the option at `at`, if it is one of these; where the next one stands.
@@ -108,7 +110,7 @@ pub(crate) fn read_fetch<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Err
 
 pub(crate) fn read_fill<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     static OUT_OF_RANGE: Error = NOT_AN_INTEGER;
-    let (mut keep, mut at, mut problem) = (Keep::new(args), 3, None);
+    let (mut keep, mut at, mut problem) = (EntryOptions::new(args), 3, None);
     while at < args.len() {
         at = match keep.read(args, at) {
             // Such a fill ends its lease, and those who wait get the value: the other options count.
@@ -147,12 +149,12 @@ pub(crate) fn read_cancel<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Er
 }
 
 pub(crate) fn read_set<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let (mut keep, mut only, mut at) = (Keep::new(args), If::Always, 2);
+    let (mut keep, mut only, mut at) = (EntryOptions::new(args), SetCondition::Always, 2);
     while let Some(option) = args.get(at) {
-        if is(option, "NX") && only == If::Always {
-            (only, at) = (If::Absent, at + 1);
-        } else if is(option, "IFVERSION") && only == If::Always {
-            (only, at) = (If::Version(token(args, at + 1)?), at + 2);
+        if is(option, "NX") && only == SetCondition::Always {
+            (only, at) = (SetCondition::Absent, at + 1);
+        } else if is(option, "IFVERSION") && only == SetCondition::Always {
+            (only, at) = (SetCondition::Version(token(args, at + 1)?), at + 2);
         } else {
             at = keep.read(args, at)?.ok_or(SYNTAX)?;
         }
@@ -162,7 +164,7 @@ pub(crate) fn read_set<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error
 }
 
 pub(crate) fn read_incr<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let (mut keep, mut at) = (Keep::new(args), 2);
+    let (mut keep, mut at) = (EntryOptions::new(args), 2);
     while at < args.len() {
         at = keep.read(args, at)?.ok_or(SYNTAX)?;
     }

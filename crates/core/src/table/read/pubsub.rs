@@ -1,38 +1,38 @@
 //! Reading the commands on channels.
 
 use crate::table::row::Row;
-use crate::vocabulary::{Args, BusCommand, Command, Error, SYNTAX, Topic, is};
+use crate::vocabulary::{Args, Command, Error, PubSubCommand, SYNTAX, Topic, is};
 
-fn command(command: BusCommand<'_>) -> Result<Command<'_>, Error> {
-    Ok(Command::Bus(command))
+fn command(command: PubSubCommand<'_>) -> Result<Command<'_>, Error> {
+    Ok(Command::PubSub(command))
 }
 
 pub(crate) fn read_subscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(BusCommand::Subscribe(Topic::Channel, args))
+    command(PubSubCommand::Subscribe(Topic::Channel, args))
 }
 
 pub(crate) fn read_psubscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(BusCommand::Subscribe(Topic::Pattern, args))
+    command(PubSubCommand::Subscribe(Topic::Pattern, args))
 }
 
 pub(crate) fn read_unsubscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(BusCommand::Unsubscribe(Topic::Channel, args))
+    command(PubSubCommand::Unsubscribe(Topic::Channel, args))
 }
 
 pub(crate) fn read_punsubscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(BusCommand::Unsubscribe(Topic::Pattern, args))
+    command(PubSubCommand::Unsubscribe(Topic::Pattern, args))
 }
 
 pub(crate) fn read_publish<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(BusCommand::Publish(args.get(0).ok_or(SYNTAX)?, args.get(1).ok_or(SYNTAX)?))
+    command(PubSubCommand::Publish(args.get(0).ok_or(SYNTAX)?, args.get(1).ok_or(SYNTAX)?))
 }
 
 pub(crate) fn read_pubsub<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let sub = args.get(0).ok_or(SYNTAX)?;
     command(match args.len() {
-        1 | 2 if is(sub, "CHANNELS") => BusCommand::Channels(args.get(1)),
-        _ if is(sub, "NUMSUB") => BusCommand::CountChannels(args.from(1)),
-        1 if is(sub, "NUMPAT") => BusCommand::CountPatterns,
+        1 | 2 if is(sub, "CHANNELS") => PubSubCommand::Channels(args.get(1)),
+        _ if is(sub, "NUMSUB") => PubSubCommand::CountChannels(args.from(1)),
+        1 if is(sub, "NUMPAT") => PubSubCommand::CountPatterns,
         _ => {
             let known = ["channels", "numpat"].into_iter().find(|name| is(sub, name));
             return Err(known.map_or_else(|| row.unknown_subcommand(sub), |name| row.wrong_subcommand_arity(name)));
