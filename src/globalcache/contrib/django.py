@@ -23,6 +23,7 @@ raises ValueError as for a key that is not there. With `"on_error": "raise"` all
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -45,7 +46,7 @@ _NAMESPACE = "django"
 # Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
 _SHORTEST = 0.001
 _AWAY = (UnavailableError, DeadlineError)
-# get_or_set asks its callable itself when another one failed, or takes too long.
+# get_or_set asks its callable itself when another process failed, or takes too long.
 _FAILED_ELSEWHERE = (LoadError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
@@ -238,18 +239,9 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             return super().get_or_set(key, default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
         policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
-        ran: list[Any] = []
-
-        def load() -> Any:
-            ran.append(default)
-            return _load(default())
-
-        try:
-            return _shown(self._cache.get_or_load(name, load, policy=policy, guard=guard))
-        except Exception as error:
-            # What its callable raises is what a caller knows how to handle, not what another one raised for this key.
-            if ran and not isinstance(error, _FAILED_ELSEWHERE):
-                raise
+        with contextlib.suppress(*_FAILED_ELSEWHERE):
+            return _shown(self._cache.get_or_load(name, lambda: _load(default()), policy=policy, guard=guard))
+        # What the callable raises is what the caller knows how to handle.
         return super().get_or_set(key, default, timeout, version)
 
     async def aget_or_set(
@@ -264,10 +256,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             value = default()
             return await value if inspect.isawaitable(value) else value
 
-        ran: list[Any] = []
-
         async def load_shown() -> Any:
-            ran.append(default)
             return _load(await load())
 
         ttl = self.get_backend_timeout(timeout)
@@ -275,11 +264,8 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             return await self._get_or_add(key, load if callable(default) else default, timeout, version)
         name = self.make_and_validate_key(key, version=version)
         policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
-        try:
+        with contextlib.suppress(*_FAILED_ELSEWHERE):
             return _shown(await self._aio.get_or_load(name, load_shown, policy=policy, guard=guard))
-        except Exception as error:
-            if ran and not isinstance(error, _FAILED_ELSEWHERE):
-                raise
         return await self._get_or_add(key, load, timeout, version)
 
     async def _get_or_add(self, key: str, default: Any, timeout: Any, version: int | None) -> Any:
