@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 # Seconds after which a worker that should have ended is ended by force; less than what a supervisor waits.
 _MARGIN = 0.5
+_ENDING = {signal.SIGTERM, signal.SIGINT}
 
 
 def run(target: str, url: str | None, pipes: str | None) -> int:
     """Work until SIGTERM or SIGINT; returns the exit status. `pipes` are the numbers of two files: orders, facts."""
     # A server that started this one has them blocked.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     orders, facts = (int(number) for number in pipes.split(",")) if pipes else (-1, -1)
     if not url and not pipes:
@@ -101,19 +102,34 @@ def _end_in_time() -> None:
     signals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget_signals)
+    mask = threading.local()
+    os.register_at_fork(
+        before=partial(_hold_signals, mask),
+        after_in_parent=partial(_release_signals, mask),
+        after_in_child=partial(_forget_signals, mask),
+    )
     threading.Thread(target=_end_late, args=(signals,), daemon=True).start()
 
 
-def _forget_signals() -> None:
+def _hold_signals(mask: threading.local) -> None:
+    """Keep a signal that a child gets at once until it has handlers of its own."""
+    mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+def _release_signals(mask: threading.local) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask.before)
+
+
+def _forget_signals(mask: threading.local) -> None:
     """Let a child that the application forks end by its own signals, and tell the parent nothing of them."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _release_signals(mask)
 
 
 def _end_late(signals: int) -> None:
-    while os.read(signals, 1)[0] not in {signal.SIGTERM, signal.SIGINT}:
+    while os.read(signals, 1)[0] not in _ENDING:
         pass
     time.sleep(LONGEST_END + _MARGIN)
     os.write(sys.stderr.fileno(), b"globalcache.worker: ended by force: a loader does not give the event loop back\n")
