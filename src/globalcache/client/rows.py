@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from globalcache.client.checks import check_type
 from globalcache.errors import ConfigError
 
 try:
@@ -208,7 +209,10 @@ class Query:
 
     def _value(self, row: Row) -> Any:
         value = msgspec.to_builtins(row)
-        return value if self._kind is None else msgspec.convert(value, self._kind)
+        if self._kind is None:
+            return value
+        check_type(self._kind)
+        return msgspec.convert(value, self._kind)
 
 
 def _texts(item: Any) -> tuple[str, ...]:
