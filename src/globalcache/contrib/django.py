@@ -23,7 +23,6 @@ raises ValueError as for a key that is not there. With `"on_error": "raise"` all
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect

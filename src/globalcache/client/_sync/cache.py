@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client._async.cache import AsyncCache
-    from globalcache.client.functions import Claim, Loader
+    from globalcache.client.claims import Claims
+    from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
 T = TypeVar("T")
@@ -171,7 +172,7 @@ class Cache(Functions):
         return self._core.loaders.setdefault(self._names, {})
 
     @property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> Claims:
         """Which function has which keys, in all namespaces of a cache."""
         return self._core.claims
 
