@@ -7,11 +7,11 @@ import functools
 import itertools
 import subprocess
 import sys
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path  # noqa: TC003 - of a fixture
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, NewType, Self
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -138,6 +138,38 @@ def test_the_receiver_is_in_the_key_by_an_attribute_or_is_ignored() -> None:
     for template in ("user:{id}", None, "{self}:{id}"):
         with pytest.raises(KeyFormatError, match=r"self is not in the key.*\{self.id\}, or ignore=\('self',\)"):
             KeyTemplate(template, Repository.user)
+
+
+class Direction(enum.Flag):
+    """Several at once."""
+
+    UP = 1
+    LEFT = 2
+
+
+class Kept(enum.IntFlag):
+    """Bits without a name are kept."""
+
+    ONE = 1
+
+
+@pytest.mark.parametrize("kind", [Direction, Direction | None, Kept, Kept | str])
+def test_several_flags_come_back_from_a_key(kind: Any) -> None:
+    """A worker that loads a key has to know which flags are meant; none, several, and bits without a name."""
+
+    def f(a: Any) -> None: ...
+
+    f.__annotations__ = {"a": kind}
+    keys = KeyTemplate("x:{a}", f)
+    flags = [Direction.UP, Direction.UP | Direction.LEFT, Direction(0)]
+    flags = flags if "Direction" in str(kind) else [Kept.ONE, Kept.ONE | Kept(4), Kept(0), Kept(8)]  # type: ignore[list-item]
+    for flag in flags:
+        (again,) = keys.parse(keys.key((flag,), {}))
+        assert is_one(again, flag)
+    for wrong in ("x:LEFT|UP", "x:1", "x:UP|UP", "x:|"):
+        if str not in getattr(kind, "__args__", ()):
+            with pytest.raises(KeyFormatError, match="no key of"):
+                keys.parse(wrong)
 
 
 class Nanoseconds(datetime):
@@ -295,12 +327,140 @@ def test_times_that_differ_in_their_zone_or_hour_only() -> None:
         assert (again, again.fold, str(again.tzinfo)) == (time, time.fold, str(time.tzinfo))
 
 
-@pytest.mark.parametrize("value", [Nanoseconds(2024, 1, 1), Long("a")], ids=["time", "text"])
+class Safe(str):
+    """A text that is marked as HTML, which functions look at."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
+
+
+class Noted(str):  # noqa: SLOT000
+    """A text to which more can be attached."""
+
+
+class Sku(str):
+    """A text that is checked when it is made."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        return super().__new__(cls, text.upper())
+
+    @classmethod
+    def parse(cls, text: str) -> Sku:
+        return cls(text)
+
+
+noted = Noted("a")
+noted.lang = "de"  # type: ignore[attr-defined]
+
+
+def test_a_subclass_that_adds_nothing_is_its_base() -> None:
+    def f(a: Any) -> None: ...
+
+    assert [key("x:{a}", f, value) for value in (Sku("a"), Sku.parse("b"), Noted("c"))] == ["x:A", "x:B", "x:c"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Nanoseconds(2024, 1, 1), Long("a"), Safe("a"), noted],
+    ids=["time", "text", "html", "with attributes"],
+)
 def test_a_subclass_that_is_more_than_its_text_is_refused(value: Any) -> None:
     def f(a: Any) -> None: ...
 
     with pytest.raises(TypeError, match=r"is more than the .* that would stand in the key"):
         key("x:{a}", f, value)
+
+
+class Zone(tzinfo):
+    """A zone of some library: with an offset that depends on the date, or with a name of its own."""
+
+    def __init__(self, hours: int, name: str, *, is_fixed: bool) -> None:
+        self._offset, self._name, self._is_fixed = timedelta(hours=hours), name, is_fixed
+
+    def utcoffset(self, at: datetime | None) -> timedelta | None:
+        return self._offset if self._is_fixed or at is not None else None
+
+    def tzname(self, at: datetime | None) -> str:
+        return self._name
+
+    def dst(self, at: datetime | None) -> None: ...
+
+
+def test_a_zone_that_is_not_told_by_its_offset_is_refused() -> None:
+    """Two zones that have one offset in winter may have two in summer, and a function may look at that."""
+
+    def f(at: datetime) -> None: ...
+
+    noon = datetime(2024, 1, 1, 12, tzinfo=UTC)
+    zones = [Zone(1, "Paris", is_fixed=False), Zone(1, "CET", is_fixed=True), timezone(timedelta(hours=1), "CET")]
+    for zone in zones:
+        with pytest.raises(TypeError, match=r"at: the zone of .* is a .*, which its offset does not tell: take zone"):
+            key("x:{at}", f, noon.replace(tzinfo=zone))
+    assert key("x:{at}", f, noon.replace(tzinfo=Zone(0, "UTC", is_fixed=True))) == key("x:{at}", f, noon)
+
+
+def test_the_arguments_of_a_call_are_those_of_the_decorator_around() -> None:
+    """Its default is the one that a call without the argument has; one that is also named within is refused."""
+
+    def price(id: int, cur: str = "EUR") -> str:
+        return f"{id} {cur}"
+
+    @functools.wraps(price)
+    def in_dollars(id: int, cur: str = "USD") -> str:
+        return price(id, cur)
+
+    @functools.wraps(price)
+    def handed_on(*args: Any, **kwargs: Any) -> str:
+        return price(*args, **kwargs)
+
+    @functools.wraps(in_dollars)
+    def over_dollars(*args: Any, **kwargs: Any) -> str:
+        return in_dollars(*args, **kwargs)
+
+    @functools.wraps(price)
+    def partly(id: int, cur: str = "USD", *args: Any, **kwargs: Any) -> str:
+        return price(id, cur, *args, **kwargs)
+
+    @functools.wraps(price)
+    def swapped(cur: str, id: int) -> str:
+        return price(id, cur)
+
+    template = "p:{id}:{cur}"
+    assert (key(template, price, 1), key(template, handed_on, 1)) == ("p:1:EUR", "p:1:EUR")
+    assert (key(template, in_dollars, 1), key(template, over_dollars, 1)) == ("p:1:USD", "p:1:USD")
+    assert key(template, swapped, "EUR", 1) == "p:1:EUR"
+    with pytest.raises(KeyFormatError, match="cur has another default in the decorator around it"):
+        KeyTemplate(template, partly)
+
+
+def test_a_bound_method_that_is_decorated_has_no_receiver() -> None:
+    class Shop:
+        def plain(self, id: int) -> None: ...
+
+        @functools.wraps(plain)
+        def wrapped(self, *args: Any) -> None:
+            self.plain(*args)
+
+    assert key("x:{id}", Shop().wrapped, 1) == key("x:{id}", Shop().plain, 1) == "x:1"
+    for method in (Shop().wrapped, Shop().plain):
+        with pytest.raises(KeyFormatError, match="it belongs to an object"):
+            KeyTemplate(None, method)
+
+
+def test_a_whole_number_is_the_float_that_is_annotated() -> None:
+    def f(a: float, b: float | None = None) -> None: ...
+
+    keys = KeyTemplate("x:{a}:{b}", f)
+    assert keys.key((1, 2), {}) == keys.key((1.0,), {"b": 2.0}) == "x:1.0:2.0"
+    assert [type(value) for value in keys.as_written((1,), {"b": 2})[0]] == [float, float]
+    assert [type(value) for value in keys.as_written((1,), {"b": None})[0]] == [float, type(None)]
+    for number in (2**53 + 1, 10**400):
+        with pytest.raises(TypeError, match=r"a: .* is no float"):
+            keys.key((number,), {})
 
 
 def test_a_template_that_does_not_fit_is_an_error_at_decoration() -> None:

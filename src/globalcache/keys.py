@@ -3,6 +3,8 @@
 Rules, so that two different calls never share an entry:
 
 * Arguments are bound as Python binds them, with defaults applied: positional and keyword calls are one.
+* The arguments are those that the call really has: of the outermost decorator that names its parameters, and of the
+  function within where it takes *args and **kwargs.
 * Every parameter is in the key, or named in `ignore`; `self` and `cls` of a method are only by their attributes, as
   `{self.id}`.
 * Without a template the key is the module, the qualified name and all arguments; a script's name stands for
@@ -11,6 +13,9 @@ Rules, so that two different calls never share an entry:
 * A field takes the types of its converter (`{id:int}`, `{sku:str}`, `{rest:path}`), else of its annotation, else any
   of those listed in `_KINDS`. Where it takes several, a text that reads as another type is marked: 1 is `1`, "1" is
   `%s1`.
+* A whole number where `float` is annotated is that float: 1 and 1.0 are one call, and loads are given 1.0.
+* A value of a subclass, such as `class UserId(int)`, is written as its base if the class adds nothing to what values
+  do. Any other is refused, as are times in a zone that has no name in the IANA database and no fixed offset.
 * In a field, `:`, `%`, blanks, control characters and whatever the template puts between fields are escaped as in URLs.
   A `path` keeps `:`.
 * A key of more than 250 bytes, memcached's limit, ends in a hash.
@@ -20,14 +25,15 @@ Knows nothing of caches.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
 import types
 import typing
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Union
@@ -39,7 +45,7 @@ import msgspec
 from globalcache.errors import KeyFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 LONGEST = 250
 _HASHED = "%h"  # nothing that is escaped looks like it, nor do the marks below: their letters are no digits of 16
@@ -82,7 +88,20 @@ def _write_datetime(value: datetime) -> str:
     zone = getattr(value.tzinfo, "key", None)
     if zone and type(value.tzinfo).__module__ == "zoneinfo":
         return f"{value.isoformat()}[{zone}]"
+    if value.tzinfo is not None and not _is_offset(value):
+        kind = type(value.tzinfo)
+        raise TypeError(
+            f"the zone of {value} is a {kind.__module__}.{kind.__qualname__}, which its offset does not tell: take "
+            "zoneinfo.ZoneInfo, or write it in UTC, by .astimezone(datetime.UTC)"
+        )
     return value.isoformat() + "[1]" * (value.fold and value.tzinfo is None)
+
+
+def _is_offset(value: datetime) -> bool:
+    """Tell whether the zone of a time is the same offset at every date, and called by that alone."""
+    zone = value.tzinfo
+    offset = None if zone is None else zone.utcoffset(None)  # None where it depends on the date
+    return offset is not None and value.tzname() == timezone(offset).tzname(None)
 
 
 def _read_datetime(text: str) -> datetime:
@@ -113,6 +132,43 @@ _UNMARKED = tuple(kind for kind, how in _KINDS.items() if not how.mark)
 ALLOWED = "None, bool, int, float, str, bytes, UUID, date, datetime, Decimal and members of an Enum"
 
 
+# Subclasses with code of their own that changes nothing in what their values do.
+_AS_THEIR_BASE = frozenset(
+    {
+        "asyncpg.pgproto.pgproto.UUID",
+        "bson.int64.Int64",
+        "freezegun.api.FakeDate",
+        "freezegun.api.FakeDatetime",
+    }
+)
+# What any class has, and what makes values rather than being done with them.
+_OF_ANY_CLASS = frozenset(
+    {
+        *("__module__", "__qualname__", "__doc__", "__slots__", "__dict__", "__weakref__", "__init__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+        *("__orig_bases__", "__parameters__", "__type_params__", "__firstlineno__", "__static_attributes__"),
+    }
+)
+
+
+def _is_more(value: object) -> bool:
+    """Tell whether a value of a subclass does or holds more than one of its base."""
+    return bool(getattr(value, "__dict__", None)) or not _adds_nothing(type(value))  # type: ignore[arg-type]  # of classes
+
+
+@functools.lru_cache(maxsize=1000)
+def _adds_nothing(kind: type[Any]) -> bool:
+    """Tell whether the values of a subclass do what those of its base do."""
+    if f"{kind.__module__}.{kind.__qualname__}" in _AS_THEIR_BASE:
+        return True
+    return all(
+        name in _OF_ANY_CLASS or isinstance(item, staticmethod | classmethod)
+        for base in kind.__mro__
+        if base not in _KINDS and base is not object
+        for name, item in vars(base).items()
+    )
+
+
 def _kind_of(value: object) -> type | None:
     if isinstance(value, Enum):
         return type(value)
@@ -134,6 +190,11 @@ class _Field(msgspec.Struct, frozen=True):
         """Whether a whole number is written as Python writes it, with nothing to look at."""
         return (not self.kinds or int in self.kinds) and "-" not in self.separators
 
+    @property
+    def takes_float(self) -> bool:
+        """Whether a whole number is written as a float."""
+        return float in self.kinds and int not in self.kinds
+
     def may_hold(self, character: str) -> bool:
         """Whether the character can be in what is written here."""
         if self.kinds == (int,):
@@ -153,18 +214,24 @@ class _Field(msgspec.Struct, frozen=True):
         if kind is None:
             raise TypeError(f"{self.name}: {type(value).__name__} cannot be part of a key; allowed are {ALLOWED}")
         if self.kinds and kind not in self.kinds:
-            if kind is not int or float not in self.kinds or float(value) != value:
+            if kind is not int or not self.takes_float or not _is_float(value):
                 allowed = " or ".join(kind.__name__.replace("NoneType", "None") for kind in self.kinds)
                 raise TypeError(f"{self.name}: {value!r} is no {allowed}")
             kind, value = float, float(value)
         is_sole = len(self.kinds) == 1
         if issubclass(kind, Enum):
-            name = value.name if value.name is not None else str(value.value)  # flags of which none is set
+            name = _name_of_member(value)
             return self._escape(name) if is_sole else "%m" + self._escape(f"{_module(kind)}.{kind.__qualname__}.{name}")
         how = _KINDS[kind]
-        plain = how.write(value)
-        if type(value) is not kind and _loses(how, plain, value):
-            raise TypeError(f"{self.name}: {value!r} is more than the {kind.__name__} that would stand in the key")
+        try:
+            plain = how.write(value)
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}") from None
+        if type(value) is not kind and (_is_more(value) or _loses(how, plain, value)):
+            raise TypeError(
+                f"{self.name}: {type(value).__name__} {value!r} is more than the {kind.__name__} that would stand in "
+                f"the key: pass a {kind.__name__}"
+            )
         text = self._escape(plain)
         is_clear = is_sole or (kind is str and not self._reads_as_another(text))
         return text if is_clear else how.mark + text
@@ -183,12 +250,12 @@ class _Field(msgspec.Struct, frozen=True):
         kinds = self.kinds or tuple(_KINDS)
         if len(kinds) == 1:
             (kind,) = kinds
-            return kind[plain] if issubclass(kind, Enum) else _KINDS[kind].read(plain)
+            return _read_member(kind, plain) if issubclass(kind, Enum) else _KINDS[kind].read(plain)
         for kind in kinds:
             if issubclass(kind, Enum):
-                for member in kind:
-                    if self.write(member) == text:
-                        return member
+                name = plain.removeprefix("%m").removeprefix(f"{_module(kind)}.{kind.__qualname__}.")
+                if text.startswith("%m") and (member := _member(kind, name)) is not None and self.write(member) == text:
+                    return member
             elif (mark := _KINDS[kind].mark) and text.startswith(mark):
                 return _KINDS[kind].read(unquote_to_bytes(text[2:]).decode())
         for kind in _UNMARKED:
@@ -230,6 +297,36 @@ class _Field(msgspec.Struct, frozen=True):
         return ".".join((self.parameter, *self.attributes))
 
 
+def _is_float(number: int) -> bool:
+    """Tell whether a whole number is a float exactly."""
+    try:
+        return float(number) == number
+    except OverflowError:
+        return False
+
+
+def _name_of_member(member: Enum) -> str:
+    """Return the name of a member, the names of several flags with `|`, or the number of flags that have no name."""
+    return member.name if member.name is not None else str(member.value)
+
+
+def _read_member(kind: type[Enum], name: str) -> Enum:
+    """Return what has this name; raises KeyError or ValueError if there is nothing."""
+    if name in kind.__members__ or not issubclass(kind, Flag):
+        return kind[name]
+    value = 0
+    for part in name.split("|"):
+        value |= kind[part].value if part in kind.__members__ else _read_int(part)
+    return kind(value)
+
+
+def _member(kind: type[Enum], name: str) -> Enum | None:
+    try:
+        return _read_member(kind, name)
+    except (KeyError, ValueError):
+        return None
+
+
 def _loses(how: _Kind, text: str, value: Any) -> bool:
     """Tell whether a value of a subclass is more than what is written of it, as a time with nanoseconds."""
     # `==` and not `!=`: a subclass may have written only that. And nan is no value of which more is known.
@@ -257,7 +354,6 @@ class KeyTemplate:
         longest: int | None = LONGEST,
     ) -> None:
         where = _check_callable(function)
-        function = inspect.unwrap(function)
         self.signature = _signature(function, where)
         self._longest = longest
         names = list(self.signature.parameters)
@@ -275,6 +371,7 @@ class KeyTemplate:
         if not is_tag:
             self._check_complete(wanted, receiver, where)
         self.prefix = self._parts[0][0]
+        self._floats = [field.parameter for field in self._fields if field.takes_float and not field.attributes]
         self.is_constant = not self._fields
         self._form = "".join(literal + ("%s" if name is not None else "") for literal, name, _ in self._parts)
         # For calls without keywords of functions without * and **: how many arguments there are, those that may be
@@ -363,6 +460,16 @@ class KeyTemplate:
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return bound.arguments
+
+    def as_written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments as the key has them: whole numbers where `float` is annotated as floats."""
+        if not self._floats:
+            return args, kwargs
+        bound = self.signature.bind(*args, **kwargs)
+        for name in self._floats:
+            if _kind_of(bound.arguments.get(name)) is int:
+                bound.arguments[name] = float(bound.arguments[name])
+        return bound.args, bound.kwargs
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the key of a call. Raises TypeError for an argument that cannot be part of a key."""
@@ -470,10 +577,15 @@ def _glob(literal: str) -> str:
 def hints(function: Callable[..., Any], names: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the annotations that can be resolved now, each by itself; `names` are looked up after the globals."""
     resolved: dict[str, Any] = {}
-    for name, annotation in getattr(function, "__annotations__", {}).items():
+    annotations = getattr(function, "__annotations__", {})
+    # A decorator may stand in another module than the function whose annotations it shows.
+    inner = inspect.unwrap(function)
+    source = inner if getattr(inner, "__annotations__", None) == annotations else function
+    facts = getattr(source, "__globals__", {})
+    for name, annotation in annotations.items():
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
-            resolved |= typing.get_type_hints(holder, getattr(function, "__globals__", {}), names)
+            resolved |= typing.get_type_hints(holder, facts, names)
         except Exception:  # noqa: BLE001, S112 - names that exist for type checkers only, or are defined later
             continue
     return resolved
@@ -501,7 +613,6 @@ def _module(thing: Any) -> str:
 
 def receiver_of(function: Callable[..., Any]) -> str | None:
     """Return how a method names its object or class: `self`, `cls`, or None for a function that is no method."""
-    function = inspect.unwrap(function)
     first = next(iter(_signature(function, name_of(function)).parameters), None)
     scope = function.__qualname__.rpartition(".")[0]
     return first if first in {"self", "cls"} and scope and not scope.endswith("<locals>") else None
@@ -509,9 +620,46 @@ def receiver_of(function: Callable[..., Any]) -> str | None:
 
 def _signature(function: Callable[..., Any], where: str) -> inspect.Signature:
     try:
-        return inspect.signature(function)
+        return _called_with(function, where)
+    except KeyFormatError:
+        raise
     except (TypeError, ValueError):
         raise KeyFormatError(f"{where}: its parameters are not known: write a function around it") from None
+
+
+def _called_with(function: Callable[..., Any], where: str) -> inspect.Signature:
+    """Return the parameters that a call really has: a decorator may name some, and hand on what it does not name."""
+    if isinstance(function, types.MethodType):
+        inner = _called_with(function.__func__, where)
+        first, *others = inner.parameters.values()
+        return inner if first.kind is first.VAR_POSITIONAL else inner.replace(parameters=others)
+    wrapped = getattr(function, "__wrapped__", None)
+    try:
+        own = inspect.signature(function, follow_wrapped=False)
+    except ValueError:  # an object around a function, such as one that is cached already
+        if wrapped is None:
+            raise
+        return _called_with(wrapped, where)
+    if wrapped is None or not any(_is_open(parameter) for parameter in own.parameters.values()):
+        return own
+    inner = _called_with(wrapped, where)
+    for name, parameter in own.parameters.items():
+        within = inner.parameters.get(name)
+        if within is not None and not _is_open(parameter) and not _has_default_of(parameter, within):
+            raise KeyFormatError(
+                f"{where}: {name} has another default in the decorator around it, so a call without it would have the "
+                "key of another call: write the same default in both"
+            )
+    return inner
+
+
+def _is_open(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def _has_default_of(one: inspect.Parameter, other: inspect.Parameter) -> bool:
+    first, second = one.default, other.default
+    return first is second or (type(first) is type(second) and repr(first) == repr(second) and bool(first == second))
 
 
 def _check_callable(function: Any) -> str:
@@ -527,6 +675,13 @@ def _check_callable(function: Any) -> str:
     return name_of(function)
 
 
+def _layers(function: Any) -> Iterator[Any]:
+    """Return a function and what is within it, as decorators say."""
+    while function is not None:
+        yield function
+        function = getattr(function, "__wrapped__", None)
+
+
 def _check_name(function: Callable[..., Any], where: str, wanted: Sequence[str], receiver: str | None) -> None:
     """Raise KeyFormatError if the name of a function does not tell it from others."""
     if receiver is not None and receiver in wanted:
@@ -538,6 +693,9 @@ def _check_name(function: Callable[..., Any], where: str, wanted: Sequence[str],
 
 
 def _why_unnamed(function: Callable[..., Any]) -> str | None:
+    if any(isinstance(layer, types.MethodType) for layer in _layers(function)):
+        return "it belongs to an object, and its name does not tell which"
+    function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     # A method that calls super() has the class around it as a variable.
     is_local = "<locals>" in function.__qualname__

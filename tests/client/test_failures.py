@@ -951,10 +951,15 @@ def test_an_absence_without_a_name_raises_the_first_class() -> None:
     _, (cache,) = processes(1)
 
     @cache.cached("row:{id}", ttl="1m", absent=[NoUser, NoOrder])
-    def row(id: int) -> int | None:  # noqa: ARG001
+    def row(id: int) -> int:  # noqa: ARG001
+        return None  # type: ignore[return-value]  # as an absence that another client wrote
+
+    @cache.cached("maybe:{id}", ttl="1m", absent=[NoUser, NoOrder])
+    def maybe(id: int) -> int | None:  # noqa: ARG001
         return None
 
     assert type(raised(lambda: row(1))) is type(raised(lambda: row(1))) is NoUser
+    assert (maybe(1), maybe(1)) == (None, None)
 
 
 def test_a_real_server_keeps_the_name_of_an_absence(server: globalcache.Server) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import inspect
 import sqlite3
 from collections.abc import Mapping  # noqa: TC003 - read as the type of values
 from typing import TYPE_CHECKING, Any, assert_type
@@ -475,3 +477,345 @@ def test_two_loaders_of_one_pattern_are_refused() -> None:
         @cache.loader("user:{name}", shared=True)
         def other(name: str) -> str:
             return name
+
+
+def doubled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a function as applications do, by functools.wraps."""
+    if inspect.iscoroutinefunction(function) or isinstance(function, AsyncCachedFunction):
+
+        @functools.wraps(function)
+        async def inner_async(id: int) -> Any:
+            return await function(id) * 2
+
+        return inner_async
+
+    @functools.wraps(function)
+    def inner(id: int) -> Any:
+        return function(id) * 2
+
+    return inner
+
+
+def test_a_decorator_between_two_cached_ones_runs() -> None:
+    """functools.wraps copies the attributes of the inner cached function; the outer one must keep its own."""
+    cache = Cache()
+
+    @cache.cached("usd:{id}")
+    @doubled
+    @cache.cached("eur:{id}")
+    def price(id: int) -> int:
+        return id + 10
+
+    assert (price(1), price(1), price.key(1), price.uncached(1)) == (22, 22, "usd:1", 22)
+    assert cache.plain.values == {"usd:1": 22, "eur:1": 11}
+
+
+def test_a_decorator_between_two_async_cached_ones_runs() -> None:
+    cache = Cache()
+
+    @cache.cached("usd:{id}")
+    @doubled
+    @cache.cached("eur:{id}")
+    async def price(id: int) -> int:
+        return id + 10
+
+    assert isinstance(price, AsyncCachedFunction)
+    assert asyncio.run(price(1)) == 22
+    assert cache.awaited.values == {"usd:1": 22, "eur:1": 11}
+
+
+def test_cached_directly_over_cached_stores_under_both_keys() -> None:
+    cache = Cache()
+
+    @cache.cached("outer:{id}")
+    @cache.cached("inner:{id}")
+    def sync(id: int) -> int:
+        return id
+
+    @cache.cached("aouter:{id}")
+    @cache.cached("ainner:{id}")
+    async def awaited(id: int) -> Later:
+        return Later(id)
+
+    assert (sync(1), asyncio.run(awaited(2))) == (1, Later(2))
+    assert awaited._type is Later  # noqa: SLF001
+    assert cache.plain.values == {"inner:1": 1, "outer:1": 1, "ainner:2": Later(2), "aouter:2": Later(2)}
+
+
+def test_a_batch_loader_over_a_decorated_one_runs_the_decorator() -> None:
+    cache = Cache()
+
+    @cache.batch_loader("inner:{id}")
+    def many(ids: list[int]) -> dict[int, int]:
+        return {each: each for each in ids}
+
+    @functools.wraps(many)
+    def doubled_rows(ids: list[int]) -> dict[int, int]:
+        return {each: row * 2 for each, row in many(ids).items()}
+
+    assert cache.batch_loader("outer:{id}")(doubled_rows)([1]) == {1: 2}
+    assert cache.batch_loader("directly:{id}")(many)([1]) == {1: 1}
+    assert cache.plain.values == {"inner:1": 1, "outer:1": 2, "directly:1": 1}
+
+
+def test_attributes_of_a_function_replace_no_method() -> None:
+    def price(id: int) -> int:
+        return id
+
+    price.invalidate, price.set, price.unit = (lambda *_: None), 1, "eur"  # type: ignore[attr-defined]
+    cache = Cache()
+    cached = cache.cached("price:{id}")(price)
+    assert (cached(1), cached.unit) == (1, "eur")  # type: ignore[attr-defined]
+    cached.invalidate(1)
+    assert not cache.plain.values
+    cached.set(5, 1)
+    assert cached(1) == 5
+
+
+def item_of(cache: Cache, store: Any) -> Any:
+    @cache.cached("item:{id}")
+    def item(id: int) -> Any:
+        return store(id) if callable(store) else store[id]
+
+    return item
+
+
+class Shop:
+    """An object with cached and decorated methods."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def plain(self, id: int) -> int:
+        return self.factor * id
+
+    @functools.wraps(plain)
+    def wrapped(self, *args: Any) -> int:
+        return self.plain(*args)
+
+    cached = Cache().cached("price:{self.factor}:{id}")(plain)
+
+
+class Scaled:
+    """A callable object that looks like the function that it calls."""
+
+    def __init__(self, function: Callable[[int], int], by: int) -> None:
+        self.function, self.by = function, by
+        functools.update_wrapper(self, function)
+
+    def __call__(self, id: int) -> int:
+        return self.function(id) * self.by
+
+
+def rows(id: int) -> int:
+    return id
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({1: 1}, {1: 1}),
+        ([0, 1], [0, 1]),
+        (([1],), ([1],)),
+        (Shop(1).cached, Shop(2).cached),
+        (Shop(1).cached, Shop(1).cached),
+        (Shop(1).wrapped, Shop(1).wrapped),
+        (Shop(1).plain, Shop(2).plain),
+        (Scaled(rows, 1), Scaled(rows, 2)),
+        ((0.0, 0.0), (0.0, -0.0)),
+        ((0, 1), (0, True)),
+        (Cache().cached("a:{id}")(rows), Cache().cached("b:{id}")(rows)),
+    ],
+)
+def test_functions_around_objects_that_can_differ_are_not_the_same(one: Any, other: Any) -> None:
+    """Objects that are equal at decoration may differ at the call, and methods belong to their objects."""
+    cache = Cache()
+    item_of(cache, one)
+    item_of(cache, one)
+    with pytest.raises(KeyFormatError, match="other code of that name or the same with other variables"):
+        item_of(cache, other)
+
+
+SHOP, BATCHES = Shop(3), Cache()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (1, "a", 0.5, frozenset({2}), None),
+        lambda: SHOP.cached,
+        lambda: SHOP.wrapped,
+        lambda: BATCHES.cached("a:{id}")(rows),
+        lambda: lambda: lambda row: row,
+    ],
+)
+def test_functions_around_the_same_values_are_the_same(make: Callable[[], Any]) -> None:
+    """As when a module is imported twice, or a function is decorated within another one."""
+    cache = Cache()
+    item_of(cache, make())
+    item_of(cache, make())
+    assert len(cache.claims) == 1
+
+
+def test_defaults_that_can_differ_are_not_the_same() -> None:
+    def make(start: Any) -> Callable[..., Any]:
+        def item(id: int, *, start: Any = start) -> Any:
+            return id, start
+
+        return item
+
+    cache = Cache()
+    for _ in range(2):
+        cache.cached("item:{id}", ignore=["start"])(make(0.0))
+    others: list[Any] = [-0.0, [], 0]
+    for start in others:
+        with pytest.raises(KeyFormatError, match="other code of that name"):
+            cache.cached("item:{id}", ignore=["start"])(make(start))
+
+
+def test_a_method_named_like_a_variable_around_its_class_is_compared() -> None:
+    """Only a local function can be its own variable; within a class the name means what is around the class."""
+
+    def shop(price: int) -> Any:
+        class Shop:
+            def price(self) -> int:
+                return price
+
+        return Shop.price
+
+    cache = Cache()
+    cache.cached("price", ignore=["self"])(shop(1))
+    with pytest.raises(KeyFormatError, match="other code of that name"):
+        cache.cached("price", ignore=["self"])(shop(2))
+
+
+def test_two_caches_on_one_store_share_their_claims() -> None:
+    """Each would return what the other stored. A cache that is gone claims nothing."""
+    one, other = globalcache.Cache("memory://claims"), globalcache.AsyncCache("memory://claims")
+    one.cached("u:{x}")(lambda x: x)
+    with pytest.raises(KeyFormatError, match="can be those of"):
+        other.cached("u:{y}")(lambda y: -y)
+    other.namespace("n").cached("u:{y}")(lambda y: -y)
+    kept: list[Any] = []
+    for elsewhere in ("memory://", "memory://claims2", "null://", "globalcache://a:1", "globalcache://a:1/2"):
+        kept.append(globalcache.Cache(elsewhere))
+        kept[-1].cached("u:{y}")(lambda y: -y)
+    with pytest.raises(KeyFormatError, match="can be those of"):
+        globalcache.Cache(["globalcache://b:1", "globalcache://a:1/2"]).cached("u:{x}")(lambda x: x)
+    del one
+    other.cached("u:{y}")(lambda y: -y)
+
+
+def test_words_of_a_function_may_be_those_of_its_methods() -> None:
+    cache = Cache()
+
+    @cache.cached("v:{value}:{self}")
+    def f(value: int, self: int = 0) -> int:
+        return value + self
+
+    assert f(value=3, self=1) == 4
+    f.set(9, value=3, self=1)
+    assert (f(3, 1), f.key(value=3, self=1), f.refresh(value=3, self=1)) == (9, "v:3:1", 4)
+
+
+def test_none_is_a_result_where_the_annotation_says_so() -> None:
+    """Whatever `absent` says, which is for exceptions; and it can be set, as a row that does not exist."""
+    cache = Cache()
+
+    @cache.cached("maybe:{id}", absent=[UserNotFound], tags=["all"], negative_ttl="5s")
+    def maybe(id: int) -> str | None:
+        return str(id) if id else None
+
+    assert (maybe(0), maybe(0)) == (None, None)
+    assert maybe(1) == "1"
+    maybe.set(None, 1)
+    assert (maybe(1), cache.plain.values["maybe:1"], cache.plain.policies["maybe:1"].negative_ttl) == (None, None, 5)
+
+    @cache.cached("never:{id}", absent=[UserNotFound])
+    def never(id: int) -> str:
+        return None if id else ""  # type: ignore[return-value]
+
+    with pytest.raises(UserNotFound, match="never:1"):
+        never(1)
+
+
+def test_none_is_set_as_a_row_that_does_not_exist() -> None:
+    """With real values: None is none of type `str`, so it is no value that could be read back."""
+    with globalcache.Cache("memory://") as cache:
+
+        @cache.cached("one:{id}", negative_ttl="5s", ttl="1h")
+        def one(id: int) -> str | None:
+            return str(id)
+
+        @cache.batch_loader("many:{id}", negative_ttl="5s")
+        def many(ids: list[int]) -> dict[int, str]:
+            return {each: str(each) for each in ids}
+
+        assert (one(1), many([1])) == ("1", {1: "1"})
+        one.set(None, 1)
+        many.set(None, 1)
+        assert (one(1), many([1])) == (None, {})
+        assert [cache.inspect(key)["state"] for key in ("one:1", "many:1")] == ["absent", "absent"]
+        assert cache.inspect("one:1")["ttl_ms"] <= 5000
+
+
+def test_none_is_awaited_as_a_row_that_does_not_exist() -> None:
+    async def use() -> None:
+        async with globalcache.AsyncCache("memory://") as cache:
+
+            @cache.cached("one:{id}")
+            async def one(id: int) -> str | None:
+                return str(id)
+
+            @cache.batch_loader("many:{id}")
+            async def many(ids: list[int]) -> dict[int, str]:
+                return {each: str(each) for each in ids}
+
+            await one.set(None, 1)
+            await many.set(None, 1)
+            assert (await one(1), await many([1])) == (None, {})
+
+    asyncio.run(use())
+
+
+def test_a_load_is_given_the_float_that_stands_in_the_key() -> None:
+    """1 and 1.0 are one call where `float` is annotated, so the function must not see which came first."""
+    cache = Cache()
+
+    @cache.cached("sync:{x}")
+    def sync(x: float) -> str:
+        return repr(x)
+
+    @cache.cached("awaited:{x}")
+    async def awaited(x: float) -> str:
+        return repr(x)
+
+    assert (sync(1), sync(1.0), asyncio.run(awaited(x=1))) == ("1.0", "1.0", "1.0")
+
+
+def test_a_bound_method_is_read_as_its_function_says() -> None:
+    """Before and after the annotation is resolved; its signature has no receiver."""
+    cache = Cache()
+
+    class Users:
+        tenant = "a"
+
+        @cache.cached("{self.tenant}:{id}")
+        def user(self, id: int) -> Late:  # type: ignore[name-defined]  # noqa: F821
+            return globals()["Late"](id)
+
+    @dataclasses.dataclass
+    class Local:
+        id: int
+
+    globals()["Late"] = Local
+    try:
+        users = Users()
+        for _ in range(2):
+            bound: Any = users.user
+            assert bound(1) == Local(1)
+            assert bound._type is Local  # noqa: SLF001
+        assert list(inspect.signature(users.user).parameters) == ["id"]
+        assert list(inspect.signature(Users.user).parameters) == ["self", "id"]
+    finally:
+        del globals()["Late"]

@@ -11,6 +11,7 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, LoadError
+from globalcache.client.tasking import AsyncWork
 from globalcache.client.work import Work
 from globalcache.contrib.testing import CacheForTests
 
@@ -284,13 +285,13 @@ def test_who_has_no_room_in_time_gives_others_no_error() -> None:
         busy.set()
         go.wait(10)
 
-    first = threading.Thread(target=work.alone, args=(b"busy", occupy, 10))
+    first = threading.Thread(target=work.alone, args=(b"busy", occupy, 10), kwargs={"joins": True})
     first.start()
     assert busy.wait(10)
     impatient = threading.Thread(target=give_up, args=(work,))
     impatient.start()
     until(lambda: b"k" in work._flights)  # noqa: SLF001
-    patient = threading.Thread(target=lambda: got.append(work.alone(b"k", lambda: 7, 10)))
+    patient = threading.Thread(target=lambda: got.append(work.alone(b"k", lambda: 7, 10, joins=True)))
     patient.start()
     impatient.join(10)
     go.set()
@@ -301,7 +302,196 @@ def test_who_has_no_room_in_time_gives_others_no_error() -> None:
 
 def give_up(work: Work) -> None:
     with pytest.raises(DeadlineError, match="1 loads run already"):
-        work.alone(b"k", lambda: 1, 0.05)
+        work.alone(b"k", lambda: 1, 0.05, joins=True)
+
+
+# What an exception from outside must not leave behind
+
+
+class Outside(BaseException):
+    """What gevent, a signal handler or a native module raises."""
+
+
+def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
+    """Loads are interrupted between taking room and giving it back; the frame that had it goes away."""
+    work = Work(2)
+    for _ in range(5):
+        room = work._limited(1)  # noqa: SLF001
+        room.__enter__()
+        del room
+    assert work.alone(b"k", lambda: 7, 1, joins=True) == 7
+
+
+def test_no_more_loads_run_than_there_is_room_for() -> None:
+    work, running, most = Work(3), list[int](), list[int]()
+    go = threading.Barrier(3)
+
+    def load() -> None:
+        running.append(1)
+        most.append(len(running))
+        go.wait(10)
+        running.pop()
+
+    threads = [
+        threading.Thread(target=work.alone, args=(b"%d" % number, load, 10), kwargs={"joins": True})
+        for number in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (max(most), len(most)) == (3, 12)
+
+
+def test_refreshes_go_on_whatever_some_of_them_raise() -> None:
+    """More refreshes than there are threads for them raise what no handler of Exception sees."""
+    with Cache("memory://") as cache:
+        for error in [Outside(), SystemExit(1), KeyboardInterrupt()] * 3:
+            key, ran = f"bad{id(error)}", threading.Event()
+
+            def load(error: BaseException = error, ran: threading.Event = ran) -> None:
+                ran.set()
+                raise error
+
+            cache.set(key, 1, refresh_after=0.001)
+            until(lambda key=key: cache.inspect(key)["state"] == "stale")  # type: ignore[misc]
+            assert cache.get_or_load(key, load) == 1
+            assert ran.wait(10)
+        cache.set("good", 1, refresh_after=0.001)
+        until(lambda: cache.inspect("good")["state"] == "stale")
+        assert cache.get_or_load("good", lambda: 2) == 1
+        until(lambda: cache.get("good") == 2)
+
+
+def test_an_exit_in_a_refresh_does_not_end_the_loop() -> None:
+    async def run() -> int:
+        async with AsyncCache("memory://") as cache:
+            ran = asyncio.Event()
+
+            async def load() -> None:
+                ran.set()
+                raise SystemExit(1)
+
+            await cache.set("k", 1, refresh_after=0.001)
+            while (await cache.inspect("k"))["state"] != "stale":  # noqa: ASYNC110 - it is no event
+                await asyncio.sleep(0.001)
+            value: int = await cache.get_or_load("k", load)
+            await ran.wait()
+            await asyncio.sleep(0.01)
+            return value
+
+    assert asyncio.run(run()) == 1
+
+
+def test_a_failure_is_told_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Cache("memory://") as cache:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ZeroDivisionError):
+            cache.get_or_load("k", lambda: 1 // 0)
+        monkeypatch.undo()
+
+
+# Loads without a lease
+
+
+class Row:
+    """A row that loads read at once and return when they may."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.reads: list[int] = []
+        self.go = threading.Event()
+
+    def load(self) -> int:
+        version = self.version
+        self.reads.append(version)
+        if version == 1:
+            assert self.go.wait(20)
+        return version
+
+
+def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
+    """Another process fails to load the key, so this one runs its own function, without a lease.
+
+    It has read row 1 when the other process writes row 2 and invalidates it, which is acknowledged, and fails again.
+    Whoever asks here after that gets row 2, although the load of row 1 still runs; they share one load of it.
+    """
+    world = CacheForTests()
+    here, other = Cache("memory://", namespace="test"), Cache("memory://", namespace="test")
+    world.stand_in_for(here, other)
+    row, got = Row(), list[int]()
+
+    def fail() -> None:
+        with pytest.raises(ZeroDivisionError):
+            other.get_or_load("k", lambda: 1 // 0)
+
+    threads = [threading.Thread(target=lambda: got.append(here.get_or_load("k", row.load))) for _ in range(4)]
+    fail()
+    threads[0].start()
+    until(lambda: row.reads == [1])
+    row.version = 2
+    other.invalidate("k")
+    world.clock.advance(0.1)
+    fail()
+    world.clock.advance(0.1)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: world.stats()["local_loads"] == 0 and len(here._core.work._flights) == 1)  # noqa: SLF001
+    row.go.set()
+    for thread in threads:
+        thread.join(20)
+    assert (sorted(got), set(row.reads)) == ([1, 2, 2, 2], {1, 2})
+
+
+def test_who_comes_during_a_load_shares_the_next_one() -> None:
+    """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
+    work, row = Work(8), Row()
+    got: list[int] = []
+
+    def ask() -> None:
+        got.append(work.alone(b"k", row.load, 20, joins=False))
+
+    threads = [threading.Thread(target=ask) for _ in range(11)]
+    threads[0].start()
+    until(lambda: row.reads == [1])
+    row.version = 2
+    for thread in threads[1:]:
+        thread.start()
+    (flight,) = work._flights.values()  # noqa: SLF001
+    until(lambda: len(flight.done._cond._waiters) == 10)  # type: ignore[attr-defined]  # noqa: SLF001
+    row.go.set()
+    for thread in threads:
+        thread.join(20)
+    assert (sorted(got), row.reads.count(1)) == ([1] + [2] * 10, 1)
+
+
+def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
+    async def run() -> tuple[list[int], list[int]]:
+        work, go = AsyncWork(8), asyncio.Event()
+        version, reads = 1, list[int]()
+
+        async def load() -> int:
+            read = version
+            reads.append(read)
+            await go.wait()
+            return read
+
+        async def ask() -> int:
+            return int(await work.alone(b"k", load, 20, joins=False))
+
+        tasks = [asyncio.create_task(ask())]
+        while not reads:  # noqa: ASYNC110 - it is no event
+            await asyncio.sleep(0)
+        version = 2
+        tasks += [asyncio.create_task(ask()) for _ in range(10)]
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(*tasks), reads
+
+    assert asyncio.run(run()) == ([1] + [2] * 10, [1, 2])
 
 
 # Loads that begin others

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
+import subprocess
+import sys
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Annotated, Any, Generic, NamedTuple, NewType, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -180,3 +183,200 @@ def test_small_and_random_values_are_not_compressed() -> None:
     assert len(values.encode("x" * 5000)[0]) < 100
     with pytest.raises(ConfigError, match="codec"):
         Values("yaml")
+
+
+@dataclasses.dataclass
+class Dog:
+    """A record."""
+
+    name: str
+
+
+@dataclasses.dataclass
+class Cat:
+    """A record with the same field."""
+
+    name: str
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize("other", [Cat | Dog, Dog | Cat])
+def test_a_union_is_read_in_the_order_of_its_members(codec: str, other: Any) -> None:
+    """Unions are equal in any order; what another function of the process reads must not change what is read."""
+    values = Values(codec)
+    values.decode(*values.encode(other.__args__[0]("Tom"), other), other)
+    for kind, member in ((Dog | Cat, Dog), (Cat | Dog, Cat)):
+        assert values.decode(*values.encode(member("Rex"), kind), kind) == member("Rex")
+
+
+Positive = Annotated[int, msgspec.Meta(ge=0)]
+Word = Annotated[str, msgspec.Meta(pattern="^a")]
+PositiveId = NewType("PositiveId", Positive)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class Limited:
+    """A record with a limit."""
+
+    a: Positive
+    b: Annotated[int, "said of it, and not looked at"] = 0
+
+
+@dataclasses.dataclass
+class Range:
+    """A record that ends the process when msgspec reads it."""
+
+    limit: tuple[int, int] | Positive
+
+
+class Named(NamedTuple):
+    """A record in a list."""
+
+    range: Range
+
+
+class Pair(NamedTuple):
+    """A record in a list, of a length that is known by its class."""
+
+    a: int
+    b: int
+
+
+class Holder(msgspec.Struct, Generic[T]):
+    """A generic record."""
+
+    limit: tuple[int, int] | T
+
+
+class Words(TypedDict):
+    """A record that is a dict."""
+
+    words: dict[str, int] | Word
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tuple[int, int] | Positive,
+        tuple[()] | Annotated[str, msgspec.Meta(max_length=5)],
+        tuple[int, int] | PositiveId | None,
+        list[int] | Word,
+        set[str] | Word,
+        tuple[int, ...] | Word | None,
+        dict | Word,
+        list[dict[str, tuple[int, int] | Positive]],
+        Range,
+        list[Named],
+        Holder[Positive],
+        Words | None,
+    ],
+)
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_a_type_that_ends_the_process_is_refused(kind: Any, codec: str) -> None:
+    """Of msgspec 0.22, which reads such a union from the wrong place of its memory."""
+    values = Values(codec)
+    line = (
+        r"msgspec cannot read a union of a (tuple of fixed length|list|set|tuple|dict) and a type with \w+: leave that"
+    )
+    with pytest.raises(TypeError, match=line):
+        values.encode({"a": 5}, kind)
+    data, flags = values.encode([1, 2])
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=line):
+            values.decode(data, flags, kind)
+    with pytest.raises(ConfigError, match=line):
+        JSON.decode(b"5", 0, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (list[int] | Positive, [1]),
+        (tuple[int, ...] | Positive, 5),
+        (tuple[int, int] | int, (1, 2)),
+        (Pair | Positive | None, 5),
+        (tuple[int, int] | Annotated[int, msgspec.Meta(title="a number")], 5),
+        (list[Word] | str, ["a"]),
+        (Holder[int], Holder(5)),
+    ],
+)
+def test_a_union_that_msgspec_can_hold_is_read(kind: Any, value: Any) -> None:
+    assert JSON.decode(*JSON.encode(value, kind), kind) == value
+
+
+@pytest.mark.parametrize("pair", ["list[int] | Positive", "tuple[int, ...] | Positive", "tuple[int, int] | int"])
+def test_what_is_not_refused_does_not_end_the_process(pair: str) -> None:
+    text = f"""
+from typing import Annotated
+from msgspec import Meta
+from globalcache.client.values import Values
+Positive = Annotated[int, Meta(ge=0)]
+for text in (b"[1,2]", b"[]", b"5", b"-5", b"{{}}", b"null"):
+    Values().decode(text, 0, {pair})
+"""
+    subprocess.run([sys.executable, "-c", text], check=True)
+
+
+def test_a_value_beyond_the_limits_of_its_type_is_refused() -> None:
+    """It would be stored and could not be read, so that every call loads it again."""
+    wrong = Limited(-1)
+    wholes: list[tuple[Any, Any]] = [(Limited, wrong), (list[Limited], [wrong]), (dict[str, Limited], {"a": wrong})]
+    for values, (kind, value) in itertools.product((JSON, Values("msgpack")), wholes):
+        with pytest.raises(TypeError, match=r"does not come back as .*: Expected `int` >= 0"):
+            values.encode(value, kind)
+    assert JSON.decode(*JSON.encode(Limited(1, 2), Limited), Limited) == Limited(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ([1], list[Struct | object]),
+        ({"a": "b"}, dict[str, str | Dog | Cat]),
+        ([["a"]], list[list[str] | list[Any]]),
+        ([1], list[int | Dog | Cat]),
+    ],
+)
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_what_has_no_reader_is_not_stored(value: Any, kind: Any, codec: str) -> None:
+    """A walk through the value finds nothing wrong with it, but nobody could read it as that type."""
+    values = Values(codec)
+    for _ in range(2):
+        try:
+            data, flags = values.encode(value, kind)
+        except TypeError as error:
+            assert "does not come back as" in str(error)  # noqa: PT017 - or it comes back
+        else:
+            assert values.decode(data, flags, kind) == value
+
+
+@pytest.mark.parametrize("kind", [None, int, Any, list[int], int | str])
+def test_a_number_that_is_too_long_to_be_read_is_refused(kind: Any) -> None:
+    """Python writes 4300 digits and a sign, and reads 4300 characters."""
+    number = -(10**4299)
+    with pytest.raises(TypeError, match=r"would come back as|does not come back as"):
+        JSON.encode([number] if kind == list[int] else number, kind)
+    fits = -(10**4298)
+    assert JSON.decode(*JSON.encode([fits, "-" * 5000], list), list)[0] == fits
+    assert JSON.decode(*JSON.encode(f"-{10**4299}")) == f"-{10**4299}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": float("-inf")}])
+def test_msgpack_has_nan_without_a_type(value: Any) -> None:
+    values = Values("msgpack")
+    assert repr(values.decode(*values.encode(value))) == repr(value)
+    with pytest.raises(TypeError, match="would come back as list"):
+        values.encode([(1, 2)])
+
+
+def test_a_record_that_shows_something_else_than_it_holds_is_refused() -> None:
+    @dataclasses.dataclass
+    class Twice:
+        a: int
+
+        def __getattribute__(self, name: str) -> Any:
+            value = object.__getattribute__(self, name)
+            return value * 2 if name == "a" else value
+
+    with pytest.raises(TypeError, match=r"value\.a"):
+        JSON.encode(Twice(4), Twice)

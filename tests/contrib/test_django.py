@@ -217,21 +217,6 @@ async def test_what_a_load_raises_is_raised_by_every_call(
     await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
 
 
-async def test_another_callable_is_asked_after_a_failure(
-    backend: Callable[..., Any], server: globalcache.Server
-) -> None:
-    """One callable fails for a key; at once another one is given for it: that the first failed says nothing of it."""
-    cache = backend(server.url)
-    with pytest.raises(LookupError):
-        cache.get_or_set("k", broken)
-    assert cache.get_or_set("k", lambda: 7) == 7
-    with pytest.raises(LookupError):
-        await cache.aget_or_set("a", broken)
-    assert await cache.aget_or_set("a", lambda: 8) == 8
-    assert cache.get_many("ka") == {"k": 7, "a": 8}
-    await cache._aio.aclose()  # noqa: SLF001 - its loop ends with this test
-
-
 def broken() -> Any:
     raise LookupError("no such row")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Engine, create_engine, event, exc, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
 from globalcache import AsyncCache, Cache
@@ -302,6 +302,24 @@ def test_all_caches_are_told_before_one_raises(session: Session, cache: Cache) -
     session.commit()  # the session is as after any commit
 
 
+def test_a_cache_that_raises_does_not_part_two_commits(tmp_path: Path, session: Session) -> None:
+    """A session has a connection that it was made with and one of an engine; what a cache raises comes after both."""
+    away: Any = _Away()
+    engine = create_engine(f"sqlite:///{tmp_path / 'db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table row (n integer)")
+    with bound(session).connect() as connection, Session(connection) as both:
+        write(both)
+        both.execute(text("insert into row values (1)"), bind_arguments={"bind": engine})
+        invalidate_after_commit(both, "x", cache=away)
+        with pytest.raises(UnavailableError):
+            both.commit()
+        for place in (connection, engine):
+            count = both.execute(text("select count(*) from row"), bind_arguments={"bind": place}).scalar_one()
+            assert count == 1
+    engine.dispose()
+
+
 def test_the_error_of_the_database_is_not_hidden(
     session: Session, cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -374,6 +392,26 @@ def test_an_outer_transaction_of_the_connection_itself(session: Session, cache: 
         assert left(cache) == "abc"
         connection.commit()
         assert left(cache) == "bc"
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("bind", ["one", "binds"])
+def test_the_outer_transaction_ends_before_the_session(session: Session, cache: Cache, end: str, bind: str) -> None:
+    """What the session has flushed is committed by the connection, and the session itself never commits."""
+
+    class Row(DeclarativeBase):
+        pass
+
+    with bound(session).connect() as connection:
+        outer = connection.begin()
+        one = Session(connection) if bind == "one" else Session(binds={Row: connection})
+        one.execute(text("insert into row values (1)"), bind_arguments={"bind": connection})
+        invalidate_after_commit(one, "a", cache=cache)
+        assert left(cache) == "abc"
+        getattr(outer, end)()
+        assert left(cache) == ("bc" if end == "commit" else "abc")
+        one.close()
+        assert left(cache) == ("bc" if end == "commit" else "abc")
 
 
 def test_a_session_that_ends_the_outer_transaction(session: Session, cache: Cache) -> None:

@@ -53,7 +53,7 @@ from tests.faults.load import Findings
 from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 # Rows of each kind; the kinds of row by their cached functions, with ttl and refresh_after in seconds.
 ROWS = 12
@@ -84,8 +84,10 @@ _VERSION, _ACKNOWLEDGED, _RESTING = 1, 1 + _COUNT, 1 + 2 * _COUNT
 _LANES = THREADS + TASKS + 2
 _SIZE = 8 * (_RESTING + PROCESSES * _LANES)
 
-# Whether a load runs without a lease: nobody else knows of it, so no oracle counts it.
+# Whether a load runs without a lease: nobody else knows of it, so no oracle counts it. And whether there is no server
+# that could tell of an invalidation.
 LOCAL: contextvars.ContextVar[bool] = contextvars.ContextVar("local", default=False)
+AWAY: contextvars.ContextVar[bool] = contextvars.ContextVar("away", default=False)
 
 
 class NoDatabaseError(Exception):
@@ -102,17 +104,17 @@ class Row:
 
     index: int
     version: int
-    is_local: bool
+    is_away: bool
     price: Decimal
     at: dt.datetime
     parts: list[tuple[int, str]]
     pad: str = dataclasses.field(default="", compare=False)
 
 
-def row_of(index: int, version: int, *, is_local: bool, pad: str = "") -> Row:
+def row_of(index: int, version: int, *, is_away: bool, pad: str = "") -> Row:
     """Return what a row holds: all follows from its version."""
     at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=version)
-    return Row(index, version, is_local, Decimal(version).scaleb(-2), at, [(version, str(index))], pad)
+    return Row(index, version, is_away, Decimal(version).scaleb(-2), at, [(version, str(index))], pad)
 
 
 class Counters:
@@ -214,7 +216,7 @@ class Part:
 
     def row(self, number: int, index: int, version: int, *, is_long: bool) -> Row:
         self.log("end", number, "long" if is_long else "ok", time.monotonic())
-        return row_of(index, version, is_local=LOCAL.get(), pad="x" * 6000 if is_long else "")
+        return row_of(index, version, is_away=AWAY.get(), pad="x" * 6000 if is_long else "")
 
     def load(self, index: int) -> Row:
         begun = self.begin(index)
@@ -244,10 +246,10 @@ class Part:
         if not isinstance(row, Row):
             self.log.fault("a value of another type", f"{index}: {row!r}")
             return
-        expected = row_of(index, row.version, is_local=row.is_local, pad=row.pad)
+        expected = row_of(index, row.version, is_away=row.is_away, pad=row.pad)
         if repr(row) != repr(expected) or set(row.pad) - {"x"}:
             self.log.fault("a value is not what was stored", f"{row!r}, expected {expected!r}")
-        if row.version < least and not row.is_local:
+        if row.version < least and not row.is_away:
             long = " of a long value" if row.pad else ""
             detail = f"row {index}: {row.version}, acknowledged {least}, phase {self.counters.phase}{long}"
             self.log.fault("an old value", detail)
@@ -387,7 +389,7 @@ class Part:
         elif how == "set":
             index, version = next(iter(versions.items()))
             options = {name: value for name, value in KINDS[NAMES[index // ROWS]].items() if name != "negative_ttl"}
-            row = row_of(index, version, is_local=False)
+            row = row_of(index, version, is_away=False)
             face.set(_key(index), row, type=Row, tags=f"row:{number}", **options)
         else:
             face.invalidate(*map(_key, versions))
@@ -475,24 +477,28 @@ class Part:
         self.cache.close()
 
 
+@contextlib.contextmanager
+def _marked(*, is_away: bool) -> Iterator[None]:
+    before = LOCAL.set(True), AWAY.set(is_away)
+    try:
+        yield
+    finally:
+        LOCAL.reset(before[0])
+        AWAY.reset(before[1])
+
+
 def _mark_local(face: Any) -> None:
     """Let loads know whether they run without a lease."""
     inner = face._load_here  # noqa: SLF001 - below what users see
 
-    def load_here(*args: Any) -> Any:
+    def load_here(*args: Any, joins: bool = False) -> Any:
         # A coroutine is not begun here: the other face's is marked when it is.
-        before = LOCAL.set(True)
-        try:
-            return inner(*args)
-        finally:
-            LOCAL.reset(before)
+        with _marked(is_away=joins):
+            return inner(*args, joins=joins)
 
-    async def load_here_async(*args: Any) -> Any:
-        before = LOCAL.set(True)
-        try:
-            return await inner(*args)
-        finally:
-            LOCAL.reset(before)
+    async def load_here_async(*args: Any, joins: bool = False) -> Any:
+        with _marked(is_away=joins):
+            return await inner(*args, joins=joins)
 
     face._load_here = load_here_async if asyncio.iscoroutinefunction(inner) else load_here  # noqa: SLF001
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from globalcache import Cache
+from globalcache import Server as LocalServer
 from globalcache.errors import CacheError
+from globalcache.loaders.supervisor import Supervisor
 from tests.conftest import GLOBALCACHE
 
 if TYPE_CHECKING:
@@ -45,6 +51,38 @@ def user(id: int) -> str:
 @cache.namespace("v2").namespace("eu").loader("user:{id:int}", ttl="5m")
 def european(id: int) -> str:
     return f"eu {id}"
+"""
+
+STUCK = """
+import asyncio, multiprocessing, os, time
+
+@cache.loader("thread:{id:int}", timeout="200ms")
+async def thread(id: int) -> int:
+    await asyncio.to_thread(time.sleep, 3600)
+
+@cache.loader("cleanup:{id:int}", timeout="200ms")
+async def cleanup(id: int) -> int:
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except BaseException:
+            pass
+
+@cache.loader("blocked:{id:int}")
+async def blocked(id: int) -> int:
+    open("begun", "w").close()
+    while True:
+        time.sleep(3600)
+
+@cache.loader("child:{id:int}")
+def child(id: int) -> list[int]:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    process.start()
+    process.terminate()
+    process.join(5)
+    status = process.exitcode
+    process.kill()
+    return [status or 0, os.getpid()]
 """
 
 SHARED = """
@@ -240,6 +278,94 @@ def test_a_worker_elsewhere(served: Callable[..., Served]) -> None:
         assert worker.wait(20) == 0
     with pytest.raises(CacheError, match="NOLOADER other:2"):
         server.get("other:2")
+
+
+@contextlib.contextmanager
+def worker_of(folder: Path, url: str, application: str, *options: str, **popen: Any) -> Iterator[subprocess.Popen[str]]:
+    """`globalcache worker other:cache` in a folder."""
+    (folder / "other.py").write_text(application)
+    command = [GLOBALCACHE, "worker", "other:cache", *options] + ([] if options else ["--url", url])
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, **popen) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
+def test_a_worker_ends_beside_calls_that_do_not(tmp_path: Path) -> None:
+    """A thread of the loop and a task that survives its cancellation: closing the loop would wait for both."""
+    with LocalServer(memory="64MiB") as server, worker_of(tmp_path, server.url, APPLICATION + STUCK) as worker:
+        assert worker.stderr is not None
+        worker.stderr.readline()
+        with Cache(server.url, timeout=30) as client:
+            for key in ("thread:1", "cleanup:1"):
+                with pytest.raises(CacheError, match=r"no answer within 0\.2 s"):
+                    client.command("GET", key)
+        worker.terminate()
+        assert worker.wait(20) == 0
+
+
+def test_a_worker_whose_loop_is_blocked_is_ended(tmp_path: Path) -> None:
+    """An async loader that never gives the event loop back: no handler of the loop runs."""
+    with LocalServer(memory="64MiB") as server, worker_of(tmp_path, server.url, APPLICATION + STUCK) as worker:
+        assert worker.stderr is not None
+        worker.stderr.readline()
+        host, _, port = server.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"GET blocked:1\r\n")
+            end = time.monotonic() + 20
+            while not (tmp_path / "begun").exists():
+                assert time.monotonic() < end
+        worker.terminate()
+        assert worker.wait(20) == 1
+        assert "ended by force" in worker.stderr.read()
+
+
+def test_signals_of_a_forked_child_are_its_own(served: Callable[..., Served]) -> None:
+    """A child begins with the handlers of its parent: it would live on, and its parent would end."""
+    server = served(application=APPLICATION + STUCK)
+    status, pid = json.loads(server.get("child:1"))
+    assert status == -signal.SIGTERM
+    assert server.pid(1) == pid
+
+
+def test_a_worker_says_once_that_it_is_ready(tmp_path: Path) -> None:
+    """Nobody reads what it would say at each new connection: the pipe would fill, and the worker block."""
+    orders, tell = os.pipe()
+    heard, facts = os.pipe()
+    pipes = worker_of(tmp_path, "", APPLICATION, "--pipes", f"{orders},{facts}", pass_fds=(orders, facts))
+    with pipes, os.fdopen(heard, "rb", buffering=0) as said, os.fdopen(tell, "wb", buffering=0) as url:
+        assert b"patterns" in said.readline()
+        with LocalServer(memory="64MiB") as first:
+            url.write(first.url.encode() + b"\n")
+            assert b"ready" in said.readline()
+            first.stop()
+            with LocalServer(memory="64MiB", listen=[first.address], loader=["pid:*"]) as second:
+                with Cache(second.url, timeout=30) as client:
+                    assert client.command("GET", "pid:1")
+                os.set_blocking(heard, False)
+                assert said.read(1) is None
+    os.close(orders)
+    os.close(facts)
+
+
+def test_a_supervisor_with_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """select() knows no descriptors from 1,024 on."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    monkeypatch.chdir(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2048, hard)), hard))
+    many: list[int] = []
+    supervisor = Supervisor("app:cache", 1)
+    try:
+        while not many or many[-1] < 1100:
+            many.append(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3))
+        assert supervisor.start({}) == ["pid:*", "slow:*"]
+    finally:
+        supervisor.stop()
+        for number in many:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(

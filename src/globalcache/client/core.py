@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
+from globalcache.client.claims import Claims
 from globalcache.client.failures import Failures
 from globalcache.client.home import Events, Home, Stats
 from globalcache.client.null import BlockingNull, MultiplexedNull
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
 
-    from globalcache.client.functions import Claim, Loader
+    from globalcache.client.functions import Loader
     from globalcache.client.local import LocalServer
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
@@ -76,9 +77,16 @@ class Core:
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         # Which function has which keys, in all faces and namespaces.
-        self.claims: list[Claim] = []
+        self.claims = Claims(self._stores(clock))
         self.lock = threading.Lock()
         self._make_servers(clock)
+
+    def _stores(self, clock: Callable[[], float] | None) -> list[str]:
+        """Return the names of the stores that other caches of this process may use too."""
+        first = self.addresses[0]
+        if first.kind == "null" or (first.kind == "memory" and (clock is not None or not first.path)):
+            return []
+        return [str(address) for address in self.addresses]
 
     def _make_servers(self, clock: Callable[[], float] | None) -> None:
         kinds = {address.kind for address in self.addresses}

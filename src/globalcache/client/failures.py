@@ -231,7 +231,11 @@ class Failures:
             self._sweeper_of = os.getpid()
         sweeper = threading.Timer(LONGEST_KEPT, self._sweep)
         sweeper.daemon = True
-        sweeper.start()
+        try:
+            sweeper.start()
+        except RuntimeError:
+            # No thread can be started now: the next failure tries again, and meanwhile few are kept.
+            self._sweeper_of = 0
 
     def _drop_old(self, now: float) -> None:
         while self._kept:

@@ -9,9 +9,7 @@ A decorated function is called as before, and is awaited exactly if it was writt
 A loader is a cached function that a worker may call too: then the server loads what any client misses. So its key
 must give back its arguments. Knows caches by what `Door` asks of them.
 
-Keys belong to the function that was decorated first. Another one whose keys look the same is refused unless it is
-`shared=True`: each would return what the other stored. The same function again (a module that is imported twice) is
-no other one.
+Keys belong to the function that was decorated first (see claims.py).
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from globalcache.client.batches import listed, rows_of, values_of
+from globalcache.client.claims import Claim, Claims, Comparable, is_same, same_values
 from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
@@ -125,35 +124,6 @@ class Loader(msgspec.Struct, frozen=True, eq=False):
         return [tag.format(arguments) for tag in self.tags]
 
 
-class Claim(msgspec.Struct, frozen=True, eq=False):
-    """The keys of a function: those of a template behind the names of a namespace."""
-
-    prefix: str
-    keys: KeyTemplate
-    function: Any  # or, of an SQL loader, its name and all that makes the result
-
-    @property
-    def name(self) -> str:
-        """Module and qualified name of the function."""
-        return str(self.function[0]) if isinstance(self.function, tuple) else name_of(self.function)
-
-    def has_keys_of(self, other: Claim) -> bool:
-        """Tell whether the templates are one."""
-        return self.prefix + self.keys.template == other.prefix + other.keys.template
-
-    def is_same(self, other: Claim) -> bool:
-        """Tell whether equal keys stand for equal results."""
-        return self.has_keys_of(other) and is_same(self.function, other.function)
-
-    def refusal(self, other: Claim) -> str:
-        """Say whose keys these are already, and what to do."""
-        owner = other.name if other.name != self.name else "other code of that name"
-        return (
-            f"{self.name}: keys of {self.keys.template!r} can be those of {owner}, {other.keys.template!r}, and each "
-            "would return what the other stored: take another template, or shared=True if both return the same"
-        )
-
-
 class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     """What the decorator was told, ready for calls."""
 
@@ -167,9 +137,23 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
     is_async: bool
     unwatched: list[str]  # parameters that are in no key, and not yet known to be a database session
 
+    @functools.cached_property
+    def gives_none(self) -> bool:
+        """Whether None is a value that the function returns: its annotation says so, or says nothing."""
+        return _allows_none(hints(self.function).get("return"))
+
     def policy_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Policy:
         arguments = self.template.bind(args, kwargs)
         return replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
+
+    def is_same(self, other: _Spec) -> bool:
+        """Tell whether equal keys stand for equal results."""
+        return (
+            is_same(self.function, other.function)
+            and self.template.template == other.template.template
+            and same_values(self.kind, other.kind)
+            and self.guard.is_same(other.guard)
+        )
 
     @functools.cached_property
     def has_tags_with_fields(self) -> bool:
@@ -198,51 +182,83 @@ class _Load:
 
     __slots__ = ("_args", "_kwargs", "_spec")
 
-    def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._spec = spec
         self._args = args
         self._kwargs = kwargs
 
     def run(self) -> Any:
-        if self._spec.unwatched:
-            self._spec.check_ignored(self._args, self._kwargs)
+        args, kwargs = self._arguments()
         try:
-            return self._spec.function(*self._args, **self._kwargs)
+            return self._spec.function(*args, **kwargs)
         except self._spec.guard.absent as error:
             return self._spec.guard.absence(error)
 
     async def run_async(self) -> Any:
-        if self._spec.unwatched:
-            self._spec.check_ignored(self._args, self._kwargs)
+        args, kwargs = self._arguments()
         try:
-            return await self._spec.function(*self._args, **self._kwargs)
+            return await self._spec.function(*args, **kwargs)
         except self._spec.guard.absent as error:
             return self._spec.guard.absence(error)
+
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._spec.unwatched:
+            self._spec.check_ignored(self._args, self._kwargs)
+        return self._spec.template.as_written(self._args, self._kwargs)
 
     def policy(self) -> Policy:
         return self._spec.policy_of(self._args, self._kwargs)
 
     def result(self, key: str, value: Any) -> Any:
-        """Return the value, or raise what the function raises for a row that does not exist."""
-        if value is None and self._spec.guard.absent:
+        """Return the value, or raise what the function raises for a row that does not exist.
+
+        None is a value where the annotation says so; elsewhere it is a row that another client did not find.
+        """
+        if value is None and self._spec.guard.absent and not self._spec.gives_none:
             raise self._spec.guard.missing(key)
         return value
 
 
-class _Cached(Generic[P, R]):
+def _no_row() -> None:
+    """Load a row that does not exist."""
+
+
+async def _no_row_async() -> None:
+    """Load a row that does not exist."""
+
+
+def _wrap(cached: _Cached[Any, Any] | _Batch[Any, Any], function: Callable[..., Any]) -> None:
+    """Take over name, documentation and attributes of a function, except those that a cached function has itself.
+
+    The attributes of a function that was decorated before may be those of another cached function.
+    """
+    functools.update_wrapper(cached, function, updated=())  # type: ignore[arg-type]
+    own = vars(cached)
+    own |= {
+        name: value
+        for name, value in getattr(function, "__dict__", {}).items()
+        if name not in own and not hasattr(type(cached), name)
+    }
+
+
+class _Cached(Comparable, Generic[P, R]):
     """What sync and async cached functions share."""
 
     loader: Loader | None = None
     __wrapped__: Callable[P, Any]
 
-    def __init__(self, cache: Functions, spec: _Spec, receiver: tuple[Any, ...] = ()) -> None:
+    def __init__(self, cache: Functions, spec: _Spec) -> None:
         self._cache = cache
         self._spec = spec
-        self._receiver = receiver
+        self._receiver: tuple[Any, ...] = ()
+        self._has_own_tags = spec.has_tags_with_fields
+        self._take_type()
+        _wrap(self, spec.function)
+
+    def _take_type(self) -> None:
+        spec = self._spec
         self._type = None if isinstance(spec.kind, _Later) else spec.kind
         self._key_of = self._first_key if isinstance(spec.kind, _Later) else spec.template.key
-        self._has_own_tags = spec.has_tags_with_fields
-        functools.update_wrapper(self, spec.function)  # type: ignore[arg-type]
 
     def _first_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the key of the first call, before which the type of values was not known."""
@@ -250,7 +266,7 @@ class _Cached(Generic[P, R]):
         self._key_of = self._spec.template.key
         return self._key_of(args, kwargs)
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key of a call."""
         return self._spec.template.key((*self._receiver, *args), kwargs)
 
@@ -260,7 +276,22 @@ class _Cached(Generic[P, R]):
         return spec.template.key(args, kwargs), spec.policy_of(args, kwargs)
 
     def _bound(self, receiver: Any) -> Self:
-        return self if receiver is None else type(self)(self._cache, self._spec, (receiver,))
+        if receiver is None:
+            return self
+        bound = type(self).__new__(type(self))
+        vars(bound).update(vars(self))
+        bound._receiver = (receiver,)  # noqa: SLF001 - its own
+        bound.__wrapped__ = types.MethodType(self._spec.function, receiver)
+        if self._type is None:
+            bound._take_type()  # noqa: SLF001
+        return bound
+
+    def _is_same(self, other: _Cached[Any, Any]) -> bool:
+        return (
+            same_values(self._receiver, other._receiver)
+            and _has_same_keys(self._cache, other._cache)
+            and (self._spec is other._spec or self._spec.is_same(other._spec))
+        )
 
     def __repr__(self) -> str:
         return f"<cached {self._spec.function.__qualname__} {self._spec.template.template!r}>"
@@ -273,7 +304,7 @@ class CachedFunction(_Cached[P, R]):
     def _load(self) -> Callable[..., Any]:
         return self._cache.sync_door.get_or_load
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or load it: one caller among all nodes does."""
         spec = self._spec
         given = self._receiver + args
@@ -289,19 +320,24 @@ class CachedFunction(_Cached[P, R]):
         """The function itself."""
         return functools.partial(self._spec.function, *self._receiver) if self._receiver else self._spec.function
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Forget the result of a call, on every node."""
         self._cache.sync_door.invalidate(self.key(*args, **kwargs))
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Forget the result of a call and load it anew."""
         self.invalidate(*args, **kwargs)
         return self(*args, **kwargs)
 
-    def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Put a value in place of the result of a call."""
+    def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Put a value in place of the result of a call. None, where it is a result, is a row that does not exist."""
         key, policy = self._written(args, kwargs)
-        self._cache.sync_door.set(key, value, policy=policy, type=self._spec.type)
+        door, spec = self._cache.sync_door, self._spec
+        if value is not None or not spec.gives_none:
+            door.set(key, value, policy=policy, type=spec.type)
+            return
+        door.invalidate(key)
+        door.get_or_load(key, _no_row, policy=policy, type=spec.type, wait=spec.wait)
 
     @overload
     def __get__(self, receiver: None, owner: type) -> Self: ...
@@ -317,7 +353,7 @@ class CachedFunction(_Cached[P, R]):
 class AsyncCachedFunction(_Cached[P, R]):
     """An async function whose results are cached."""
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the cached result, or load it: one caller among all nodes does."""
         spec = self._spec
         given = self._receiver + args
@@ -336,19 +372,24 @@ class AsyncCachedFunction(_Cached[P, R]):
         """The function itself."""
         return functools.partial(self._spec.function, *self._receiver) if self._receiver else self._spec.function
 
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Forget the result of a call, on every node."""
         await self._cache.async_door.invalidate(self.key(*args, **kwargs))
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Forget the result of a call and load it anew."""
         await self.invalidate(*args, **kwargs)
         return await self(*args, **kwargs)
 
-    async def set(self, value: R, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Put a value in place of the result of a call."""
+    async def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Put a value in place of the result of a call. None, where it is a result, is a row that does not exist."""
         key, policy = self._written(args, kwargs)
-        await self._cache.async_door.set(key, value, policy=policy, type=self._spec.type)
+        door, spec = self._cache.async_door, self._spec
+        if value is not None or not spec.gives_none:
+            await door.set(key, value, policy=policy, type=spec.type)
+            return
+        await door.invalidate(key)
+        await door.get_or_load(key, _no_row_async, policy=policy, type=spec.type, wait=spec.wait)
 
     @overload
     def __get__(self, receiver: None, owner: type) -> Self: ...
@@ -361,14 +402,24 @@ class AsyncCachedFunction(_Cached[P, R]):
         return self._bound(receiver)
 
 
-class _Batch(Generic[K, V]):
+class _Batch(Comparable, Generic[K, V]):
     """What sync and async batch loaders share: they take a list of what stands in the keys, and give a dict."""
 
     def __init__(self, cache: Functions, loader: Loader, wait: float | None) -> None:
         self._cache = cache
         self._wait = wait
         self.loader = loader
-        functools.update_wrapper(self, loader.function)  # type: ignore[arg-type]
+        _wrap(self, loader.function)
+
+    def _is_same(self, other: _Batch[Any, Any]) -> bool:
+        mine, its = self.loader, other.loader
+        return (
+            _has_same_keys(self._cache, other._cache)
+            and is_same(mine.function, its.function)
+            and mine.template.template == its.template.template
+            and same_values(mine.kind, its.kind)
+            and mine.guard.is_same(its.guard)
+        )
 
     def key(self, item: K) -> str:
         """Return the key of one item."""
@@ -426,9 +477,14 @@ class BatchLoader(_Batch[K, V]):
         self.invalidate(*items)
         return self(items)
 
-    def set(self, value: V, item: K) -> None:
-        """Put a value in place of an item."""
-        self._cache.sync_door.set(self.key(item), value, policy=self._policy(), type=self.loader.type)
+    def set(self, value: V | None, item: K) -> None:
+        """Put a value in place of an item. None is a row that does not exist."""
+        key, door, policy, kind = self.key(item), self._cache.sync_door, self._policy(), self.loader.type
+        if value is not None:
+            door.set(key, value, policy=policy, type=kind)
+            return
+        door.invalidate(key)
+        door.get_or_load(key, _no_row, policy=policy, type=kind, wait=self._wait)
 
 
 class AsyncBatchLoader(_Batch[K, V]):
@@ -466,9 +522,14 @@ class AsyncBatchLoader(_Batch[K, V]):
         await self.invalidate(*items)
         return await self(items)
 
-    async def set(self, value: V, item: K) -> None:
-        """Put a value in place of an item."""
-        await self._cache.async_door.set(self.key(item), value, policy=self._policy(), type=self.loader.type)
+    async def set(self, value: V | None, item: K) -> None:
+        """Put a value in place of an item. None is a row that does not exist."""
+        key, door, policy, kind = self.key(item), self._cache.async_door, self._policy(), self.loader.type
+        if value is not None:
+            await door.set(key, value, policy=policy, type=kind)
+            return
+        await door.invalidate(key)
+        await door.get_or_load(key, _no_row_async, policy=policy, type=kind, wait=self._wait)
 
 
 class _Decorator(Protocol):
@@ -640,7 +701,7 @@ class Functions:
                 name_of(function),
                 keys,
                 function,
-                inspect.iscoroutinefunction(function),
+                _is_async(function),
                 policy,
                 kind=type if type is not None else _returned(function, names, _of_mapping),
                 guard=Guard(name_of(function), (), pass_through),
@@ -732,9 +793,9 @@ class Functions:
         return cached
 
     @functools.cached_property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> Claims:
         """Which function has which keys."""
-        return []
+        return Claims()
 
     @property
     def key_prefix(self) -> str:
@@ -743,15 +804,7 @@ class Functions:
 
     def _claim(self, keys: KeyTemplate, function: Any, *, shared: bool) -> None:
         """Give keys to a function; raises KeyFormatError if another one has some of them and they are not shared."""
-        claim = Claim(self.key_prefix, keys, function)
-        met = [known for known in list(self.claims) if keys.meets(claim.prefix, known.keys, known.prefix)]
-        if any(claim.is_same(known) for known in met):
-            return
-        if met and not shared:
-            raise KeyFormatError(claim.refusal(met[0]))
-        # A function that is decorated again and again within another one leaves one claim.
-        if not any(claim.has_keys_of(known) for known in met):
-            self.claims.append(claim)
+        self.claims.add(Claim(self.key_prefix, keys, function), shared=shared)
 
     def register(self, loader: Loader) -> None:
         """Let workers load by this; raises ConfigError if another function has the pattern."""
@@ -802,9 +855,20 @@ def _spec(  # noqa: PLR0913 - what the decorators were told
         guard,
         tuple(_tag(tag, function) for tag in policy.tags),
         _seconds(wait),
-        inspect.iscoroutinefunction(function),
+        _is_async(function),
         list(ignore),
     )
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Tell whether a function is awaited; an object, such as a function that is cached already, by its `__call__`."""
+    called = inspect.getattr_static(type(function), "__call__", None)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def _has_same_keys(one: Functions, other: Functions) -> bool:
+    """Tell whether two caches, or namespaces of one, write their values under the same names."""
+    return one.claims is other.claims and one.key_prefix == other.key_prefix
 
 
 def _tag(text: str, function: Callable[..., Any]) -> KeyTemplate:
@@ -855,6 +919,13 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
+def _allows_none(annotation: Any) -> bool:
+    """Tell whether a return annotation allows None; none that is known does."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return any(map(_allows_none, typing.get_args(annotation)))
+    return annotation in (None, type(None), Any, object) or isinstance(annotation, TypeVar)
+
+
 def _known(annotation: Any) -> Any:
     """Return the type that values are read as; None if the annotation tells nothing."""
     kind = _without_none(annotation)
@@ -892,49 +963,6 @@ def _session_class(value: object) -> str | None:
     has_transactions = hasattr(kind, "commit") and hasattr(kind, "rollback")
     is_of_asyncpg = hasattr(kind, "fetchrow") and hasattr(kind, "transaction")  # its pool has no transactions
     return kind.__name__ if has_transactions or is_of_asyncpg else None
-
-
-def is_same(one: Any, other: Any) -> bool:
-    """Tell whether two functions give the same: by name, code, defaults and the variables that they use around them."""
-    if one is other:
-        return True
-    if not isinstance(one, types.FunctionType) or not isinstance(other, types.FunctionType):
-        one, other = (getattr(function, "__wrapped__", function) for function in (one, other))
-        if not isinstance(one, types.FunctionType) or not isinstance(other, types.FunctionType):
-            return type(one) is type(other) and bool(one == other)
-    names = one.__code__.co_freevars
-    return (
-        name_of(one) == name_of(other)
-        and _code(one.__code__) == _code(other.__code__)
-        and _same_values((one.__defaults__, one.__kwdefaults__), (other.__defaults__, other.__kwdefaults__))
-        and all(
-            _same_cells(first, second, is_itself=name == one.__name__)
-            for name, first, second in zip(names, one.__closure__ or (), other.__closure__ or (), strict=True)
-        )
-    )
-
-
-def _code(code: types.CodeType) -> tuple[Any, ...]:
-    """Return what a function does, without the lines on which it stands."""
-    constants = tuple((type(c), _code(c) if isinstance(c, types.CodeType) else c) for c in code.co_consts)
-    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
-
-
-def _same_cells(one: types.CellType, other: types.CellType, *, is_itself: bool) -> bool:
-    """Compare a variable of the functions around; a function that calls itself has no value yet at decoration."""
-    try:
-        return is_itself or _same_values(one.cell_contents, other.cell_contents)
-    except ValueError:  # it is set later, so nobody knows to what
-        return False
-
-
-def _same_values(one: Any, other: Any) -> bool:
-    try:
-        if callable(one) and callable(other):
-            return is_same(one, other)
-        return type(one) is type(other) and bool(one is other or one == other)
-    except Exception:  # noqa: BLE001 - whatever a comparison raises
-        return False
 
 
 def _by_values(function: Callable[..., Any], keys: KeyTemplate) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from globalcache.client.claims import is_same
 from globalcache.errors import ConfigError, LoadError
 
 Maker: TypeAlias = Callable[[str], BaseException]
@@ -55,6 +56,14 @@ class Guard:
         # The class nearest to that of the exception: a reader knows only those that were named.
         kind = next(base for base in type(error).__mro__ if base in self._names)
         return Absent(self._names[kind], error)
+
+    def is_same(self, other: Guard) -> bool:
+        """Tell whether the same exceptions mean the same, and are made by the same code."""
+        return (
+            self.absent == other.absent
+            and self.pass_through == other.pass_through
+            and all(is_same(maker, other._makers.get(name)) for name, maker in self._makers.items())
+        )
 
     def missing(self, key: str, name: str = "") -> BaseException:
         """Return the exception of a key without a row; of the class of that name, or of the first one without it."""

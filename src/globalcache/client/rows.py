@@ -24,6 +24,7 @@ from uuid import UUID
 
 import msgspec
 
+from globalcache.client.checks import check_type
 from globalcache.errors import ConfigError
 
 try:
@@ -209,7 +210,10 @@ class Query:
 
     def _value(self, row: Row) -> Any:
         value = msgspec.to_builtins(row)
-        return value if self._kind is None else msgspec.convert(value, self._kind)
+        if self._kind is None:
+            return value
+        check_type(self._kind)
+        return msgspec.convert(value, self._kind)
 
 
 def _texts(item: Any) -> tuple[str, ...]:

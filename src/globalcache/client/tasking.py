@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,12 @@ _REFRESHES = 32
 class _Outcome:
     """What came of a load: `result`, or `raised`; `is_private` if that is for the caller whose load it was alone."""
 
-    __slots__ = ("is_private", "raised", "result")
+    __slots__ = ("begun", "is_private", "raised", "result")
 
-    def __init__(self, result: Any = None, raised: Raised | None = None, *, is_private: bool = False) -> None:
+    def __init__(
+        self, begun: float, result: Any = None, raised: Raised | None = None, *, is_private: bool = False
+    ) -> None:
+        self.begun = begun
         self.result = result
         self.raised = raised
         self.is_private = is_private
@@ -108,27 +112,37 @@ class AsyncWork:
         return room
 
     async def alone(
-        self, key: bytes, load: Callable[[], Awaitable[Any]], wait: float, private: tuple[type[BaseException], ...] = ()
+        self,
+        key: bytes,
+        load: Callable[[], Awaitable[Any]],
+        wait: float,
+        private: tuple[type[BaseException], ...] = (),
+        *,
+        joins: bool,
     ) -> Any:
-        """Run a load unless another task of this loop runs it already; then return what that one gets.
+        """Run a load unless another task of this loop runs it already; then return what that gets, if it `joins` it.
+
+        Else a load that had begun before is waited for, and nothing more: what it has read may be older than an
+        invalidation that another process was told of before this call. All who came meanwhile share the next one.
 
         The load is a task of its own, so that a caller that is cancelled takes nothing from the others. An exception
         among `private` is given to the caller whose load raised it; those who waited load for themselves, one after
         another, each for `wait` seconds at most.
         """
         loop = asyncio.get_running_loop()
-        place = id(loop), key
+        place, arrived = (id(loop), key), time.monotonic()
         outcome = None
         try:
             async with asyncio.timeout(wait):
                 while outcome is None:
                     flight = self._flights.get(place)
-                    mine = flight is None
-                    if flight is None:
+                    # One that has ended stands there until the next turn of the loop.
+                    mine = flight is None or flight.done()
+                    if flight is None or flight.done():
                         flight = self._flights[place] = loop.create_task(self._outcome(loop, load, private))
                         flight.add_done_callback(functools.partial(self._landed, place))
                     outcome = await asyncio.shield(flight)
-                    if outcome.is_private and not mine:
+                    if not mine and (outcome.is_private or (not joins and outcome.begun <= arrived)):
                         outcome = None
         except TimeoutError:
             raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s") from None
@@ -146,10 +160,11 @@ class AsyncWork:
         load: Callable[[], Awaitable[Any]],
         private: tuple[type[BaseException], ...],
     ) -> _Outcome:
+        begun = time.monotonic()
         try:
-            return _Outcome(await self._limited(loop, load))
+            return _Outcome(begun, await self._limited(loop, load))
         except Exception as error:  # noqa: BLE001 - raised in all who wait
-            return _Outcome(raised=Raised(error), is_private=isinstance(error, private))
+            return _Outcome(begun, raised=Raised(error), is_private=isinstance(error, private))
 
     def _landed(self, place: tuple[int, bytes], flight: asyncio.Task[_Outcome]) -> None:
         if self._flights.get(place) is flight:
@@ -197,7 +212,7 @@ async def _refresh(
             begun = [lease for lease in leases if lease.start()]
             if begun:
                 await work(begun)
-    except Exception as error:  # noqa: BLE001 - nobody waits for it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - nobody waits for it, and SystemExit would end the loop
         _log.warning("globalcache: in the background: %s: %s", type(error).__name__, error)
 
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Final, Union
 
 import msgspec
 
+from globalcache.client.checks import check_type
 from globalcache.client.faithful import difference, is_pydantic, is_record, place_of, shown
 from globalcache.errors import ConfigError
 
@@ -39,6 +41,9 @@ UNREADABLE: Final = object()
 
 _json_encode = msgspec.json.Encoder(enc_hook=lambda value: _enc_hook(value)).encode  # noqa: PLW0108 - defined below
 _json_decode = msgspec.json.Decoder().decode
+# A negative number of 4300 digits is longer than a reader takes, with its sign.
+_LONG_NUMBER = re.compile(rb"-[0-9]{4300}")
+_LONG_TEXT = 4300
 # Types that JSON has, of which every value comes back as it is; floats do if they are finite.
 _PLAIN = frozenset({str, int, bool, type(None)})
 _SCALAR = _PLAIN | {float}
@@ -96,10 +101,13 @@ class Values:
         if kind is bytes:
             raise TypeError(f"value is {shown(value)}, not bytes")
         data, flags = self._written(value)
-        if kind is None:
+        is_told = not (len(data) > _LONG_TEXT and flags == 0 and _LONG_NUMBER.search(data))
+        if kind is None and flags == 0:
             if not _is_plain(value):
                 _refuse_plain(value, "value")
-        elif not self._walk(kind)(value):
+            elif not is_told:
+                self._check_comes_back(value, kind, data, flags)
+        elif not (is_told and self._walk(kind)(value)):
             self._check_comes_back(value, kind, data, flags)
         return data, flags
 
@@ -134,8 +142,17 @@ class Values:
         """Return a function that tells, without reading back, that a value of this type comes back the same."""
         walk = self._walks.get(kind)
         if walk is None:
-            walk = self._walks[kind] = _walk_of(kind) or _never
+            walk = _walk_of(kind) if kind is None or self._can_read(kind) else None
+            walk = self._walks[kind] = walk or _never
         return walk
+
+    def _can_read(self, kind: Any) -> bool:
+        """Tell whether values of a type can be read at all; if not, reading back says why."""
+        try:
+            self._reader(kind)
+        except Exception:  # noqa: BLE001 - whatever a class of the user raises
+            return False
+        return True
 
     def _check_comes_back(self, value: Any, kind: Any, data: bytes, flags: int) -> None:
         """Read a value back and compare; raises TypeError that names the place and what to write."""
@@ -145,6 +162,8 @@ class Values:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a class of the user raises
             reason = _first_line(error).replace("`$", "`value")
+            if isinstance(error, ConfigError):
+                raise TypeError(str(error)) from None
             advice = _IMPORT if isinstance(error, NameError) else _TAG if "Type unions" in reason else _FITTING
             raise TypeError(f"value does not come back as {_name(kind)}: {reason}; {advice}") from None
         found = difference(value, again)
@@ -208,9 +227,7 @@ class Values:
     def _from_json(self, data: bytes, kind: Any) -> Any:
         if kind is None:
             return self.decode(data)
-        decode = self._decoders.get(kind)
-        if decode is None:
-            decode = self._decoders[kind] = _decoder(kind)
+        decode = self._reader(kind)
         try:
             return decode(data)
         except msgspec.DecodeError:
@@ -218,6 +235,15 @@ class Values:
             if kind is str:
                 return data.decode()
             raise
+
+    def _reader(self, kind: Any) -> Callable[[bytes], Any]:
+        """Return how JSON is read as a type. Raises what building it raises: TypeError, NameError, ConfigError."""
+        # Unions are equal in any order of their members, but those that are tried one by one are read in their order.
+        name = _members(kind) or kind
+        decode = self._decoders.get(name)
+        if decode is None:
+            decode = self._decoders[name] = _decoder(kind)
+        return decode
 
     @staticmethod
     def _restore(data: bytes, kind: Any) -> Any:
@@ -303,16 +329,22 @@ def _decoder(kind: Any) -> Callable[[bytes], Any]:
     return lambda data: _read_as_one([functools.partial(decode, data) for decode in decoders], data, _json_encode)
 
 
-@functools.lru_cache(maxsize=1000)
 def _members(kind: Any) -> tuple[Any, ...] | None:
     """Return the members of a union that has to be tried one by one: msgspec tells two classes apart by tags only."""
+    return typing.get_args(kind) if _has_to_be_tried(kind) else None
+
+
+@functools.lru_cache(maxsize=1000)
+def _has_to_be_tried(kind: Any) -> bool:
+    """Tell whether msgspec knows the members of a union, but not the union. Raises ConfigError as check_type does."""
+    check_type(kind)
     if typing.get_origin(kind) not in (Union, types.UnionType):
-        return None
+        return False
     try:
         msgspec.json.Decoder(kind, dec_hook=_dec_hook)
     except TypeError:
-        return typing.get_args(kind)
-    return None
+        return True
+    return False
 
 
 def _read_as_one(readers: Sequence[Callable[[], Any]], data: bytes, write: Callable[[Any], bytes]) -> Any:
@@ -374,11 +406,20 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
+def _without_notes(kind: Any) -> Any:
+    """Return the type that is annotated with what msgspec does not look at; others are read back."""
+    if typing.get_origin(kind) is not typing.Annotated:
+        return kind
+    inner, *notes = typing.get_args(kind)
+    return kind if any(isinstance(note, msgspec.Meta) for note in notes) else inner
+
+
 def _walk_of(kind: Any, *, in_record: bool = False) -> Callable[[Any], bool] | None:
     """Return a function that walks through values of a type; None if they have to be read back.
 
     `in_record`: records are read back.
     """
+    kind = _without_notes(kind)
     if kind in _ANYTHING:
         return _is_plain
     if kind in {list, dict, float, *_PLAIN}:
@@ -398,10 +439,10 @@ def _walk_of(kind: Any, *, in_record: bool = False) -> Callable[[Any], bool] | N
 def _walk_of_record(kind: type) -> Callable[[Any], bool] | None:
     """Return the same for a dataclass whose fields are plain, none a record itself, and that has no code of its own."""
     fields = dataclasses.fields(kind)
-    if any(map(kind.__dict__.get, ("__post_init__", "__slots__"))) or kind.__bases__ != (object,):
+    if any(map(kind.__dict__.get, ("__post_init__", "__slots__", "__getattribute__"))) or kind.__bases__ != (object,):
         return None
     try:
-        types_of = typing.get_type_hints(kind)
+        types_of = typing.get_type_hints(kind, include_extras=True)
     except Exception:  # noqa: BLE001 - a name that is not there; reading back says which
         return None
     walks = {field.name: _walk_of(types_of[field.name], in_record=True) for field in fields if field.init}

@@ -10,8 +10,9 @@ import contextvars
 import logging
 import threading
 import time
-from collections import deque
+import weakref
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.home import when_forked
@@ -29,6 +30,8 @@ _REFRESHERS = 4
 MOST_QUEUED = 1000
 # Seconds without work after which such a thread ends.
 _IDLE = 5.0
+# Seconds after which a load looks again whether there is room for it, doubled up to eight times as much.
+_LOOK_AGAIN = 0.005
 
 
 class Running:
@@ -53,10 +56,17 @@ class _Flight:
     """A load that other threads of the process wait for: `result`, or `raised`, or neither if it is for its caller."""
 
     def __init__(self) -> None:
+        self.begun = time.monotonic()
         self.done = threading.Event()
         self.is_shared = False
         self.result: Any = None
         self.raised: Raised | None = None
+
+
+class _Room:
+    """The room of a load among those that run at a time. One that is lost with its frame is free again."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Failed:
@@ -72,44 +82,47 @@ class Refresher:
     """A few threads that run refreshes, started when there are any. They end with the interpreter, without a wait."""
 
     def __init__(self) -> None:
-        self._jobs: deque[tuple[Sequence[Lease], contextvars.Context, Callable[[Sequence[Lease]], Any]]] = deque()
-        self._ready = threading.Condition()
-        self._threads = 0
-        self._resting = 0
+        # Not a Condition, nor a count: an exception that a signal or gevent raises here must leave neither wrong.
+        self._jobs: SimpleQueue[tuple[Sequence[Lease], contextvars.Context, Callable[[Sequence[Lease]], Any]]] = (
+            SimpleQueue()
+        )
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
 
     def put(self, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Any]) -> bool:
         """Have `work` run with those leases whose load begins within 10 s; False if too many wait already."""
         for lease in leases:
             lease.queue()
-        with self._ready:
-            if len(self._jobs) >= MOST_QUEUED or not self._has_thread():
-                return False
-            self._jobs.append((leases, contextvars.copy_context(), work))
-            self._ready.notify()
+        if self._jobs.qsize() >= MOST_QUEUED or not self._has_thread():
+            return False
+        self._jobs.put((leases, contextvars.copy_context(), work))
         return True
 
     def _has_thread(self) -> bool:
-        if self._resting <= len(self._jobs) and self._threads < _REFRESHERS:
+        with self._lock:
+            self._threads = {thread for thread in self._threads if thread.is_alive()}
+            if len(self._threads) == _REFRESHERS:
+                return True
             thread = threading.Thread(target=self._run, name="globalcache-refresh", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
                 # At the end of the interpreter no thread can be started.
-                return self._threads > 0
-            self._threads += 1
-        return True
+                return bool(self._threads)
+            self._threads.add(thread)
+            return True
 
     def _run(self) -> None:
         while True:
-            with self._ready:
-                self._resting += 1
-                while not self._jobs:
-                    if not self._ready.wait(_IDLE) and not self._jobs:
-                        self._resting -= 1
-                        self._threads -= 1
+            try:
+                leases, context, work = self._jobs.get(timeout=_IDLE)
+            except Empty:
+                # Whoever puts something into the queue does so after it has seen this thread: so it is looked at last.
+                with self._lock:
+                    if self._jobs.empty():
+                        self._threads.discard(threading.current_thread())
                         return
-                self._resting -= 1
-                leases, context, work = self._jobs.popleft()
+                continue
             # It may outlast the load that asked for it, and nobody waits for it.
             context.run(loading.set, ())
             context.run(_refresh, leases, work)
@@ -121,7 +134,7 @@ def _refresh(leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Any]) ->
         begun = [lease for lease in leases if lease.start()]
         if begun:
             work(begun)
-    except Exception as error:  # noqa: BLE001 - nobody waits for it
+    except BaseException as error:  # noqa: BLE001 - nobody waits for it, and the thread has others to run
         _log.warning("globalcache: in the background: %s: %s", type(error).__name__, error)
     finally:
         for lease in leases:
@@ -139,7 +152,7 @@ class Work:
 
     def after_fork(self) -> None:
         """Start anew: the threads of the parent are not here, and one of them may have held a lock."""
-        self._room = threading.BoundedSemaphore(self._local_loads)
+        self._running: weakref.WeakSet[_Room] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._flights: dict[bytes, _Flight] = {}
         self._refresher = Refresher()
@@ -174,14 +187,23 @@ class Work:
         return self._refresher.put(leases, work)
 
     def alone(
-        self, key: bytes, load: Callable[[], Any], wait: float, private: tuple[type[BaseException], ...] = ()
+        self,
+        key: bytes,
+        load: Callable[[], Any],
+        wait: float,
+        private: tuple[type[BaseException], ...] = (),
+        *,
+        joins: bool,
     ) -> Any:
-        """Run a load unless another thread runs it already; then return what that one gets.
+        """Run a load unless another thread runs it already; then return what that one gets, if it `joins` that.
 
-        An exception among `private` is given to the caller whose load raised it; those who waited load for themselves,
-        one after another, each for `wait` seconds at most.
+        Else a load that had begun before is waited for, and nothing more: what it has read may be older than an
+        invalidation that another process was told of before this call. All who came meanwhile share the next one. An
+        exception among `private` is given to the caller whose load raised it; those who waited load for themselves, one
+        after another, each for `wait` seconds at most.
         """
-        end = time.monotonic() + wait
+        arrived = time.monotonic()
+        end = arrived + wait
         while True:
             with self._lock:
                 flight = self._flights.get(key)
@@ -193,10 +215,11 @@ class Work:
             try:
                 if not flight.done.wait(max(0.0, end - time.monotonic())):
                     raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s")
-                if flight.raised is not None:
-                    flight.raised.again()
-                if flight.is_shared:
-                    return flight.result
+                if joins or flight.begun > arrived:
+                    if flight.raised is not None:
+                        flight.raised.again()
+                    if flight.is_shared:
+                        return flight.result
             finally:
                 # A traceback holds this frame, which must not hold the exception.
                 del flight
@@ -231,12 +254,19 @@ class Work:
         if keys_in_load():
             yield
             return
-        if not self._room.acquire(timeout=max(0.0, wait)):
-            raise DeadlineError(f"{self._local_loads} loads run already")
+        end, pause, room = time.monotonic() + wait, _LOOK_AGAIN, _Room()
+        self._running.add(room)
+        while len(self._running) > self._local_loads:
+            self._running.discard(room)
+            if time.monotonic() >= end:
+                raise DeadlineError(f"{self._local_loads} loads run already")
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(pause * 2, _LOOK_AGAIN * 8)
+            self._running.add(room)
         try:
             yield
         finally:
-            self._room.release()
+            self._running.discard(room)
 
     def deliver(self, send: Callable[[Any], Any], parts: Sequence[Any], missed: Callable[[Any], object]) -> list[Any]:
         """Return what `send` gave for each part. If the caller is interrupted, `missed` is called with the others."""

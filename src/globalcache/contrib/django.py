@@ -45,7 +45,7 @@ _NAMESPACE = "django"
 # Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
 _SHORTEST = 0.001
 _AWAY = (UnavailableError, DeadlineError)
-# get_or_set asks its callable itself when another one failed, or takes too long.
+# get_or_set asks its callable itself when another process failed, or takes too long.
 _FAILED_ELSEWHERE = (LoadError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.

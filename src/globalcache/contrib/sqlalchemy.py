@@ -154,7 +154,12 @@ class _Pending:
         return self._session() is session
 
     def add(self, session: Session, cache: Any, keys: Iterable[str], tags: Iterable[str], *, awaits: bool) -> None:
-        self._wanted.setdefault(_innermost(session), _Wanted()).add(cache, keys, tags, awaits=awaits)
+        wanted = _Wanted()
+        wanted.add(cache, keys, tags, awaits=awaits)
+        self._wanted.setdefault(_innermost(session), _Wanted()).join(wanted)
+        # Whoever began a transaction outside may commit it while the session is open, which hears nothing of that.
+        for connection in _still_open(_joined(session)):
+            _wait_for(connection, wanted)
 
     def begins(self, session: Session) -> None:
         """Note that a commit was begun: from now on the database may have committed, whatever is raised.
@@ -191,15 +196,12 @@ class _Pending:
         """Invalidate what the transaction wanted where it is committed, and leave the rest to its connections."""
         wanted = self._wanted.pop(root, _Wanted())
         wanted.join(self._wanted.pop(None, _Wanted()))
-        connections = _connections(root)
-        if isinstance(session.bind, Connection):
-            connections.add(session.bind)  # on which statements may have run without the session
-        automatic = set(filter(_is_autocommit, connections))
-        still_open = {connection for connection in connections - automatic if connection.in_transaction()}
+        connections = _connections(root) | _joined(session)
+        still_open = _still_open(connections)
         for connection in still_open:
             _wait_for(connection, wanted)
         is_elsewhere = not connections or connections > still_open
-        return wanted.run() if automatic or (is_committed and is_elsewhere) else None
+        return wanted.run() if (is_committed and is_elsewhere) or any(map(_is_autocommit, connections)) else None
 
 
 def _running(session: Session) -> SessionTransaction:
@@ -225,6 +227,21 @@ def _around(savepoint: SessionTransaction) -> SessionTransaction | None:
 def _connections(transaction: SessionTransaction) -> set[Connection]:
     # Its property `connections` came with SQLAlchemy 2.1.7.
     return {entry[0] for entry in transaction._connections.values()}  # noqa: SLF001
+
+
+def _joined(session: Session) -> set[Connection]:
+    """Return the connections of a session whose transactions were begun outside, and are ended there."""
+    root = session.get_transaction()
+    entries = set(root._connections.values()) if root is not None else set()  # noqa: SLF001
+    joined = {at for at, transaction, commits, _ in entries if not commits or transaction is not at.get_transaction()}
+    bind = session.bind
+    if isinstance(bind, Connection) and bind not in {entry[0] for entry in entries}:
+        joined.add(bind)  # on which statements may have run without the session
+    return joined
+
+
+def _still_open(connections: set[Connection]) -> set[Connection]:
+    return {connection for connection in connections if connection.in_transaction() and not _is_autocommit(connection)}
 
 
 def _is_autocommit(connection: Connection) -> bool:

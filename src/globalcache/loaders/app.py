@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import itertools
 import os
@@ -19,7 +20,7 @@ from globalcache.errors import ConfigError
 from globalcache.loaders.worker import Worker, patterns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def find(target: str) -> Any:
@@ -97,8 +98,25 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
         for worker in itertools.chain(*workers):
             worker.stop()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
     runs = (worker.run(partial(one_ready, place)) for place, some in enumerate(workers) for worker in some)
-    await asyncio.gather(*runs)
+    with _on_signals(stop):
+        await asyncio.gather(*runs)
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in the running loop at SIGTERM and SIGINT.
+
+    Not by `add_signal_handler`: it takes the descriptor that a process may have set for its signals, and a child that
+    an application forks would stop its parent by the signals that it gets.
+    """
+    loop = asyncio.get_running_loop()
+    before = {
+        number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

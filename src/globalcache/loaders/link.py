@@ -48,6 +48,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._output: list[bytes] = []
         self._loop = asyncio.get_running_loop()
+        self._heard = self._pinged = self._loop.time()
 
     @property
     def is_open(self) -> bool:
@@ -61,6 +62,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what arrived."""
+        self._heard = self._loop.time()
         self._reader.feed(data)
         loads: list[Load] = []
         try:
@@ -122,6 +124,19 @@ class Link(asyncio.Protocol):
             self._loop.call_soon(self.flush)
         self._output.append(data)
         self._sent.append(about)
+
+    def check(self, ping_after: float, dead_after: float) -> None:
+        """Ask a server that has been silent for a sign of life; give the connection up if it stays silent. In seconds.
+
+        A peer that vanished without a word would be waited for without an end: an idle worker sends nothing.
+        """
+        now = self._loop.time()
+        if now - self._heard >= dead_after:
+            self.abort()
+        elif now - max(self._heard, self._pinged) >= ping_after:
+            self._pinged = now
+            # Whatever the answer is: a user who may not PING is heard as well.
+            self.say(command(b"PING"), self._loop.create_future())
 
     def flush(self) -> None:
         """Send what was said so far."""

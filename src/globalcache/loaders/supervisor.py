@@ -113,9 +113,11 @@ class _Worker:
         """Return the next thing that it says; None if it ends before or says nothing in time."""
         line = b""
         deadline = time.monotonic() + timeout
+        # Not select(), which knows no descriptors from 1,024 on.
+        poll = select.poll()
+        poll.register(self._facts, select.POLLIN)
         while not line.endswith(b"\n"):
-            readable, _, _ = select.select([self._facts], [], [], max(0, deadline - time.monotonic()))
-            chunk = os.read(self._facts, 1) if readable else b""
+            chunk = os.read(self._facts, 1) if poll.poll(max(0, deadline - time.monotonic()) * 1000) else b""
             if not chunk:
                 return None
             line += chunk

@@ -3,11 +3,15 @@
 Sync functions run in threads, async ones on the loop; batch loaders collect loads for a moment. A lease that is held is
 renewed every second, so that a slow query does not become two; what waited so long that its lease has passed on is not
 begun. A connection that is lost is made again; loads under way go on meanwhile: tokens are good on any connection.
+
+A load fails at its time-out, whatever its call does then. A call that does not end when it is cancelled is stuck: it
+takes its place among the calls that may run at a time, and what it returns is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
@@ -26,7 +30,7 @@ from globalcache.loaders.link import Link, Load, command
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from concurrent.futures import Future
 
     from globalcache.client.address import Address
@@ -38,8 +42,14 @@ log = logging.getLogger("globalcache.worker")
 _LEASE, _RENEW_EVERY, _TICK = 3.0, 1.0, 0.25
 _CONNECT_TIMEOUT = 5.0
 _RECONNECT = (0.05, 2.0)
-# What loads under way are given to end when the worker is told to stop.
-_GRACE = 5.0
+# What loads under way are given to end when the worker is told to stop; then what those that are cancelled are given,
+# and what the loaders are given to close their connections. The sum is less than the grace of a supervisor.
+_GRACE, _CLEANUP, _CLOSE = 5.0, 1.0, 1.0
+LONGEST_END = _GRACE + _CLEANUP + _CLOSE
+# A call that still runs so long after its time-out does not end soon.
+_STUCK = 1.0
+# A server that has been silent so long is asked for a sign of life; the connection is given up later.
+_PING_AFTER, _DEAD_AFTER = 5.0, 15.0
 # While a loader fails, the server asks again after this, so that what is back is seen to be back.
 _RETRY_MS = 500
 # Loads that a connection can have at a time at most.
@@ -64,13 +74,13 @@ class _Job:
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """Jobs that are being loaded by one call."""
+    """One call, and the jobs that it has not answered: none after its time-out, though the call may still run."""
 
     jobs: list[_Job]
     begun: float
+    deadline: float
     task: asyncio.Task[None] | None = None
     thread: Future[Any] | None = None
-    is_late: bool = False
 
 
 class Worker:
@@ -78,7 +88,8 @@ class Worker:
 
     `encode` gives a value of a type as bytes and flags, and raises TypeError for what it cannot; `prefix` stands before
     every key and tag, as the namespace of the cache, and `tags` are given to all that is filled. `tls` is for addresses
-    that have it; `tell_text` sends the text of exceptions to clients, not only the name of their class.
+    that have it; `tell_text` sends the text of exceptions to clients, not only the name of their class. `clock` returns
+    seconds.
     """
 
     def __init__(  # noqa: PLR0913 - an option each
@@ -91,12 +102,13 @@ class Worker:
         tags: Sequence[bytes] = (),
         tls: ssl.SSLContext | None = None,
         tell_text: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = address
         self.tls = tls
         self.tell_text = tell_text
         self.max_value = _LONGEST_VALUE
-        self.is_ending = False
+        self.clock = clock
         self.prefix = prefix
         self.tags = tags
         self.encode = encode
@@ -114,40 +126,54 @@ class Worker:
         return patterns_of((lane.loader for lane in self.lanes), self.prefix)
 
     def stop(self) -> None:
-        """Take no more loads, end those under way, and then end `run`. For a signal handler."""
+        """Take no more loads, end those under way, and then end `run`, LONGEST_END seconds later at the latest."""
         self._stop.set()
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until told to stop; `ready` is called each time the server knows of it."""
-        pause, is_away = _RECONNECT[0], False
         ticking = asyncio.create_task(self._tick())
         stopping = asyncio.create_task(self._stop.wait())
         try:
-            while not self._stop.is_set():
-                try:
-                    await self._connect()
-                except (OSError, TimeoutError) as error:
-                    # Once for each time that the server is away.
-                    level = logging.DEBUG if is_away else logging.WARNING
-                    log.log(level, "%s: %s; trying again", self.address, error or "no answer in time")
-                    is_away = True
-                    await asyncio.wait([stopping], timeout=pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-                    pause = min(pause * 2, _RECONNECT[1])
-                    continue
-                pause, is_away = _RECONNECT[0], False
-                ready()
-                lost = asyncio.create_task(self._lost.wait())
-                await asyncio.wait([lost, stopping], return_when=asyncio.FIRST_COMPLETED)
-                lost.cancel()
+            await self._serve(ready, stopping)
             await self._drain()
         finally:
             ticking.cancel()
             stopping.cancel()
-            for lane in self.lanes:
-                await lane.close()
+            await asyncio.gather(*(lane.close() for lane in self.lanes))
             if self._link is not None:
                 self._link.close()
                 await asyncio.sleep(0)
+
+    async def _serve(self, ready: Callable[[], None], stopping: asyncio.Task[Any]) -> None:
+        pause, is_away = _RECONNECT[0], False
+        while not self._stop.is_set():
+            try:
+                is_known = await self._unless_stopped(self._connect(), stopping)
+            except (OSError, TimeoutError) as error:
+                # Once for each time that the server is away.
+                level = logging.DEBUG if is_away else logging.WARNING
+                log.log(level, "%s: %s; trying again", self.address, error or "no answer in time")
+                is_away = True
+                await asyncio.wait([stopping], timeout=pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                pause = min(pause * 2, _RECONNECT[1])
+                continue
+            if is_known:
+                pause, is_away = _RECONNECT[0], False
+                ready()
+                await self._unless_stopped(self._lost.wait(), stopping)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, Any], stopping: asyncio.Task[Any]) -> bool:
+        """Do it unless the worker is told to stop before it is done; returns whether it was. Raises what it raises."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_done = not task.cancel()
+        if is_done:
+            await task
+        else:
+            await asyncio.gather(task, return_exceptions=True)
+        return is_done
 
     async def _connect(self) -> None:
         self._lost.clear()
@@ -161,6 +187,7 @@ class Worker:
         except BaseException:
             # A connection that was refused, or answered too late, must not stay open beside the next one.
             self._link = None
+            self._drop_waiting()
             if link is not None:
                 link.abort()
             raise
@@ -205,10 +232,13 @@ class Worker:
     def _lost_it(self, link: Link) -> None:
         if link is not self._link:
             return  # one that was given up before
-        # The server has handed the leases of what was not begun to others.
+        self._drop_waiting()
+        self._lost.set()
+
+    def _drop_waiting(self) -> None:
+        """Forget what was not begun: the server hands the leases of a connection that has ended to others."""
         for lane in self.lanes:
             lane.waiting.clear()
-        self._lost.set()
 
     def _refused(self, job: Any, error: str) -> None:
         """Answer for a value that the server did not take; its lease would last on."""
@@ -220,7 +250,7 @@ class Worker:
 
     def complain(self, about: str, text: str) -> None:
         """Log what may come with every load: an error once an hour, and at level debug in between."""
-        now = time.monotonic()
+        now = self.clock()
         is_new = now - self._complained.get(about, -_COMPLAINT) >= _COMPLAINT
         if is_new:
             self._complained[about] = now
@@ -229,7 +259,7 @@ class Worker:
     def _take(self, loads: list[Load]) -> None:
         if self._stop.is_set():
             return  # the end of the connection hands them to others
-        now = time.monotonic()
+        now = self.clock()
         stirred = set()
         for key, token in loads:
             lane, values, cause = self._route(key)
@@ -252,32 +282,29 @@ class Worker:
             if text.startswith(lane.loader.template.prefix):
                 try:
                     return lane, lane.loader.template.parse(text), ""
-                except Exception as error:  # noqa: BLE001 - whatever reads the fields of a key
+                except BaseException as error:  # noqa: BLE001 - whatever reads the fields of a key
                     cause = text_of(error).removeprefix(f"{text}: ")
         return None, (), cause
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
-            now = time.monotonic()
+            now = self.clock()
             for lane in self.lanes:
                 lane.tick(now)
+            if self._link is not None:
+                self._link.check(_PING_AFTER, _DEAD_AFTER)
 
     async def _drain(self) -> None:
-        """Answer for what was begun; the rest is for others."""
+        """Answer for what was begun; the rest is for others. Waits for no call that does not end when cancelled."""
         if self._link is not None:
             self.say(command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"1"))
         for lane in self.lanes:
             for job in lane.waiting:
                 self.release(job)
             lane.waiting.clear()
-        tasks = [run.task for lane in self.lanes for run in lane.runs if run.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_GRACE)
-        self.is_ending = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _wait([run.task for lane in self.lanes for run in lane.runs if run.jobs], _GRACE)
+        await _wait([task for lane in self.lanes for task in lane.give_back()], _CLEANUP)
 
     def say(self, data: bytes, job: _Job | None = None) -> None:
         """Send one command, for a load if it fills one; dropped while there is no connection: its lease passes on."""
@@ -312,7 +339,6 @@ class _Lane:
         self.breaker = Breaker()
         self.waiting: deque[_Job] = deque()
         self.runs: set[_Run] = set()
-        self._stuck = 0  # threads that were given up and still run
         self._timer: asyncio.TimerHandle | None = None
         self._pool = None if loader.is_async else ThreadPoolExecutor(loader.concurrency, f"loader-{loader.name}")
         self._constant_tags = all(tag.is_constant for tag in loader.tags)
@@ -341,55 +367,77 @@ class _Lane:
             self._begin([self.waiting.popleft() for _ in range(min(self.loader.batch, len(self.waiting)))])
 
     def _has_room(self) -> bool:
-        return len(self.runs) + self._stuck < self.loader.concurrency
+        return len(self.runs) < self.loader.concurrency
+
+    def _is_blocked(self, now: float) -> bool:
+        """Return whether all calls that may run at a time are stuck, so that nothing can begin."""
+        since = now - self.loader.timeout - _STUCK
+        return not self._has_room() and all(not run.jobs and run.begun <= since for run in self.runs)
 
     def _begin(self, jobs: list[_Job]) -> None:
-        now = time.monotonic()
+        now = self.worker.clock()
         for job in [job for job in jobs if now - job.renewed >= _LEASE]:
             # Its lease has passed on while this process was held up.
             jobs.remove(job)
             self.worker.release(job)
         if not jobs:
             return
-        run = _Run(jobs, now)
+        run = _Run(jobs, now, now + self.loader.timeout)
         self.runs.add(run)
         run.task = asyncio.get_running_loop().create_task(self._run(run))
+        run.task.add_done_callback(lambda task: self._ended(run, task))
 
     async def _run(self, run: _Run) -> None:
+        # Asked now, not when it was queued: of many that begin together the first that fail speak for the others.
+        if not self.breaker.allows(self.worker.clock()):
+            self._fail_all(run, self.breaker.cause, _RETRY_MS)
+            return
         try:
-            # Asked now, not when it was queued: of many that begin together the first that fail speak for the others.
-            if not self.breaker.allows(time.monotonic()):
-                self._fail_all(run, self.breaker.cause, _RETRY_MS)
-                return
             results = await self._call(run)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not _is_running(run):
                 raise
-            if isinstance(error, asyncio.CancelledError) and self.worker.is_ending and not run.is_late:
-                # The worker ends before the load does: it is for others.
-                for job in run.jobs:
-                    self.worker.release(job)
-                raise
-            self._failed(run, error)
-        else:
+            if run.jobs:
+                self._failed(run, error)
+            return
+        # There are no jobs if the time-out has passed, or if the worker ends: what is late is dropped.
+        if run.jobs:
             self.breaker.succeeded()
-            cost = time.monotonic() - run.begun
-            for job, result in zip(run.jobs, results, strict=True):
+            cost = self.worker.clock() - run.begun
+            for job, result in zip(tuple(run.jobs), results, strict=True):
                 self._fill(job, result, cost)
-        finally:
-            self._finish(run)
+                del run.jobs[0]
 
-    def _finish(self, run: _Run) -> None:
+    def _ended(self, run: _Run, task: asyncio.Task[None]) -> None:
+        """Answer what a call has left without an answer, and begin others unless its thread still runs."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: %s", self.loader.name, type(error).__name__)
+        self._fail_all(run, "the answer could not be made")
+        if run.thread is None or run.thread.done():
+            self._free(run)
+            return
+        loop = asyncio.get_running_loop()
+
+        def free(_: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed before the thread ended
+                loop.call_soon_threadsafe(self._free, run)
+
+        run.thread.add_done_callback(free)
+
+    def _free(self, run: _Run) -> None:
         self.runs.discard(run)
-        if run.thread is not None and not run.thread.done():
-            self._stuck += 1
-            loop = asyncio.get_running_loop()
-            run.thread.add_done_callback(lambda _: loop.call_soon_threadsafe(self._unstuck))
         self.pump()
 
-    def _unstuck(self) -> None:
-        self._stuck -= 1
-        self.pump()
+    def give_back(self) -> list[asyncio.Task[None] | None]:
+        """Hand what is being loaded to others and cancel the calls; returns their tasks."""
+        for run in self.runs:
+            # First, so that what a cancelled call returns or raises is no answer.
+            for job in run.jobs:
+                self.worker.release(job)
+            run.jobs.clear()
+            if run.task is not None:
+                run.task.cancel()
+        return [run.task for run in self.runs]
 
     async def _call(self, run: _Run) -> list[Any]:
         """Return values in the order of the jobs; None or an Absent where there is no row."""
@@ -413,14 +461,7 @@ class _Lane:
         if self._pool is None:
             return await self.loader.function(*args)
         run.thread = self._pool.submit(contextvars.copy_context().run, _outcome, self.loader.function, *args)
-        value, error = await asyncio.wrap_future(run.thread)
-        try:
-            if error is not None:
-                raise error
-            return value
-        finally:
-            # The traceback holds this frame, which must not hold the exception.
-            del error
+        return await _result(run.thread)
 
     def _fill(self, job: _Job, result: Any, cost: float) -> None:
         """Answer with a value; with a failure if it cannot be stored, whatever is wrong with it."""
@@ -432,7 +473,7 @@ class _Lane:
             draw = random.random()  # noqa: S311 - no secret
             words = loader.policy.words(draw=draw, absent=absent, cost=cost, flags=flags, tags=tags)
             request = command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words)
-        except Exception as error:  # noqa: BLE001 - serializers and templates of the application run here
+        except BaseException as error:  # noqa: BLE001 - serializers and templates of the application run here
             self.worker.complain(f"form {loader.name}", f"{loader.name}: {_text(job.key)}: {cause_of(error)}")
             self.worker.fail(job.key, job.token, self._message(error))
             return
@@ -458,39 +499,56 @@ class _Lane:
     def _fail_all(self, run: _Run, cause: str, retry_ms: int | None = None) -> None:
         for job in run.jobs:
             self.worker.fail(job.key, job.token, cause, retry_ms)
+        run.jobs.clear()
 
     def _failed(self, run: _Run, error: BaseException) -> None:
         if isinstance(error, self.loader.guard.pass_through):
             self._fail_all(run, self._message(error), 0)
-            return
-        late = f"no answer within {self.loader.timeout:g} s" if run.is_late else ""
-        cause = late or self._message(error)
-        is_first = not self.breaker.is_failing
-        opened = self.breaker.failed(run.jobs[0].key, cause, time.monotonic())
+        else:
+            self._count_failure(run, self._message(error), error)
+
+    def _count_failure(self, run: _Run, cause: str, error: BaseException | None = None) -> None:
+        key, is_first = run.jobs[0].key, not self.breaker.is_failing
+        opened = self.breaker.failed(key, cause, self.worker.clock())
+        self._fail_all(run, cause, _RETRY_MS if self.breaker.is_open else None)
         log.log(
             logging.DEBUG if self.breaker.is_open and not opened else logging.WARNING,
             "%s: %s: %s",
             self.loader.name,
-            _text(run.jobs[0].key),
-            late or cause_of(error),
-            exc_info=error if is_first and not late else None,
+            _text(key),
+            cause if error is None else cause_of(error),
+            exc_info=error if is_first else None,
         )
         if opened:
             log.warning("%s: fails for one key after another; tried once a second until it is back", self.loader.name)
-        self._fail_all(run, cause, _RETRY_MS if self.breaker.is_open else None)
 
     def tick(self, now: float) -> None:
         """Keep leases, and give up what takes too long."""
         for run in self.runs:
-            if now - run.begun >= self.loader.timeout and not run.is_late and run.task is not None:
-                run.is_late = True
-                run.task.cancel()
-            else:
-                self._renew(run.jobs, now)
-        while self.waiting and now - self.waiting[0].arrived >= self.loader.timeout:
-            job = self.waiting.popleft()
-            self.worker.fail(job.key, job.token, f"waited for {self.loader.name} for {self.loader.timeout:g} s")
+            if now >= run.deadline:
+                self._give_up(run, now)
+            self._renew(run.jobs, now)
+        is_blocked = self._is_blocked(now)
+        while self.waiting and (is_blocked or now - self.waiting[0].arrived >= self.loader.timeout):
+            self._refuse(self.waiting.popleft(), is_blocked=is_blocked)
         self._renew(self.waiting, now)
+
+    def _give_up(self, run: _Run, now: float) -> None:
+        """Fail the load at once, for its call may not end; cancel it, and again when its clean-up takes as long."""
+        if run.jobs:
+            self._count_failure(run, f"no answer within {self.loader.timeout:g} s")
+        run.deadline = now + self.loader.timeout
+        if run.task is not None:
+            run.task.cancel()
+
+    def _refuse(self, job: _Job, *, is_blocked: bool) -> None:
+        name = self.loader.name
+        if is_blocked:
+            cause = f"as many calls of {name} as may run at a time still run after their time-out"
+            self.worker.complain(f"stuck {name}", f"{_text(job.key)}: {cause}")
+            self.worker.fail(job.key, job.token, cause, _RETRY_MS)
+        else:
+            self.worker.fail(job.key, job.token, f"waited for {name} for {self.loader.timeout:g} s")
 
     def _renew(self, jobs: Iterable[_Job], now: float) -> None:
         for job in jobs:
@@ -498,19 +556,35 @@ class _Lane:
                 self.worker.renew(job, now)
 
     async def close(self) -> None:
-        """End its threads as they end, and its connections; nothing more is begun."""
+        """Begin nothing more, and close its connections; returns after a second at the latest."""
         if self._timer is not None:
             self._timer.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self.loader.close is None:
             return
+        closing = asyncio.create_task(self._close_loader(self.loader.close))
+        await _wait([closing], _CLOSE)
+        if not closing.done():
+            closing.cancel()
+            log.warning("%s: its connections were not closed within %g s", self.loader.name, _CLOSE)
+
+    async def _close_loader(self, close: Callable[[], Any]) -> None:
         try:
-            closed = self.loader.close()
             if self.loader.is_async:
-                await closed
-        except Exception as error:  # noqa: BLE001 - the others are closed all the same
+                await close()
+            else:
+                await _result(ThreadPoolExecutor(1).submit(_outcome, close))
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the others are closed all the same
             log.warning("%s: its connections could not be closed: %s", self.loader.name, cause_of(error))
+
+
+async def _wait(tasks: Iterable[asyncio.Task[None] | None], limit: float) -> None:
+    """Wait for tasks, `limit` seconds at most, whatever they do."""
+    if found := [task for task in tasks if task is not None]:
+        await asyncio.wait(found, timeout=limit)
 
 
 def _is_running(run: _Run) -> bool:
@@ -527,6 +601,18 @@ def _outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseExcepti
         return function(*args), None
     except BaseException as error:  # noqa: BLE001 - SystemExit is a failed load as well
         return None, error
+
+
+async def _result(thread: Future[tuple[Any, BaseException | None]]) -> Any:
+    """Return or raise what a function in a thread did."""
+    value, error = await asyncio.wrap_future(thread)
+    try:
+        if error is not None:
+            raise error
+        return value
+    finally:
+        # The traceback holds this frame, which must not hold the exception.
+        del error
 
 
 def _text(key: bytes) -> str:

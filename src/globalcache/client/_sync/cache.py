@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from globalcache.client._async.cache import AsyncCache
-    from globalcache.client.functions import Claim, Loader
+    from globalcache.client.claims import Claims
+    from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
 T = TypeVar("T")
@@ -171,7 +172,7 @@ class Cache(Functions):
         return self._core.loaders.setdefault(self._names, {})
 
     @property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> Claims:
         """Which function has which keys, in all namespaces of a cache."""
         return self._core.claims
 
@@ -621,7 +622,7 @@ class Cache(Functions):
         The lease of `reply`, if any, is released by the caller.
         """
         if reply is None:
-            return self._load_here(name, want)
+            return self._load_here(name, want, joins=True)
         if isinstance(reply, Exception):
             return self._failed_before(server, name, reply, want)
         value = self._served(reply, want)
@@ -835,10 +836,11 @@ class Cache(Functions):
             # A traceback holds this frame, which must not hold what the traceback belongs to.
             del failure
 
-    def _load_here(self, name: bytes, want: _Want, failure: LoadError | None = None) -> Any:
+    def _load_here(self, name: bytes, want: _Want, failure: LoadError | None = None, *, joins: bool = False) -> Any:
         """Load without a lease: one thread of this process for a key, and so many at a time. Nothing is stored.
 
-        `failure` is that of another process, None if there is no server.
+        `failure` is that of another process. `joins`: there is no server, so a load that runs already is as good as a
+        new one.
         """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
         is_mine = False
@@ -851,7 +853,8 @@ class Cache(Functions):
         end = time.monotonic() + want.wait
         while True:
             is_mine = False
-            form: _Form = self._work.alone(name, run, max(0.0, end - time.monotonic()), want.guard.pass_through)
+            left = max(0.0, end - time.monotonic())
+            form: _Form = self._work.alone(name, run, left, want.guard.pass_through, joins=joins)
             value = form.shown if is_mine else self._copied(form, want.type)
             if value is not UNREADABLE:
                 return value
