@@ -51,8 +51,8 @@ fn describe_keys(spec: &KeySpec) -> Reply {
         _ => kind("range", numbers([("lastkey", last), ("keystep", step), ("limit", 0)])),
     };
     let mut facts = Vec::new();
-    if !spec.events.is_empty() {
-        facts.push((Reply::word("events"), Reply::word(spec.events)));
+    if !spec.notes.is_empty() {
+        facts.push((Reply::word("notes"), Reply::word(spec.notes)));
     }
     facts.push((Reply::word("flags"), words(spec.flags.split(' '))));
     facts.push((Reply::word("begin_search"), kind("index", vec![(Reply::word("index"), int(first))])));

@@ -21,7 +21,7 @@ pub struct KeySpec {
     /// Where the keys stand.
     pub range: Range,
     /// A remark; mostly empty.
-    pub events: &'static str,
+    pub notes: &'static str,
     /// The value is returned.
     pub reads: bool,
     /// The value is changed.
@@ -29,10 +29,10 @@ pub struct KeySpec {
 }
 
 impl KeySpec {
-    fn new(flags: &'static str, range: Range, events: &'static str) -> KeySpec {
+    fn new(flags: &'static str, range: Range, notes: &'static str) -> KeySpec {
         let has = |word: &str| flags.split(' ').any(|known| known == word);
         let writes = ["update", "insert", "delete"].iter().any(|word| has(word));
-        KeySpec { flags, range, events, reads: has("access"), writes }
+        KeySpec { flags, range, notes, reads: has("access"), writes }
     }
 
     /// The keys among the arguments of a command, of which the name is the first; None if their number is wrong.
@@ -312,7 +312,7 @@ impl Unit {
             keys,
             categories: categories.split_whitespace().collect(),
             tips: tips.split_whitespace().collect(),
-            specs: specs.iter().map(|(flags, range, events)| KeySpec::new(flags, *range, events)).collect(),
+            specs: specs.iter().map(|(flags, range, notes)| KeySpec::new(flags, *range, notes)).collect(),
             row: lookup(command.as_bytes()).expect("a row of the table"),
         }
     }
