@@ -28,7 +28,7 @@ use crate::vocabulary::{Error, Kind};
 /// The newest generation of a client.
 pub type Fence = Arc<RwLock<u64>>;
 
-/// A client's place behind its fence.
+/// A connection of a client that named itself, and the fence behind which its requests run.
 #[derive(Clone, Debug)]
 pub struct ClientSession {
     name: Name,
@@ -137,7 +137,7 @@ impl ClientSession {
     }
 }
 
-/// The fences of all clients.
+/// The sessions of all clients.
 #[derive(Default)]
 pub struct ClientSessions {
     known: Mutex<Known>,

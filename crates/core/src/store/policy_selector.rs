@@ -480,45 +480,45 @@ mod tests {
     }
 
     /// Look-aside reads of a shard that holds `items`.
-    fn feed(policy: &mut PolicySelector, items: u64, keys: impl Iterator<Item = u64>) {
+    fn feed(selector: &mut PolicySelector, items: u64, keys: impl Iterator<Item = u64>) {
         let mut seen = std::collections::HashSet::new();
         for key in keys {
             seen.insert(key);
-            policy.read(hash(key), false);
+            selector.read(hash(key), false);
             let held = items.min(seen.len() as u64);
-            policy.write(hash(key), held, seen.len() as u64 > items);
+            selector.write(hash(key), held, seen.len() as u64 > items);
         }
     }
 
     #[test]
     fn a_loop_that_does_not_fit_is_met_with_a_tiny_queue() {
         for items in [900, 20_000] {
-            let mut policy = PolicySelector::new(64 << 20);
-            feed(&mut policy, items, (0..40 * items).map(|at| at % (items + items / 8)));
-            assert_eq!(policy.policy().small, 1, "{items}");
+            let mut selector = PolicySelector::new(64 << 20);
+            feed(&mut selector, items, (0..40 * items).map(|at| at % (items + items / 8)));
+            assert_eq!(selector.policy().small, 1, "{items}");
         }
     }
 
     #[test]
     fn what_is_used_again_once_is_left_to_recency_even_after_a_loop() {
-        let mut policy = PolicySelector::new(64 << 20);
+        let mut selector = PolicySelector::new(64 << 20);
         let looped = (0..40_000).map(|at| at % 1200);
         // Each key twice, further apart than a small queue keeps it, within what the whole memory holds.
         let twice = (10_000..60_000).flat_map(|at| [at + 400, at]);
-        feed(&mut policy, 1000, looped.chain(twice));
-        assert!(policy.policy().is_recency(), "{:?}", policy.policy());
+        feed(&mut selector, 1000, looped.chain(twice));
+        assert!(selector.policy().is_recency(), "{:?}", selector.policy());
     }
 
     #[test]
     fn what_the_shard_holds_enters_a_model_that_missed_it() {
-        let mut policy = PolicySelector::new(64 << 20);
-        feed(&mut policy, 1000, 0..4000);
-        let before: Vec<f32> = policy.models.iter().map(|model| model.misses).collect();
+        let mut selector = PolicySelector::new(64 << 20);
+        feed(&mut selector, 1000, 0..4000);
+        let before: Vec<f32> = selector.models.iter().map(|model| model.misses).collect();
         // The shard has had them for long; nobody writes them again.
         for _ in 0..20 {
-            (10_000..10_100).for_each(|key| policy.read(hash(key), true));
+            (10_000..10_100).for_each(|key| selector.read(hash(key), true));
         }
-        for (model, before) in policy.models.iter().zip(before) {
+        for (model, before) in selector.models.iter().zip(before) {
             assert!(model.misses - before < 200.0, "{:?}: {} misses of 100 keys", model.policy, model.misses - before);
         }
     }
@@ -529,15 +529,15 @@ mod tests {
             steps in prop::collection::vec((0u64..3000, 0u8..4), 1..4000),
             items in 100u64..5000,
         ) {
-            let mut policy = PolicySelector::new(64 << 10);
+            let mut selector = PolicySelector::new(64 << 10);
             for (at, (key, what)) in steps.into_iter().enumerate() {
                 match what {
-                    0 => policy.remove(hash(key)),
-                    1 => policy.read(hash(key), key % 2 == 0),
-                    _ => policy.write(hash(key), items.min(at as u64), at as u64 > items),
+                    0 => selector.remove(hash(key)),
+                    1 => selector.read(hash(key), key % 2 == 0),
+                    _ => selector.write(hash(key), items.min(at as u64), at as u64 > items),
                 }
             }
-            for model in &policy.models {
+            for model in &selector.models {
                 let named = model.table.iter().filter(|number| **number != NONE);
                 for number in named.clone() {
                     let entry = model.entries[usize::from(*number)];

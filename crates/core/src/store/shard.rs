@@ -129,7 +129,7 @@ pub(super) struct Shard {
     pub(super) large_free: Vec<u32>,
     pub(super) large_bytes: usize,
     ghosts: Ghosts,
-    policy: PolicySelector,
+    selector: PolicySelector,
     /// Bytes ever appended.
     appended: u64,
     /// Something had to go: no new item finds room without that any more.
@@ -232,7 +232,7 @@ impl Shard {
             large_free: Vec::new(),
             large_bytes: 0,
             ghosts: Ghosts::default(),
-            policy: PolicySelector::new(budget),
+            selector: PolicySelector::new(budget),
             appended: 0,
             full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
@@ -303,7 +303,7 @@ impl Shard {
             + self.large_bytes
             + self.large.capacity() * LARGE_PLACE
             + self.ghosts.bytes()
-            + self.policy.bytes()
+            + self.selector.bytes()
             + self.leases.bytes()
             + self.tracked.as_ref().map_or(0, |tracked| tracked.bytes())
             + self.rest_bytes
@@ -312,14 +312,14 @@ impl Shard {
     /// Counts a read that found an item.
     #[inline]
     pub(super) fn hit(&mut self, found: &Found, hash: u64) {
-        self.policy.read(hash, true);
+        self.selector.read(hash, true);
         self.stats.hits += 1;
         self.touch(found);
     }
 
     /// Counts a read that found none.
     pub(super) fn miss(&mut self, hash: u64) {
-        self.policy.read(hash, false);
+        self.selector.read(hash, false);
         self.stats.misses += 1;
     }
 
@@ -810,7 +810,7 @@ impl Shard {
         let age = fronts.map(|front| front.map(|number| self.age(self.segment(number))));
         let [small, main] = fronts;
         let whole = self.queue_bytes.iter().sum();
-        if self.policy.policy().takes_small(self.queue_bytes[0], whole, age) { small } else { main }
+        if self.selector.policy().takes_small(self.queue_bytes[0], whole, age) { small } else { main }
     }
 
     fn choose_victim(&mut self) -> bool {
@@ -892,7 +892,7 @@ impl Shard {
             (Why::Sparse, queue) => Some((queue, found.freq)),
             // Copied for the time of errors only: the first to go.
             _ if expired => None,
-            (Why::Oldest, queue) => self.policy.policy().next(queue, found.freq),
+            (Why::Oldest, queue) => self.selector.policy().next(queue, found.freq),
         };
         if (save || !self.evict) && target.is_some_and(|(queue, freq)| self.move_item(&found, queue, freq, tags)) {
             return true;
@@ -1030,7 +1030,7 @@ impl Shard {
 
     /// Bytes that are given back with the last piece.
     pub(super) fn aside(&self) -> usize {
-        self.ghosts.bytes() + self.policy.bytes()
+        self.ghosts.bytes() + self.selector.bytes()
     }
 
     /// Gives back a piece of what was flushed; how many bytes, 0 when nothing is left.
@@ -1171,7 +1171,7 @@ impl Shard {
         if let Some(found) = found
             && self.overwrite(&found, record)
         {
-            self.policy.write(hash, self.items, self.full);
+            self.selector.write(hash, self.items, self.full);
             return Ok(());
         }
         let longest = record.longest();
@@ -1194,7 +1194,7 @@ impl Shard {
             None if self.ghosts.take(hash) => (Queue::Main, 0),
             None => (self.queue_for_new(), 0),
         };
-        self.policy.write(hash, self.items, self.full);
+        self.selector.write(hash, self.items, self.full);
         let place = self.append(squeezed.unwrap_or(queue), record, longest, tags).ok_or(Refused::Full)?;
         match &found {
             Some(found) => {
@@ -1264,7 +1264,7 @@ impl Shard {
     /// Where a new item goes that no ghost speaks for. While nothing had to go yet, what the small queue has no share
     /// for fills the main queue: a loop, or the popular keys, are there from the start.
     fn queue_for_new(&self) -> Queue {
-        let policy = self.policy.policy();
+        let policy = self.selector.policy();
         let total = self.queue_bytes[0] + self.queue_bytes[1];
         let filled = !self.full && self.queue_bytes[0] * 100 > total * policy.small;
         if policy.is_recency() || filled { Queue::Main } else { Queue::Small }
@@ -1278,7 +1278,7 @@ impl Shard {
         }
         let segment = self.segment(found.place.segment);
         let age = self.age(segment) - found.place.offset;
-        let freq = self.policy.policy().used(found.freq, segment.queue, age, self.queue_bytes.iter().sum());
+        let freq = self.selector.policy().used(found.freq, segment.queue, age, self.queue_bytes.iter().sum());
         if freq != found.freq {
             self.index.update(found, found.place, freq);
         }
@@ -1617,7 +1617,7 @@ impl<'a> Entry<'a> {
             self.shard.leases.changed(self.hash, self.key);
         }
         self.shard.next_version();
-        self.shard.policy.remove(self.hash);
+        self.shard.selector.remove(self.hash);
         self.shard.drop_item(&found);
         live
     }
