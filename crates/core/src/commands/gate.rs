@@ -77,7 +77,7 @@ fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> 
 
 fn may_use_keys(rights: &Rights, row: &Row, place: usize, args: Args<'_>) -> bool {
     if row.name == "CACHE.INVALIDATE" {
-        // TokenCheck as it is read, since its keys stand in no fixed place. One that cannot be read is refused anyway.
+        // Judged as it is read, since its keys stand in no fixed place. One that cannot be read is refused anyway.
         return match (row.read)(row, args.from(1)) {
             Ok(Command::Invalidate { keys, .. }) => keys.iter().all(|key| rights.may_use(key, WRITE)),
             _ => true,
@@ -111,7 +111,7 @@ fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied
             if row.name == "CACHE.LOADER" && !rights.may_run_named("cache.fill") {
                 return Err(Denied::Command(redis::place_of("cache.fill").expect("a command of the table")));
             }
-            // TokenCheck as they are read: INFLIGHT may be an option or a pattern.
+            // Judged as they are read: INFLIGHT may be an option or a pattern.
             let patterns = match (row.read)(row, args.from(1)) {
                 Ok(Command::Cache(CacheCommand::Loader { patterns, .. } | CacheCommand::Forget(patterns))) => patterns,
                 _ => args.to(0),

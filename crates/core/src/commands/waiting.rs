@@ -33,8 +33,8 @@ pub fn ensure_loaded(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Loa
     ensure_loaded_for(cx, client, key, false)
 }
 
-/// As [`stand`], for a command that found no value and is to answer with one. What is there by now is returned at once: the
-/// value could be gone again before a second look, and "nothing" would be the wrong answer for a row that exists.
+/// As [`ensure_loaded`], for a command that found no value and is to answer with one. What is there by now is returned at
+/// once: the value could be gone again before a second look, and "nothing" would be the wrong answer for a row that exists.
 #[cold]
 pub fn ensure_loaded_to_read(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> LoadState {
     ensure_loaded_for(cx, client, key, true)

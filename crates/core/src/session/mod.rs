@@ -300,7 +300,7 @@ impl Session {
         if self.is_parked() && !self.is_ready() {
             return (0, Flow::Park);
         }
-        // LockedShards while this batch runs, so that nothing of it is run after a newer connection of the client was welcomed.
+        // Held while this batch runs, so that nothing of it is run after a newer connection of the client was welcomed.
         let joined = self.client.joined.as_ref().map(|joined| (Arc::clone(&joined.fence), joined.generation));
         let newest = joined.as_ref().map(|(fence, generation)| (fence.read(), *generation));
         if newest.as_ref().is_some_and(|(newest, generation)| generation < newest) {

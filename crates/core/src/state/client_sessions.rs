@@ -1,4 +1,4 @@
-//! ClientSessions: what a client sent on an old connection is never executed after its new one was welcomed.
+//! Sessions of clients: what a client sent on an old connection is never executed after its new one was welcomed.
 //!
 //! A client that lost its connection comes back with the same name and a higher generation, and then invalidates what it
 //! could not deliver. A write that still lies unread on the old connection must not arrive after that:
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     fn connect(
-        fences: &ClientSessions,
+        sessions: &ClientSessions,
         id: u64,
         session: &str,
         generation: u64,
@@ -215,13 +215,13 @@ mod tests {
     ) -> (Option<ClientSession>, bool) {
         let (mut joined, connection) = (None, ConnectionId { mailbox: 0, slot: 0, id });
         let session = (session.as_bytes(), generation);
-        let welcome = fences.join(&mut joined, ("", connection), session, None, (&Mailboxes::new(1), now));
+        let welcome = sessions.join(&mut joined, ("", connection), session, None, (&Mailboxes::new(1), now));
         (joined, welcome == Ok(true))
     }
 
-    fn close(fences: &ClientSessions, joined: &mut Option<ClientSession>, now: u64) {
+    fn close(sessions: &ClientSessions, joined: &mut Option<ClientSession>, now: u64) {
         if let Some(joined) = joined.take() {
-            fences.leave(&joined, now);
+            sessions.leave(&joined, now);
         }
     }
 
@@ -229,23 +229,23 @@ mod tests {
     /// each is left, and after the time nothing at all.
     #[test]
     fn a_session_takes_one_place_however_often_it_closes() {
-        let fences = ClientSessions::default();
+        let sessions = ClientSessions::default();
         for round in 1..100 {
-            let (mut first, _) = connect(&fences, 1, "a", round, round);
-            let (mut second, _) = connect(&fences, 2, "a", round, round);
-            let (mut old, welcome) = connect(&fences, 3, "a", round - 1, round);
+            let (mut first, _) = connect(&sessions, 1, "a", round, round);
+            let (mut second, _) = connect(&sessions, 2, "a", round, round);
+            let (mut old, welcome) = connect(&sessions, 3, "a", round - 1, round);
             assert!(!welcome && old.is_none());
-            close(&fences, &mut first, round);
-            assert!(fences.known.lock().users[""].left.is_empty());
-            close(&fences, &mut old, round);
-            close(&fences, &mut second, round);
-            let known = fences.known.lock();
+            close(&sessions, &mut first, round);
+            assert!(sessions.known.lock().users[""].left.is_empty());
+            close(&sessions, &mut old, round);
+            close(&sessions, &mut second, round);
+            let known = sessions.known.lock();
             assert_eq!((known.users[""].left.len(), known.users[""].places.len()), (1, 1));
         }
-        let (mut other, _) = connect(&fences, 4, "b", 1, 99 + REMEMBERED);
-        assert_eq!(fences.known.lock().users[""].places.len(), 1);
-        close(&fences, &mut other, 99 + REMEMBERED);
-        fences.known.lock().forget_old("someone else", 99 + 2 * REMEMBERED);
-        assert!(fences.known.lock().users.is_empty());
+        let (mut other, _) = connect(&sessions, 4, "b", 1, 99 + REMEMBERED);
+        assert_eq!(sessions.known.lock().users[""].places.len(), 1);
+        close(&sessions, &mut other, 99 + REMEMBERED);
+        sessions.known.lock().forget_old("someone else", 99 + 2 * REMEMBERED);
+        assert!(sessions.known.lock().users.is_empty());
     }
 }

@@ -2,8 +2,8 @@
 //! connection puts a message there.
 //!
 //! Messages about a key are put under the lock of its shard, so that they arrive in the order in which things happened.
-//! Waking the thread is the server's part: it asks which mailboxes were [`has_pending`](Mailboxes::has_pending) once a batch of
-//! requests is done.
+//! Waking the thread is the server's part: it asks which mailboxes [have something new](Mailboxes::has_pending) once a batch
+//! of requests is done.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

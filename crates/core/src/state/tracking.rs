@@ -109,7 +109,7 @@ impl Trackers {
 #[derive(Default)]
 pub struct Tracking {
     any: AtomicBool,
-    /// LockedShards while clients come and go, as the locks of shards are; `trackers` alone is taken under those.
+    /// Held while clients come and go, as the locks of shards are; `trackers` alone is taken under those.
     coming: Mutex<Interest>,
     trackers: Mutex<Trackers>,
 }

@@ -549,7 +549,7 @@ impl Leases {
         LeaseDecision::Wait
     }
 
-    /// As [`fetch`](Leases::seek), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
+    /// As [`fetch`](Leases::fetch), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
     /// or 0.
     pub(super) fn refresh(&mut self, hash: u64, key: Key<'_>, request: &FetchRequest, moment: StepContext) -> u64 {
         let alone = FetchRequest { deadline: 0, ..*request };

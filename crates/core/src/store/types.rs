@@ -90,7 +90,7 @@ pub struct Meta<'a> {
     pub absent: bool,
     /// The number that a client wants to know this version by, instead of the version itself.
     pub cas: Option<u64>,
-    /// Hashes of the tags, at most [`MAX_TAGS`].
+    /// Hashes of the tags, at most [`MAX_TAGS`](crate::limits::MAX_TAGS).
     pub tags: &'a [u64],
 }
 

@@ -155,7 +155,7 @@ pub enum Command<'a> {
 
 impl<'a> Command<'a> {
     /// The key of a command whose effect depends on what is there, beyond reads of values, which look for themselves:
-    /// where workers load, it is loaded first. For commands that no row of the table marks with [`table::flag::LOAD`].
+    /// where workers load, it is loaded first. For commands that no row of the table marks as loading.
     pub fn depends_on(&self) -> Option<&'a [u8]> {
         match *self {
             Command::Set { key, condition, get, expiry, .. } => {
