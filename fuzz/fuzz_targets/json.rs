@@ -2,10 +2,13 @@
 //! that it answers, and the same however the input is cut.
 #![no_main]
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, ConnectionId};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
+use globalcache_core::store::{ConnectionId, Options};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -22,7 +25,8 @@ fn talk(input: &[u8], piece: usize) -> Vec<u8> {
         load_limit: 30_000,
     };
     let engine = Engine::new(options, Limits { max_value: 1000, ..Limits::default() }, Facts::default(), 1);
-    let (mut session, mut scratch, mut out) = (Session::json(ConnectionId::default()), Scratch::default(), Output::default());
+    let (mut session, mut scratch, mut out) =
+        (Session::json(ConnectionId::default()), Scratch::default(), Output::default());
     let (mut held, mut answers) = (Vec::new(), Vec::new());
     for part in input.chunks(piece) {
         held.extend_from_slice(part);

@@ -2,10 +2,13 @@
 
 #![no_main]
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, ConnectionId};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
+use globalcache_core::store::{ConnectionId, Options};
 use libfuzzer_sys::fuzz_target;
 
 fn engine() -> Engine {
@@ -25,7 +28,8 @@ fn engine() -> Engine {
 
 /// The replies to `input` in pieces that end at `cuts`.
 fn replies(input: &[u8], cuts: &[usize]) -> Vec<u8> {
-    let (engine, mut session, mut scratch) = (engine(), Session::memcached(ConnectionId::default()), Scratch::default());
+    let (engine, mut session, mut scratch) =
+        (engine(), Session::memcached(ConnectionId::default()), Scratch::default());
     let (mut out, mut start) = (Output::default(), 0);
     let now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
     for &end in cuts {

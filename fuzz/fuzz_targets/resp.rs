@@ -2,10 +2,10 @@
 //! read says the same again when it is written as clients write it.
 #![no_main]
 
-use globalcache_core::command::Span;
-use globalcache_core::engine::Limits;
+use globalcache_core::limits::Limits;
 use globalcache_core::protocol::Next;
 use globalcache_core::protocol::resp::Reader;
+use globalcache_core::vocabulary::Span;
 use libfuzzer_sys::fuzz_target;
 
 type Requests = Vec<Vec<Vec<u8>>>;

@@ -1,10 +1,13 @@
 //! A session gets any bytes, in pieces that the input itself decides: nothing but answers, and the same as for the whole.
 #![no_main]
 
-use globalcache_core::engine::{Engine, Facts, Limits, Now};
+use globalcache_core::clock::Now;
+use globalcache_core::limits::Limits;
 use globalcache_core::output::Output;
 use globalcache_core::session::{Flow, Scratch, Session};
-use globalcache_core::store::{Options, ConnectionId};
+use globalcache_core::state::engine::Engine;
+use globalcache_core::state::facts::Facts;
+use globalcache_core::store::{ConnectionId, Options};
 use libfuzzer_sys::fuzz_target;
 
 fn talk(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
@@ -20,7 +23,8 @@ fn talk(input: &[u8], piece: usize) -> (Vec<u8>, bool) {
     };
     let engine = Engine::new(options, limits, Facts::default(), 1);
     let now = Now { mono: 1_000_000, wall: 1_700_000_000_000 };
-    let (mut session, mut scratch, mut out) = (Session::new(ConnectionId::default()), Scratch::default(), Output::default());
+    let (mut session, mut scratch, mut out) =
+        (Session::new(ConnectionId::default()), Scratch::default(), Output::default());
     let (mut held, mut answers) = (Vec::new(), Vec::new());
     for part in input.chunks(piece) {
         held.extend_from_slice(part);
