@@ -1935,3 +1935,23 @@ fn patterns_are_few_and_short() {
     assert_eq!(world.ask(operator, &format!("CACHE.FORGET b {short} b d {short} a")), ":2");
     assert_eq!(world.ask(operator, "GET b"), "_");
 }
+
+/// The time of leases of two databases is over when one of them is flushed: what was loaded for that one is void, and may
+/// be loaded again at once. What is left of the other one's is good, and so is what is granted later.
+#[test]
+fn a_flush_voids_tokens_that_nobody_holds() {
+    let mut world = World::new();
+    let (first, other, operator) = (world.connect(""), world.connect("SELECT 1"), world.connect(""));
+    let flushed = world.lease(first, "k");
+    let kept = world.lease(other, "k");
+    world.wait(3_001);
+    assert_eq!(world.ask(operator, "FLUSHDB"), "+OK");
+    assert_eq!(world.ask(first, &format!("CACHE.FILL k {flushed} old")), ":0");
+    assert_eq!(world.ask(first, &format!("CACHE.RENEW k {flushed} 1000")), ":0");
+    let later = world.lease(first, "k");
+    world.wait(3_001);
+    assert_ne!(world.ask(first, &format!("CACHE.FILL k {later} new")), ":0");
+    assert_ne!(world.ask(other, &format!("CACHE.FILL k {kept} other")), ":0");
+    world.wait(120_000);
+    assert!(!world.engine.tick_leases(world.now));
+}

@@ -27,8 +27,8 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 
-use super::Key;
 use super::tags::Identity;
+use super::{DATABASES, Key};
 
 /// A connection: where its messages go, and its number, which is never used twice, so that what comes too late for one
 /// is not taken for another's.
@@ -437,8 +437,9 @@ pub(super) struct Leases {
     /// Those that nobody holds or waits for, each with its number there, in the order in which they were left: they remember
     /// old tokens and failures, and are forgotten for want of room. Some are used again, or gone.
     unused: VecDeque<(u64, u64)>,
-    /// How many were put there so far.
+    /// How many were put there so far, and how many of them when each database was flushed: those are as good as gone.
     left: u64,
+    flushed: [u64; DATABASES],
     /// Bytes of those that are there, with their keys.
     unused_bytes: usize,
     waiters: usize,
@@ -465,6 +466,7 @@ impl Leases {
             notes: Vec::new(),
             unused: VecDeque::new(),
             left: 0,
+            flushed: [0; DATABASES],
             unused_bytes: 0,
             waiters: 0,
             shares: Shares::default(),
@@ -551,11 +553,24 @@ impl Leases {
     }
 
     pub(super) fn get(&self, hash: u64, key: Key<'_>) -> Option<&Lease> {
-        self.map.get(&hash).map(|lease| &**lease).filter(|lease| lease.is_of(key))
+        self.map.get(&hash).map(|lease| &**lease).filter(|lease| lease.is_of(key) && !self.is_flushed(lease))
     }
 
     fn get_mut(&mut self, hash: u64, key: Key<'_>) -> Option<&mut Lease> {
-        self.map.get_mut(&hash).map(|lease| &mut **lease).filter(|lease| lease.is_of(key))
+        self.get(hash, key)?;
+        self.map.get_mut(&hash).map(|lease| &mut **lease)
+    }
+
+    /// Whether nobody has used a lease since its database was flushed.
+    fn is_flushed(&self, lease: &Lease) -> bool {
+        (1..=self.flushed[usize::from(lease.db)]).contains(&lease.unused)
+    }
+
+    /// Drops the lease under a hash if it is as good as gone.
+    fn drop_flushed(&mut self, hash: u64) {
+        if self.map.get(&hash).is_some_and(|lease| self.is_flushed(lease)) {
+            self.remove(hash);
+        }
     }
 
     /// The key of a lease, by its hash.
@@ -574,6 +589,7 @@ impl Leases {
         if taken > most || crowded && !self.watch_shares.allow(party, cost, most) {
             return None;
         }
+        self.drop_flushed(hash);
         self.insert(hash, key);
         self.get(hash, key)?;
         self.use_again(hash);
@@ -607,6 +623,7 @@ impl Leases {
 
     /// Asks for the lease of a key that has no value, or waits for whoever has it.
     pub(super) fn seek(&mut self, hash: u64, key: Key<'_>, seeker: &Seeker, moment: Moment) -> Answer {
+        self.drop_flushed(hash);
         let waits = seeker.deadline > moment.now;
         let charged = self.get(hash, key).is_some_and(|lease| lease.charged.is_some());
         let has_share = self.has_share(seeker.party, WAITER_BYTES + if charged { 0 } else { lease_bytes(key.bytes) });
@@ -882,11 +899,18 @@ impl Leases {
     }
 
     /// Everything was taken away, or everything in one database. That is no change for watchers: an item that somebody wrote
-    /// was counted then, and one that was loaded may go at any time.
+    /// was counted then, and one that was loaded may go at any time. Leases that nobody uses are many, perhaps, and all
+    /// shards are locked: they count as gone, and go when their keys or their room are wanted.
     pub(super) fn void_all(&mut self, db: Option<u8>) {
-        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| db.is_none_or(|db| db == lease.db)) {
+        let all = db.map_or(0..self.flushed.len(), |db| usize::from(db)..usize::from(db) + 1);
+        self.flushed[all].fill(self.left);
+        let of_db = |lease: &Lease| db.is_none_or(|db| db == lease.db);
+        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| lease.unused == 0 && of_db(lease)) {
             lease.void();
-            self.touched.push(*hash);
+            // A void load goes on, and nobody waits for it.
+            if !lease.waiters.is_empty() || !lease.is_used() {
+                self.touched.push(*hash);
+            }
         }
     }
 
