@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::command::{Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, Values, integer, is};
 use crate::engine::{Engine, VERSION};
 use crate::execute::{Client, Context, TOO_MUCH, take, why_refused};
-use crate::loaders::Serving;
+use crate::loaders::{self, Serving};
 use crate::store::{Hold, HoldOff, Item, Key, MAX_AGE, Meta, Outcome, Seeker, Sought};
 use crate::users::{Access, Need};
 use crate::waiting::{Standing, load_failed, refresh, stand_to_read, wait_number};
@@ -349,14 +349,17 @@ pub(crate) fn read_invalidate<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>
 pub(crate) fn read_loader<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let count = args.len();
     let last = count.checked_sub(2).and_then(|at| args.get(at)).filter(|_| count > 2);
-    if last.is_some_and(|option| is(option, "INFLIGHT")) {
-        let inflight = number(args, count - 1, 1, INFLIGHT.1 as i64)? as u64;
-        return command(CacheCommand::Loader { patterns: args.to(count - 2), inflight });
-    }
-    command(CacheCommand::Loader { patterns: args, inflight: INFLIGHT.0 })
+    let (patterns, inflight) = if last.is_some_and(|option| is(option, "INFLIGHT")) {
+        (args.to(count - 2), number(args, count - 1, 1, INFLIGHT.1 as i64)? as u64)
+    } else {
+        (args, INFLIGHT.0)
+    };
+    loaders::admit(patterns)?;
+    command(CacheCommand::Loader { patterns, inflight })
 }
 
 pub(crate) fn read_forget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    loaders::admit(args)?;
     command(CacheCommand::Forget(args))
 }
 
@@ -436,10 +439,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             client.worker = true;
             Ok(Reply::Ok)
         }
-        CacheCommand::Forget(patterns) => {
-            let forgotten = patterns.iter().filter(|glob| cx.engine.loaders.forget(client.db, glob)).count();
-            Ok(Reply::Int(forgotten as i64))
-        }
+        CacheCommand::Forget(patterns) => Ok(Reply::Int(cx.engine.loaders.forget(client.db, patterns.iter()) as i64)),
         CacheCommand::Inspect(key) => Ok(inspect(cx, key_of(key))),
         CacheCommand::Session { id, generation, tickets, servers } => {
             if tickets && client.resp != 3 {

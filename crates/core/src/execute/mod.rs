@@ -20,7 +20,7 @@ use crate::cache::CacheCommand;
 use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
 use crate::engine::{Engine, Now};
 use crate::pubsub::BusCommand;
-use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value};
+use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value, Written};
 use crate::waiting::{Waits, load_first};
 use crate::{cache, items, pubsub, stats, transaction};
 
@@ -74,7 +74,7 @@ pub trait Held {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
     /// As [`Locked::fits`].
-    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
+    fn fits<'k>(&mut self, values: &mut dyn Iterator<Item = Written<'k>>) -> bool;
     /// As [`Locked::rename`].
     fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
@@ -102,7 +102,7 @@ impl Held for Locked<'_> {
         Locked::entry(self, key)
     }
 
-    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
+    fn fits<'k>(&mut self, values: &mut dyn Iterator<Item = Written<'k>>) -> bool {
         Locked::fits(self, values)
     }
 
