@@ -348,8 +348,9 @@ class Connection:
         return lost
 
     def __del__(self) -> None:
-        # An exception from outside has lost it; what is closed has no socket any more.
-        self.retire()
+        # An exception from outside has lost it, perhaps before it had a socket; what is closed has none any more.
+        if getattr(self, "_socket", None) is not None:
+            self.retire()
 
 
 def _write_closed(home: Home, _: bytes) -> NoReturn:
