@@ -335,6 +335,23 @@ def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.Monke
     assert table.due(now[0] + 10) == ([], [])
 
 
+def test_a_queued_refresh_lapses_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is released too late to be heard: RELEASE is sent now and then until the lease has lapsed, and then no more."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table = Recording(None)
+    lease = table.grant(b"x", 7)
+    lease.queue()
+    now[0] += START_WITHIN
+    sent = 0
+    while (pause := table.pause(now[0])) is not None:
+        sent += len(table.due(now[0])[0])
+        assert sent < 100
+        now[0] += pause + 0.001
+    assert not lease.is_open
+    assert sent > 1
+
+
 def test_a_load_that_began_in_time_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queued refresh begins after nine seconds and takes long: it is renewed all the time."""
     now = [100.0]

@@ -211,6 +211,8 @@ class Leases:
     def _expire(self, grant: Grant, now: float) -> None:
         with self.lock:
             if grant.start_by <= now:  # not begun meanwhile
+                # Once: else it would be looked at all the time, and never lapse, while the server is away.
+                grant.start_by = _NEVER
                 self.mark(grant)
 
     def released(self, grants: list[Grant]) -> None:
