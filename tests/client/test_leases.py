@@ -336,7 +336,7 @@ def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.Monke
 
 
 def test_a_queued_refresh_lapses_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is released too late to be heard: RELEASE is sent now and then until the lease has lapsed, and then no more."""
+    """It is released and nobody hears of it: RELEASE is sent again until the lease has lapsed, and then no more."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     table = Recording(None)
