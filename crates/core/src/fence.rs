@@ -15,6 +15,16 @@
 //! So every batch of a named client runs with its fence held for reading, and a newcomer raises the generation with the
 //! fence held for writing: what runs is done before, and what comes after sees that it is too old. The batch in which a
 //! client says its name ends with that request, and a connection that is refused for being too old is closed.
+//!
+//! A session is also what holds leases. A client that lost one of several connections, on which a call was interrupted
+//! say, still runs the loads whose leases were granted there, and renews them over another connection. So while the session
+//! has another open connection of the newest generation, the leases of one that closes stand for a moment more:
+//!
+//! - The close comes first: the lease has no holder that is connected until the RENEW arrives, whose connection holds it
+//!   from then on. If none arrives, because the client knows nothing of the lease, it passes on when the moment is over.
+//! - The RENEW comes first: the connection that closes holds the lease no more, so its close changes nothing.
+//! - The other connections close as well, because the process was killed say, or a newer generation begins: what the last
+//!   one leaves, and what those before it left, passes on at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +34,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::command::{Error, Kind};
 use crate::execute::Client;
 use crate::mailbox::{Event, Mailboxes};
-use crate::store::Party;
+use crate::store::{Hold, Party};
 
 /// The newest generation of a client.
 pub type Fence = Arc<RwLock<u64>>;
@@ -49,9 +59,40 @@ type Name = (Box<str>, Box<[u8]>);
 struct Place {
     fence: Fence,
     newest: u64,
-    connections: Vec<(Party, u64)>,
+    connections: Vec<Member>,
+    /// Leases of connections that ended.
+    unheld: Vec<Unheld>,
     left_at: u64,
 }
+
+/// A connection of a session. One that has `ended` renews no lease: its peer sends nothing any more.
+struct Member {
+    party: Party,
+    generation: u64,
+    ended: bool,
+}
+
+/// A lease of a connection that has ended, which another connection of the session may take over until a moment.
+struct Unheld {
+    hold: Hold,
+    party: Party,
+    generation: u64,
+    until: u64,
+}
+
+/// What becomes of the leases of a connection that has ended.
+#[derive(Default)]
+pub struct Parted {
+    /// These pass on now, each from the connection that held it last.
+    pub lost: Vec<(Hold, Party)>,
+    /// These may be taken over by another connection of the session.
+    pub unheld: Vec<Hold>,
+}
+
+/// For how long a lease stands whose connection has ended while its session has others, in milliseconds; and how many of
+/// one session are remembered, so that they pass on sooner if its last connection ends.
+pub const TAKE_OVER: u64 = 400;
+const MAX_UNHELD: usize = 1 << 10;
 
 /// For how long the generation of a session without connections is remembered, in milliseconds, and of how many sessions of
 /// a user.
@@ -77,22 +118,48 @@ impl Sessions {
         if place.connections.is_empty() {
             self.left.remove(&(place.left_at, id.into()));
         }
-        for (old, _) in place.connections.iter().filter(|(_, known)| *known < generation) {
-            mail.post(*old, Event::Close);
+        for old in place.connections.iter().filter(|old| old.generation < generation) {
+            mail.post(old.party, Event::Close);
         }
         place.newest = generation;
-        place.connections.push(connection);
+        place.connections.push(Member { party: connection.0, generation, ended: false });
         Some(Arc::clone(&place.fence))
     }
 
     /// A connection is gone.
     fn leave(&mut self, id: &[u8], party: Party, now: u64) {
         let Some(place) = self.places.get_mut(id) else { return };
-        place.connections.retain(|(known, _)| *known != party);
+        place.connections.retain(|member| member.party != party);
         if place.connections.is_empty() {
             place.left_at = now;
             self.left.insert((now, id.into()));
         }
+    }
+
+    /// A connection can renew nothing any more.
+    fn end(&mut self, id: &[u8], (party, generation): (Party, u64), holds: Vec<Hold>, now: u64) -> Parted {
+        let mut parted = Parted::default();
+        let Some(place) = self.places.get_mut(id) else { return Parted { lost: of(holds, party), ..parted } };
+        place.connections.iter_mut().filter(|member| member.party == party).for_each(|member| member.ended = true);
+        place.unheld.retain(|unheld| now < unheld.until);
+        let lives = |member: &Member| !member.ended && member.generation == generation;
+        if generation == place.newest && place.connections.iter().any(lives) {
+            let room = MAX_UNHELD.saturating_sub(place.unheld.len());
+            let until = now + TAKE_OVER;
+            place.unheld.extend(holds.iter().take(room).map(|hold| Unheld { hold: *hold, party, generation, until }));
+            parted.unheld = holds;
+        } else {
+            parted.lost = of(holds, party);
+            place.unheld.retain(|unheld| {
+                let stays = unheld.generation > generation;
+                parted.lost.extend((!stays).then_some((unheld.hold, unheld.party)));
+                stays
+            });
+        }
+        if place.unheld.is_empty() {
+            place.unheld = Vec::new();
+        }
+        parted
     }
 
     /// Forgets sessions that have had no connection for long, and the oldest of too many.
@@ -129,6 +196,11 @@ impl Known {
             sessions.forget_old(now);
         }
     }
+}
+
+/// Leases of one connection, with it.
+fn of(holds: Vec<Hold>, party: Party) -> Vec<(Hold, Party)> {
+    holds.into_iter().map(|hold| (hold, party)).collect()
 }
 
 impl Joined {
@@ -184,7 +256,17 @@ impl Fences {
         Ok(())
     }
 
-    /// A connection is gone.
+    /// A connection that holds these leases can renew nothing any more: it closes, or its peer sends nothing more. What is
+    /// to become of them, and of those that earlier ones of the session have left.
+    pub fn end(&self, joined: &Joined, holds: Vec<Hold>, now: u64) -> Parted {
+        let (user, id) = &joined.name;
+        match self.known.lock().users.get_mut(user) {
+            Some(sessions) => sessions.end(id, (joined.party, joined.generation), holds, now),
+            None => Parted { lost: of(holds, joined.party), ..Parted::default() },
+        }
+    }
+
+    /// A connection is gone, after it has [`end`](Fences::end)ed.
     pub fn leave(&self, joined: &Joined, now: u64) {
         let mut known = self.known.lock();
         let (user, id) = &joined.name;

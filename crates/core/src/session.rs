@@ -18,6 +18,7 @@ use crate::command::{
 };
 use crate::engine::{Engine, Limits, Now};
 use crate::execute::{Client, Context, Replies, TOO_MUCH, execute, execute_row, expires_at, why_refused};
+use crate::fence::TAKE_OVER;
 use crate::gate;
 use crate::items;
 use crate::mailbox::Event;
@@ -932,11 +933,22 @@ impl Session {
         }
     }
 
-    /// Gives up the leases of this connection; what is loaded under them may still be stored.
+    /// Gives up the leases of this connection, or leaves them to the others of its session for a moment; what is loaded
+    /// under them may still be stored.
     fn pass_leases(&mut self, engine: &Engine, now: Now) {
-        let party = self.client.party;
-        for hold in self.client.holds.take() {
-            engine.store.lost(hold, party, now.mono);
+        let (party, holds) = (self.client.party, self.client.holds.take());
+        let Some(joined) = &self.client.joined else {
+            holds.for_each(|hold| engine.store.lost(hold, party, now.mono));
+            return;
+        };
+        // First the session decides, under its lock: if its last connection ends at this moment in another thread, that one
+        // passes these leases on, whether or not they have been shortened here.
+        let parted = engine.fences.end(joined, holds.collect(), now.mono);
+        for hold in parted.unheld {
+            engine.store.unheld(hold, party, now.mono + TAKE_OVER, now.mono);
+        }
+        for (hold, holder) in parted.lost {
+            engine.store.lost(hold, holder, now.mono);
         }
     }
 

@@ -17,6 +17,8 @@
 //! 6. At most two holders in a row may end or let their time pass, then all who wait get an error. Else a row that kills
 //!    its loader kills one after another. A failure holds the key off for a while, so that a database in trouble is asked
 //!    seldom. A waiter that is gone and a lease that could not be delivered are no failures: nobody has tried to load.
+//!    Nor is it one if a lease lapses whose connection is gone while others of the same client are there: that client has
+//!    not renewed what it does not know of, because it was interrupted before it read the grant.
 //! 7. A lease that is released is granted again at once, but not to one that releases it again and again: then it rests.
 //!    Else server and worker hand it back and forth as fast as they can.
 //! 8. Whom a step concerns is decided from what the key is when the step is over: inside a transaction nobody is shown
@@ -227,6 +229,8 @@ struct Grant {
     good_until: u64,
     /// The server chose the holder, a worker, and would choose it again.
     assigned: bool,
+    /// The holder's connection is gone, and another one of its session may renew the lease until the deadline.
+    unheld: bool,
 }
 
 /// A load that runs on although its value cannot be stored any more.
@@ -364,7 +368,7 @@ pub(super) enum Judged {
 /// Why a lease passes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Because {
-    /// Its holder gave it up, or never got it.
+    /// Its holder gave it up, never got it, or is a client that has other connections and did not renew it over them.
     Released,
     /// Its holder is gone.
     Ended,
@@ -734,7 +738,16 @@ impl Leases {
             lease.grants.remove(0);
         }
         let good_until = now + MAX_AGE;
-        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, good_until, assigned });
+        lease.grants.push(Grant {
+            token,
+            clock,
+            holder,
+            granted_at: now,
+            deadline,
+            good_until,
+            assigned,
+            unheld: false,
+        });
         (lease.held, lease.queued) = (true, false);
         self.schedule(hash, deadline);
     }
@@ -1043,6 +1056,7 @@ impl Leases {
         grant.deadline = last.min(now + length.min(MAX_AGE));
         grant.good_until = now + MAX_AGE;
         grant.holder = grant.holder.map(|_| holder);
+        grant.unheld = false;
         let deadline = grant.deadline;
         (lease.held, lease.queued) = (true, false);
         if lease.charged.is_none() {
@@ -1113,6 +1127,23 @@ impl Leases {
         }
     }
 
+    /// The connection that holds a lease is gone, and another one may renew it until a moment: until then at most it is
+    /// held. A lease that was renewed over another connection meanwhile is that one's. A load that was voided ends in the
+    /// same way, but nobody renews it.
+    pub(super) fn unheld(&mut self, hold: Hold, party: Party, until: u64) {
+        if !self.stands(hold, party) {
+            return;
+        }
+        let Some(lease) = self.map.get_mut(&hold.hash) else { return };
+        if let Some(grant) = lease.grants.last_mut().filter(|grant| lease.held && grant.token == hold.token) {
+            (grant.deadline, grant.unheld) = (grant.deadline.min(until), true);
+        }
+        for voided in lease.voided.iter_mut().filter(|voided| voided.token == hold.token) {
+            voided.deadline = voided.deadline.min(until);
+        }
+        self.schedule(hold.hash, until);
+    }
+
     /// Whether a connection loads under this lease: it holds it, or the lease was voided meanwhile.
     pub(super) fn stands(&self, Hold { hash, token }: Hold, party: Party) -> bool {
         self.map.get(&hash).is_some_and(|lease| {
@@ -1125,7 +1156,10 @@ impl Leases {
     /// A connection does not hold the lease any more, and does not load under a voided one.
     fn leave_load(&mut self, hash: u64, party: Party, because: Because, moment: Moment) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
-        let holds = lease.holder().is_some_and(|grant| grant.holder == Some(party));
+        // What was granted before and is left to another connection is none of those that were not delivered.
+        let holds = lease
+            .holder()
+            .is_some_and(|grant| grant.holder == Some(party) && (because == Because::Ended || !grant.unheld));
         let voided = lease.voided.len();
         lease.voided.retain(|voided| voided.holder != Some(party));
         let freed = lease.voided.len() < voided;
@@ -1188,14 +1222,15 @@ impl Leases {
         lease.voided.retain(|voided| voided.deadline > now);
         // Nobody waits for the worker that was asked for: whoever asks next asks anew.
         lease.queued &= !lease.waiters.is_empty();
-        let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
+        let late = lease.holder().filter(|grant| grant.deadline <= now);
+        let late = late.map(|grant| if grant.unheld { Because::Released } else { Because::TimedOut });
         lease.grants.retain(|grant| grant.good_until > now);
         if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
             lease.hold_off = None;
         }
         self.answer(hash, |waiter| (waiter.deadline <= now).then_some(Outcome::Timeout));
-        if late {
-            self.pass_on(hash, Because::TimedOut, moment);
+        if let Some(because) = late {
+            self.pass_on(hash, because, moment);
         } else {
             self.grant_next(hash, moment);
         }

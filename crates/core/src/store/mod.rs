@@ -505,6 +505,13 @@ impl Store {
         }
     }
 
+    /// The connection that holds a lease is gone, and another one may renew it until a moment, at which it passes on.
+    pub fn unheld(&self, hold: Hold, party: Party, until: u64, now: u64) {
+        let mut shard = self.shards[self.shard_of(hold.hash)].lock();
+        shard.advance(now);
+        shard.leases.unheld(hold, party, until);
+    }
+
     /// Visits who holds each lease that stands now; None holds one that belongs to no connection.
     pub fn each_holder(&self, mut visit: impl FnMut(Option<Party>)) {
         self.shards.iter().for_each(|shard| shard.lock().leases.holders().for_each(&mut visit));
