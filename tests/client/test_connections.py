@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import os
 import socket
 import ssl
@@ -19,7 +20,7 @@ import pytest
 
 import globalcache
 from globalcache import Cache
-from globalcache.client import blocking, multiplexed
+from globalcache.client import blocking, lookup, multiplexed
 from globalcache.client.home import Home
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
 from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
@@ -139,12 +140,11 @@ def test_a_connection_in_use_when_the_cache_is_closed(server: globalcache.Server
 
         connection._write = write_and_close  # noqa: SLF001
         assert cache.incr("n") == 2
-        assert connection._socket.fileno() == -1  # noqa: SLF001
+        assert connection._socket is None  # noqa: SLF001
         assert not pool
         assert not cache._servers[0]._idle  # noqa: SLF001
         assert cache.incr("n") == 3  # over a new connection
-        rooms = [pool.room, cache._servers[0]._idle.room]  # noqa: SLF001
-        assert [room._value for room in rooms] == [blocking.MOST_CONNECTIONS, blocking.MOST_CONNECTIONS - 1]  # noqa: SLF001
+        assert [len(pool.living), len(cache._servers[0]._idle.living)] == [0, 1]  # noqa: SLF001
 
 
 @pytest.mark.parametrize("call", [("get_or_load", "x", lambda: 1), ("get_many", ["x"]), ("set_many", {"x": 1, "y": 2})])
@@ -155,7 +155,7 @@ def test_every_call_puts_back_into_the_pool_it_took_from(server: globalcache.Ser
         write = connection._write  # noqa: SLF001
         connection._write = lambda data: (cache.close(), write(data))[1]  # type: ignore[func-returns-value]  # noqa: SLF001
         getattr(cache, call[0])(*call[1:])
-        assert connection._socket.fileno() == -1  # noqa: SLF001
+        assert connection._socket is None  # noqa: SLF001
 
 
 def test_one_death_ends_all_older_connections(proxy: Proxy) -> None:
@@ -634,3 +634,129 @@ def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
                 assert small("get_or_load", "x", load, tags=["t"]) == letter * LONGEST
                 assert other.get_or_load("x", load, tags=["t"]) == letter * LONGEST
                 other.invalidate(tags=["t"])
+
+
+@pytest.mark.parametrize("seconds", [0.05, 31, math.inf])
+def test_a_connection_keeps_no_limit_of_its_last_use(server: globalcache.Server, seconds: float) -> None:
+    """A call waits for a load, or has little of its time left: the next call on that connection has its own limit."""
+    with Cache(server.url, timeout=5) as cache:
+        below = cache._servers[0]  # noqa: SLF001 - below what users see
+        connection = below._take()  # noqa: SLF001
+        connection.limit(seconds)
+        below._idle.append(connection)  # noqa: SLF001
+        assert below._take() is connection  # noqa: SLF001
+        assert connection._socket.gettimeout() == 5  # noqa: SLF001
+        # That was the only look at it: another call needs none.
+        assert connection.ready == connection.paid
+
+
+class Stop(BaseException):
+    """What comes from outside, as the time limit of a green thread does."""
+
+
+def stopping_after(steps: int) -> Any:
+    """Return a trace function that raises Stop after so many steps of the modules of connections and leases."""
+    left = [steps]
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.endswith(("blocking.py", "leases.py")):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                raise Stop
+        return trace
+
+    return trace
+
+
+# One within a finalizer is printed, and goes on to nobody.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["get", "get_or_load"])
+def test_an_exception_between_any_two_steps_loses_no_room(
+    server: globalcache.Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A call ends after each of its steps in turn; few connections are allowed, and all can be used afterwards."""
+    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 3)
+    with Cache(server.url, timeout=5) as cache:
+        below = cache._servers[0]  # noqa: SLF001
+        call = functools.partial(getattr(cache, name), "x", *[lambda: 1] * (name != "get"))
+        step, ended = 0, False
+        while not ended:
+            step += 7
+            cache.delete("x")
+            tracing = sys.gettrace()
+            sys.settrace(stopping_after(step))
+            try:
+                call()
+                ended = True
+            except Stop:
+                pass
+            finally:
+                sys.settrace(tracing)
+        assert step > 100
+        assert len(below._idle.living) == len(below._idle)  # noqa: SLF001
+        assert len(set(idle_connections(cache, 3))) == 3
+
+
+def test_a_crowd_that_waits_leaves_room_for_answers(
+    server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads wait for one load than there may be connections: other calls, and the answer, find one at once."""
+    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(blocking, "_CROWDED", 4)
+    begun, ending, looking = threading.Event(), threading.Event(), threading.Semaphore(0)
+    loads: list[int] = []
+    got: list[int] = []
+    with Cache(server.url, timeout=2) as cache:
+        below = cache._servers[0]  # noqa: SLF001
+        look = below._looked_for  # noqa: SLF001
+
+        def looked_for(*args: Any) -> Any:
+            looking.release()
+            return look(*args)
+
+        below._looked_for = looked_for  # noqa: SLF001
+
+        def load() -> int:
+            loads.append(1)
+            begun.set()
+            ending.wait(10)
+            return 7
+
+        threads = [threading.Thread(target=lambda: got.append(cache.get_or_load("slow", load))) for _ in range(20)]
+        threads[0].start()
+        assert begun.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        for _ in range(15):
+            assert looking.acquire(timeout=10)
+        assert cache.incr("n") == 1
+        ending.set()
+        for thread in threads:
+            thread.join(10)
+    assert got == [7] * 20
+    assert loads == [1]
+
+
+def test_a_name_server_that_is_silent_costs_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking a name up takes as long as the system likes. Nobody waits longer than the time-out; one thread looks."""
+    asked, answering = [], threading.Event()
+
+    def look(host: str, _: int, **options: int) -> list[Any]:
+        if options["flags"]:
+            raise socket.gaierror
+        asked.append(host)
+        answering.wait(30)
+        return [host]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+    with Cache("globalcache://cache.example", timeout=0.05) as cache:
+        assert cache.get("x") is None
+        for _ in range(2):
+            with pytest.raises(DeadlineError):
+                lookup.addresses("cache.example", 7411, 0.0)
+        answering.set()
+        assert lookup.addresses("cache.example", 7411, math.inf) == ["cache.example"]
+        assert asked == ["cache.example"]

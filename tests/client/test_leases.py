@@ -335,6 +335,23 @@ def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.Monke
     assert table.due(now[0] + 10) == ([], [])
 
 
+def test_a_queued_refresh_lapses_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is released and nobody hears of it: RELEASE is sent again until the lease has lapsed, and then no more."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table = Recording(None)
+    lease = table.grant(b"x", 7)
+    lease.queue()
+    now[0] += START_WITHIN
+    sent = 0
+    while (pause := table.pause(now[0])) is not None:
+        sent += len(table.due(now[0])[0])
+        assert sent < 100
+        now[0] += pause + 0.001
+    assert not lease.is_open
+    assert sent > 1
+
+
 def test_a_load_that_began_in_time_is_not_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queued refresh begins after nine seconds and takes long: it is renewed all the time."""
     now = [100.0]
@@ -358,3 +375,56 @@ def test_a_lease_that_is_dropped_is_released() -> None:
     assert table.due(time.monotonic() + 1)[0] == [(b"CACHE.RELEASE", b"x", 7)]
     assert table.due(time.monotonic() + LEASE_MS / 1000 + 1)[0] == []
     assert releases
+
+
+def until_closed(cache: Cache, number: int) -> None:
+    """Wait until the server has noticed the end of a connection."""
+    while f"id={number} ".encode() in cache._servers[0].call(b"CLIENT", b"LIST"):  # noqa: SLF001
+        pass
+
+
+def test_a_lost_connection_is_closed_after_leases_are_renewed(server: globalcache.Server) -> None:
+    """A call is interrupted on the only connection, on which another thread was granted a lease that it still has."""
+    with Cache(server.url, timeout=5) as cache, Cache(server.url, timeout=5) as other:
+        below = cache._servers[0]  # noqa: SLF001
+        lease = below.fetch(b"x", 0)[2]
+        got: list[str] = []
+        waiter = threading.Thread(target=lambda: got.append(other.get_or_load("x", lambda: "again", wait=30)))
+        waiter.start()
+        while other.inspect("x")["waiters"] < 1:
+            pass
+        connection = below._take()  # noqa: SLF001
+        number = connection.ask(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n")
+        # An exception from outside loses it.
+        del connection
+        until_closed(other, number)
+        assert below.call(b"CACHE.FILL", b"x", lease.token, b'"loaded"')
+        lease.close()
+        waiter.join(10)
+        assert got == ["loaded"]
+
+
+def test_the_leases_of_a_lost_connection_are_renewed_at_once(server: globalcache.Server) -> None:
+    """The connection of a loop ends, and a task of it still loads: the renewal of each second would come too late."""
+
+    async def run() -> None:
+        async with AsyncCache(server.url) as cache:
+            below = cache._servers[0]  # noqa: SLF001
+            lease = (await below.fetch(b"x", 0))[2]
+            lease.taken = True
+            lease._grant.due += 1000  # noqa: SLF001
+            (link,) = below._links.values()  # noqa: SLF001
+            call_many, renewed = below.call_many, asyncio.get_running_loop().create_future()
+
+            async def note(commands: Any) -> Any:
+                replies = await call_many(commands)
+                renewed.set_result((commands, replies))
+                return replies
+
+            below.call_many = note
+            link._transport.abort()  # noqa: SLF001
+            commands, _ = await asyncio.wait_for(renewed, 10)
+            assert commands == [(b"CACHE.RENEW", b"x", lease.token, LEASE_MS)]
+            lease.release()
+
+    asyncio.run(run())

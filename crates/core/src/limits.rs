@@ -63,6 +63,12 @@ pub const MAX_SESSION: usize = 64;
 /// Loads that a worker takes at a time unless it says otherwise, and at most.
 pub const INFLIGHT: (u64, u64) = (256, 1 << 16);
 
+/// Patterns that loader workers may serve: far more than an application has.
+pub const MAX_PATTERNS: usize = 1024;
+
+/// Longest such pattern, in bytes.
+pub const MAX_PATTERN: usize = 1024;
+
 /// Databases of a store.
 pub const DATABASES: usize = 16;
 

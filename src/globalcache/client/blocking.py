@@ -3,6 +3,14 @@
 A connection carries one request at a time. Idle ones lie in a deque, whose ends are atomic, so taking one needs no
 lock. A reply that is read late would go to the wrong caller, so a connection that was interrupted is closed.
 
+How many there are is the number of Connection objects that live. Nothing counts them up and down: an exception from
+outside (a signal handler that raises, a green thread's time-out) may end a call between any two steps, and a connection
+that it loses is closed and counted no more when it is collected. For the same reason nothing here waits for a lock that
+is made of Python code, such as a Semaphore or an Event: such an exception can leave it locked.
+
+A FETCH that waits holds its connection. When most connections are taken, it looks again and again instead, so that
+answers and renewals, which end the waits, always find one.
+
 One is looked at before it is used again. If the server has closed it, all that were opened before it are closed as
 well, for what ended it (a restart, a time-out on the way) ended them too.
 """
@@ -16,8 +24,8 @@ import os
 import select
 import socket
 import sys
-import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +33,7 @@ import hiredis
 
 from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases import ThreadLeases
+from globalcache.client.lookup import addresses
 from globalcache.client.wire import (
     MORE,
     Push,
@@ -50,19 +59,29 @@ _CHUNK = 1 << 16
 _GRACE = 1.0
 # Connections of one pool: a server has thousands, a process has far fewer threads that ask at once.
 MOST_CONNECTIONS = 256
+# When so many are taken, nobody waits for a load on one more.
+_CROWDED = MOST_CONNECTIONS * 3 // 4
+# How often who waits without a connection looks for the value, in seconds: at first, and at most.
+_LOOKS = 0.005, 0.05
+# The longest limit of a read, in seconds: no kernel waits for much longer at a time.
+_LONGEST = 86_400.0
 # How often a thread looks for a connection that another one has put back, when there may be no more of them.
 _LOOK_AGAIN = 0.005
 _number = itertools.count()
 
 
 class Pool(deque["Connection"]):
-    """Idle connections, and how many more may be opened. Each connection goes back to the pool that it is of."""
+    """Idle connections, and all that live. Each connection goes back to the pool that it is of."""
 
-    __slots__ = ("room",)
+    __slots__ = ("living",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.living: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+class _CrowdedError(Exception):
+    """Somebody else loads, and so many wait that no connection is held for one more."""
 
 
 class _FatalReplyError(Exception):
@@ -74,15 +93,21 @@ class _FatalReplyError(Exception):
 
 
 class Connection:
-    """One socket that was greeted and has paid what was owed. `used` is when it was taken last."""
+    """One socket that was greeted and has paid what was owed. `used` is when it was taken last.
+
+    `ready` is the serial up to which it has paid, while its time limit is that of a call; else -1, and it is looked at
+    before it is used again. `retire` closes a socket that is lost.
+    """
 
     __slots__ = (
+        "__weakref__",
         "_feed",
         "_gets",
         "_home",
         "_limited",
         "_outcomes",
         "_recv",
+        "_retire",
         "_socket",
         "_write",
         "generation",
@@ -91,18 +116,26 @@ class Connection:
         "paid",
         "poll",
         "pool",
+        "ready",
         "used",
     )
 
-    def __init__(self, home: Home, begun: float, pool: Pool) -> None:
+    def __init__(self, home: Home, begun: float, pool: Pool, retire: Callable[[socket.socket], object]) -> None:
+        # Sockets of TLS and of memory:// are others; None before it is opened and after it was closed.
+        self._socket: Any = None
         self._home = home
         self.pool = pool
+        self._retire = retire
         self.generation = home.owed.generation
-        self.paid = -1
+        self.paid = self.ready = -1
         self.number = next(_number)
         self.used = begun
         self._limited = 0.0
         self._outcomes: dict[int, Reply] = {}
+
+    def open(self) -> None:
+        """Connect and greet, within the time-out of the call that has begun it."""
+        home, begun = self._home, self.used
         self._socket = _open(home, begun + home.timeout)
         # What `_take` asks of an idle connection: whether something arrived, and whether something was left unread.
         self.poll: Callable[[int], Any] = _something
@@ -120,7 +153,7 @@ class Connection:
                 poller.register(self._socket, select.POLLIN)
                 self.poll = poller.poll
             elif home.local is not None:
-                self.poll = self._socket.poll  # type: ignore[attr-defined]
+                self.poll = self._socket.poll
             self.limit(begun + home.timeout - time.monotonic())
             home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
             self.settle()
@@ -131,11 +164,25 @@ class Connection:
 
     def limit(self, seconds: float) -> None:
         """Let a read last so long at most. Signals do not begin the time anew."""
-        seconds = max(0.001, seconds)
+        seconds = min(max(0.001, seconds), _LONGEST)
         # Setting it costs a call of the kernel.
-        if not self._limited * 0.95 < seconds <= self._limited:
+        if not self._is_limited_to(seconds):
+            self.ready = -1
             self._limited = seconds
             self._socket.settimeout(seconds)
+
+    def _is_limited_to(self, seconds: float) -> bool:
+        return self._limited * 0.95 < seconds <= self._limited
+
+    def prepare(self, now: float) -> None:
+        """Pay what is owed, in a call that has begun at `now`. What that leaves of its time limits the next read."""
+        timeout = self._home.timeout
+        self.limit(timeout)
+        if self.paid != self._home.owed.serial:
+            self.settle()
+            self.limit(now + timeout - time.monotonic())
+        if self._is_limited_to(timeout):
+            self.ready = self.paid
 
     def is_alive(self) -> bool:
         """Tell whether the server has not closed it, as far as is known here, nor sent what nobody asked for."""
@@ -148,7 +195,7 @@ class Connection:
 
     def _read_ahead(self) -> bool:
         """Read what has arrived; False at the end."""
-        self._limited = 0.0
+        self.ready, self._limited = -1, 0.0
         self._socket.settimeout(0)
         try:
             data = self._recv(_CHUNK)
@@ -284,14 +331,42 @@ class Connection:
                 self._read_until(end, f"no outcome in {wait:g} s")
         return self._outcomes.pop(ticket)
 
-    def close(self) -> None:
-        """Close it; the server passes on what it held."""
-        # The number of a closed socket may become another file's.
-        self._write = self._write_closed
-        self._socket.close()
+    def cancel(self, ticket: int) -> Reply:
+        """Leave the queue of a ticket. Returns its outcome if that was faster; raises _CrowdedError if not."""
+        reply = self.ask(pack((b"CACHE.CANCEL", ticket)))
+        if isinstance(reply, Exception):
+            raise translate(reply)
+        if ticket not in self._outcomes:
+            raise _CrowdedError
+        return self._outcomes.pop(ticket)
 
-    def _write_closed(self, _: bytes) -> NoReturn:
-        raise NotSentError(f"{self._home.address}: the connection is closed")
+    def close(self) -> None:
+        """Close it; the server passes on what it held, unless it is renewed over another one of this process."""
+        lost = self._let_go()
+        if lost is not None:
+            lost.close()
+
+    def retire(self) -> None:
+        """Close it as soon as this process has renewed its leases over another one."""
+        lost = self._let_go()
+        if lost is not None:
+            self._retire(lost)
+
+    def _let_go(self) -> Any:
+        # The number of a closed socket may become another file's. Here is no method of its own: what refers to itself
+        # is collected late.
+        self._write = functools.partial(_write_closed, self._home)
+        lost, self._socket = self._socket, None
+        return lost
+
+    def __del__(self) -> None:
+        # An exception from outside has lost it, perhaps before it had a socket; what is closed has none any more.
+        if getattr(self, "_socket", None) is not None:
+            self.retire()
+
+
+def _write_closed(home: Home, _: bytes) -> NoReturn:
+    raise NotSentError(f"{home.address}: the connection is closed")
 
 
 def _is_plain(connection: socket.socket) -> bool:
@@ -319,7 +394,7 @@ def _open(home: Home, deadline: float) -> socket.socket:
         return LocalSocket(home.local)  # type: ignore[return-value]
     if address.kind == "unix":
         return _connected(socket.AF_UNIX, address.path, deadline - time.monotonic())
-    connection = _open_one(socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM), deadline)
+    connection = _open_one(addresses(address.host, address.port, deadline), deadline)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if home.tls is not None:
@@ -388,7 +463,27 @@ class BlockingServer:
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
-        return self._fetch(fetch_request(key, int(wait * 1000), lease_ms), key, wait)
+        try:
+            return self._fetch(fetch_request(key, int(wait * 1000), lease_ms), key, wait)
+        except _CrowdedError:
+            return self._looked_for(key, wait, lease_ms)
+
+    def _looked_for(self, key: bytes, wait: float, lease_ms: int | None) -> Reply:
+        """Ask again and again while somebody else loads, since so many wait that no connection may be held for it."""
+        end = time.monotonic() + wait
+        pause, longest = _LOOKS
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, longest)
+            left = 0.0 if self._is_crowded() else max(0.0, end - time.monotonic())
+            with contextlib.suppress(_CrowdedError):
+                reply = self._fetch(fetch_request(key, int(left * 1000), lease_ms), key, left)
+                if reply.__class__ is not list or reply[0] != b"waiting":
+                    return reply
+        return [b"timeout", None, 0, 0, -2, 0]
+
+    def _is_crowded(self) -> bool:
+        return len(self._idle.living) - len(self._idle) > _CROWDED
 
     def _fetch(self, request: bytes, key: bytes, wait: float, *, first: bool = True) -> Reply:
         link = None
@@ -396,10 +491,16 @@ class BlockingServer:
             link = self._take()
             reply = link.ask(request)
             if reply.__class__ is not list or reply[0] != b"hit" or reply[2]:
-                reply = self._followed(link, reply, wait)
+                if (ticket := ticket_of(reply)) and self._is_crowded():
+                    reply = link.cancel(ticket)
+                else:
+                    reply = self._followed(link, reply, wait)
                 # Before anything else can happen: what is interrupted before this closes the connection.
                 if reply.__class__ is list and reply[2]:
                     self.leases.own(key, reply)
+        except _CrowdedError:
+            self._put_back(link)  # type: ignore[arg-type]
+            raise
         except _FatalReplyError as error:
             self._discard(link)
             return error.reply
@@ -531,7 +632,7 @@ class BlockingServer:
                     return new
                 continue
             # What has paid is of this generation: see `settle`.
-            if link.paid == self._owed.serial and not link.poll(0) and not link.has_data():
+            if link.ready == self._owed.serial and not link.poll(0) and not link.has_data():
                 link.used = now
                 return link
             if self._is_fit(link, now):
@@ -544,10 +645,7 @@ class BlockingServer:
         try:
             if link.is_alive():
                 if link.generation == self._owed.generation:
-                    link.limit(self.home.timeout)
-                    if link.paid != self._owed.serial:
-                        link.settle()
-                        link.limit(now + self.home.timeout - time.monotonic())
+                    link.prepare(now)
                     return True
             else:
                 older = True
@@ -559,12 +657,17 @@ class BlockingServer:
         self._discard(link, older=older)
         return False
 
+    def _put_back(self, link: Connection) -> None:
+        link.pool.append(link)
+        if link.pool is not self._idle:
+            self._empty(link.pool)
+
     def _discard(self, link: Connection | None, *, older: bool = False) -> None:
         """Close a connection; `older`: and all idle ones that were opened before it."""
         if link is None:
             return
-        link.close()
-        link.pool.room.release()
+        link.retire()
+        link.pool.living.discard(link)
         if older:
             kept = []
             for other in self._popped(link.pool):
@@ -586,7 +689,8 @@ class BlockingServer:
     def _empty(self, pool: Pool) -> None:
         """Close what was put back into a pool that was closed meanwhile."""
         for link in self._popped(pool):
-            self._discard(link)
+            link.close()
+            pool.living.discard(link)
 
     def _lose(
         self, link: Connection | None, error: BaseException, keys: tuple[bytes, ...], tags: tuple[bytes, ...]
@@ -607,16 +711,15 @@ class BlockingServer:
         """Return a new connection; None if there may be no more and one was put back meanwhile."""
         home = self.home
         home.may_connect()
-        pool = self._idle
-        while not pool.room.acquire(timeout=_LOOK_AGAIN):
-            if self._idle:
-                return None
+        while (link := self._admitted(begun)) is None:
             if time.monotonic() > begun + home.timeout:
                 raise DeadlineError(f"{home.address}: all {MOST_CONNECTIONS} connections are busy")
+            time.sleep(_LOOK_AGAIN)
+            if self._idle:
+                return None
         try:
-            link = self._greeted(begun, pool)
+            link = self._greeted(link)
         except BaseException as error:
-            pool.room.release()
             known = broken(home, error)
             if known is None:
                 raise
@@ -625,14 +728,33 @@ class BlockingServer:
         home.connected()
         return link
 
-    def _greeted(self, begun: float, pool: Pool) -> Connection:
+    def _admitted(self, begun: float) -> Connection | None:
+        """Return a connection that is to be opened; None if there are as many as there may be."""
+        pool = self._idle
+        if len(pool.living) >= MOST_CONNECTIONS:
+            return None
+        link = Connection(self.home, begun, pool, self.leases.retire)
+        pool.living.add(link)
+        if len(pool.living) > MOST_CONNECTIONS:
+            # Others were admitted at the same moment.
+            pool.living.discard(link)
+            return None
+        return link
+
+    def _greeted(self, link: Connection) -> Connection:
         while True:
             try:
-                return Connection(self.home, begun, pool)
-            except OutdatedError:
+                link.open()
+            except BaseException as error:
+                # Its traceback may be kept for long.
+                link.pool.living.discard(link)
                 # A write was lost meanwhile, or another thread came back first: the next one is as new.
-                if time.monotonic() > begun + self.home.timeout:
+                if not isinstance(error, OutdatedError) or time.monotonic() > link.used + self.home.timeout:
                     raise
+            else:
+                return link
+            link = Connection(self.home, link.used, link.pool, self.leases.retire)
+            link.pool.living.add(link)
 
     def close(self) -> None:
         """Close all connections, after what is to be released was; those in use when they are put back."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 import msgspec
 
+from globalcache.client import lookup
 from globalcache.client.outage import Breaker, Owed
 from globalcache.client.tls import tls_context
 from globalcache.client.wire import translate
@@ -244,6 +245,7 @@ def when_forked(server: Any) -> None:
 
 
 def _after_fork() -> None:
+    lookup.after_fork()
     for server in list(_forked):
         server.after_fork()
 

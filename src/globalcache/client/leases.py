@@ -11,14 +11,19 @@ leases_tasks.py has it for tasks.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import threading
 import time
 import weakref
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from globalcache.errors import CacheError
+
+if TYPE_CHECKING:
+    import socket
 
 log = logging.getLogger("globalcache")
 # Leases last 3 s unless renewed.
@@ -192,9 +197,22 @@ class Leases:
                 grant.due = now + RENEW_EVERY
         return [(b"CACHE.RELEASE", grant.name, grant.token) for grant in releases] + commands, releases
 
+    def hasten(self, seconds: float = 0.0) -> bool:
+        """Have all leases renewed in so many seconds; whether there is any. May be called in a finalizer.
+
+        A connection was lost. The server gives this process a moment to renew over another one what was granted there.
+        """
+        due = time.monotonic() + seconds
+        grants = self.grants.copy().values()
+        for grant in grants:
+            grant.due = min(grant.due, due)
+        return bool(grants)
+
     def _expire(self, grant: Grant, now: float) -> None:
         with self.lock:
             if grant.start_by <= now:  # not begun meanwhile
+                # Once: else it would be looked at all the time, and never lapse, while the server is away.
+                grant.start_by = _NEVER
                 self.mark(grant)
 
     def released(self, grants: list[Grant]) -> None:
@@ -222,13 +240,20 @@ class Leases:
 
 
 class ThreadLeases(Leases):
-    """A thread renews and releases; it is started when there is a lease, and ends when there was none for a while."""
+    """A thread renews and releases; it is started when there is a lease, and ends when there was none for a while.
+
+    The thread is one of `_thread`: starting one of `threading` waits for an event, which an exception from outside
+    could leave locked. Whoever starts one names it first, and one that is not named any more ends.
+    """
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
-        self._thread: threading.Thread | None = None
+        self._thread: object | None = None
         self._bell = threading.Lock()
         self._tending = threading.Lock()
+        # Sockets to be closed after the next renewal, and the thread that sends one now.
+        self._retired: deque[socket.socket] = deque()
+        self._sender = 0
 
     def after_fork(self) -> None:
         """Begin with nothing, threads among it."""
@@ -236,48 +261,89 @@ class ThreadLeases(Leases):
         self._thread = None
         self._bell = threading.Lock()
         self._tending = threading.Lock()
+        self._close(self._take_retired())
+
+    def retire(self, lost: socket.socket) -> None:
+        """Close a connection after all leases have been renewed over another. May be called in a finalizer.
+
+        If it is the last one of this process, the server passes on what it held as soon as it is closed: first another
+        one has to be there.
+        """
+        if self._sender == _thread.get_ident():
+            # A renewal has failed. It is sent again soon, and not as fast as connections fail.
+            self.hasten(_RETRY_AFTER)
+            lost.close()
+        elif self._thread is None or not self.hasten():
+            lost.close()
+        else:
+            self._retired.append(lost)
+            self._wake()
+
+    def _take_retired(self) -> list[socket.socket]:
+        taken = []
+        while self._retired:
+            taken.append(self._retired.popleft())
+        return taken
+
+    @staticmethod
+    def _close(retired: list[socket.socket]) -> None:
+        for lost in retired:
+            lost.close()
 
     def _watch(self) -> None:
         # The thread takes itself out before it looks for grants a last time, so one of the two sees the other.
         if self._thread is None:
             with self.lock:
                 if self._thread is None:
-                    self._thread = self._started()
+                    self._start()
         if self._thread is None:
             self.tend()
 
-    def _started(self) -> threading.Thread | None:
-        thread = threading.Thread(target=self._run, name="globalcache-leases", daemon=True)
-        # At the end of the interpreter no thread can be started.
-        with contextlib.suppress(RuntimeError):
-            thread.start()
-            return thread
-        return None
+    def _start(self) -> None:
+        me = self._thread = object()
+        try:
+            _thread.start_new_thread(self._run, (me,))
+        except BaseException as error:
+            # If it was started all the same, it ends.
+            self._thread = None
+            # At the end of the interpreter no thread can be started.
+            if not isinstance(error, RuntimeError):
+                raise
 
     def _wake(self) -> None:
         # A lock that is let go rings the bell: unlike an event it may be used in a finalizer.
         with contextlib.suppress(RuntimeError):
             self._bell.release()
 
-    def _run(self) -> None:
-        me = self._bell
-        while True:
-            pause = self.pause(time.monotonic())
-            if not me.acquire(timeout=_IDLE if pause is None else pause) and pause is None and self._ended():
-                return
-            self.tend()
+    def _run(self, me: object) -> None:
+        bell = self._bell
+        try:
+            while self._thread is me:
+                pause = self.pause(time.monotonic())
+                if not bell.acquire(timeout=_IDLE if pause is None else pause) and pause is None:
+                    self._end(me)
+                self.tend()
+        finally:
+            if self._thread is me:
+                self._thread = None
 
-    def _ended(self) -> bool:
+    def _end(self, me: object) -> None:
         with self.lock:
-            me, self._thread = self._thread, None
-            if self.grants:
-                self._thread = me
-            return self._thread is None
+            if self._thread is me:
+                self._thread = None
+                if self.grants:
+                    self._thread = me
 
     def tend(self) -> None:
-        """Renew and release what is due. When it returns, nobody else is about to."""
+        """Renew and release what is due, then close what was retired. When it returns, nobody else is about to."""
         with self._tending:
-            self._send()
+            retired = self._take_retired()
+            self._sender = _thread.get_ident()
+            try:
+                self._send()
+            finally:
+                self._sender = 0
+                self._close(retired)
 
     def _send(self) -> None:
         commands, releases = self.due(time.monotonic())

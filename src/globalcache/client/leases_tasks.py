@@ -53,6 +53,12 @@ class LoopLeases(Leases):
         else:
             self._wake()
 
+    def renew_now(self) -> None:
+        """Renew everything over the next connection, since one was lost."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            if self.hasten():
+                self.loop.call_soon(self._tend)
+
     def _watch(self) -> None:
         pause = self.pause(time.monotonic())
         if pause is None:
@@ -75,7 +81,7 @@ class LoopLeases(Leases):
             self._timer.cancel()
             self._timer = None
         commands, releases = self.due(time.monotonic())
-        # Without a connection there is nothing to release: the server has passed on what a closed one held.
+        # Without a connection there is nothing to release: the server passes on what a closed one held.
         self.released(releases)
         renewals = commands[len(releases) :]
         if commands and not self._send_now(commands) and renewals:

@@ -7,6 +7,7 @@ happens there between two calls: whoever waits calls again every 10 ms, so that 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -90,13 +91,31 @@ def local_server(name: str) -> LocalServer:
         return _shared[name]
 
 
+class _Bell:
+    """What rings when something arrives. Unlike an event it has no lock that an exception could leave locked."""
+
+    def __init__(self) -> None:
+        self.has_rung = False
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        """Wake whoever waits."""
+        self.has_rung = True
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it rings, or for so long."""
+        self._lock.acquire(timeout=seconds)
+
+
 class LocalSocket:
     """A connection for one thread at a time, used as a socket is."""
 
     def __init__(self, server: LocalServer) -> None:
         self._server = server
-        self._told = threading.Event()
-        self._place = server.connect(self._told.set)
+        self._bell = _Bell()
+        self._place = server.connect(self._bell.ring)
         self._arrived = b""
         self._timeout = 0.0
 
@@ -118,18 +137,18 @@ class LocalSocket:
     def _wait(self) -> bytes:
         end = time.monotonic() + self._timeout
         while True:
-            self._told.clear()
+            self._bell.has_rung = False
             arrived, _ = self._server.ask(self._place, b"")
             if arrived:
                 return arrived
             left = end - time.monotonic()
             if left <= 0:
                 raise TimeoutError("nothing arrived in time") if self._timeout else BlockingIOError
-            self._told.wait(min(left, LOOK_AGAIN))
+            self._bell.wait(min(left, LOOK_AGAIN))
 
     def poll(self, _: int) -> bool:
         """Tell whether something has arrived, without waiting."""
-        return bool(self._arrived) or self._told.is_set()
+        return bool(self._arrived) or self._bell.has_rung
 
     def close(self) -> None:
         """Close it. Nothing may be sent after that."""

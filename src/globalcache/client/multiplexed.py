@@ -109,7 +109,7 @@ class Link(asyncio.Protocol):
         error = reply_error(text)
         if is_fatal(error):
             # Before anybody is told of it, so that nothing more is sent.
-            self.loop.call_soon(self.give_up, self._ended())
+            self.loop.call_soon(self.lose, self._ended())
         return error
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -134,11 +134,11 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail whatever stands open."""
-        self.give_up((error and broken(self._home, error)) or self._ended())
+        self.lose((error and broken(self._home, error)) or self._ended())
 
     def eof_received(self) -> None:
         """Fail whatever stands open at once, so that nothing more is sent."""
-        self.give_up(self._ended())
+        self.lose(self._ended())
 
     def _ended(self) -> CacheError:
         return UnavailableError(f"{self._home.address}: the server closed the connection")
@@ -212,7 +212,7 @@ class Link(asyncio.Protocol):
                 elif not entry.done():  # type: ignore[union-attr]
                     entry.set_result(reply)  # type: ignore[union-attr]
         except Exception as error:  # noqa: BLE001 - a stream that is no protocol is never read again
-            self.give_up(broken(self._home, error) or UnavailableError(f"{self._home.address}: {error}"))
+            self.lose(broken(self._home, error) or UnavailableError(f"{self._home.address}: {error}"))
         self._answered += answered
 
     def _parked(self, entry: Entry, reply: Reply) -> None:
@@ -273,7 +273,7 @@ class Link(asyncio.Protocol):
             return
         marks = self._marks
         if len(marks) == _LOOKS and marks[0] > self._answered:
-            self.give_up(DeadlineError(f"{self._home.address}: no answer in {self._home.timeout:g} s"))
+            self.lose(DeadlineError(f"{self._home.address}: no answer in {self._home.timeout:g} s"))
             return
         marks.append(self._answered + len(self._open))
         self._clock = None
@@ -281,6 +281,12 @@ class Link(asyncio.Protocol):
             self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
         else:
             marks.clear()
+
+    def lose(self, error: Exception) -> None:
+        """Give the connection up, while what was granted on it goes on: that is renewed over the next one."""
+        if self.closed is None:
+            self.give_up(error)
+            self._leases.renew_now()
 
     def give_up(self, error: Exception) -> None:
         """Close the connection; every call that stands open fails with `error`."""
@@ -568,7 +574,7 @@ class MultiplexedServer:
                 await link.settle()
                 return link
         if link is not None:
-            link.give_up(UnavailableError(f"{home.address}: replaced by a new connection"))
+            link.lose(UnavailableError(f"{home.address}: replaced by a new connection"))
         home.may_connect()
         try:
             async with asyncio.timeout(home.timeout):

@@ -77,10 +77,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             client.worker = true;
             Ok(Reply::Ok)
         }
-        CacheCommand::Forget(patterns) => {
-            let forgotten = patterns.iter().filter(|glob| cx.engine.loaders.forget(client.db, glob)).count();
-            Ok(Reply::Int(forgotten as i64))
-        }
+        CacheCommand::Forget(patterns) => Ok(Reply::Int(cx.engine.loaders.forget(client.db, patterns.iter()) as i64)),
         CacheCommand::Inspect(key) => Ok(inspect(cx, key_of(key))),
         CacheCommand::Session { id, generation, tickets, servers } => {
             if tickets && client.resp != 3 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
-use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value};
+use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
 use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, Values};
 
 /// What a command works with.
@@ -32,7 +32,7 @@ pub trait LockedShards {
     /// The entry of a key whose shard is locked.
     fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
     /// As [`Locked::fits`].
-    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool;
+    fn fits<'k>(&mut self, values: &mut dyn Iterator<Item = Written<'k>>) -> bool;
     /// As [`Locked::rename`].
     fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
     /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
@@ -60,7 +60,7 @@ impl LockedShards for Locked<'_> {
         Locked::entry(self, key)
     }
 
-    fn fits(&mut self, values: &mut dyn Iterator<Item = (Key<'_>, usize)>) -> bool {
+    fn fits<'k>(&mut self, values: &mut dyn Iterator<Item = Written<'k>>) -> bool {
         Locked::fits(self, values)
     }
 

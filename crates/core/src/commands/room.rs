@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::context::LockedShards;
-use crate::store::Key;
+use crate::store::{Key, Written};
 use crate::vocabulary::{
     After, Args, CacheCommand, Command, Condition, EntryOptions, KeyCommand, Script, ScriptCommand, SetCondition,
     TextCommand,
@@ -16,12 +16,14 @@ const INTEGER: usize = 20;
 const FRACTION: usize = 512;
 /// What may be kept beside a value without tags: times, cost, flags.
 const BESIDE: usize = 64;
+/// What the tags of a value take at most.
+const TAGS: usize = 8 * crate::limits::MAX_TAGS;
 
 /// The values that a transaction writes, with the greatest length that each can have.
 pub(crate) struct Writes<'a, 'h> {
     held: &'h mut dyn LockedShards,
     db: u8,
-    values: Vec<(Key<'a>, usize)>,
+    values: Vec<Written<'a>>,
     /// The greatest lengths that values can have after the requests so far; None where there is none for sure.
     lengths: HashMap<(u8, &'a [u8]), Option<usize>>,
 }
@@ -46,16 +48,21 @@ impl<'a, 'h> Writes<'a, 'h> {
             Command::Delete(keys) => keys.iter().for_each(|key| self.remove(self.here(key))),
             // What is no number stays as it is.
             Command::Increment(key, _) => self.write(key, INTEGER, false),
+            Command::Expire { key, .. } | Command::Persist(key) => self.change(key),
             Command::Text(text) => self.add_text(&text),
             Command::Key(KeyCommand::Copy { from, to, db, replace, rename }) => {
                 let (from, to) = (self.here(from), Key { db: db.unwrap_or(self.db), bytes: to });
-                // What is renamed takes no more memory than before, unless its key becomes longer.
+                // What is renamed takes no more memory than before, unless its key becomes longer; but perhaps that of another
+                // shard.
                 let grows = rename.is_none() || to.bytes.len() > from.bytes.len();
                 self.copy(from, to, grows, |is_free| rename.is_some() && (replace || is_free));
             }
             Command::Script(ScriptCommand::Run { script, keys, args }) => {
                 let length = if script == Script::Exchange { args.get(0).map_or(0, <[u8]>::len) } else { INTEGER };
-                keys.iter().filter(|_| script != Script::Clear).for_each(|key| self.write(key, length, false));
+                for key in keys.iter().filter(|_| script != Script::Clear) {
+                    self.change(key);
+                    self.write(key, length, false);
+                }
             }
             Command::Cache(
                 CacheCommand::Set { key, value, keep, .. } | CacheCommand::Fill { key, value, keep, .. },
@@ -84,6 +91,7 @@ impl<'a, 'h> Writes<'a, 'h> {
             TextCommand::SetNew(key, value) => self.write(key, value.len(), false),
             TextCommand::SetAllNew(pairs) => self.write_pairs(pairs, false),
             TextCommand::Take(key, After::Remove) => self.remove(self.here(key)),
+            TextCommand::Take(key, After::Persist | After::Expire(..)) => self.change(key),
             _ => {}
         }
     }
@@ -102,7 +110,7 @@ impl<'a, 'h> Writes<'a, 'h> {
     /// A value is written for sure, or perhaps: then the one before may stay.
     fn write(&mut self, bytes: &'a [u8], length: usize, surely: bool) {
         let key = self.here(bytes);
-        self.values.push((key, length));
+        self.values.push(Written { key, length, from: None });
         let before = if surely { None } else { self.length(key) };
         self.lengths.insert((key.db, bytes), before.max(Some(length)));
     }
@@ -110,6 +118,14 @@ impl<'a, 'h> Writes<'a, 'h> {
     fn write_pairs(&mut self, pairs: Args<'a>, surely: bool) {
         let values = pairs.iter().skip(1).step_by(2);
         pairs.iter().step_by(2).zip(values).for_each(|(key, value)| self.write(key, value.len(), surely));
+    }
+
+    /// Something beside a value changes: its item is written anew.
+    fn change(&mut self, bytes: &'a [u8]) {
+        let key = self.here(bytes);
+        if let Some(length) = self.length(key) {
+            self.values.push(Written { key, length: length + BESIDE + TAGS, from: Some(key) });
+        }
     }
 
     fn remove(&mut self, key: Key<'a>) {
@@ -120,9 +136,8 @@ impl<'a, 'h> Writes<'a, 'h> {
     fn copy(&mut self, from: Key<'a>, to: Key<'a>, grows: bool, moves: impl FnOnce(bool) -> bool) {
         let (Some(length), before) = (self.length(from), self.length(to)) else { return };
         self.lengths.insert((to.db, to.bytes), before.max(Some(length)));
-        if grows {
-            self.values.push((to, length + BESIDE + 8 * crate::limits::MAX_TAGS));
-        }
+        let from_before = (!grows).then_some(from);
+        self.values.push(Written { key: to, length: length + BESIDE + TAGS, from: from_before });
         if from != to && moves(before.is_none()) {
             self.remove(from);
         }

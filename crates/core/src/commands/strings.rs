@@ -4,7 +4,7 @@ use super::context::{Context, LockedShards, TOO_MUCH, expires_at, take, take_nex
 use super::waiting::{self, LoadState, ensure_loaded_to_read};
 use crate::json_value;
 use crate::state::client::Client;
-use crate::store::{Item, Key, Meta, Refused};
+use crate::store::{Item, Key, Meta, Refused, Written};
 use crate::vocabulary::{Args, Blob, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer, too_long};
 
 pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
@@ -75,19 +75,23 @@ pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Repl
     if let Some(long) = values.clone().find(|value| value.len() > most) {
         return Err(too_long(long.len(), most));
     }
+    let in_transaction = cx.held.is_some();
     cx.with_all(keys.clone(), |all, _| {
-        write_all(all, keys, values)?;
+        write_all(all, in_transaction, keys, values)?;
         Ok(Reply::Ok)
     })
 }
 
-/// Writes several values, all or none.
+/// Writes several values, all or none. Within a transaction room was made for all that it writes; so much need not be left
+/// any more.
 pub(super) fn write_all<'a>(
     all: &mut dyn LockedShards,
+    in_transaction: bool,
     keys: impl Iterator<Item = Key<'a>> + Clone,
     values: impl Iterator<Item = &'a [u8]> + Clone,
 ) -> Result<(), Refused> {
-    if !all.fits(&mut keys.clone().zip(values.clone().map(<[u8]>::len))) {
+    let written = |(key, value): (Key<'a>, &[u8])| Written { key, length: value.len(), from: None };
+    if !in_transaction && !all.fits(&mut keys.clone().zip(values.clone()).map(written)) {
         return Err(Refused::Full);
     }
     for (key, value) in keys.zip(values) {

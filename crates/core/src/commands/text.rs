@@ -144,11 +144,12 @@ fn set_all_new(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, E
     if values.clone().any(|value| value.len() > cx.engine.limits.max_value) {
         return Err(Refused::TooLarge.into());
     }
+    let in_transaction = cx.held.is_some();
     cx.with_all(keys.clone(), |all, _| {
         if keys.clone().any(|key| all.entry(key).peek().is_some()) {
             return Ok(Reply::Int(0));
         }
-        write_all(all, keys, values)?;
+        write_all(all, in_transaction, keys, values)?;
         Ok(Reply::Int(1))
     })
 }

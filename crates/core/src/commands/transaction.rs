@@ -17,7 +17,7 @@ use crate::state::engine::Engine;
 use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
 use crate::state::waits::Waits;
-use crate::store::{Changes, ConnectionId, Key, Outcome, Refused};
+use crate::store::{Changes, ConnectionId, Key, Loaded, Outcome, Refused};
 use crate::table::{Row, flag, needed};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
@@ -93,13 +93,14 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         if state.is_none() && changes.is_none() {
             return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
         }
-        client.watched.push(Watched { db, key: bytes.into(), state, changes, read: false });
+        client.watched.push(Watched { db, key: bytes.into(), state, changes, read: false, number: cx.waits.number });
     }
     Ok(Reply::Ok)
 }
 
 /// A client was answered by a command: what it watches counts as it was read. What the answer says is of no matter: also an
-/// answer that nothing was written depends on what was there.
+/// answer that nothing was written depends on what was there. A command that was sent before WATCH and had to wait changes
+/// nothing of what is watched.
 #[cold]
 pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command: &Command<'_>, waits: &Waits) {
     let db = client.db;
@@ -107,10 +108,14 @@ pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command
     for bytes in needed(row, args, command).chain(row.keys(args).filter(|_| reads_stored)) {
         let key = Key { db, bytes };
         let place = client.watched.position(key);
-        if let Some(known) = place.and_then(|place| client.watched.get_mut(place)) {
+        let known = place.and_then(|place| client.watched.get_mut(place));
+        if let Some(known) = known.filter(|known| known.number < waits.number) {
             match waits.outcome(key) {
-                None => known.read = true,
-                Some(outcome) => known.told(outcome),
+                Some(Outcome::Loaded(loaded)) => known.told(loaded),
+                // An error says nothing of the key.
+                Some(Outcome::Failed(_) | Outcome::Timeout) => {}
+                // It went by what the store had.
+                Some(Outcome::Unserved | Outcome::Lease(_) | Outcome::Full) | None => known.read = true,
             }
         }
     }
@@ -120,10 +125,10 @@ pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command
 fn rebase(client: &mut Client, waits: &Waits) {
     for read in &waits.keys {
         let place = client.watched.position(Key { db: read.db, bytes: &read.key });
-        if let Some(outcome) = &read.outcome
+        if let Some(Outcome::Loaded(loaded)) = &read.outcome
             && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
         {
-            known.told(outcome);
+            known.told(loaded);
         }
     }
 }
@@ -208,8 +213,7 @@ fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<C
 
 impl Watched {
     /// The client gets what was loaded for it. Only the first read counts as the state that was watched.
-    fn told(&mut self, outcome: &Outcome) {
-        let Outcome::Loaded(loaded) = outcome else { return };
+    fn told(&mut self, loaded: &Loaded) {
         // What was not stored, and has version 0, is not there when EXEC looks.
         if !self.read && !loaded.absent && loaded.version != 0 && self.state.is_none() {
             self.state = Some((loaded.version, loaded.expires_at));

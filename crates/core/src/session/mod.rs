@@ -29,6 +29,7 @@ use crate::protocol::sniff::{Protocol, Verdict, sniff};
 use crate::protocol::{Next, memcached};
 use crate::state::batch::{Batch, Options, Tracker};
 use crate::state::client::Client;
+use crate::state::client_sessions::TAKE_OVER;
 use crate::state::engine::Engine;
 use crate::state::mailbox::Event;
 use crate::state::users::Access;
@@ -959,11 +960,22 @@ impl Session {
         }
     }
 
-    /// Gives up the leases of this connection; what is loaded under them may still be stored.
+    /// Gives up the leases of this connection, or leaves them to the others of its session for a moment; what is loaded
+    /// under them may still be stored.
     fn pass_leases(&mut self, engine: &Engine, now: Now) {
-        let connection = self.client.connection;
-        for hold in self.client.holds.take() {
-            engine.store.lost(hold, connection, now.mono);
+        let (connection, holds) = (self.client.connection, self.client.holds.take());
+        let Some(joined) = &self.client.joined else {
+            holds.for_each(|hold| engine.store.lost(hold, connection, now.mono));
+            return;
+        };
+        // First the session decides, under its lock: if its last connection ends at this moment in another thread, that one
+        // passes these leases on, whether or not they have been shortened here.
+        let ended = engine.client_sessions.end(joined, holds.collect(), now.mono);
+        for hold in ended.unheld {
+            engine.store.unheld(hold, connection, now.mono + TAKE_OVER, now.mono);
+        }
+        for (hold, holder) in ended.lost {
+            engine.store.lost(hold, holder, now.mono);
         }
     }
 

@@ -15,6 +15,16 @@
 //! So every batch of a named client runs with its fence held for reading, and a newcomer raises the generation with the
 //! fence held for writing: what runs is done before, and what comes after sees that it is too old. The batch in which a
 //! client says its name ends with that request, and a connection that is refused for being too old is closed.
+//!
+//! A session is also what holds leases. A client that lost one of several connections, on which a call was interrupted
+//! say, still runs the loads whose leases were granted there, and renews them over another connection. So while the session
+//! has another open connection of the newest generation, the leases of one that closes stand for a moment more:
+//!
+//! - The close comes first: the lease has no holder that is connected until the RENEW arrives, whose connection holds it
+//!   from then on. If none arrives, because the client knows nothing of the lease, it passes on when the moment is over.
+//! - The RENEW comes first: the connection that closes holds the lease no more, so its close changes nothing.
+//! - The other connections close as well, because the process was killed say, or a newer generation begins: what the last
+//!   one leaves, and what those before it left, passes on at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,7 +32,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::mailbox::{Event, Mailboxes};
-use crate::store::ConnectionId;
+use crate::store::{ConnectionId, Hold};
 use crate::vocabulary::{Error, Kind};
 
 /// The newest generation of a client.
@@ -48,9 +58,40 @@ type Name = (Box<str>, Box<[u8]>);
 struct Place {
     fence: Fence,
     newest: u64,
-    connections: Vec<(ConnectionId, u64)>,
+    connections: Vec<Member>,
+    /// Leases of connections that ended.
+    unheld: Vec<Unheld>,
     left_at: u64,
 }
+
+/// A connection of a session. One that has `ended` renews no lease: its peer sends nothing any more.
+struct Member {
+    connection: ConnectionId,
+    generation: u64,
+    ended: bool,
+}
+
+/// A lease of a connection that has ended, which another connection of the session may take over until a moment.
+struct Unheld {
+    hold: Hold,
+    connection: ConnectionId,
+    generation: u64,
+    until: u64,
+}
+
+/// What becomes of the leases of a connection that has ended.
+#[derive(Default)]
+pub struct EndedLeases {
+    /// These pass on now, each from the connection that held it last.
+    pub lost: Vec<(Hold, ConnectionId)>,
+    /// These may be taken over by another connection of the session.
+    pub unheld: Vec<Hold>,
+}
+
+/// For how long a lease stands whose connection has ended while its session has others, in milliseconds; and how many of
+/// one session are remembered, so that they pass on sooner if its last connection ends.
+pub const TAKE_OVER: u64 = 400;
+const MAX_UNHELD: usize = 1 << 10;
 
 /// For how long the generation of a session without connections is remembered, in milliseconds, and of how many sessions of
 /// a user.
@@ -76,22 +117,63 @@ impl Sessions {
         if place.connections.is_empty() {
             self.left.remove(&(place.left_at, id.into()));
         }
-        for (old, _) in place.connections.iter().filter(|(_, known)| *known < generation) {
-            mail.post(*old, Event::Close);
+        for old in place.connections.iter().filter(|old| old.generation < generation) {
+            mail.post(old.connection, Event::Close);
         }
         place.newest = generation;
-        place.connections.push(connection);
+        place.connections.push(Member { connection: connection.0, generation, ended: false });
         Some(Arc::clone(&place.fence))
     }
 
     /// A connection is gone.
     fn leave(&mut self, id: &[u8], connection: ConnectionId, now: u64) {
         let Some(place) = self.places.get_mut(id) else { return };
-        place.connections.retain(|(known, _)| *known != connection);
+        place.connections.retain(|member| member.connection != connection);
         if place.connections.is_empty() {
             place.left_at = now;
             self.left.insert((now, id.into()));
         }
+    }
+
+    /// A connection can renew nothing any more.
+    fn end(
+        &mut self,
+        id: &[u8],
+        (connection, generation): (ConnectionId, u64),
+        holds: Vec<Hold>,
+        now: u64,
+    ) -> EndedLeases {
+        let mut ended = EndedLeases::default();
+        let Some(place) = self.places.get_mut(id) else { return EndedLeases { lost: of(holds, connection), ..ended } };
+        place
+            .connections
+            .iter_mut()
+            .filter(|member| member.connection == connection)
+            .for_each(|member| member.ended = true);
+        place.unheld.retain(|unheld| now < unheld.until);
+        let lives = |member: &Member| !member.ended && member.generation == generation;
+        if generation == place.newest && place.connections.iter().any(lives) {
+            let room = MAX_UNHELD.saturating_sub(place.unheld.len());
+            let until = now + TAKE_OVER;
+            place.unheld.extend(holds.iter().take(room).map(|hold| Unheld {
+                hold: *hold,
+                connection,
+                generation,
+                until,
+            }));
+            ended.unheld = holds;
+        } else {
+            ended.lost = of(holds, connection);
+            place.unheld.retain(|unheld| {
+                let stays = unheld.generation > generation;
+                ended.lost.extend((!stays).then_some((unheld.hold, unheld.connection)));
+                stays
+            });
+        }
+        if place.unheld.is_empty() {
+            place.unheld = Vec::new();
+        }
+        ended
     }
 
     /// Forgets sessions that have had no connection for long, and the oldest of too many.
@@ -128,6 +210,11 @@ impl Known {
             sessions.forget_old(now);
         }
     }
+}
+
+/// Leases of one connection, with it.
+fn of(holds: Vec<Hold>, connection: ConnectionId) -> Vec<(Hold, ConnectionId)> {
+    holds.into_iter().map(|hold| (hold, connection)).collect()
 }
 
 impl ClientSession {
@@ -183,7 +270,17 @@ impl ClientSessions {
         Ok(true)
     }
 
-    /// A connection is gone.
+    /// A connection that holds these leases can renew nothing any more: it closes, or its peer sends nothing more. What is
+    /// to become of them, and of those that earlier ones of the session have left.
+    pub fn end(&self, joined: &ClientSession, holds: Vec<Hold>, now: u64) -> EndedLeases {
+        let (user, id) = &joined.name;
+        match self.known.lock().users.get_mut(user) {
+            Some(sessions) => sessions.end(id, (joined.connection, joined.generation), holds, now),
+            None => EndedLeases { lost: of(holds, joined.connection), ..EndedLeases::default() },
+        }
+    }
+
+    /// A connection is gone, after it has [`end`](ClientSessions::end)ed.
     pub fn leave(&self, joined: &ClientSession, now: u64) {
         let mut known = self.known.lock();
         let (user, id) = &joined.name;

@@ -19,13 +19,13 @@ use parking_lot::{Mutex, RwLock};
 
 use super::mailbox::{Event, Mailboxes};
 use crate::glob;
+use crate::limits::MAX_PATTERNS;
 use crate::store::{ConnectionId, Hold, Key, Store};
 use crate::vocabulary::{Error, Kind};
 
 /// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
 const LEASE: u64 = 3_000;
-/// Patterns that may be served, and workers that may be connected: far more than an application has.
-const MAX_PATTERNS: usize = 1024;
+/// Workers that may be connected: far more than an application has.
 const MAX_WORKERS: usize = 1024;
 /// How often loads are looked for whose time is over, in milliseconds.
 const EXPIRE_EVERY: u64 = 100;
@@ -70,10 +70,6 @@ struct Pattern {
 const FORGOTTEN: u8 = u8::MAX;
 
 impl Pattern {
-    fn is(&self, db: u8, glob: &[u8]) -> bool {
-        self.db == db && *self.glob == *glob
-    }
-
     fn is_free(&self) -> bool {
         self.db == FORGOTTEN
     }
@@ -305,22 +301,27 @@ impl Loaders {
         db: u8,
         globs: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Vec<usize>, Error> {
-        let all: Vec<&[u8]> = globs.collect();
-        let unknown: HashSet<&[u8]> =
-            all.iter().filter(|glob| !patterns.iter().any(|pattern| pattern.is(db, glob))).copied().collect();
-        let free = patterns.iter().filter(|pattern| pattern.is_free()).count();
-        if patterns.len() - free + unknown.len() > MAX_PATTERNS {
+        let named = patterns.iter().enumerate().filter(|(_, pattern)| pattern.db == db);
+        let known: HashMap<&[u8], usize> = named.map(|(number, pattern)| (&*pattern.glob, number)).collect();
+        let all: HashSet<&[u8]> = globs.collect();
+        let mut numbers: Vec<usize> = all.iter().filter_map(|glob| known.get(glob).copied()).collect();
+        let unknown: Vec<&[u8]> = all.into_iter().filter(|glob| !known.contains_key(glob)).collect();
+        let free: Vec<usize> = (0..patterns.len()).filter(|number| patterns[*number].is_free()).collect();
+        if patterns.len() - free.len() + unknown.len() > MAX_PATTERNS {
             return Err(Error::new(Kind::TooLarge, "ERR too many patterns are served"));
         }
+        let mut places = free.into_iter();
         for glob in unknown {
+            let number = places.next().unwrap_or(patterns.len());
             let pattern = Pattern { db, glob: glob.into(), workers: 0 };
-            match patterns.iter_mut().find(|known| known.is_free()) {
+            match patterns.get_mut(number) {
                 Some(free) => *free = pattern,
                 None => patterns.push(pattern),
             }
+            numbers.push(number);
         }
         self.any.store(true, Ordering::Release);
-        Ok(all.iter().filter_map(|glob| patterns.iter().position(|pattern| pattern.is(db, glob))).collect())
+        Ok(numbers)
     }
 
     /// A connection becomes a worker for patterns, or for more of them, with so many loads at a time.
@@ -374,18 +375,24 @@ impl Loaders {
         self.has_pending.store(true, Ordering::Release);
     }
 
-    /// Forgets a pattern of a database; whether it was served.
-    pub fn forget(&self, db: u8, glob: &[u8]) -> bool {
+    /// Forgets patterns of a database; how many were served.
+    pub fn forget<'a>(&self, db: u8, globs: impl Iterator<Item = &'a [u8]>) -> usize {
+        let all: HashSet<&[u8]> = globs.collect();
         let mut work = self.work.lock();
         let mut patterns = self.patterns.write();
-        let known = patterns.iter().position(|pattern| pattern.is(db, glob));
-        let Some(number) = known else { return false };
-        patterns[number] = Pattern { db: FORGOTTEN, glob: Box::default(), workers: 0 };
-        work.workers.iter_mut().for_each(|worker| worker.patterns.retain(|known| *known != number));
-        // Looked at anew: another pattern may cover them, or those who wait learn that none does.
-        self.wanted.lock().extend(work.take_queue(number));
+        let is_named = |pattern: &Pattern| pattern.db == db && all.contains(&*pattern.glob);
+        let forgotten: HashSet<usize> = (0..patterns.len()).filter(|number| is_named(&patterns[*number])).collect();
+        if forgotten.is_empty() {
+            return 0;
+        }
+        work.workers.iter_mut().for_each(|worker| worker.patterns.retain(|number| !forgotten.contains(number)));
+        for number in &forgotten {
+            patterns[*number] = Pattern { db: FORGOTTEN, glob: Box::default(), workers: 0 };
+            // Looked at anew: another pattern may cover them, or those who wait learn that none does.
+            self.wanted.lock().extend(work.take_queue(*number));
+        }
         self.has_pending.store(true, Ordering::Release);
-        true
+        forgotten.len()
     }
 
     /// A key is to be loaded: called under the lock of its shard.
@@ -615,7 +622,7 @@ mod tests {
         let (number, some) = loaders.work.lock().unchecked(true, 0).unwrap();
         let taken = loaders.work.lock().taken;
         assert_eq!((some.len(), loaders.queued_bytes()), (3, 0));
-        assert!(loaders.forget(0, b"a:*"));
+        assert_eq!(loaders.forget(0, [&b"a:*"[..]].into_iter()), 1);
         loaders.register(worker(1), 0, [&b"b:*"[..]].into_iter(), 10).unwrap();
         loaders.put_back(number, some, taken);
         let turn = loaders.take_work(1 << 20);

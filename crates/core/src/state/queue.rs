@@ -26,6 +26,8 @@ pub struct Watched {
     pub(crate) changes: Option<Changes>,
     /// The client has read the key since: what is loaded later is a change to what it has read.
     pub(crate) read: bool,
+    /// The number of the WATCH: what was asked before it says nothing of the key as it was watched.
+    pub(crate) number: u64,
 }
 
 impl Keyed for Watched {

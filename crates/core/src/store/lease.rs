@@ -17,6 +17,8 @@
 //! 6. At most two holders in a row may end or let their time pass, then all who wait get an error. Else a row that kills
 //!    its loader kills one after another. A failure holds the key off for a while, so that a database in trouble is asked
 //!    seldom. A waiter that is gone and a lease that could not be delivered are no failures: nobody has tried to load.
+//!    Nor is it one if a lease lapses whose connection is gone while others of the same client are there: that client has
+//!    not renewed what it does not know of, because it was interrupted before it read the grant.
 //! 7. A lease that is released is granted again at once, but not to one that releases it again and again: then it rests.
 //!    Else server and worker hand it back and forth as fast as they can.
 //! 8. Whom a step concerns is decided from what the key is when the step is over: inside a transaction nobody is shown
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use super::events::{ConnectionId, Granted, Loaded, Outcome, StoreEvent};
 use super::tags::Identity;
 use super::types::Key;
-use crate::limits::MAX_AGE;
+use crate::limits::{DATABASES, MAX_AGE};
 
 /// Who asks for a key and what for.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +159,8 @@ struct Grant {
     good_until: u64,
     /// The server chose the holder, a worker, and would choose it again.
     assigned: bool,
+    /// The holder's connection is gone, and another one of its session may renew the lease until the deadline.
+    unheld: bool,
 }
 
 /// A load that runs on although its value cannot be stored any more.
@@ -180,8 +184,6 @@ struct Waiter {
     bound: bool,
     voids: u32,
     clock: u64,
-    /// What it takes, with the lease if that was made for it.
-    bytes: usize,
 }
 
 /// After a failure nobody loads for a while.
@@ -230,6 +232,11 @@ pub(super) struct Lease {
     /// Transactions that depend on the key's being absent.
     watchers: u32,
     changes: Changes,
+    /// The connection in whose share it counts: the one that took the lease last, or that asked for it first. None while
+    /// nobody uses it.
+    charged: Option<ConnectionId>,
+    /// Its number among those that can be forgotten; 0 while it is none of them.
+    unused: u64,
     /// The earliest moment at which it is looked at again.
     scheduled: u64,
 }
@@ -272,6 +279,7 @@ const UNAWAITED_PART: usize = 2;
 /// What a place of the table of leases takes, and a place among those that are due, in bytes.
 const PLACE_BYTES: usize = size_of::<(u64, Box<Lease>)>() + 1;
 const DUE_BYTES: usize = size_of::<(u64, u64)>();
+const UNUSED_BYTES: usize = size_of::<(u64, u64)>();
 
 /// What became of a FILL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,7 +295,7 @@ pub(super) enum TokenCheck {
 /// Why a lease passes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Because {
-    /// Its holder gave it up, or never got it.
+    /// Its holder gave it up, never got it, or is a client that has other connections and did not renew it over them.
     Released,
     /// Its holder is gone.
     Ended,
@@ -316,6 +324,11 @@ pub(super) struct StepContext {
     pub(super) token: u64,
     pub(super) clock: u64,
     pub(super) now: u64,
+}
+
+/// What the lease of a key takes, in bytes.
+fn lease_bytes(key: &[u8]) -> usize {
+    LEASE_BYTES + key.len()
 }
 
 /// Bytes that each connection has of something.
@@ -352,8 +365,16 @@ pub(super) struct Leases {
     /// Leases of keys that were changed in this step.
     touched: Vec<u64>,
     events: Vec<StoreEvent>,
+    /// Those that nobody holds or waits for, each with its number there, in the order in which they were left: they remember
+    /// old tokens and failures, and are forgotten for want of room. Some are used again, or gone.
+    unused: VecDeque<(u64, u64)>,
+    /// How many were put there so far, and how many of them when each database was flushed: those are as good as gone.
+    left: u64,
+    flushed: [u64; DATABASES],
+    /// Bytes of those that are there, with their keys.
+    unused_bytes: usize,
     waiters: usize,
-    /// Bytes that the waiters of each connection take.
+    /// Bytes that the waiters of each connection take, and the leases that count in its share.
     shares: Shares,
     key_bytes: usize,
     /// Bytes of those that transactions depend on, with their keys, and what each connection has of them.
@@ -374,6 +395,10 @@ impl Leases {
             due: BinaryHeap::new(),
             touched: Vec::new(),
             events: Vec::new(),
+            unused: VecDeque::new(),
+            left: 0,
+            flushed: [0; DATABASES],
+            unused_bytes: 0,
             waiters: 0,
             shares: Shares::default(),
             key_bytes: 0,
@@ -399,19 +424,39 @@ impl Leases {
 
     pub(super) fn bytes(&self) -> usize {
         let places = self.map.capacity() + self.shares.0.capacity() + self.watch_shares.0.capacity();
-        let table = places * PLACE_BYTES + self.due.capacity() * DUE_BYTES;
+        let table = places * PLACE_BYTES + self.due.capacity() * DUE_BYTES + self.unused.capacity() * UNUSED_BYTES;
         table + self.map.len() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES
     }
 
-    /// Whether there is room for the lease of a key that has none, the growth of the table included.
-    fn has_room(&self, key: Key<'_>) -> bool {
-        let grows = if self.map.len() == self.map.capacity() { self.map.capacity() * PLACE_BYTES } else { 0 };
-        self.taken() + grows + LEASE_BYTES + key.bytes.len() <= self.most_of_loads()
+    /// Whether there is room for the lease of a key that has none, the growth of the table included. Leases that nobody uses
+    /// make room for it, oldest first: what is filled under their tokens is refused as too late.
+    fn make_room(&mut self, key: Key<'_>) -> bool {
+        let most = self.most_of_loads();
+        loop {
+            let grows = if self.map.len() == self.map.capacity() { self.map.capacity() * PLACE_BYTES } else { 0 };
+            if self.taken() + self.unused_bytes + grows + lease_bytes(key.bytes) <= most {
+                return true;
+            }
+            if !self.forget_oldest() {
+                return false;
+            }
+        }
     }
 
-    /// Bytes of all that loads have here.
+    /// Forgets the lease that was left first, of those that nobody uses; false if there is none.
+    fn forget_oldest(&mut self) -> bool {
+        while let Some((hash, number)) = self.unused.pop_front() {
+            if self.map.get(&hash).is_some_and(|lease| lease.unused == number) {
+                self.remove(hash);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Bytes of all that loads have here and that cannot be forgotten.
     fn taken(&self) -> usize {
-        self.bytes() - self.watched_bytes
+        self.bytes() - self.watched_bytes - self.unused_bytes
     }
 
     /// Bytes that loads may take.
@@ -419,7 +464,7 @@ impl Leases {
         self.most - self.most / UNLOADED_PART
     }
 
-    /// Whether a connection may wait, at the cost of so many bytes: one that asks for very much leaves room for others.
+    /// Whether a connection may wait or load, at the cost of so many bytes: one that asks for very much leaves room for others.
     fn has_share(&self, connection: ConnectionId, bytes: usize) -> bool {
         let most = self.most_of_loads();
         self.taken() + bytes <= most - most / LOADS_LEFT_PART || self.shares.allow(connection, bytes, most)
@@ -439,11 +484,24 @@ impl Leases {
     }
 
     pub(super) fn get(&self, hash: u64, key: Key<'_>) -> Option<&Lease> {
-        self.map.get(&hash).map(|lease| &**lease).filter(|lease| lease.is_of(key))
+        self.map.get(&hash).map(|lease| &**lease).filter(|lease| lease.is_of(key) && !self.is_flushed(lease))
     }
 
     fn get_mut(&mut self, hash: u64, key: Key<'_>) -> Option<&mut Lease> {
-        self.map.get_mut(&hash).map(|lease| &mut **lease).filter(|lease| lease.is_of(key))
+        self.get(hash, key)?;
+        self.map.get_mut(&hash).map(|lease| &mut **lease)
+    }
+
+    /// Whether nobody has used a lease since its database was flushed.
+    fn is_flushed(&self, lease: &Lease) -> bool {
+        (1..=self.flushed[usize::from(lease.db)]).contains(&lease.unused)
+    }
+
+    /// Drops the lease under a hash if it is as good as gone.
+    fn drop_flushed(&mut self, hash: u64) {
+        if self.map.get(&hash).is_some_and(|lease| self.is_flushed(lease)) {
+            self.remove(hash);
+        }
     }
 
     /// The key of a lease, by its hash.
@@ -455,14 +513,17 @@ impl Leases {
     /// None if there is no room to count it.
     pub(super) fn watch(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId) -> Option<Changes> {
         let most = self.most / WATCHED_PART;
-        let cost = LEASE_BYTES + key.bytes.len();
+        let cost = lease_bytes(key.bytes);
         let is_watched = self.get(hash, key).is_some_and(|lease| lease.watchers > 0);
         let taken = self.watched_bytes + if is_watched { 0 } else { cost };
         let crowded = taken > most - most / WATCHED_LEFT_PART;
         if taken > most || crowded && !self.watch_shares.allow(connection, cost, most) {
             return None;
         }
+        self.drop_flushed(hash);
         self.insert(hash, key);
+        self.get(hash, key)?;
+        self.use_again(hash);
         let lease = self.get_mut(hash, key)?;
         lease.watchers += 1;
         let changes = lease.changes;
@@ -475,7 +536,7 @@ impl Leases {
     pub(super) fn unwatch(&mut self, hash: u64, key: Key<'_>, connection: ConnectionId, now: u64) {
         let Some(lease) = self.get_mut(hash, key).filter(|lease| lease.watchers > 0) else { return };
         lease.watchers -= 1;
-        let cost = LEASE_BYTES + key.bytes.len();
+        let cost = lease_bytes(key.bytes);
         if lease.watchers == 0 {
             self.watched_bytes -= cost;
         }
@@ -499,21 +560,38 @@ impl Leases {
         request: &FetchRequest,
         moment: StepContext,
     ) -> LeaseDecision {
-        let now = moment.now;
-        let (new, waits) = (!self.map.contains_key(&hash), request.deadline > now);
-        let bytes = WAITER_BYTES + if new { LEASE_BYTES + key.bytes.len() } else { 0 };
-        let has_share = self.has_share(request.connection, bytes);
-        if new {
-            let unawaited = !waits && self.taken() > self.most_of_loads() / UNAWAITED_PART;
-            if !self.has_room(key) || request.served && (unawaited || waits && !has_share) {
-                return LeaseDecision::Full;
-            }
+        self.drop_flushed(hash);
+        let waits = request.deadline > moment.now;
+        let charged = self.get(hash, key).is_some_and(|lease| lease.charged.is_some());
+        let has_share =
+            self.has_share(request.connection, WAITER_BYTES + if charged { 0 } else { lease_bytes(key.bytes) });
+        if !self.map.contains_key(&hash) {
             if request.lease == 0 && !request.served {
                 return LeaseDecision::Nothing;
+            }
+            let unawaited = !waits && self.taken() > self.most_of_loads() / UNAWAITED_PART;
+            let refused = if request.served { unawaited || waits && !has_share } else { !has_share };
+            if refused || !self.make_room(key) {
+                return LeaseDecision::Full;
             }
             self.insert(hash, key);
         }
         let full = self.taken() > self.most_of_loads() || !has_share;
+        let answer = self.fetch_among(hash, key, request, full, moment);
+        self.drop_if_idle(hash, moment.now);
+        answer
+    }
+
+    /// As [`fetch`](Leases::fetch), of a key for which there is a lease; `full` if the connection may take no more memory.
+    fn fetch_among(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        request: &FetchRequest,
+        full: bool,
+        moment: StepContext,
+    ) -> LeaseDecision {
+        let now = moment.now;
         let Some(lease) = self.get_mut(hash, key) else { return LeaseDecision::Full };
         if let Some(hold_off) = lease.held_off(now) {
             return LeaseDecision::HeldOff(Arc::clone(&hold_off.message));
@@ -523,30 +601,64 @@ impl Leases {
         if lease.may_grant(now) {
             if request.served {
                 if !full {
+                    self.charge(hash, request.connection);
                     self.want(hash, now);
                 }
             } else if request.lease > 0 {
+                if full {
+                    return LeaseDecision::Full;
+                }
+                self.charge(hash, request.connection);
                 self.grant(hash, request.bound.then_some(request.connection), request.lease, false, moment);
                 return LeaseDecision::Lease(moment.token);
             } else if !lease.queued {
                 return LeaseDecision::Nothing;
             }
         }
-        if !waits {
+        if request.deadline <= now {
             return LeaseDecision::Busy;
         }
+        self.wait(hash, request, full, moment.clock)
+    }
+
+    /// Puts a connection into the queue of those who wait.
+    fn wait(&mut self, hash: u64, request: &FetchRequest, full: bool, clock: u64) -> LeaseDecision {
         let Some(lease) = self.map.get_mut(&hash) else { return LeaseDecision::Full };
         if full || lease.waiters.len() >= MAX_WAITERS {
             return LeaseDecision::Full;
         }
         let FetchRequest { connection, wait, deadline, lease: length, bound, .. } = *request;
         let voids = lease.voids;
-        let clock = moment.clock;
-        lease.waiters.push_back(Waiter { connection, wait, deadline, lease: length, bound, voids, clock, bytes });
+        lease.waiters.push_back(Waiter { connection, wait, deadline, lease: length, bound, voids, clock });
+        let charged = lease.charged.is_some();
         self.waiters += 1;
-        self.shares.take(connection, bytes);
+        self.shares.take(connection, WAITER_BYTES);
+        if !charged {
+            self.charge(hash, connection);
+        }
         self.schedule(hash, deadline);
         LeaseDecision::Wait
+    }
+
+    /// The lease is used, and counts in the share of this connection and of no other.
+    fn charge(&mut self, hash: u64, connection: ConnectionId) {
+        self.use_again(hash);
+        let Some(lease) = self.map.get_mut(&hash) else { return };
+        let before = lease.charged.replace(connection);
+        let bytes = lease_bytes(&lease.key);
+        if let Some(before) = before {
+            self.shares.give_back(before, bytes);
+        }
+        self.shares.take(connection, bytes);
+    }
+
+    /// The lease is none of those that can be forgotten, whether or not it was.
+    fn use_again(&mut self, hash: u64) {
+        if let Some(lease) = self.map.get_mut(&hash)
+            && std::mem::take(&mut lease.unused) > 0
+        {
+            self.unused_bytes -= lease_bytes(&lease.key);
+        }
     }
 
     /// As [`fetch`](Leases::fetch), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
@@ -567,7 +679,16 @@ impl Leases {
             lease.grants.remove(0);
         }
         let good_until = now + MAX_AGE;
-        lease.grants.push(Grant { token, clock, holder, granted_at: now, deadline, good_until, assigned });
+        lease.grants.push(Grant {
+            token,
+            clock,
+            holder,
+            granted_at: now,
+            deadline,
+            good_until,
+            assigned,
+            unheld: false,
+        });
         (lease.held, lease.queued) = (true, false);
         self.schedule(hash, deadline);
     }
@@ -646,11 +767,12 @@ impl Leases {
         let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
         let Some(place) = place else { return };
         let Some(waiter) = lease.waiters.remove(place) else { return };
-        self.shares.give_back(waiter.connection, waiter.bytes);
+        self.shares.give_back(waiter.connection, WAITER_BYTES);
         let Waiter { connection, wait, lease: length, bound, .. } = waiter;
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
         self.events.push(StoreEvent::Outcome(connection, wait, Outcome::Lease(granted)));
+        self.charge(hash, connection);
         self.grant(hash, bound.then_some(connection), length, false, moment);
     }
 
@@ -707,7 +829,7 @@ impl Leases {
         lease.waiters.retain(|waiter| {
             let stays = stays(waiter, events);
             if !stays {
-                shares.give_back(waiter.connection, waiter.bytes);
+                shares.give_back(waiter.connection, WAITER_BYTES);
             }
             stays
         });
@@ -738,11 +860,18 @@ impl Leases {
     }
 
     /// Everything was taken away, or everything in one database. That is no change for watchers: an item that somebody wrote
-    /// was counted then, and one that was loaded may go at any time.
+    /// was counted then, and one that was loaded may go at any time. Leases that nobody uses are many, perhaps, and all
+    /// shards are locked: they count as gone, and go when their keys or their room are wanted.
     pub(super) fn void_all(&mut self, db: Option<u8>) {
-        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| db.is_none_or(|db| db == lease.db)) {
+        let all = db.map_or(0..self.flushed.len(), |db| usize::from(db)..usize::from(db) + 1);
+        self.flushed[all].fill(self.left);
+        let of_db = |lease: &Lease| db.is_none_or(|db| db == lease.db);
+        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| lease.unused == 0 && of_db(lease)) {
             lease.void();
-            self.touched.push(*hash);
+            // A void load goes on, and nobody waits for it.
+            if !lease.waiters.is_empty() || !lease.is_used() {
+                self.touched.push(*hash);
+            }
         }
     }
 
@@ -851,6 +980,7 @@ impl Leases {
         let outcome = kept.map_or_else(|| Outcome::Failed(Arc::clone(message)), |kept| Outcome::Loaded(kept.clone()));
         self.answer(hash, |_| Some(outcome.clone()));
         self.schedule(hash, until);
+        self.drop_if_idle(hash, now);
         true
     }
 
@@ -874,8 +1004,12 @@ impl Leases {
         grant.deadline = last.min(now + length.min(MAX_AGE));
         grant.good_until = now + MAX_AGE;
         grant.holder = grant.holder.map(|_| holder);
+        grant.unheld = false;
         let deadline = grant.deadline;
         (lease.held, lease.queued) = (true, false);
+        if lease.charged.is_none() {
+            self.charge(hash, holder);
+        }
         self.schedule(hash, deadline);
         Some(deadline)
     }
@@ -941,6 +1075,23 @@ impl Leases {
         }
     }
 
+    /// The connection that holds a lease is gone, and another one may renew it until a moment: until then at most it is
+    /// held. A lease that was renewed over another connection meanwhile is that one's. A load that was voided ends in the
+    /// same way, but nobody renews it.
+    pub(super) fn unheld(&mut self, hold: Hold, connection: ConnectionId, until: u64) {
+        if !self.stands(hold, connection) {
+            return;
+        }
+        let Some(lease) = self.map.get_mut(&hold.hash) else { return };
+        if let Some(grant) = lease.grants.last_mut().filter(|grant| lease.held && grant.token == hold.token) {
+            (grant.deadline, grant.unheld) = (grant.deadline.min(until), true);
+        }
+        for voided in lease.voided.iter_mut().filter(|voided| voided.token == hold.token) {
+            voided.deadline = voided.deadline.min(until);
+        }
+        self.schedule(hold.hash, until);
+    }
+
     /// Whether a connection loads under this lease: it holds it, or the lease was voided meanwhile.
     pub(super) fn stands(&self, Hold { hash, token }: Hold, connection: ConnectionId) -> bool {
         self.map.get(&hash).is_some_and(|lease| {
@@ -953,7 +1104,10 @@ impl Leases {
     /// A connection does not hold the lease any more, and does not load under a voided one.
     fn leave_load(&mut self, hash: u64, connection: ConnectionId, because: Because, moment: StepContext) {
         let Some(lease) = self.map.get_mut(&hash) else { return };
-        let holds = lease.holder().is_some_and(|grant| grant.holder == Some(connection));
+        // What was granted before and is left to another connection is none of those that were not delivered.
+        let holds = lease
+            .holder()
+            .is_some_and(|grant| grant.holder == Some(connection) && (because == Because::Ended || !grant.unheld));
         let voided = lease.voided.len();
         lease.voided.retain(|voided| voided.holder != Some(connection));
         let freed = lease.voided.len() < voided;
@@ -1016,14 +1170,15 @@ impl Leases {
         lease.voided.retain(|voided| voided.deadline > now);
         // Nobody waits for the worker that was asked for: whoever asks next asks anew.
         lease.queued &= !lease.waiters.is_empty();
-        let late = lease.held && lease.grants.last().is_some_and(|grant| grant.deadline <= now);
+        let late = lease.holder().filter(|grant| grant.deadline <= now);
+        let late = late.map(|grant| if grant.unheld { Because::Released } else { Because::TimedOut });
         lease.grants.retain(|grant| grant.good_until > now);
         if lease.hold_off.as_ref().is_some_and(|hold_off| hold_off.until + REMEMBERED <= now) {
             lease.hold_off = None;
         }
         self.answer(hash, |waiter| (waiter.deadline <= now).then_some(Outcome::Timeout));
-        if late {
-            self.pass_on(hash, Because::TimedOut, moment);
+        if let Some(because) = late {
+            self.pass_on(hash, because, moment);
         } else {
             self.grant_next(hash, moment);
         }
@@ -1034,13 +1189,36 @@ impl Leases {
         }
     }
 
+    /// Drops a lease that nothing is to be remembered of; whether it did. One that nobody uses can be forgotten from now on.
     fn drop_if_idle(&mut self, hash: u64, now: u64) -> bool {
-        let idle = self.map.get(&hash).is_some_and(|lease| lease.is_idle(now));
-        if idle && let Some(lease) = self.map.remove(&hash) {
+        let Some(lease) = self.map.get_mut(&hash).filter(|lease| !lease.is_used()) else { return false };
+        let bytes = lease_bytes(&lease.key);
+        if let Some(connection) = lease.charged.take() {
+            self.shares.give_back(connection, bytes);
+        }
+        if lease.is_idle(now) {
+            self.remove(hash);
+            return true;
+        }
+        if lease.unused == 0 && lease.watchers == 0 {
+            self.left += 1;
+            lease.unused = self.left;
+            self.unused.push_back((hash, self.left));
+            self.unused_bytes += bytes;
+            if self.unused.len() > 2 * self.map.len() + FEW_LEASES {
+                self.forget_past_unused();
+            }
+        }
+        false
+    }
+
+    /// Drops a lease that nobody uses.
+    fn remove(&mut self, hash: u64) {
+        self.use_again(hash);
+        if let Some(lease) = self.map.remove(&hash) {
             self.key_bytes -= lease.key.len();
             self.shrink();
         }
-        idle
     }
 
     /// Gives back most of what a burst took. Seldom: the table is a quarter full then, and half full afterwards.
@@ -1050,6 +1228,8 @@ impl Leases {
             self.map.shrink_to(2 * length);
             self.forget_past_looks();
             self.due.shrink_to(2 * length);
+            self.forget_past_unused();
+            self.unused.shrink_to(2 * length);
             self.shares.0.shrink_to_fit();
             self.watch_shares.0.shrink_to_fit();
         }
@@ -1059,6 +1239,12 @@ impl Leases {
     fn forget_past_looks(&mut self) {
         let map = &self.map;
         self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+    }
+
+    /// Drops the places of leases that are used again, or gone.
+    fn forget_past_unused(&mut self) {
+        let map = &self.map;
+        self.unused.retain(|(hash, number)| map.get(hash).is_some_and(|lease| lease.unused == *number));
     }
 }
 
@@ -1082,6 +1268,8 @@ impl Lease {
             hold_off: None,
             watchers: 0,
             changes: Changes::default(),
+            charged: None,
+            unused: 0,
             scheduled: u64::MAX,
         })
     }
@@ -1174,13 +1362,16 @@ impl Lease {
         self.hold_off = Some(HoldOff { until: now + delay, delay, message: Arc::clone(message) });
     }
 
+    /// Whether anybody holds it, loads under a voided token, or waits, or a worker was asked for.
+    fn is_used(&self) -> bool {
+        self.held || self.queued || !self.voided.is_empty() || !self.waiters.is_empty()
+    }
+
     fn is_idle(&self, now: u64) -> bool {
-        self.waiters.is_empty()
-            && self.voided.is_empty()
+        !self.is_used()
             && self.hold_off.is_none()
             && self.rests_until <= now
             && self.watchers == 0
-            && !self.queued
             && !self.grants.iter().any(|grant| now < grant.good_until)
     }
 

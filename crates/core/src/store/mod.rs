@@ -293,6 +293,13 @@ impl Store {
         }
     }
 
+    /// The connection that holds a lease is gone, and another one may renew it until a moment, at which it passes on.
+    pub fn unheld(&self, hold: Hold, connection: ConnectionId, until: u64, now: u64) {
+        let mut shard = self.shards[self.shard_of(hold.hash)].lock();
+        shard.advance(now);
+        shard.leases.unheld(hold, connection, until);
+    }
+
     /// Visits who holds each lease that stands now; None holds one that belongs to no connection.
     pub fn each_holder(&self, mut visit: impl FnMut(Option<ConnectionId>)) {
         self.shards.iter().for_each(|shard| shard.lock().leases.holders().for_each(&mut visit));
@@ -559,6 +566,17 @@ impl Drop for Locked<'_> {
     }
 }
 
+/// A value that a step writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'k> {
+    /// Its key.
+    pub key: Key<'k>,
+    /// Its greatest length.
+    pub length: usize,
+    /// The key that it has before, if the item is moved; the same key if something beside the value changes.
+    pub from: Option<Key<'k>>,
+}
+
 impl Locked<'_> {
     /// The entry of a key whose shard is locked.
     pub fn entry<'a>(&'a mut self, key: Key<'a>) -> Entry<'a> {
@@ -669,24 +687,39 @@ impl Locked<'_> {
         self.guards[self.store.shard_of(hash)].as_mut().expect("the shard of every key is locked")
     }
 
-    /// Whether all these values, given with their lengths, can be written for sure, under keys whose shards are locked. Where
-    /// nothing may be evicted, what is dead makes room for them first; it may say no too early when memory is nearly full.
-    pub fn fits<'k>(&mut self, values: impl Iterator<Item = (Key<'k>, usize)>) -> bool {
+    /// Whether all these values can be written for sure, under keys whose shards are locked. Where nothing may be evicted,
+    /// what is dead makes room for them first; it may say no too early when memory is nearly full.
+    pub fn fits<'k>(&mut self, values: impl Iterator<Item = Written<'k>>) -> bool {
         if self.store.options.evict {
             return true;
         }
-        let mut wanted = [0; MAX_SHARDS];
+        let (mut wanted, mut moved, mut lent) = ([0; MAX_SHARDS], [0; MAX_SHARDS], [0; MAX_SHARDS]);
         // What is longer is refused anyway.
         let longest = self.store.options.max_value + MOST_BESIDE;
-        for (key, length) in values {
+        for Written { key, length, from } in values {
             let (hash, length) = (self.store.hash(key), length.min(longest));
-            wanted[self.store.shard_of(hash)] += self.shard(hash).wanted(key, length);
+            let (place, shard) = (self.store.shard_of(hash), self.shard(hash));
+            let (whole, anew) = (shard.wanted(key, length), shard.wanted_anew(key, length));
+            match from.map(|from| self.store.shard_of(self.store.hash(from))) {
+                None => wanted[place] += whole,
+                Some(before) => {
+                    moved[place] += anew;
+                    lent[place] += if before == place { 0 } else { whole - anew };
+                }
+            }
         }
-        let mut shards = self.guards.iter_mut().zip(wanted).filter(|(_, wanted)| *wanted > 0);
-        shards.all(|(shard, wanted)| {
-            let shard = shard.as_mut().expect("the shard of every key is locked");
+        let mut shards = self.guards.iter_mut().enumerate();
+        shards.all(|(place, shard)| {
+            let Some(shard) = shard else { return true };
+            let (wanted, moved) = (wanted[place], moved[place]);
+            // Where nothing else is written, what moves takes what is kept for that, and the memory of values beside the log.
+            let bytes = match wanted {
+                0 if !shard.moves_too_much(moved) => return true,
+                0 => moved,
+                _ => wanted + moved + lent[place],
+            };
             let now = shard.advance(self.now);
-            shard.make_room_for(wanted, &self.tags, now)
+            shard.make_room_for(bytes, &self.tags, now)
         })
     }
 

@@ -741,6 +741,16 @@ impl Shard {
         around + if length <= self.segment_size / LARGE_PART { 2 * length } else { large_cost(length) }
     }
 
+    /// As [`wanted`](Shard::wanted), of an item that is in this shard: a value beside the log is written nowhere.
+    pub(super) fn wanted_anew(&self, key: Key<'_>, length: usize) -> usize {
+        self.wanted(key, if length <= self.segment_size / LARGE_PART { length } else { 0 })
+    }
+
+    /// Whether items that move, of so many bytes, may take more than what is kept free for them.
+    pub(super) fn moves_too_much(&self, bytes: usize) -> bool {
+        bytes > self.segment_size
+    }
+
     /// Makes room for so many bytes without eviction, as far as what was flushed and what is dead can be given back; whether
     /// they can be written for sure then. It says no while some of the last segments are left, since it does not look how
     /// items would lie: the open ones may lack room, and one is begun for the rest.

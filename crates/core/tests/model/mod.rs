@@ -247,7 +247,7 @@ impl Test {
         // Which tags were invalidated is forgotten in time: then none is taken to have been spared.
         let tag_spared = tags.is_empty() || dead.is_empty();
         let last = index + 1 == known.len();
-        let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
+        let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag_in(db, &[*tag])).collect();
         let expires_at = ttl.map(|ttl| self.now + ttl);
         let meta = Meta { expires_at, tags: &hashes, ..Meta::default() };
         let size = value.len();
@@ -345,7 +345,7 @@ impl Test {
         match op {
             Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent } => {
                 let value = vec![fill; size];
-                let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
+                let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag_in(db, &[*tag])).collect();
                 let expires_at = ttl.map(|ttl| self.now + ttl);
                 let fresh_until = fresh.map(|fresh| self.now + fresh);
                 let meta = Meta { flags, expires_at, fresh_until, absent, tags: &hashes, ..Meta::default() };
@@ -428,7 +428,9 @@ impl Test {
                 }
             }
             Op::Invalidate { tag } => {
-                self.store.invalidate_tags(&[self.store.tag(&[tag])]);
+                // A tag is one of its database, and goes with an item to another one.
+                let tags: Vec<u64> = (0..4).map(|db| self.store.tag_in(db, &[tag])).collect();
+                self.store.invalidate_tags(&tags);
                 self.model.retain(|_, known| !known.tags.contains(&tag));
                 self.tokens.values_mut().flatten().for_each(|token| token.dead.extend([tag]));
             }

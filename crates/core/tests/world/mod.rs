@@ -197,6 +197,12 @@ impl World {
         self.exchange();
     }
 
+    /// The peer of a connection sends nothing any more, and still reads.
+    pub fn end_input(&mut self, number: usize) {
+        self.connections[number].as_mut().unwrap().session.end_input(&self.engine, self.now);
+        self.exchange();
+    }
+
     pub fn wait(&mut self, millis: u64) {
         self.now.mono += millis;
         self.now.wall += millis;

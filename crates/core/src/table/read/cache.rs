@@ -1,6 +1,6 @@
 //! Reading the cache commands (`CACHE.*`).
 
-use crate::limits::{INFLIGHT, LEASE, MAX_AGE, MAX_MILLIS, MAX_SESSION, MAX_TAGS};
+use crate::limits::{INFLIGHT, LEASE, MAX_AGE, MAX_MILLIS, MAX_PATTERN, MAX_PATTERNS, MAX_SESSION, MAX_TAGS};
 use crate::table::row::Row;
 use crate::vocabulary::{
     Args, CacheCommand, Command, EntryOptions, Error, Kind, NOT_AN_INTEGER, SYNTAX, SetCondition, integer, is,
@@ -195,17 +195,31 @@ pub(crate) fn read_invalidate<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>
     Ok(Command::Invalidate { keys, tags })
 }
 
+/// Whether a command may name these patterns: no more than can be served, and none that is too long.
+fn check_patterns(globs: Args<'_>) -> Result<(), Error> {
+    if globs.len() > MAX_PATTERNS {
+        return Err(Error::new(Kind::TooLarge, "ERR too many patterns in one command; at most 1024 are taken"));
+    }
+    if globs.iter().any(|glob| glob.len() > MAX_PATTERN) {
+        return Err(Error::new(Kind::TooLarge, "ERR a pattern is too long; at most 1024 bytes are taken"));
+    }
+    Ok(())
+}
+
 pub(crate) fn read_loader<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let count = args.len();
     let last = count.checked_sub(2).and_then(|at| args.get(at)).filter(|_| count > 2);
-    if last.is_some_and(|option| is(option, "INFLIGHT")) {
-        let inflight = number(args, count - 1, 1, INFLIGHT.1 as i64)? as u64;
-        return command(CacheCommand::Loader { patterns: args.to(count - 2), inflight });
-    }
-    command(CacheCommand::Loader { patterns: args, inflight: INFLIGHT.0 })
+    let (patterns, inflight) = if last.is_some_and(|option| is(option, "INFLIGHT")) {
+        (args.to(count - 2), number(args, count - 1, 1, INFLIGHT.1 as i64)? as u64)
+    } else {
+        (args, INFLIGHT.0)
+    };
+    check_patterns(patterns)?;
+    command(CacheCommand::Loader { patterns, inflight })
 }
 
 pub(crate) fn read_forget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
+    check_patterns(args)?;
     command(CacheCommand::Forget(args))
 }
 
