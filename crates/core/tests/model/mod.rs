@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use globalcache_core::store::{Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for};
+use globalcache_core::store::{
+    DATABASES, Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for,
+};
 
 /// A step.
 #[derive(Clone, Debug)]
@@ -244,7 +246,7 @@ impl Test {
         // Which tags were invalidated is forgotten in time: then none is taken to have been spared.
         let tag_spared = tags.is_empty() || dead.is_empty();
         let last = index + 1 == known.len();
-        let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
+        let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag_in(db, &[*tag])).collect();
         let expires_at = ttl.map(|ttl| self.now + ttl);
         let meta = Meta { expires_at, tags: &hashes, ..Meta::default() };
         let size = value.len();
@@ -342,7 +344,7 @@ impl Test {
         match op {
             Op::Set { db, key, size, fill, ttl, fresh, flags, tags, absent } => {
                 let value = vec![fill; size];
-                let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag(&[*tag])).collect();
+                let hashes: Vec<u64> = tags.iter().map(|tag| self.store.tag_in(db, &[*tag])).collect();
                 let expires_at = ttl.map(|ttl| self.now + ttl);
                 let fresh_until = fresh.map(|fresh| self.now + fresh);
                 let meta = Meta { flags, expires_at, fresh_until, absent, tags: &hashes, ..Meta::default() };
@@ -422,7 +424,9 @@ impl Test {
                 }
             }
             Op::Invalidate { tag } => {
-                self.store.invalidate_tags(&[self.store.tag(&[tag])]);
+                // A tag means the items of one database: those of both that are used.
+                let all = [0, 3].map(|db| self.store.tag_in(db, &[tag]));
+                self.store.invalidate_tags(&all);
                 self.model.retain(|_, known| !known.tags.contains(&tag));
                 self.tokens.values_mut().flatten().for_each(|token| token.dead.extend([tag]));
             }
