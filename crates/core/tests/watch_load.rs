@@ -306,7 +306,7 @@ impl Game {
 
 #[test]
 fn transactions_depend_on_what_their_clients_read() {
-    let count = std::env::var("WATCH_LOADS").map_or(200, |count| count.parse().expect("a number"));
+    let count = std::env::var("WATCH_LOADS").map_or(350, |count| count.parse().expect("a number"));
     let from = std::env::var("WATCH_FROM").map_or(0, |from| from.parse().expect("a number"));
     let (mut commits, mut refusals) = (0, 0);
     for seed in from..from + count {
