@@ -4,9 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use globalcache_core::store::{
-    DATABASES, Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for,
-};
+use globalcache_core::store::{Entry, Item, Key, Meta, Options, Party, Refused, Seeker, Sought, Store, shards_for};
 
 /// A step.
 #[derive(Clone, Debug)]
