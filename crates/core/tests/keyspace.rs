@@ -200,6 +200,31 @@ fn a_transaction_in_a_full_memory_is_all_or_nothing() {
     assert!(run > 10 * count && refused > 10 * count, "{run} ran and {refused} were refused");
 }
 
+/// A transaction renames a long value, to a key of another shard perhaps, and writes others. The renaming took the memory of
+/// that shard which the writes had been promised.
+#[test]
+fn a_renaming_takes_no_memory_of_later_writes() {
+    let engine = engine(8 << 20, 4, false);
+    let (mut talk, mut random) = (Talk::new(&engine), Random(3));
+    let [long, filler, value] = [800_000, 20_000, 60_000].map(|length| "v".repeat(length));
+    for turn in 0..20 {
+        talk.ask(&["FLUSHALL"]);
+        talk.ask(&["SET", "source", &long]);
+        let (mut count, mut refused) = (0, 0);
+        while refused < 10 {
+            refused += u32::from(talk.ask(&["SET", &format!("filler:{count}"), &filler]).starts_with("-OOM"));
+            count += 1;
+        }
+        let gone = 40 + random.below(60);
+        (0..gone).for_each(|_| drop(talk.ask(&["DEL", &format!("filler:{}", random.below(count))])));
+        talk.ask(&["MULTI"]);
+        talk.ask(&["RENAME", "source", &format!("to{turn}")]);
+        (0..6).for_each(|number| drop(talk.ask(&["SET", &format!("new:{turn}:{number}"), &value])));
+        let answer = talk.ask(&["EXEC"]);
+        assert!(answer.starts_with("-EXECABORT") || !answer.contains("-OOM"), "turn {turn}: {answer}");
+    }
+}
+
 /// A request of many keys held its thread, and all shards, until the last of them.
 #[test]
 fn many_keys_are_removed_in_turns() {
