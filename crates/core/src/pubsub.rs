@@ -356,3 +356,66 @@ fn unsubscribe(bus: &Bus, known: &mut Subscriptions, topic: Topic, names: Args<'
         names.iter().map(one).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(bus: &Bus, topic: Topic, names: impl Iterator<Item = String>, party: Party) -> Subscriptions {
+        let mut subscriptions = bus.begin();
+        for name in names {
+            let name = Name::from(name.as_bytes());
+            bus.join(topic, &name, subscriptions.number, party);
+            subscriptions.of(topic).insert(name);
+        }
+        subscriptions
+    }
+
+    /// One client listens to 50 patterns that match: all its messages share the bytes of the one that was sent.
+    #[test]
+    fn a_message_is_not_copied_for_each_pattern() {
+        let (bus, mail) = (Bus::default(), Mailboxes::new(1, usize::MAX));
+        let patterns = (1..=50).map(|count| "*".repeat(count));
+        let _all = listener(&bus, Topic::Pattern, patterns, Party { id: 1, ..Party::default() });
+        assert_eq!(bus.publish(b"news", &[b'm'; 1000], &mail), 50);
+        let taken = mail.take(0);
+        let bytes = taken.iter().filter_map(|(_, event)| match event {
+            Event::Push(push) => match &**push {
+                Reply::Push(parts) => match &parts[..] {
+                    [.., Reply::Value(Blob::Shared(message))] => Some(message.as_ptr()),
+                    _ => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        });
+        let bytes: Vec<_> = bytes.collect();
+        assert_eq!(bytes.len(), 50);
+        assert!(bytes.iter().all(|one| *one == bytes[0]));
+    }
+
+    /// A client that listens to many channels leaves, and another one listens to one of them. What the first has left in the
+    /// tables goes step by step; meanwhile nothing is sent to it and it is not counted.
+    #[test]
+    fn many_subscriptions_are_forgotten_in_steps() {
+        let (bus, mail) = (Bus::default(), Mailboxes::new(1, usize::MAX));
+        let (gone, here) = (Party { id: 1, ..Party::default() }, Party { id: 2, ..Party::default() });
+        let names = || (0..10 * STEP).map(|number| number.to_string());
+        let old = listener(&bus, Topic::Channel, names(), gone);
+        let _one = listener(&bus, Topic::Channel, names().take(1), here);
+        bus.leave_all(old);
+        assert_eq!(bus.counts().0, 9 * STEP + usize::from(!bus.listeners.lock().channels[&b"0"[..]].contains_key(&0)));
+        assert!(
+            names()
+                .map(|name| bus.publish(name.as_bytes(), b"m", &mail))
+                .eq(names().map(|name| i64::from(name == "0")))
+        );
+        assert!(mail.take(0).iter().all(|(to, _)| *to == here));
+        // It comes back under the same number while its old names are there still.
+        let _back = listener(&bus, Topic::Channel, ["5".to_owned()].into_iter(), gone);
+        assert_eq!(bus.publish(b"5", b"m", &mail), 1);
+        assert_eq!(std::iter::repeat_with(|| bus.tick()).take_while(|more| *more).count(), 8);
+        assert_eq!((bus.counts().0, bus.publish(b"5", b"m", &mail)), (2, 1));
+        assert!(bus.listeners.lock().gone.is_empty());
+    }
+}

@@ -40,8 +40,9 @@ pub(crate) fn acting(id: u64) {
     ACTOR.set(id);
 }
 
-/// Prefixes that one client may track.
+/// Prefixes that one client may track, and their length in bytes.
 pub(crate) const MAX_PREFIXES: usize = 1024;
+pub(crate) const MAX_PREFIX: usize = 1024;
 
 /// Keys of a batch, and their bytes; beyond it the clients drop everything.
 const MAX_BATCH: usize = 1 << 16;
@@ -449,5 +450,71 @@ impl Tracking {
     /// Whether invalidations are sent to another connection than the one that reads.
     pub(crate) fn is_target(&self, id: u64) -> bool {
         self.any() && self.trackers.lock().redirected.contains_key(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracker(id: u64, prefixes: &[&str]) -> Arc<Tracker> {
+        let prefixes = prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect();
+        let options = Options { broadcast: true, prefixes, ..Options::default() };
+        Arc::new(Tracker::new(Party { id, ..Party::default() }, &Access::Unknown, &options))
+    }
+
+    /// The prefixes with which a key begins, by the table: longest first.
+    fn found(prefixes: &Prefixes, key: &[u8]) -> Vec<usize> {
+        std::iter::successors(prefixes.longest(key), |length| prefixes.0[&key[..*length]].parent).collect()
+    }
+
+    /// Clients come and go with prefixes of which some begin with others. At each moment the table finds those of a key that
+    /// a look at all of them finds.
+    #[test]
+    fn a_key_finds_all_its_prefixes() {
+        let names = ["", "a", "aa", "aab", "aabb", "ab", "abb", "abba", "b", "ba", "bab", "babb", "\u{7f}"];
+        let keys = ["", "a", "aab", "aabbab", "abbab", "babbab", "bb", "c", "aaaa"];
+        let mut prefixes = Prefixes::default();
+        let mut there: Vec<&str> = Vec::new();
+        let mut random = 7u64;
+        for round in 0..2000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
+            let name = names[(random >> 33) as usize % names.len()];
+            match there.iter().position(|known| *known == name) {
+                Some(at) => {
+                    prefixes.remove(name.as_bytes(), 1);
+                    there.swap_remove(at);
+                }
+                None => {
+                    prefixes.insert(name.as_bytes(), &tracker(1, &[name]));
+                    there.push(name);
+                }
+            }
+            for key in keys {
+                let mut wanted: Vec<usize> =
+                    there.iter().filter(|name| key.starts_with(**name)).map(|name| name.len()).collect();
+                wanted.sort_unstable_by(|one, other| other.cmp(one));
+                assert_eq!(found(&prefixes, key.as_bytes()), wanted, "{there:?} {key}");
+            }
+        }
+    }
+
+    /// Writers change long keys while the thread of a client is busy: the batch is bounded in bytes, and then stands for
+    /// everything.
+    #[test]
+    fn a_batch_is_bounded_in_bytes() {
+        let batch = Batch::default();
+        for number in 0..1000u32 {
+            let mut key = vec![b'k'; 60_000];
+            key.extend(number.to_le_bytes());
+            assert!(batch.add(&key.into(), 1));
+            assert!(batch.changes.lock().bytes <= MAX_BATCH_BYTES + 64 * 1024);
+        }
+        batch.close();
+        assert!(batch.keys_for(|_, _| true).is_none());
+        let same = Batch::default();
+        (0..1000).for_each(|_| assert!(same.add(&Arc::from(&vec![b'k'; 60_000][..]), 1)));
+        same.close();
+        assert_eq!(same.keys_for(|_, _| true).map(|keys| keys.len()), Some(1));
     }
 }

@@ -74,6 +74,9 @@ pub struct Waits {
     pub progress: Option<Box<Progress>>,
 }
 
+/// The first step of a turn looks at so many times fewer keys than the next ones may.
+const FIRST: usize = 32;
+
 /// What a turn of a command has cost that goes through all keys.
 #[derive(Debug, Default)]
 pub(crate) struct TurnCost {
@@ -89,9 +92,9 @@ impl TurnCost {
         self.keys + self.steps / STEPS_OF_A_KEY
     }
 
-    /// How many keys to look at next in one step, `most` at most: fewer where each is expensive.
+    /// How many keys to look at next in one step, `most` at most: fewer where each is expensive, or while that is not known.
     pub fn next(&mut self, most: usize) -> usize {
-        let each = self.total().checked_div(self.keys).unwrap_or(1).max(1);
+        let each = self.total().checked_div(self.keys).unwrap_or(FIRST).max(1);
         let next = (most / each).max(1);
         self.keys += next;
         next

@@ -9,7 +9,7 @@ use crate::clients::Shown;
 use crate::command::{Args, Blob, Command, Error, Kind, Reply, Row, SYNTAX, integer, is};
 use crate::mailbox::Event;
 use crate::store::{Key, Outcome};
-use crate::tracking::{MAX_PREFIXES, Options};
+use crate::tracking::{MAX_PREFIX, MAX_PREFIXES, Options};
 use crate::waiting::Progress;
 
 /// Which replies a client wants.
@@ -378,6 +378,9 @@ fn read_options(cx: &Context<'_>, args: Args<'_>) -> Result<Options, Error> {
                 if options.prefixes.len() == MAX_PREFIXES {
                     return Err(refused("ERR too many prefixes"));
                 }
+                if prefix.len() > MAX_PREFIX {
+                    return Err(refused("ERR a prefix cannot be longer than 1024 bytes"));
+                }
                 options.prefixes.push(prefix.into());
                 at += 1;
             }
@@ -436,20 +439,39 @@ fn compatible(options: &Options, known: Option<&Options>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Prefixes of one client must not cover each other: it would be sent a key twice. In order, a prefix stands right before
-/// one that it covers, or before another that it covers as well.
+/// Prefixes of one client must not cover each other: it would be sent a key twice. The error names the first that is given,
+/// as in Redis.
 fn overlap(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Result<(), Error> {
-    let new = prefixes.iter().map(|prefix| (prefix, true));
-    let mut all: Vec<(&Box<[u8]>, bool)> = new.chain(known.iter().map(|prefix| (prefix, false))).collect();
-    all.sort_unstable();
-    let Some(pair) = all.windows(2).find(|pair| pair[1].0.starts_with(pair[0].0)) else { return Ok(()) };
-    let (one, other) = if pair[0].1 { (pair[0], pair[1]) } else { (pair[1], pair[0]) };
-    let which = if other.1 { "another provided" } else { "an existing" };
-    let (one, other) = (String::from_utf8_lossy(one.0), String::from_utf8_lossy(other.0));
+    let Some(at) = first_overlapping(prefixes, known) else { return Ok(()) };
+    let one = &prefixes[at];
+    let meet = |other: &&Box<[u8]>| one.starts_with(other) || other.starts_with(one);
+    let before = known.iter().find(meet).map(|other| ("an existing", other));
+    let beside = || prefixes[at + 1..].iter().find(meet).map(|other| ("another provided", other));
+    let Some((which, other)) = before.or_else(beside) else { return Ok(()) };
+    let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
     let text = format!(
         "ERR Prefix '{one}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
     );
     Err(Error::with(Kind::Malformed, text))
+}
+
+/// The place of the first prefix that covers another one or is covered, whether that is given or known. In order, whatever
+/// covers a prefix stands before it, and all between the two is covered as well.
+fn first_overlapping(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Option<usize> {
+    let given = prefixes.iter().enumerate().map(|(at, prefix)| (&**prefix, Some(at)));
+    let mut all: Vec<(&[u8], Option<usize>)> = given.chain(known.iter().map(|prefix| (&**prefix, None))).collect();
+    all.sort_unstable();
+    let (mut first, mut covering) = (None, Vec::<(&[u8], Option<usize>)>::new());
+    let mut note = |at: Option<usize>| first = [first, at].into_iter().flatten().min();
+    for (prefix, at) in all {
+        while covering.pop_if(|(other, _)| !prefix.starts_with(other)).is_some() {}
+        if !covering.is_empty() {
+            note(at);
+        }
+        covering.iter().for_each(|(_, at)| note(*at));
+        covering.push((prefix, at));
+    }
+    first
 }
 
 fn caching(client: &mut Client, yes: Option<bool>) -> Result<Reply, Error> {
@@ -530,6 +552,29 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, a
         });
         if loaded.is_some_and(|loaded| loaded != version) {
             tracking.changed_before(party.id, bytes, &cx.engine.mail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the look at each pair finds is found in order as well, whatever stands between a prefix and what covers it.
+    #[test]
+    fn overlapping_prefixes_are_found_in_order() {
+        let names = ["", "a", "ab", "abc", "b", "ba", "c"];
+        let pick = |bits: usize| -> Vec<Box<[u8]>> {
+            let picked = names.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1);
+            picked.map(|(_, name)| name.as_bytes().into()).rev().collect()
+        };
+        for (given, known) in (0..128).flat_map(|given| (0..128).map(move |known| (pick(given), pick(known)))) {
+            let meet = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
+            let wanted = (0..given.len()).find(|at| {
+                let rest = given[at + 1..].iter().chain(&known);
+                rest.into_iter().any(|other| meet(&given[*at], other))
+            });
+            assert_eq!(first_overlapping(&given, &known), wanted, "{given:?} {known:?}");
         }
     }
 }

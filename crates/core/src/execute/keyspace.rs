@@ -331,13 +331,15 @@ fn scan(cx: &mut Context<'_>, client: &Client, (mut cursor, count): (u64, usize)
     let (mut found, mut cost) = (Vec::new(), TurnCost::default());
     loop {
         let left = count - cost.keys;
-        let next = cost.next(STEP.min(left));
+        let (next, mut seen) = (cost.next(STEP.min(left)), 0);
         cursor = cx.scan(client.db, cursor, next, &mut |key, _| {
+            seen += 1;
             if glob::matches_within(pattern, key, &mut cost.steps) && client.access.may_read(key) {
                 found.push(Reply::Value(Blob::Owned(key.to_vec())));
             }
         });
-        if cursor == 0 || cost.keys >= count || cost.total() >= TURN {
+        // Where it has seen fewer it has passed many items of other databases.
+        if cursor == 0 || seen < next || cost.keys >= count || cost.total() >= TURN {
             break;
         }
     }
