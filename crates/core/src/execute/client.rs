@@ -444,9 +444,9 @@ fn compatible(options: &Options, known: Option<&Options>) -> Result<(), Error> {
 fn overlap(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Result<(), Error> {
     let Some(at) = first_overlapping(prefixes, known) else { return Ok(()) };
     let one = &prefixes[at];
-    let meet = |other: &&Box<[u8]>| one.starts_with(other) || other.starts_with(one);
-    let before = known.iter().find(meet).map(|other| ("an existing", other));
-    let beside = || prefixes[at + 1..].iter().find(meet).map(|other| ("another provided", other));
+    let meet = |other: &[u8]| one.starts_with(other) || other.starts_with(one);
+    let before = known.iter().find(|other| meet(other)).map(|other| ("an existing", other));
+    let beside = || prefixes[at + 1..].iter().find(|other| meet(other)).map(|other| ("another provided", other));
     let Some((which, other)) = before.or_else(beside) else { return Ok(()) };
     let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
     let text = format!(
@@ -464,7 +464,9 @@ fn first_overlapping(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Option<usiz
     let (mut first, mut covering) = (None, Vec::<(&[u8], Option<usize>)>::new());
     let mut note = |at: Option<usize>| first = [first, at].into_iter().flatten().min();
     for (prefix, at) in all {
-        while covering.pop_if(|(other, _)| !prefix.starts_with(other)).is_some() {}
+        while covering.last().is_some_and(|(other, _)| !prefix.starts_with(other)) {
+            covering.pop();
+        }
         if !covering.is_empty() {
             note(at);
         }
