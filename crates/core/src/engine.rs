@@ -33,6 +33,9 @@ pub struct Limits {
     pub max_value: usize,
     /// Bytes of one request: room for many values at once, yet far from what would hurt the machine.
     pub max_request: usize,
+    /// Bytes of a reply that is built whole, and of messages for a connection that its thread has not taken yet: no more
+    /// than all connections may make the server hold.
+    pub max_reply: usize,
     /// Longest argument that is read and dropped although it is longer than a value may be, so that the client gets an
     /// error and goes on; a longer one closes the connection.
     pub max_skipped: usize,
@@ -66,6 +69,7 @@ impl Default for Limits {
             max_args: 1024 * 1024,
             max_value: 16 << 20,
             max_request: 256 << 20,
+            max_reply: 256 << 20,
             max_skipped: 256 << 20,
             pause_output: 1 << 20,
             load_limit: 30_000,
@@ -217,7 +221,7 @@ type Section = (&'static str, Vec<(&'static str, String)>);
 impl Engine {
     /// An engine with an empty store, for connections on so many threads.
     pub fn new(options: store::Options, limits: Limits, facts: Facts, threads: usize) -> Engine {
-        let (mail, loaders) = (Arc::new(Mailboxes::new(threads)), Arc::new(Loaders::default()));
+        let (mail, loaders) = (Arc::new(Mailboxes::new(threads, limits.max_reply)), Arc::new(Loaders::default()));
         let tracking = Arc::new(Tracking::default());
         let post = Post { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders), tracking: Arc::clone(&tracking) };
         Engine {
@@ -265,6 +269,18 @@ impl Engine {
         let key = Key { db, bytes: &key };
         self.store.with(key, self.time(now).mono, |entry| entry.give_up(token));
         self.loaders.done(self.store.hold(key, token));
+    }
+
+    /// A part of a step of upkeep, as [`Store::tick_part`]; whether the others have nothing to do.
+    pub fn tick_part(&self, now: Now) -> bool {
+        let more = self.bus.tick();
+        self.store.tick_part(now.mono) && !more
+    }
+
+    /// A bounded step of upkeep, as [`Store::tick`].
+    pub fn tick(&self, now: Now) {
+        self.bus.tick();
+        self.store.tick(now.mono);
     }
 
     /// Ends waits and leases whose time is over; whether there are any, so that it is to be called again soon.

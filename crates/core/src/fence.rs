@@ -297,7 +297,8 @@ mod tests {
 
     fn connect(fences: &Fences, id: u64, session: &str, generation: u64, now: u64) -> (Client, bool) {
         let mut client = Client::new(Party { mailbox: 0, slot: 0, id });
-        let joined = fences.join(&mut client, session.as_bytes(), generation, None, (&Mailboxes::new(1), now));
+        let joined =
+            fences.join(&mut client, session.as_bytes(), generation, None, (&Mailboxes::new(1, usize::MAX), now));
         (client, joined.is_ok())
     }
 

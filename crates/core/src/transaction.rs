@@ -288,7 +288,13 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
             return Reply::Error(discarded(&Refused::Full.into()));
         }
         let mut cx = Context { engine, now, scratch, held: Some(held), waits };
-        Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args)).collect())
+        let mut bytes = 0;
+        let each = queue.requests().map(|(row, args)| {
+            let reply = one(&mut cx, client, (row, args), bytes);
+            bytes += reply.memory();
+            reply
+        });
+        Reply::Array(each.collect())
     };
     let reply = if wide {
         engine.store.with_everything(now.mono, |all| run(all))
@@ -299,8 +305,9 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client) -> Result<Reply, E
     Ok(reply)
 }
 
-fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<'_>) -> Reply {
-    if cx.scratch.len() > cx.engine.limits.max_request {
+/// Runs a request of a transaction whose replies have so many bytes already.
+fn one(cx: &mut Context<'_>, client: &mut Client, (row, args): (&'static Row, Args<'_>), bytes: usize) -> Reply {
+    if cx.scratch.len().max(bytes) > cx.engine.limits.max_reply {
         return Reply::Error(TOO_MUCH);
     }
     match permitted(client, row, args) {

@@ -61,6 +61,13 @@ impl Row {
         if self.arity < 0 { count as i32 >= -self.arity } else { count as i32 == self.arity }
     }
 
+    /// Whether a request of so many arguments has more words than one may have whose words are no keys: each costs more than
+    /// its bytes, and no client has reason to ask for thousands at a time.
+    #[inline]
+    pub fn is_too_wordy(&self, count: usize) -> bool {
+        count > MAX_WORDS && (self.has_subcommands() || self.name == "INFO")
+    }
+
     /// The keys among `args`, of which the name is the first.
     #[inline]
     pub fn keys<'a>(&self, args: Args<'a>) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
@@ -111,6 +118,9 @@ impl Row {
         Error::with(Kind::Malformed, format!("ERR invalid expire time in '{name}' command"))
     }
 }
+
+/// Words of a command with subcommands.
+const MAX_WORDS: usize = 4096;
 
 const ONE_KEY: (i32, i32, i32) = (1, 1, 1);
 const ALL_KEYS: (i32, i32, i32) = (1, -1, 1);

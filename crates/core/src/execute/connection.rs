@@ -93,7 +93,7 @@ impl Client {
     /// It listens to nothing and keeps no copies any more.
     pub fn leave(&mut self, engine: &Engine) {
         if let Some(subscriptions) = self.subscriptions.take() {
-            engine.bus.leave_all(&subscriptions, self.party);
+            engine.bus.leave_all(*subscriptions);
         }
         if self.tracking.take().is_some() {
             engine.tracking.leave(self.party, &engine.store);

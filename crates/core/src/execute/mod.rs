@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::cache::CacheCommand;
-use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag, lookup};
+use crate::command::{Args, Blob, Command, Error, Expiry, Kind, Reply, Row, TABLE, flag};
 use crate::engine::{Engine, Now};
 use crate::pubsub::BusCommand;
 use crate::store::{Entry, Item, Key, Locked, Party, Refused, Stats, Value, Written};
@@ -41,7 +41,7 @@ pub(crate) use keyspace::{
 pub(crate) use room::Writes;
 pub use scripts::{Script, ScriptCommand};
 pub(crate) use scripts::{read_eval, read_evalsha, read_function, read_script};
-use server::{describe_all, describe_named, document, info, keys_of, list, memory_stats};
+use server::{ALL, DOCUMENTS, describe_named, document_named, info, keys_of, list, memory_stats};
 #[cfg(test)]
 pub(crate) use strings::get_served;
 pub(crate) use strings::{OVERFLOW, why_refused};
@@ -151,6 +151,9 @@ impl Held for Locked<'_> {
 /// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
 pub(crate) const TURN: usize = 8192;
 
+/// Keys that a transaction may have looked at without naming them when it begins to look at more.
+const MAX_LOOKED_AT: usize = 1 << 20;
+
 impl Context<'_> {
     /// Runs `step` on the entry of `key`, with the scratch buffer beside it: one step for everybody else.
     #[inline]
@@ -200,6 +203,17 @@ impl Context<'_> {
     /// a transaction.
     pub fn may_stop(&self) -> bool {
         self.waits.in_turns && self.held.is_none()
+    }
+
+    /// An error if a transaction, which has locked all shards, has looked at so many keys already without naming them that it
+    /// may not begin to look at more.
+    pub(crate) fn may_look(&self) -> Result<(), Error> {
+        let busy = self.held.is_some() && self.waits.looked_at >= MAX_LOOKED_AT;
+        if busy {
+            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys already"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes everything, or everything in one database.
@@ -355,18 +369,18 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             client.db = db;
             Reply::Ok
         }
-        Command::Info(sections) => Reply::Text(info(cx, sections)),
+        Command::Info(sections) => return info(cx, sections).map(Reply::Text),
         Command::Hello { version, auth, name } => return hello(cx.engine, client, version, auth, name),
         Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::Bus(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => describe_all(),
+        Command::CommandAll => Reply::Fixed(&ALL),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList(filter) => return list(filter),
-        Command::CommandInfo(names) => describe_named(names),
-        Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
-        Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
+        Command::CommandInfo(names) => return describe_named(names),
+        Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
+        Command::CommandDocs(names) => return document_named(names),
         Command::Text(command) => return text::run(cx, client, &command),
         Command::Key(command) => return keyspace::run(cx, client, &command),
         Command::Config(command) => return config::run(cx, &command),

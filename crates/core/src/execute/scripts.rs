@@ -6,6 +6,7 @@ use super::{Client, Context, OVERFLOW, TURN, keyspace, text};
 use crate::command::{Args, Blob, Command, Error, Kind, NOT_AN_INTEGER, Reply, Row, SYNTAX, integer, is};
 use crate::glob;
 use crate::store::{Key, Meta};
+use crate::waiting::TurnCost;
 
 /// What a known script does with its first key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,12 +278,14 @@ fn exchange(cx: &mut Context<'_>, key: Key<'_>, args: Args<'_>) -> Result<Reply,
 
 /// Removes all keys that match; how many there were.
 fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
+    cx.may_look()?;
     let db = client.db;
     let mut progress = cx.waits.progress.take().unwrap_or_default();
-    for step in 1.. {
+    let mut cost = TurnCost::default();
+    loop {
         let mut found: Vec<Vec<u8>> = Vec::new();
-        progress.at = cx.scan(db, progress.at, keyspace::STEP, &mut |key, _| {
-            if glob::matches(pattern, key) && client.access.may_write(key) {
+        progress.at = cx.scan(db, progress.at, cost.next(keyspace::STEP), &mut |key, _| {
+            if glob::matches_within(pattern, key, &mut cost.steps) && client.access.may_write(key) {
                 found.push(key.to_vec());
             }
         });
@@ -290,14 +293,14 @@ fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply,
             progress.count += i64::from(cx.with(Key { db, bytes }, |entry, _| entry.remove()));
         }
         if progress.at == 0 {
-            break;
+            cx.waits.looked_at += cost.total();
+            return Ok(Reply::Int(progress.count));
         }
-        if step * keyspace::STEP >= TURN && cx.may_stop() {
+        if cost.total() >= TURN && cx.may_stop() {
             cx.waits.progress = Some(progress);
             return Ok(Reply::Parked);
         }
     }
-    Ok(Reply::Int(progress.count))
 }
 
 #[cfg(test)]
