@@ -9,6 +9,9 @@ pub struct Limits {
     pub max_value: usize,
     /// Bytes of one request: room for many values at once, yet far from what would hurt the machine.
     pub max_request: usize,
+    /// Bytes of a reply that is built whole, and of messages for a connection that its thread has not taken yet: no more
+    /// than all connections may make the server hold.
+    pub max_reply: usize,
     /// Longest argument that is read and dropped although it is longer than a value may be, so that the client gets an
     /// error and goes on; a longer one closes the connection.
     pub max_skipped: usize,
@@ -42,6 +45,7 @@ impl Default for Limits {
             max_args: 1024 * 1024,
             max_value: 16 << 20,
             max_request: 256 << 20,
+            max_reply: 256 << 20,
             max_skipped: 256 << 20,
             pause_output: 1 << 20,
             load_limit: 30_000,
@@ -66,7 +70,7 @@ pub const INFLIGHT: (u64, u64) = (256, 1 << 16);
 /// Patterns that loader workers may serve: far more than an application has.
 pub const MAX_PATTERNS: usize = 1024;
 
-/// Longest such pattern, in bytes.
+/// Longest pattern that is kept, in bytes: of channels, of loaders.
 pub const MAX_PATTERN: usize = 1024;
 
 /// Databases of a store.

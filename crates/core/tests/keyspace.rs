@@ -203,6 +203,31 @@ fn a_transaction_in_a_full_memory_is_all_or_nothing() {
     assert!(run > 10 * count && refused > 10 * count, "{run} ran and {refused} were refused");
 }
 
+/// A transaction renames a long value, to a key of another shard perhaps, and writes others. The renaming took the memory of
+/// that shard which the writes had been promised.
+#[test]
+fn a_renaming_takes_no_memory_of_later_writes() {
+    let engine = engine(8 << 20, 4, false);
+    let (mut talk, mut random) = (Talk::new(&engine), Random(3));
+    let [long, filler, value] = [800_000, 20_000, 60_000].map(|length| "v".repeat(length));
+    for turn in 0..20 {
+        talk.ask(&["FLUSHALL"]);
+        talk.ask(&["SET", "source", &long]);
+        let (mut count, mut refused) = (0, 0);
+        while refused < 10 {
+            refused += u32::from(talk.ask(&["SET", &format!("filler:{count}"), &filler]).starts_with("-OOM"));
+            count += 1;
+        }
+        let gone = 40 + random.below(60);
+        (0..gone).for_each(|_| drop(talk.ask(&["DEL", &format!("filler:{}", random.below(count))])));
+        talk.ask(&["MULTI"]);
+        talk.ask(&["RENAME", "source", &format!("to{turn}")]);
+        (0..6).for_each(|number| drop(talk.ask(&["SET", &format!("new:{turn}:{number}"), &value])));
+        let answer = talk.ask(&["EXEC"]);
+        assert!(answer.starts_with("-EXECABORT") || !answer.contains("-OOM"), "turn {turn}: {answer}");
+    }
+}
+
 /// A request of many keys held its thread, and all shards, until the last of them.
 #[test]
 fn many_keys_are_removed_in_turns() {
@@ -449,4 +474,98 @@ fn a_value_is_not_too_long_for_memory_that_was_lent() {
         }
     }
     engine.store.check(0);
+}
+
+/// A small engine whose replies may have 64 KiB.
+fn small_replies() -> Engine {
+    let mut engine = engine(64 << 20, 4, true);
+    engine.limits.max_reply = 64 << 10;
+    engine
+}
+
+/// A transaction asks for more than a client may make the server hold: by COMMAND, KEYS and SCAN, whose requests are short.
+/// What follows the limit is answered by an error, what comes before it as usual, and its writes are done.
+#[test]
+fn replies_of_a_transaction_are_bounded() {
+    let engine = small_replies();
+    let mut talk = Talk::new(&engine);
+    fill(&engine.store, &names(200));
+    for request in [&["COMMAND"][..], &["KEYS", "*"], &["SCAN", "0", "COUNT", "1000"], &["COMMAND", "INFO", "client"]] {
+        talk.ask(&["MULTI"]);
+        (0..200).for_each(|_| _ = talk.ask(request));
+        talk.ask(&["SET", "last", "1"]);
+        let answer = talk.ask(&["EXEC"]);
+        let refused = answer.matches("-ERR the reply is too long").count();
+        assert!((1..201).contains(&refused), "{request:?}: {refused}");
+        assert!(answer.len() < 1 << 20, "{request:?}: {}", answer.len());
+    }
+}
+
+/// A transaction lists all keys again and again, and none matches. It may look at a million of them before it begins again.
+#[test]
+fn a_transaction_looks_at_a_bounded_number_of_keys() {
+    let engine = engine(64 << 20, 4, true);
+    let mut talk = Talk::new(&engine);
+    fill(&engine.store, &names(20_000));
+    talk.ask(&["MULTI"]);
+    (0..100).for_each(|_| _ = talk.ask(&["KEYS", "none:*"]));
+    talk.ask(&["GET", "key:1"]);
+    let answer = talk.ask(&["EXEC"]);
+    let (done, refused) = (answer.matches("*0\\r").count(), answer.matches("-BUSY").count());
+    assert!((40..80).contains(&done) && done + refused == 100, "{done} {refused}");
+    assert!(!answer.ends_with("-BUSY the transaction has looked at too many keys already\\r\\n"));
+}
+
+/// Each key costs thousands of steps of the pattern, so a turn looks at fewer keys, and one SCAN returns earlier.
+#[test]
+fn a_costly_pattern_ends_a_turn_earlier() {
+    let engine = engine(64 << 20, 1, true);
+    let mut talk = Talk::new(&engine);
+    let long: Vec<String> = (0..3000).map(|number| format!("{}{number}", "a".repeat(500))).collect();
+    fill(&engine.store, &long);
+    let pattern = format!("*{}b*", "a".repeat(200));
+    talk.send(&["KEYS", &pattern]);
+    let turns = std::iter::repeat_with(|| talk.turn()).take_while(|(_, goes_on)| *goes_on).count();
+    assert!(turns >= 5, "{turns} turns");
+    let answer = talk.ask(&["SCAN", "0", "COUNT", "3000", "MATCH", &pattern]);
+    assert!(!answer.starts_with("*2\\r\\n$1\\r\\n0"), "{answer}");
+}
+
+/// Requests of thousands of words that are no keys are refused before any is looked at; keys may be as many as before.
+#[test]
+fn words_that_are_no_keys_are_bounded() {
+    let engine = engine(64 << 20, 1, true);
+    let mut talk = Talk::new(&engine);
+    let many = vec!["get"; 5000];
+    for head in
+        [&["COMMAND", "INFO"][..], &["CLIENT", "LIST", "ID"], &["CONFIG", "GET"], &["INFO"], &["PUBSUB", "NUMSUB"]]
+    {
+        assert_eq!(talk.ask(&[head, &many].concat()), "-ERR too many arguments\\r\\n");
+        assert!(!talk.ask(&[head, &["1"]].concat()).starts_with("-ERR too many"));
+    }
+    assert_eq!(talk.ask(&[&["EXISTS"][..], &many].concat()), ":0\\r\\n");
+    // Few words whose answers are long.
+    assert_eq!(talk.ask(&[&["COMMAND", "INFO"][..], &["client"; 4000]].concat()), "-ERR the reply is too long\\r\\n");
+}
+
+/// 3,000 clients are listed, and closed by another one, in turns.
+#[test]
+fn clients_are_listed_in_turns() {
+    let engine = engine(64 << 20, 1, true);
+    let (mut scratch, mut out) = (Scratch::default(), Output::default());
+    let mut others: Vec<Session> =
+        (1..=3000).map(|id| Session::new(ConnectionId { id, ..ConnectionId::default() })).collect();
+    others.iter_mut().for_each(|other| _ = other.feed(&engine, NOW, &mut scratch, b"PING\r\n", &mut out));
+    let mut talk = Talk::new(&engine);
+    talk.send(&["CLIENT", "LIST"]);
+    let mut answers = Vec::new();
+    loop {
+        let (answer, goes_on) = talk.turn();
+        answers.push(answer);
+        if !goes_on {
+            break;
+        }
+    }
+    assert_eq!((answers.len(), answers.concat().matches("addr=").count()), (3, 3001));
+    assert_eq!(talk.ask(&["CLIENT", "KILL", "TYPE", "normal"]), ":3000\\r\\n");
 }

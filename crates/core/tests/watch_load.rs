@@ -218,16 +218,7 @@ impl Game {
                 self.ask(number, format!("WATCH {key}"), Asked::Other);
             }
             30..50 => self.use_watch(),
-            50..58 => {
-                let number = self.free();
-                let line = [format!("SET {key} s{step}"), format!("SET {key} s{step} PX 40"), format!("DEL {key}")];
-                let which = self.random.below(3) as usize;
-                if which < 2 {
-                    self.history(key).written.push(step);
-                }
-                self.history(key).touched = step;
-                self.ask(number, line[which].clone(), Asked::Other);
-            }
+            50..58 => self.write(key),
             58..64 => {
                 let number = self.free();
                 self.ask(number, format!("CACHE.FETCH {key} WAIT 3000"), Asked::Lease(key));
@@ -264,6 +255,17 @@ impl Game {
             self.end_load();
             self.hear_all();
         }
+    }
+
+    /// A client writes or removes a key.
+    fn write(&mut self, key: &'static str) {
+        let (number, step) = (self.free(), self.step);
+        let lines = [format!("SET {key} s{step}"), format!("SET {key} s{step} PX 40"), format!("DEL {key}")];
+        let which = self.random.below(3) as usize;
+        let history = self.history(key);
+        history.written.extend((which < 2).then_some(step));
+        history.touched = step;
+        self.ask(number, lines[which].clone(), Asked::Other);
     }
 
     /// A client that watches a key and has its answers reads it, or ends its transaction.
@@ -306,7 +308,7 @@ impl Game {
 
 #[test]
 fn transactions_depend_on_what_their_clients_read() {
-    let count = std::env::var("WATCH_LOADS").map_or(200, |count| count.parse().expect("a number"));
+    let count = std::env::var("WATCH_LOADS").map_or(350, |count| count.parse().expect("a number"));
     let from = std::env::var("WATCH_FROM").map_or(0, |from| from.parse().expect("a number"));
     let (mut commits, mut refusals) = (0, 0);
     for seed in from..from + count {

@@ -87,7 +87,7 @@ impl State {
 
     /// Ends what is due, and delivers what connections have for one another.
     fn exchange(&mut self, now: Now) {
-        self.engine.store.tick(now.mono);
+        self.engine.tick(now);
         self.engine.tick_leases(now);
         while self.engine.mail.has_pending(0) {
             for (party, event) in self.engine.mail.take(0) {

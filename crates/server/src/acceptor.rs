@@ -105,7 +105,7 @@ impl Acceptor {
             self.upkeep_left = TICK_PARTS;
         }
         if self.upkeep_left > 0 {
-            let done = self.shared.engine.store.tick_part(now.mono);
+            let done = self.shared.engine.tick_part(now);
             self.upkeep_left = if done { 0 } else { self.upkeep_left - 1 };
             self.meter.lap(&self.shared);
         }

@@ -396,6 +396,7 @@ fn engine(options: &Options, listeners: &[Listener]) -> Engine {
     };
     let limits = Limits {
         max_value: options.max_value,
+        max_reply: (options.client_memory as usize).min(Limits::default().max_reply),
         load_limit: options.load_limit.as_millis() as u64,
         shutdown: options.shutdown,
         debug_time: options.debug_time,

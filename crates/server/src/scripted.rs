@@ -561,12 +561,15 @@ fn a_killed_client_gets_no_messages_that_were_left_over() {
 fn messages_that_wait_count_as_memory_of_their_connection() {
     let mut world = World::new(true);
     let mut open = world.open(1 << 20);
-    publish(&open, 0..20_000);
+    for start in (0..20_000).step_by(1000) {
+        publish(&open, start..start + 1000);
+        let World { shared, now, .. } = &mut *open.world;
+        for (_, event) in shared.engine.mail.take(0) {
+            assert!(open.connection.as_mut().unwrap().post(shared, *now, event));
+        }
+    }
     let World { shared, buffers, now, .. } = &mut *open.world;
     let connection = open.connection.as_mut().unwrap();
-    for (_, event) in shared.engine.mail.take(0) {
-        assert!(connection.post(shared, *now, event));
-    }
     assert_eq!(connection.turn(shared, *now, buffers), Turn::TooMuch);
     assert!(connection.counted() > shared.options.client_memory);
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::connection::printable;
-use super::context::Context;
+use super::context::{Context, TOO_MUCH};
 use crate::state::batch::Options;
 use crate::state::client::Client;
 use crate::state::clients::ClientInfo;
 use crate::state::mailbox::Event;
-use crate::state::tracking::MAX_PREFIXES;
+use crate::state::tracking::{MAX_PREFIX, MAX_PREFIXES};
+use crate::state::waits::Progress;
 use crate::store::{Key, Outcome};
 use crate::table::Row;
 use crate::vocabulary::{Args, Blob, ClientCommand, Error, Filter, Kind, Replies, Reply, SYNTAX, integer, is};
@@ -35,21 +36,8 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
             let shown = cx.engine.clients.get(client.id);
             text(shown.map_or_else(String::new, |shown| shown.line(cx.now) + "\n"))
         }
-        ClientCommand::List(filter) => {
-            let all = cx.engine.clients.list();
-            text(all.iter().filter(|shown| takes(&filter, cx, shown)).map(|shown| shown.line(cx.now) + "\n").collect())
-        }
-        ClientCommand::ListIds(ids) => {
-            let mut lines = String::new();
-            for id in ids.iter() {
-                let wrong = Error::new(Kind::Malformed, "ERR Invalid client ID");
-                let id = integer(id).ok().and_then(|id| u64::try_from(id).ok()).ok_or(wrong)?;
-                if let Some(shown) = cx.engine.clients.get(id) {
-                    lines += &(shown.line(cx.now) + "\n");
-                }
-            }
-            text(lines)
-        }
+        ClientCommand::List(filter) => list(cx, &filter),
+        ClientCommand::ListIds(ids) => list_ids(cx, ids),
         ClientCommand::Kill(filter, old) => kill(cx, client, &filter, old),
         ClientCommand::Reply(replies) => {
             // As in Redis, SKIP changes nothing where there are no replies.
@@ -72,27 +60,97 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
     }
 }
 
-fn kill(cx: &Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -> Result<Reply, Error> {
+/// Connections that are looked at in one turn: two milliseconds.
+const STEP: usize = 1024;
+/// What a line about a connection costs, in keys that are looked at.
+const LINE: usize = 16;
+
+/// Looks at [`STEP`] connections at a time until `step` has found fewer; None if it goes on in another turn.
+fn in_turns(
+    cx: &mut Context<'_>,
+    mut step: impl FnMut(&Context<'_>, &mut Progress) -> Result<usize, Error>,
+) -> Result<Option<Box<Progress>>, Error> {
+    cx.may_look()?;
+    let mut progress = cx.waits.progress.take().unwrap_or_default();
+    loop {
+        let count = step(cx, &mut progress)?;
+        cx.waits.looked_at += count * LINE;
+        if progress.bytes > cx.engine.limits.max_reply {
+            return Err(TOO_MUCH);
+        }
+        if count < STEP {
+            return Ok(Some(progress));
+        }
+        if cx.may_stop() {
+            cx.waits.progress = Some(progress);
+            return Ok(None);
+        }
+    }
+}
+
+/// The lines that were found, as one text.
+fn joined(progress: &Progress) -> Reply {
+    let text = |reply: &Reply| if let Reply::Text(text) = reply { text.clone() } else { String::new() };
+    Reply::Text(progress.found.iter().map(text).collect())
+}
+
+/// A line about each connection.
+fn list(cx: &mut Context<'_>, filter: &Filter<'_>) -> Result<Reply, Error> {
+    let progress = in_turns(cx, |cx, progress| {
+        let some = cx.engine.clients.some_from(progress.at, STEP);
+        let meant = some.iter().filter(|shown| takes(filter, cx, shown));
+        progress.keep(Reply::Text(meant.map(|shown| shown.line(cx.now) + "\n").collect()));
+        progress.at = some.last().map_or(0, |last| last.connection.id + 1);
+        Ok(some.len())
+    })?;
+    Ok(progress.map_or(Reply::Parked, |progress| joined(&progress)))
+}
+
+/// A line about each connection of these numbers.
+fn list_ids(cx: &mut Context<'_>, ids: Args<'_>) -> Result<Reply, Error> {
+    let progress = in_turns(cx, |cx, progress| {
+        let some = ids.from(progress.at as usize).to(STEP);
+        let mut lines = String::new();
+        for id in some.iter() {
+            let wrong = Error::new(Kind::Malformed, "ERR Invalid client ID");
+            let id = integer(id).ok().and_then(|id| u64::try_from(id).ok()).ok_or(wrong)?;
+            if let Some(shown) = cx.engine.clients.get(id) {
+                lines += &(shown.line(cx.now) + "\n");
+            }
+        }
+        progress.keep(Reply::Text(lines));
+        progress.at += STEP as u64;
+        Ok(some.len())
+    })?;
+    Ok(progress.map_or(Reply::Parked, |progress| joined(&progress)))
+}
+
+fn kill(cx: &mut Context<'_>, client: &mut Client, filter: &Filter<'_>, old: bool) -> Result<Reply, Error> {
     if let Some(user) = filter.user.filter(|user| cx.engine.users.get(user).is_none()) {
         let text = format!("ERR No such user '{}'", String::from_utf8_lossy(user));
         return Err(Error::with(Kind::NotFound, text));
     }
-    let all = cx.engine.clients.list();
-    let meant = all.iter().filter(|shown| takes(filter, cx, shown));
-    let mut killed = 0;
-    for shown in meant.filter(|shown| !(filter.skip_me && shown.connection == client.connection)) {
-        killed += 1;
-        if shown.connection == client.connection {
-            // The answer is still sent.
-            client.quitting = true;
-        } else {
-            cx.engine.mail.post(shown.connection, Event::Close);
+    let progress = in_turns(cx, |cx, progress| {
+        let some = cx.engine.clients.some_from(progress.at, STEP);
+        let meant = some.iter().filter(|shown| takes(filter, cx, shown));
+        for shown in meant.filter(|shown| !(filter.skip_me && shown.connection == client.connection)) {
+            progress.count += 1;
+            if shown.connection == client.connection {
+                progress.keep(Reply::Ok);
+            } else {
+                cx.engine.mail.post(shown.connection, Event::Close);
+            }
         }
-    }
-    match (old, killed) {
+        progress.at = some.last().map_or(0, |last| last.connection.id + 1);
+        Ok(some.len())
+    })?;
+    let Some(progress) = progress else { return Ok(Reply::Parked) };
+    // It is one of them itself, and the answer is still sent.
+    client.quitting |= !progress.found.is_empty();
+    match (old, progress.count) {
         (true, 0) => Err(Error::new(Kind::NotFound, "ERR No such client")),
         (true, _) => Ok(Reply::Ok),
-        (false, _) => Ok(Reply::Int(killed)),
+        (false, killed) => Ok(Reply::Int(killed)),
     }
 }
 
@@ -123,6 +181,9 @@ fn read_options(cx: &Context<'_>, args: Args<'_>) -> Result<Options, Error> {
             Some(prefix) if is(option, "PREFIX") => {
                 if options.prefixes.len() == MAX_PREFIXES {
                     return Err(refused("ERR too many prefixes"));
+                }
+                if prefix.len() > MAX_PREFIX {
+                    return Err(refused("ERR a prefix cannot be longer than 1024 bytes"));
                 }
                 options.prefixes.push(prefix.into());
                 at += 1;
@@ -182,22 +243,41 @@ fn compatible(options: &Options, known: Option<&Options>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Prefixes of one client must not cover each other: it would be sent a key twice.
+/// Prefixes of one client must not cover each other: it would be sent a key twice. The error names the first that is given,
+/// as in Redis.
 fn overlap(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Result<(), Error> {
-    let meet = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
-    for (at, one) in prefixes.iter().enumerate() {
-        let before = known.iter().find(|other| meet(one, other)).map(|other| ("an existing", other));
-        let beside =
-            || prefixes[at + 1..].iter().find(|other| meet(one, other)).map(|other| ("another provided", other));
-        if let Some((which, other)) = before.or_else(beside) {
-            let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
-            let text = format!(
-                "ERR Prefix '{one}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
-            );
-            return Err(Error::with(Kind::Malformed, text));
+    let Some(at) = first_overlapping(prefixes, known) else { return Ok(()) };
+    let one = &prefixes[at];
+    let meet = |other: &[u8]| one.starts_with(other) || other.starts_with(one);
+    let before = known.iter().find(|other| meet(other)).map(|other| ("an existing", other));
+    let beside = || prefixes[at + 1..].iter().find(|other| meet(other)).map(|other| ("another provided", other));
+    let Some((which, other)) = before.or_else(beside) else { return Ok(()) };
+    let (one, other) = (String::from_utf8_lossy(one), String::from_utf8_lossy(other));
+    let text = format!(
+        "ERR Prefix '{one}' overlaps with {which} prefix '{other}'. Prefixes for a single client must not overlap."
+    );
+    Err(Error::with(Kind::Malformed, text))
+}
+
+/// The place of the first prefix that covers another one or is covered, whether that is given or known. In order, whatever
+/// covers a prefix stands before it, and all between the two is covered as well.
+fn first_overlapping(prefixes: &[Box<[u8]>], known: &[Box<[u8]>]) -> Option<usize> {
+    let given = prefixes.iter().enumerate().map(|(at, prefix)| (&**prefix, Some(at)));
+    let mut all: Vec<(&[u8], Option<usize>)> = given.chain(known.iter().map(|prefix| (&**prefix, None))).collect();
+    all.sort_unstable();
+    let (mut first, mut covering) = (None, Vec::<(&[u8], Option<usize>)>::new());
+    let mut note = |at: Option<usize>| first = [first, at].into_iter().flatten().min();
+    for (prefix, at) in all {
+        while covering.last().is_some_and(|(other, _)| !prefix.starts_with(other)) {
+            covering.pop();
         }
+        if !covering.is_empty() {
+            note(at);
+        }
+        covering.iter().for_each(|(_, at)| note(*at));
+        covering.push((prefix, at));
     }
-    Ok(())
+    first
 }
 
 fn caching(client: &mut Client, yes: Option<bool>) -> Result<Reply, Error> {
@@ -290,4 +370,27 @@ fn takes(filter: &Filter<'_>, cx: &Context<'_>, shown: &ClientInfo) -> bool {
         && filter.user.is_none_or(|user| shown.user().as_bytes() == user)
         && filter.subscribers.is_none_or(|wanted| shown.is_subscriber() == wanted)
         && filter.older.is_none_or(|age| shown.age(cx.now) >= age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the look at each pair finds is found in order as well, whatever stands between a prefix and what covers it.
+    #[test]
+    fn overlapping_prefixes_are_found_in_order() {
+        let names = ["", "a", "ab", "abc", "b", "ba", "c"];
+        let pick = |bits: usize| -> Vec<Box<[u8]>> {
+            let picked = names.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1);
+            picked.map(|(_, name)| name.as_bytes().into()).rev().collect()
+        };
+        for (given, known) in (0..128).flat_map(|given| (0..128).map(move |known| (pick(given), pick(known)))) {
+            let meet = |one: &[u8], other: &[u8]| one.starts_with(other) || other.starts_with(one);
+            let wanted = (0..given.len()).find(|at| {
+                let rest = given[at + 1..].iter().chain(&known);
+                rest.into_iter().any(|other| meet(&given[*at], other))
+            });
+            assert_eq!(first_overlapping(&given, &known), wanted, "{given:?} {known:?}");
+        }
+    }
 }

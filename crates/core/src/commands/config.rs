@@ -27,12 +27,16 @@ fn settings(cx: &Context<'_>) -> Vec<(&'static str, String)> {
 pub(super) fn run(cx: &mut Context<'_>, command: &ConfigCommand<'_>) -> Result<Reply, Error> {
     match *command {
         ConfigCommand::Get(patterns) => {
-            let wanted = |name: &str| {
-                patterns.iter().any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
-            };
-            let rows = settings(cx).into_iter().filter(|(name, _)| wanted(name));
+            let mut rows: Vec<_> = settings(cx).into_iter().map(|row| (row, false)).collect();
+            for pattern in patterns.iter() {
+                let pattern = pattern.to_ascii_lowercase();
+                for ((name, _), wanted) in &mut rows {
+                    *wanted |= glob::matches(&pattern, name.as_bytes());
+                }
+            }
             let text = |value: String| Reply::Value(Blob::Owned(value.into_bytes()));
-            Ok(Reply::Map(rows.map(|(name, value)| (Reply::word(name), text(value))).collect()))
+            let wanted = rows.into_iter().filter(|(_, wanted)| *wanted);
+            Ok(Reply::Map(wanted.map(|((name, value), _)| (Reply::word(name), text(value))).collect()))
         }
         ConfigCommand::Set(pairs) => set(cx, pairs),
         ConfigCommand::ResetStat => {

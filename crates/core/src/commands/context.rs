@@ -109,6 +109,9 @@ impl LockedShards for Locked<'_> {
 /// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
 pub(crate) const TURN: usize = 8192;
 
+/// Keys that a transaction may have looked at without naming them when it begins to look at more.
+const MAX_LOOKED_AT: usize = 1 << 20;
+
 impl Context<'_> {
     /// A step of the store, at the command's time and by whoever asked for it.
     #[inline]
@@ -164,6 +167,17 @@ impl Context<'_> {
     /// a transaction.
     pub fn may_stop(&self) -> bool {
         self.waits.in_turns && self.held.is_none()
+    }
+
+    /// An error if a transaction, which has locked all shards, has looked at so many keys already without naming them that it
+    /// may not begin to look at more.
+    pub(crate) fn may_look(&self) -> Result<(), Error> {
+        let busy = self.held.is_some() && self.waits.looked_at >= MAX_LOOKED_AT;
+        if busy {
+            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys already"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes everything, or everything in one database.

@@ -6,13 +6,13 @@ use super::connection::hello;
 use super::context::{Context, expires_at};
 use super::info::info;
 use super::keys::{count, expire, persist, remove, ttl};
-use super::server::{describe_all, describe_named, document, keys_of, list, memory_stats};
+use super::server::{ALL, DOCUMENTS, describe_named, document_named, keys_of, list, memory_stats};
 use super::strings::{get, increment, mget, mset, set};
 use super::waiting::load_first;
 use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub, scripts, stats, text, transaction};
 use crate::state::client::Client;
 use crate::store::Key;
-use crate::table::{Row, TABLE, flag, lookup, needed};
+use crate::table::{Row, TABLE, flag, needed};
 use crate::vocabulary::{Args, Blob, CacheCommand, Command, Error, PubSubCommand, Reply};
 
 /// Runs a command of the table, after loading what it depends on where workers load.
@@ -103,18 +103,18 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             client.db = db;
             Reply::Ok
         }
-        Command::Info(sections) => Reply::Text(info(cx, sections)),
+        Command::Info(sections) => return info(cx, sections).map(Reply::Text),
         Command::Hello { version, auth, name } => return hello(cx.engine, client, version, auth, name),
         Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => describe_all(),
+        Command::CommandAll => Reply::Fixed(&ALL),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList(filter) => return list(filter),
-        Command::CommandInfo(names) => describe_named(names),
-        Command::CommandDocs(names) if names.is_empty() => Reply::Map(TABLE.iter().map(document).collect()),
-        Command::CommandDocs(names) => Reply::Map(names.iter().filter_map(lookup).map(document).collect()),
+        Command::CommandInfo(names) => return describe_named(names),
+        Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
+        Command::CommandDocs(names) => return document_named(names),
         Command::Text(command) => return text::run(cx, client, &command),
         Command::Key(command) => return keyspace::run(cx, client, &command),
         Command::Config(command) => return config::run(cx, &command),

@@ -9,7 +9,7 @@ use crate::limits::DATABASES;
 use crate::state::engine::{Engine, LeaseCounts};
 use crate::store::Stats;
 use crate::version::{REDIS_VERSION, VERSION};
-use crate::vocabulary::Args;
+use crate::vocabulary::{Args, Error, is};
 
 /// A number of bytes as people read it.
 fn human(bytes: u64) -> String {
@@ -29,15 +29,16 @@ const DB_NAMES: [&str; 16] = [
 type Section = (&'static str, Vec<(&'static str, String)>);
 
 /// INFO, of the named sections or all.
-pub(super) fn info(cx: &Context<'_>, sections: Args<'_>) -> String {
+pub(super) fn info(cx: &mut Context<'_>, sections: Args<'_>) -> Result<String, Error> {
+    cx.may_look()?;
     let all = ["all", "default", "everything"];
-    let named: Vec<String> = sections.iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
-    let everything = named.is_empty() || named.iter().any(|name| all.contains(&name.as_str()));
+    let asks = |wanted: &[&str]| sections.iter().any(|name| wanted.iter().any(|known| is(name, known)));
+    let everything = sections.is_empty() || asks(&all);
     let lens = std::array::from_fn(|db| cx.len(db as u8));
     let leases = cx.engine.count_leases(|visit| cx.each_holder(visit));
-    text(cx.engine, cx.now, (&cx.stats(), leases), &lens, |section| {
-        everything || named.iter().any(|name| name == section)
-    })
+    cx.waits.looked_at += leases.standing as usize + 1;
+    let wanted = |section: &str| everything || asks(&[section]);
+    Ok(text(cx.engine, cx.now, (&cx.stats(), leases), &lens, wanted))
 }
 
 /// The text of INFO, of the sections that `wanted` accepts (names in lower case).

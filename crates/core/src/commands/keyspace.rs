@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::context::{Context, TOO_MUCH, TURN};
 use crate::glob;
 use crate::state::client::Client;
-use crate::state::waits::Progress;
+use crate::state::waits::{Progress, TurnCost};
 use crate::store::{Key, SCAN_MOST};
 use crate::vocabulary::{Blob, Error, KeyCommand, Kind, Rename, Reply, integer};
 
@@ -27,16 +27,13 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &KeyCommand<'_
         }
         KeyCommand::Keys(pattern) => return keys(cx, client, pattern),
         KeyCommand::Scan { cursor, pattern, count, strings } => {
-            let mut found = Vec::new();
-            let next = cx.scan(db, cursor, count, &mut |key, _| {
-                let fits = strings && pattern.is_none_or(|pattern| glob::matches(pattern, key));
-                if fits && client.access.may_read(key) {
-                    found.push(Reply::Value(Blob::Owned(key.to_vec())));
-                }
-            });
-            Reply::Array(vec![Reply::Value(Blob::Owned(next.to_string().into_bytes())), Reply::Array(found)])
+            cx.may_look()?;
+            scan(cx, client, (cursor, count), if strings { pattern.unwrap_or(b"*") } else { b"" })
         }
-        KeyCommand::Random => random(cx, client),
+        KeyCommand::Random => {
+            cx.may_look()?;
+            random(cx, client)
+        }
         KeyCommand::Encoding(key) => cx.with(key_of(key), |entry, _| {
             entry.peek().map_or(Reply::Null, |item| Reply::word(encoding(item.value.bytes())))
         }),
@@ -110,28 +107,52 @@ fn copy(
 }
 
 fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
-    let (db, limit) = (client.db, cx.engine.limits.max_request);
+    cx.may_look()?;
+    let (db, limit) = (client.db, cx.engine.limits.max_reply);
     let mut progress = cx.waits.progress.take().unwrap_or_default();
-    for step in 1.. {
-        let Progress { at, found, bytes, .. } = &mut *progress;
-        *at = cx.scan(db, *at, STEP, &mut |key, _| {
-            if *bytes <= limit && glob::matches(pattern, key) && client.access.may_read(key) {
-                *bytes += key.len() + size_of::<Reply>();
-                found.push(Reply::Value(Blob::Owned(key.to_vec())));
+    let mut cost = TurnCost::default();
+    loop {
+        let next = cost.next(STEP);
+        let at = progress.at;
+        progress.at = cx.scan(db, at, next, &mut |key, _| {
+            let fits = progress.bytes <= limit && glob::matches_within(pattern, key, &mut cost.steps);
+            if fits && client.access.may_read(key) {
+                progress.keep(Reply::Value(Blob::Owned(key.to_vec())));
             }
         });
-        if *bytes > limit {
+        if progress.bytes > limit {
             return Err(TOO_MUCH);
         }
-        if *at == 0 {
-            break;
+        if progress.at == 0 {
+            cx.waits.looked_at += cost.total();
+            return Ok(Reply::Array(progress.found));
         }
-        if step * STEP >= TURN && cx.may_stop() {
+        if cost.total() >= TURN && cx.may_stop() {
             cx.waits.progress = Some(progress);
             return Ok(Reply::Parked);
         }
     }
-    Ok(Reply::Array(progress.found))
+}
+
+/// Looks at so many keys from a cursor on, or at fewer if that takes long; those that match, and where to go on.
+fn scan(cx: &mut Context<'_>, client: &Client, (mut cursor, count): (u64, usize), pattern: &[u8]) -> Reply {
+    let (mut found, mut cost) = (Vec::new(), TurnCost::default());
+    loop {
+        let left = count - cost.keys;
+        let (next, mut seen) = (cost.next(STEP.min(left)), 0);
+        cursor = cx.scan(client.db, cursor, next, &mut |key, _| {
+            seen += 1;
+            if glob::matches_within(pattern, key, &mut cost.steps) && client.access.may_read(key) {
+                found.push(Reply::Value(Blob::Owned(key.to_vec())));
+            }
+        });
+        // Where it has seen fewer it has passed many items of other databases.
+        if cursor == 0 || seen < next || cost.keys >= count || cost.total() >= TURN {
+            break;
+        }
+    }
+    cx.waits.looked_at += cost.total();
+    Reply::Array(vec![Reply::Value(Blob::Owned(cursor.to_string().into_bytes())), Reply::Array(found)])
 }
 
 /// Keys that RANDOMKEY looks for at a time, at most: a scan passes sixteen times as many of other databases.
@@ -156,6 +177,7 @@ fn random(cx: &mut Context<'_>, client: &Client) -> Reply {
                 found = Some(Reply::Value(Blob::Owned(key.to_vec())));
             }
         });
+        cx.waits.looked_at += SCAN_MOST * step;
         if let Some(reply) = found {
             return reply;
         }

@@ -5,6 +5,7 @@ use super::strings::OVERFLOW;
 use super::{keyspace, text};
 use crate::glob;
 use crate::state::client::Client;
+use crate::state::waits::TurnCost;
 use crate::store::{Key, Meta};
 use crate::table::{NO_LUA, known, sha1};
 use crate::vocabulary::{
@@ -127,12 +128,14 @@ fn exchange(cx: &mut Context<'_>, key: Key<'_>, args: Args<'_>) -> Result<Reply,
 
 /// Removes all keys that match; how many there were.
 fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
+    cx.may_look()?;
     let db = client.db;
     let mut progress = cx.waits.progress.take().unwrap_or_default();
-    for step in 1.. {
+    let mut cost = TurnCost::default();
+    loop {
         let mut found: Vec<Vec<u8>> = Vec::new();
-        progress.at = cx.scan(db, progress.at, keyspace::STEP, &mut |key, _| {
-            if glob::matches(pattern, key) && client.access.may_write(key) {
+        progress.at = cx.scan(db, progress.at, cost.next(keyspace::STEP), &mut |key, _| {
+            if glob::matches_within(pattern, key, &mut cost.steps) && client.access.may_write(key) {
                 found.push(key.to_vec());
             }
         });
@@ -140,12 +143,12 @@ fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply,
             progress.count += i64::from(cx.with(Key { db, bytes }, |entry, _| entry.remove()));
         }
         if progress.at == 0 {
-            break;
+            cx.waits.looked_at += cost.total();
+            return Ok(Reply::Int(progress.count));
         }
-        if step * keyspace::STEP >= TURN && cx.may_stop() {
+        if cost.total() >= TURN && cx.may_stop() {
             cx.waits.progress = Some(progress);
             return Ok(Reply::Parked);
         }
     }
-    Ok(Reply::Int(progress.count))
 }

@@ -1,17 +1,17 @@
 //! COMMAND, and what memory is used for.
 
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::context::Context;
+use super::context::{Context, TOO_MUCH};
 use super::gate;
 use crate::glob;
 use crate::table::redis::{self, KeySpec, UNITS, Unit};
-use crate::table::{Row, lookup};
+use crate::table::{Row, TABLE, lookup};
 use crate::vocabulary::{Args, Blob, Error, Kind, Reply, SYNTAX, is};
 
-pub(super) fn name_of(row: &Row) -> Reply {
-    Reply::Value(Blob::Owned(row.name.to_ascii_lowercase().into_bytes()))
-}
+/// What COMMAND tells of commands by name, in bytes: far more than anybody asks for.
+const MOST_TOLD: usize = 4 << 20;
 
 /// Words as Redis tells flags.
 fn words(words: impl Iterator<Item = &'static str>) -> Reply {
@@ -19,7 +19,7 @@ fn words(words: impl Iterator<Item = &'static str>) -> Reply {
 }
 
 /// A command as COMMAND INFO tells it, with its subcommands.
-pub(super) fn describe(unit: &Unit) -> Reply {
+fn describe(unit: &Unit) -> Reply {
     let int = |number: i32| Reply::Int(number.into());
     let (first, last, step) = unit.keys;
     Reply::Array(vec![
@@ -60,15 +60,49 @@ fn describe_keys(spec: &KeySpec) -> Reply {
     Reply::Map(facts)
 }
 
+/// Every unit as COMMAND INFO tells it, in their order.
+static UNITS_TOLD: LazyLock<Vec<Reply>> = LazyLock::new(|| UNITS.iter().map(describe).collect());
+
 /// Every command.
-pub(super) fn describe_all() -> Reply {
-    Reply::Array(UNITS.iter().filter(|unit| !unit.is_sub()).map(describe).collect())
+pub(super) static ALL: LazyLock<Reply> = LazyLock::new(|| {
+    let commands = UNITS.iter().zip(UNITS_TOLD.iter()).filter(|(unit, _)| !unit.is_sub());
+    Reply::Array(commands.map(|(_, told)| Reply::Fixed(told)).collect())
+});
+
+/// Every row of the table as COMMAND DOCS tells it, in their order: name and facts.
+static ROWS_TOLD: LazyLock<Vec<(Reply, Reply)>> = LazyLock::new(|| TABLE.iter().map(document).collect());
+
+fn documented((name, facts): &'static (Reply, Reply)) -> (Reply, Reply) {
+    (Reply::Fixed(name), Reply::Fixed(facts))
+}
+
+/// All of them.
+pub(super) static DOCUMENTS: LazyLock<Reply> = LazyLock::new(|| Reply::Map(ROWS_TOLD.iter().map(documented).collect()));
+
+/// Collects what is told of each name, unless that is too much.
+fn told<T>(each: impl Iterator<Item = T>, memory: impl Fn(&T) -> usize) -> Result<Vec<T>, Error> {
+    let (mut all, mut bytes) = (Vec::new(), 0);
+    for one in each {
+        bytes += memory(&one);
+        if bytes > MOST_TOLD {
+            return Err(TOO_MUCH);
+        }
+        all.push(one);
+    }
+    Ok(all)
 }
 
 /// Commands and subcommands by name.
-pub(super) fn describe_named(names: Args<'_>) -> Reply {
-    let unit = |name: &[u8]| redis::unit(&String::from_utf8_lossy(name)).map_or(Reply::Null, describe);
-    Reply::Array(names.iter().map(unit).collect())
+pub(super) fn describe_named(names: Args<'_>) -> Result<Reply, Error> {
+    let place = |name: &[u8]| redis::place_of(&String::from_utf8_lossy(name));
+    let each = names.iter().map(|name| place(name).map_or(Reply::Null, |place| Reply::Fixed(&UNITS_TOLD[place])));
+    told(each, Reply::memory).map(Reply::Array)
+}
+
+/// The documentation of commands by name.
+pub(super) fn document_named(names: Args<'_>) -> Result<Reply, Error> {
+    let each = names.iter().filter_map(lookup).map(|row| documented(&ROWS_TOLD[redis::place_of_row(row)]));
+    told(each, |(name, facts)| name.memory() + facts.memory()).map(Reply::Map)
 }
 
 /// Names of commands and subcommands, of all or of those that a filter picks.
@@ -93,13 +127,13 @@ fn text(text: &str) -> Reply {
 }
 
 /// A row as COMMAND DOCS tells it.
-pub(super) fn document(row: &'static Row) -> (Reply, Reply) {
+fn document(row: &Row) -> (Reply, Reply) {
     let facts = vec![
         (Reply::word("summary"), Reply::word(row.summary)),
         (Reply::word("since"), Reply::word(row.since)),
         (Reply::word("group"), Reply::word(row.group)),
     ];
-    (name_of(row), Reply::Map(facts))
+    (text(&row.name.to_ascii_lowercase()), Reply::Map(facts))
 }
 
 /// The keys among the words of a command, each with how it is used if that is asked.
@@ -128,9 +162,10 @@ pub(super) fn keys_of(line: Args<'_>, with_flags: bool) -> Result<Reply, Error> 
             Err(_) if unit.flags.contains(&"no_mandatory_keys") => break,
             keys => keys?,
         };
+        let flags = words(flags.split(' '));
         found.extend(keys.map(|key| {
             let key = Reply::Value(Blob::Owned(key.to_vec()));
-            if with_flags { Reply::Array(vec![key, words(flags.split(' '))]) } else { key }
+            if with_flags { Reply::Array(vec![key, flags.clone()]) } else { key }
         }));
     }
     Ok(Reply::Array(found))

@@ -176,7 +176,13 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
             return Reply::Error(discarded(&Refused::Full.into()));
         }
         let mut cx = Context { engine, now, actor, scratch, held: Some(held), waits };
-        Reply::Array(queue.requests().map(|(row, args)| one(&mut cx, client, row, args, execute)).collect())
+        let mut bytes = 0;
+        let each = queue.requests().map(|(row, args)| {
+            let reply = one(&mut cx, client, (row, args), bytes, execute);
+            bytes += reply.memory();
+            reply
+        });
+        Reply::Array(each.collect())
     };
     let reply = if wide {
         engine.store.with_everything(step, |all| run(all))
@@ -196,8 +202,15 @@ fn fits(queue: &Queue, client: &Client, held: &mut dyn LockedShards) -> bool {
     writes.fit()
 }
 
-fn one(cx: &mut Context<'_>, client: &mut Client, row: &'static Row, args: Args<'_>, execute: Execute) -> Reply {
-    if cx.scratch.len() > cx.engine.limits.max_request {
+/// Runs a request of a transaction whose replies have so many bytes already.
+fn one(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    (row, args): (&'static Row, Args<'_>),
+    bytes: usize,
+    execute: Execute,
+) -> Reply {
+    if cx.scratch.len().max(bytes) > cx.engine.limits.max_reply {
         return Reply::Error(TOO_MUCH);
     }
     match permitted(client, row, args) {

@@ -364,6 +364,7 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
             }
         }
         Reply::Ok | Reply::Null | Reply::Int(_) => encode(reply, resp3, scratch, out),
+        Reply::Fixed(reply) => encode(reply, resp3, scratch, out),
         // The session keeps what has no answer yet.
         Reply::Parked => {}
     }

@@ -1340,6 +1340,9 @@ fn admit(row: Option<&'static Row>, name: &[u8], args: Args<'_>, client: &Client
     if !row.takes(args.len()) {
         return Err(row.wrong_arity());
     }
+    if row.is_too_wordy(args.len()) {
+        return Err(Error::new(Kind::TooLarge, "ERR too many arguments"));
+    }
     check_keys(row.keys(args))?;
     gate::permit(client, row, args)?;
     if client.worker && row.flags & flag::WORKER == 0 {

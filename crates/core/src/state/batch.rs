@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use super::users::Access;
 use crate::store::ConnectionId;
 
-/// Keys of a batch; beyond it the clients drop everything.
+/// Keys of a batch, and their bytes; beyond it the clients drop everything.
 const MAX_BATCH: usize = 1 << 16;
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// How a client tracks.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +97,7 @@ pub struct Batch {
 struct Changes {
     /// Keys and the clients that changed them; 0 where there were several.
     keys: Vec<(Arc<[u8]>, u64)>,
+    bytes: usize,
     /// There were too many.
     everything: bool,
     closed: bool,
@@ -112,6 +114,7 @@ impl Changes {
             }
             same
         });
+        self.bytes = self.keys.iter().map(|(key, _)| key.len()).sum();
     }
 }
 
@@ -136,14 +139,15 @@ impl Batch {
         if changes.closed {
             return false;
         }
-        if changes.keys.len() == MAX_BATCH {
+        if changes.keys.len() == MAX_BATCH || changes.bytes > MAX_BATCH_BYTES {
             changes.unite();
-            if changes.keys.len() > MAX_BATCH / 2 {
+            if changes.keys.len() > MAX_BATCH / 2 || changes.bytes > MAX_BATCH_BYTES / 2 {
                 changes.everything = true;
                 changes.keys = Vec::new();
             }
         }
         if !changes.everything {
+            changes.bytes += key.len();
             changes.keys.push((Arc::clone(key), actor));
         }
         true
@@ -159,5 +163,29 @@ impl Batch {
     /// The message of a closed batch to a client that takes all keys, made once for all of them.
     pub(crate) fn encoded(&self, tracker: &Tracker, encode: impl FnOnce() -> Vec<u8>) -> Option<&[u8]> {
         tracker.takes_all().then(|| &**self.encoded.get_or_init(|| encode().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writers change long keys while the thread of a client is busy: the batch is bounded in bytes, and then stands for
+    /// everything.
+    #[test]
+    fn a_batch_is_bounded_in_bytes() {
+        let batch = Batch::default();
+        for number in 0..1000u32 {
+            let mut key = vec![b'k'; 60_000];
+            key.extend(number.to_le_bytes());
+            assert!(batch.add(&key.into(), 1));
+            assert!(batch.changes.lock().bytes <= MAX_BATCH_BYTES + 64 * 1024);
+        }
+        batch.close();
+        assert!(batch.keys_for(|_, _| true).is_none());
+        let same = Batch::default();
+        (0..1000).for_each(|_| assert!(same.add(&Arc::from(&vec![b'k'; 60_000][..]), 1)));
+        same.close();
+        assert_eq!(same.keys_for(|_, _| true).map(|keys| keys.len()), Some(1));
     }
 }

@@ -312,7 +312,8 @@ mod tests {
     ) -> (Option<ClientSession>, bool) {
         let (mut joined, connection) = (None, ConnectionId { mailbox: 0, slot: 0, id });
         let session = (session.as_bytes(), generation);
-        let welcome = sessions.join(&mut joined, ("", connection), session, None, (&Mailboxes::new(1), now));
+        let welcome =
+            sessions.join(&mut joined, ("", connection), session, None, (&Mailboxes::new(1, usize::MAX), now));
         (joined, welcome == Ok(true))
     }
 

@@ -135,6 +135,11 @@ impl Clients {
         self.all.lock().get(&id).cloned()
     }
 
+    /// Some of them, oldest first, from a number on.
+    pub fn some_from(&self, id: u64, most: usize) -> Vec<Arc<ClientInfo>> {
+        self.all.lock().range(id..).take(most).map(|(_, shown)| Arc::clone(shown)).collect()
+    }
+
     /// All of them, oldest first.
     pub fn list(&self) -> Vec<Arc<ClientInfo>> {
         self.all.lock().values().cloned().collect()

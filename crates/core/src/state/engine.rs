@@ -62,7 +62,7 @@ pub struct LeaseCounts {
 impl Engine {
     /// An engine with an empty store, for connections on so many threads.
     pub fn new(options: store::Options, limits: Limits, facts: Facts, threads: usize) -> Engine {
-        let (mail, loaders) = (Arc::new(Mailboxes::new(threads)), Arc::new(Loaders::default()));
+        let (mail, loaders) = (Arc::new(Mailboxes::new(threads, limits.max_reply)), Arc::new(Loaders::default()));
         let tracking = Arc::new(Tracking::default());
         let router =
             EventRouter { mail: Arc::clone(&mail), loaders: Arc::clone(&loaders), tracking: Arc::clone(&tracking) };
@@ -86,7 +86,7 @@ impl Engine {
     /// A client listens to nothing and keeps no copies any more.
     pub fn stop_pushes(&self, client: &mut Client) {
         if let Some(subscriptions) = client.subscriptions.take() {
-            self.pubsub.leave_all(&subscriptions, client.connection);
+            self.pubsub.leave_all(*subscriptions);
         }
         if client.tracking.take().is_some() {
             self.tracking.leave(client.connection, &self.store);
@@ -121,6 +121,18 @@ impl Engine {
         let key = Key { db, bytes: &key };
         self.store.with(key, self.time(now).mono, |entry| entry.give_up(token));
         self.loaders.done(self.store.hold(key, token));
+    }
+
+    /// A part of a step of upkeep, as [`Store::tick_part`]; whether the others have nothing to do.
+    pub fn tick_part(&self, now: Now) -> bool {
+        let more = self.pubsub.tick();
+        self.store.tick_part(now.mono) && !more
+    }
+
+    /// A bounded step of upkeep, as [`Store::tick`].
+    pub fn tick(&self, now: Now) {
+        self.pubsub.tick();
+        self.store.tick(now.mono);
     }
 
     /// Ends waits and leases whose time is over; whether there are any, so that it is to be called again soon.

@@ -17,6 +17,7 @@
 //! Invalidating a tag touches no key: each client that read a key with a tag drops everything.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,21 +28,73 @@ use super::mailbox::{Event, Mailboxes};
 use super::users::Access;
 use crate::store::{ConnectionId, Interest, Store};
 
-/// Prefixes that one client may track.
+/// Prefixes that one client may track, and their length in bytes.
 pub(crate) const MAX_PREFIXES: usize = 1024;
+pub(crate) const MAX_PREFIX: usize = 1024;
 
 /// The clients of a prefix, and the batch of keys that is open for them.
 struct Prefix {
     members: Vec<Arc<Tracker>>,
     batch: Arc<Batch>,
+    /// Length of the longest other prefix with which this one begins.
+    parent: Option<usize>,
+}
+
+/// Prefixes in order. All that a key begins with are the longest of them, its parent, the parent of that, and so on.
+#[derive(Default)]
+struct Prefixes(BTreeMap<Box<[u8]>, Prefix>);
+
+impl Prefixes {
+    /// Length of the longest prefix with which a key begins. Whatever stands between such a prefix and the key in order
+    /// begins with that prefix as well, so it is the one right before the key, or one of its parents.
+    fn longest(&self, key: &[u8]) -> Option<usize> {
+        let (before, prefix) = self.0.range::<[u8], _>((Unbounded, Included(key))).next_back()?;
+        let common = before.iter().zip(key).take_while(|(one, other)| one == other).count();
+        let (mut length, mut parent) = (before.len(), prefix.parent);
+        while length > common {
+            length = parent?;
+            parent = self.0[&before[..length]].parent;
+        }
+        Some(length)
+    }
+
+    /// The prefixes that begin with this one and are longer.
+    fn covered<'a>(&'a mut self, name: &'a [u8]) -> impl Iterator<Item = &'a mut Prefix> {
+        let behind = self.0.range_mut::<[u8], _>((Excluded(name), Unbounded));
+        behind.take_while(move |(other, _)| other.starts_with(name)).map(|(_, prefix)| prefix)
+    }
+
+    fn insert(&mut self, name: &[u8], tracker: &Arc<Tracker>) {
+        if !self.0.contains_key(name) {
+            let parent = self.longest(name);
+            for child in self.covered(name).filter(|child| child.parent == parent) {
+                child.parent = Some(name.len());
+            }
+            self.0.insert(name.into(), Prefix { members: Vec::new(), batch: Arc::default(), parent });
+        }
+        let Some(known) = self.0.get_mut(name) else { return };
+        // The batch that is open was not posted to this member.
+        known.batch = Arc::new(Batch::closed());
+        known.members.push(Arc::clone(tracker));
+    }
+
+    fn remove(&mut self, name: &[u8], id: u64) {
+        let Some(known) = self.0.get_mut(name) else { return };
+        known.members.retain(|member| member.connection.id != id);
+        if known.members.is_empty() {
+            let parent = known.parent;
+            self.0.remove(name);
+            for child in self.covered(name).filter(|child| child.parent == Some(name.len())) {
+                child.parent = parent;
+            }
+        }
+    }
 }
 
 #[derive(Default)]
 struct Trackers {
     clients: HashMap<u64, Arc<Tracker>>,
-    prefixes: HashMap<Box<[u8]>, Prefix>,
-    /// How many prefixes there are of each length.
-    lengths: BTreeMap<usize, usize>,
+    prefixes: Prefixes,
     /// Clients whose invalidations are sent to a connection, by its number.
     redirected: HashMap<u64, Vec<u64>>,
 }
@@ -49,13 +102,7 @@ struct Trackers {
 impl Trackers {
     fn insert(&mut self, tracker: &Arc<Tracker>) {
         for prefix in &tracker.prefixes {
-            let known = self.prefixes.entry(prefix.clone()).or_insert_with(|| {
-                *self.lengths.entry(prefix.len()).or_default() += 1;
-                Prefix { members: Vec::new(), batch: Arc::default() }
-            });
-            // The batch that is open was not posted to this member.
-            known.batch = Arc::new(Batch::closed());
-            known.members.push(Arc::clone(tracker));
+            self.prefixes.insert(prefix, tracker);
         }
         if tracker.target != tracker.connection {
             self.redirected.entry(tracker.target.id).or_default().push(tracker.connection.id);
@@ -66,16 +113,7 @@ impl Trackers {
     fn remove(&mut self, id: u64) -> Option<Arc<Tracker>> {
         let tracker = self.clients.remove(&id)?;
         for prefix in &tracker.prefixes {
-            let Some(known) = self.prefixes.get_mut(prefix) else { continue };
-            known.members.retain(|member| member.connection.id != id);
-            if known.members.is_empty() {
-                self.prefixes.remove(prefix);
-                let count = self.lengths.get_mut(&prefix.len()).expect("every prefix is counted");
-                *count -= 1;
-                if *count == 0 {
-                    self.lengths.remove(&prefix.len());
-                }
-            }
+            self.prefixes.remove(prefix, id);
         }
         if let Some(clients) = self.redirected.get_mut(&tracker.target.id) {
             clients.retain(|known| *known != id);
@@ -92,8 +130,9 @@ impl Trackers {
 
     /// Appends a key to the batch of each of its prefixes. A client has one at most of them.
     fn broadcast(&mut self, key: &Arc<[u8]>, actor: u64, mail: &Mailboxes) {
-        for length in self.lengths.range(..=key.len()).map(|(length, _)| *length) {
-            let Some(prefix) = self.prefixes.get_mut(&key[..length]) else { continue };
+        let mut next = self.prefixes.longest(key);
+        while let Some(prefix) = next.and_then(|length| self.prefixes.0.get_mut(&key[..length])) {
+            next = prefix.parent;
             if !prefix.batch.add(key, actor) {
                 prefix.batch = Arc::default();
                 prefix.batch.add(key, actor);
@@ -133,7 +172,7 @@ impl Tracking {
 
     /// Prefixes of broadcast.
     pub fn prefixes(&self) -> usize {
-        self.trackers.lock().prefixes.len()
+        self.trackers.lock().prefixes.0.len()
     }
 
     /// A client begins to keep copies, or to track in another way: its registrations stay.
@@ -162,7 +201,7 @@ impl Tracking {
     fn set_interest(&self, before: &mut Interest, store: &Store) {
         let interest = {
             let trackers = self.trackers.lock();
-            match (trackers.clients.is_empty(), trackers.prefixes.is_empty()) {
+            match (trackers.clients.is_empty(), trackers.prefixes.0.is_empty()) {
                 (true, _) => Interest::None,
                 (_, true) => Interest::Read,
                 (_, false) => Interest::All,
@@ -240,5 +279,52 @@ fn tell(tracker: &Tracker, mail: &Mailboxes, event: impl FnOnce() -> Event) {
         mail.post(tracker.target, event());
     } else if !tracker.announced.swap(false, Ordering::AcqRel) {
         mail.post(tracker.connection, Event::RedirectBroken(tracker.target.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracker(id: u64, prefixes: &[&str]) -> Arc<Tracker> {
+        let prefixes = prefixes.iter().map(|prefix| prefix.as_bytes().into()).collect();
+        let options = Options { broadcast: true, prefixes, ..Options::default() };
+        Arc::new(Tracker::new(ConnectionId { id, ..ConnectionId::default() }, &Access::Unknown, &options))
+    }
+
+    /// The prefixes with which a key begins, by the table: longest first.
+    fn found(prefixes: &Prefixes, key: &[u8]) -> Vec<usize> {
+        std::iter::successors(prefixes.longest(key), |length| prefixes.0[&key[..*length]].parent).collect()
+    }
+
+    /// Clients come and go with prefixes of which some begin with others. At each moment the table finds those of a key that
+    /// a look at all of them finds.
+    #[test]
+    fn a_key_finds_all_its_prefixes() {
+        let names = ["", "a", "aa", "aab", "aabb", "ab", "abb", "abba", "b", "ba", "bab", "babb", "\u{7f}"];
+        let keys = ["", "a", "aab", "aabbab", "abbab", "babbab", "bb", "c", "aaaa"];
+        let mut prefixes = Prefixes::default();
+        let mut there: Vec<&str> = Vec::new();
+        let mut random = 7u64;
+        for round in 0..2000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
+            let name = names[(random >> 33) as usize % names.len()];
+            match there.iter().position(|known| *known == name) {
+                Some(at) => {
+                    prefixes.remove(name.as_bytes(), 1);
+                    there.swap_remove(at);
+                }
+                None => {
+                    prefixes.insert(name.as_bytes(), &tracker(1, &[name]));
+                    there.push(name);
+                }
+            }
+            for key in keys {
+                let mut wanted: Vec<usize> =
+                    there.iter().filter(|name| key.starts_with(**name)).map(|name| name.len()).collect();
+                wanted.sort_unstable_by(|one, other| other.cmp(one));
+                assert_eq!(found(&prefixes, key.as_bytes()), wanted, "{there:?} {key}");
+            }
+        }
     }
 }

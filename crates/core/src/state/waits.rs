@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::client::Client;
 use super::engine::Engine;
 use super::key_list::{KeyList, Keyed};
+use crate::glob::STEPS_OF_A_KEY;
 use crate::store::{Key, Outcome};
 use crate::vocabulary::Reply;
 
@@ -62,8 +63,37 @@ pub struct Waits {
     pub caching: Option<bool>,
     /// Whether the command may stop after a turn of bounded length and be run again, beginning where it stopped.
     pub in_turns: bool,
+    /// Keys that a transaction has looked at without naming them.
+    pub looked_at: usize,
     /// Where it stopped.
     pub progress: Option<Box<Progress>>,
+}
+
+/// The first step of a turn looks at so many times fewer keys than the next ones may.
+const FIRST: usize = 32;
+
+/// What a turn of a command has cost that goes through all keys.
+#[derive(Debug, Default)]
+pub(crate) struct TurnCost {
+    /// Keys that it asked for.
+    pub keys: usize,
+    /// Steps of patterns that were compared with them.
+    pub steps: usize,
+}
+
+impl TurnCost {
+    /// In keys.
+    pub fn total(&self) -> usize {
+        self.keys + self.steps / STEPS_OF_A_KEY
+    }
+
+    /// How many keys to look at next in one step, `most` at most: fewer where each is expensive, or while that is not known.
+    pub fn next(&mut self, most: usize) -> usize {
+        let each = self.total().checked_div(self.keys).unwrap_or(FIRST).max(1);
+        let next = (most / each).max(1);
+        self.keys += next;
+        next
+    }
 }
 
 /// How far a command has come that runs in turns.
@@ -77,11 +107,20 @@ pub struct Progress {
     pub found: Vec<Reply>,
     /// Bytes of what it has found.
     pub bytes: usize,
+    /// Where it goes on, if that is a name.
+    pub after: Option<Arc<[u8]>>,
 }
 
 impl Progress {
+    /// Keeps something that was found.
+    pub(crate) fn keep(&mut self, found: Reply) {
+        self.bytes += found.memory();
+        self.found.push(found);
+    }
+
     fn memory(&self) -> usize {
-        size_of::<Progress>() + self.found.capacity() * size_of::<Reply>() + self.bytes
+        let spare = self.found.capacity() - self.found.len();
+        size_of::<Progress>() + spare * size_of::<Reply>() + self.bytes
     }
 }
 

@@ -48,7 +48,8 @@ impl Shard {
         assert_eq!(self.log_bytes, walk.log_bytes + spare, "bytes of segments");
         let rests = self.rests.iter().map(|old| old.rest() + old.aside()).sum::<usize>();
         assert_eq!(self.dead_bytes(), walk.dead_bytes, "bytes of segments that no item takes");
-        assert_eq!(self.rest_bytes, rests, "bytes of what was flushed");
+        let forgotten = self.forgotten.iter().map(|table| table.bytes()).sum::<usize>();
+        assert_eq!(self.rest_bytes, rests + forgotten, "bytes of what was flushed");
         assert!(self.used() <= self.budget + slack, "{} bytes are used of {}", self.used(), self.budget);
         assert!(self.sweep_at <= self.segments.len(), "the sweep is in a segment, or at the end");
     }

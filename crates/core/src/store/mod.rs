@@ -319,7 +319,8 @@ impl Store {
     pub fn tick_part(&self, now: u64) -> bool {
         let more = self.shed(SHED / TICK_PARTS);
         self.level_budgets();
-        self.sweep(SWEEPS / TICK_PARTS, SWEEP, now) && !more
+        let left = self.shards.iter().filter(|shard| shard.lock().drop_left()).count() > 0;
+        self.sweep(SWEEPS / TICK_PARTS, SWEEP, now) && !more && !left
     }
 
     /// Gives back so many bytes of what was flushed, or somewhat more, in pieces of a segment; whether there may be more.

@@ -137,6 +137,8 @@ pub(super) struct Shard {
     pub(super) leases: Leases,
     /// What was here before it was flushed, and its bytes: given back piece by piece, since all at once takes too long.
     pub(super) rests: Vec<Shard>,
+    /// Tables of keys that were registered, which are given back in steps, too.
+    pub(super) forgotten: Vec<Tracked>,
     pub(super) rest_bytes: usize,
     /// Keys that clients keep copies of, if any do.
     tracked: Option<Box<Tracked>>,
@@ -237,6 +239,7 @@ impl Shard {
             full: false,
             leases: Leases::new((budget / LEASE_PART).max(LEAST_LEASES), options.load_limit),
             rests: Vec::new(),
+            forgotten: Vec::new(),
             rest_bytes: 0,
             tracked: None,
             hasher: hasher.clone(),
@@ -455,11 +458,20 @@ impl Shard {
     /// What is told of changes from now on.
     pub(super) fn set_interest(&mut self, interest: Interest) {
         if interest == Interest::None {
-            self.tracked = None;
+            let old = self.tracked.take();
+            old.into_iter().for_each(|old| self.give_back(*old));
         } else {
             let most = (self.budget / TRACKED_PART).max(LEAST_TRACKED);
             let tracked = self.tracked.get_or_insert_with(|| Box::new(Tracked::new(most)));
             tracked.all = interest == Interest::All;
+        }
+    }
+
+    /// A table of registered keys is not used any more.
+    fn give_back(&mut self, table: Tracked) {
+        if table.len() > 0 {
+            self.rest_bytes += table.bytes();
+            self.forgotten.push(table);
         }
     }
 
@@ -468,6 +480,11 @@ impl Shard {
         if let Some(tracked) = &mut self.tracked {
             tracked.leave(id);
         }
+    }
+
+    /// Drops some registrations of connections that keep no copies any more; whether there are others.
+    pub(super) fn drop_left(&mut self) -> bool {
+        self.tracked.as_mut().is_some_and(|tracked| tracked.drop_left())
     }
 
     /// Removes the item at a found slot.
@@ -1004,9 +1021,8 @@ impl Shard {
     /// Removes everything, or one database. The memory comes free step by step.
     pub(super) fn clear(&mut self, db: Option<u8>, options: &Options, least: usize) {
         self.leases.void_all(db);
-        if let Some(tracked) = &mut self.tracked {
-            tracked.forget();
-        }
+        let forgotten = self.tracked.as_mut().map(|tracked| tracked.forget());
+        forgotten.into_iter().for_each(|table| self.give_back(table));
         if let Some(db) = db {
             self.floors[usize::from(db)] = self.version;
             self.counts[usize::from(db)] = 0;
@@ -1024,6 +1040,7 @@ impl Shard {
         std::mem::swap(&mut self.leases, &mut old.leases);
         std::mem::swap(&mut self.tracked, &mut old.tracked);
         (self.rests, self.rest_bytes) = (std::mem::take(&mut old.rests), std::mem::take(&mut old.rest_bytes));
+        self.forgotten = std::mem::take(&mut old.forgotten);
         let rest = old.rest();
         if rest > LEAST_REST {
             self.rest_bytes += rest + old.aside();
@@ -1045,6 +1062,15 @@ impl Shard {
 
     /// Gives back a piece of what was flushed; how many bytes, 0 when nothing is left.
     pub(super) fn shed(&mut self) -> usize {
+        if let Some(table) = self.forgotten.last_mut() {
+            let before = table.bytes();
+            let given = if table.shed() { before - table.bytes() } else { before };
+            self.rest_bytes -= given;
+            if given == before {
+                self.forgotten.pop();
+            }
+            return given;
+        }
         let Some(old) = self.rests.last_mut() else { return 0 };
         let before = old.rest();
         old.shed_piece();

@@ -5,7 +5,7 @@
 //! clients are sent an invalidation as if the key had changed. A connection that closes takes its registrations with it,
 //! so each connection has a list of its keys.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_set};
 use std::hash::BuildHasherDefault;
 
 use super::events::ConnectionId;
@@ -17,6 +17,9 @@ const KEY_BYTES: usize = 128;
 const PAIR_BYTES: usize = 48;
 /// Bytes of a connection that has registrations.
 const CLIENT_BYTES: usize = 96;
+
+/// Registrations that are dropped in one step when their connection has closed, and keys that are given back in one.
+const STEP: usize = 512;
 
 /// Which changes are reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,13 +41,16 @@ struct Copied {
 }
 
 type Hashed<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+type Hashes = HashSet<u64, BuildHasherDefault<Identity>>;
 
 pub(super) struct Tracked {
     keys: Vec<Copied>,
     /// Where a key stands in `keys`, by its hash.
     places: Hashed<u32>,
     /// Hashes of the keys that a connection has registered.
-    clients: Hashed<HashSet<u64, BuildHasherDefault<Identity>>>,
+    clients: Hashed<Hashes>,
+    /// Connections that keep no copies any more, and what they had registered that is not dropped yet.
+    left: Vec<(u64, hash_set::IntoIter<u64>)>,
     /// Which key is dropped next when the table is full: all have their turn.
     hand: usize,
     key_bytes: usize,
@@ -64,6 +70,7 @@ impl Tracked {
             keys: Vec::new(),
             places: HashMap::default(),
             clients: HashMap::default(),
+            left: Vec::new(),
             hand: 0,
             key_bytes: 0,
             pairs: 0,
@@ -142,18 +149,42 @@ impl Tracked {
         told
     }
 
-    /// A connection keeps no copies any more.
+    /// A connection keeps no copies any more: its registrations are dropped, some now and the others by
+    /// [`drop_left`](Tracked::drop_left).
     pub(super) fn leave(&mut self, id: u64) {
         let Some(known) = self.clients.remove(&id) else { return };
-        for hash in known {
-            let Some(copied) = self.places.get(&hash).map(|at| &mut self.keys[*at as usize]) else { continue };
-            copied.connections.retain(|connection| connection.id != id);
-            self.pairs -= 1;
-            if copied.connections.is_empty() {
-                self.remove(hash);
-            }
+        self.left.push((id, known.into_iter()));
+        self.drop_left();
+    }
+
+    /// Drops some registrations of connections that keep no copies any more; whether there are others.
+    pub(super) fn drop_left(&mut self) -> bool {
+        let Some((id, mut known)) = self.left.pop() else { return false };
+        for hash in known.by_ref().take(STEP) {
+            self.drop_one(id, hash);
         }
-        self.shrink();
+        if known.len() > 0 {
+            self.left.push((id, known));
+        } else {
+            self.shrink();
+        }
+        !self.left.is_empty()
+    }
+
+    /// Drops one registration, unless the key has changed since. The connection may have registered the key again, which
+    /// stands.
+    fn drop_one(&mut self, id: u64, hash: u64) {
+        let Some(copied) = self.places.get(&hash).map(|at| &mut self.keys[*at as usize]) else { return };
+        let again = self.clients.get(&id).is_some_and(|known| known.contains(&hash));
+        let mut own =
+            copied.connections.iter().enumerate().filter(|(_, connection)| connection.id == id).map(|(at, _)| at);
+        let (first, second) = (own.next(), own.next());
+        let Some(at) = (if again { second } else { first }) else { return };
+        copied.connections.swap_remove(at);
+        self.pairs -= 1;
+        if copied.connections.is_empty() {
+            self.remove(hash);
+        }
     }
 
     /// Gives memory back once most of it is unused.
@@ -168,9 +199,19 @@ impl Tracked {
         }
     }
 
-    /// Everything went, and all clients are sent one invalidation of everything.
-    pub(super) fn forget(&mut self) {
-        *self = Tracked { all: self.all, ..Tracked::new(self.most) };
+    /// Everything went, and all clients are sent one invalidation of everything. Returns what was registered, to be given
+    /// back in parts.
+    pub(super) fn forget(&mut self) -> Tracked {
+        std::mem::replace(self, Tracked { all: self.all, ..Tracked::new(self.most) })
+    }
+
+    /// Gives back some keys of a table that was [forgotten](Tracked::forget); whether it has others.
+    pub(super) fn shed(&mut self) -> bool {
+        for copied in self.keys.drain(self.keys.len().saturating_sub(STEP)..) {
+            self.key_bytes -= copied.key.len();
+            self.pairs -= copied.connections.len();
+        }
+        !self.keys.is_empty()
     }
 
     /// Keys that are registered.
@@ -261,6 +302,48 @@ mod tests {
         check(&tracked);
         let capacities = [tracked.keys.capacity(), tracked.places.capacity(), tracked.clients[&1].capacity()];
         assert!(capacities.iter().all(|capacity| *capacity < 128), "{capacities:?}");
+    }
+
+    /// A client that has registered many keys stops to keep copies, begins again and reads one of them, while most of what it
+    /// had registered is still there. Dropping the rest leaves the new registration, also of a key that changed meanwhile.
+    #[test]
+    fn what_is_registered_again_stays() {
+        let mut tracked = Tracked::new(64 << 20);
+        let many = 10 * STEP as u64;
+        for hash in 0..many {
+            tracked.read(hash, b"k", connection(1));
+        }
+        tracked.leave(1);
+        assert!(tracked.pairs() >= 8 * STEP);
+        for hash in 0..many {
+            tracked.read(hash, b"k", connection(1));
+        }
+        tracked.changed(7, b"k");
+        tracked.read(7, b"k", connection(1));
+        let steps = std::iter::repeat_with(|| tracked.drop_left()).take_while(|more| *more).count();
+        assert!(steps >= 7, "{steps}");
+        check(&tracked);
+        for hash in 0..many {
+            assert_eq!(tracked.changed(hash, b"k"), [(b"k"[..].into(), vec![connection(1)])]);
+        }
+        assert_eq!(tracked.bytes(), 0);
+    }
+
+    /// A table that was forgotten is given back in steps, and what it has left is known after each.
+    #[test]
+    fn a_forgotten_table_goes_in_steps() {
+        let mut tracked = Tracked::new(64 << 20);
+        for hash in 0..10 * STEP as u64 {
+            tracked.read(hash, b"k", connection(hash % 7));
+        }
+        let mut old = tracked.forget();
+        assert_eq!(tracked.bytes(), 0);
+        let mut steps = 1;
+        while old.shed() {
+            steps += 1;
+            assert!(old.len() == (10 - steps + 1) * STEP && old.pairs() == old.len());
+        }
+        assert_eq!((steps, old.pairs()), (10, 0));
     }
 
     #[test]

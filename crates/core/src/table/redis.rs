@@ -360,12 +360,17 @@ pub fn is_absent(name: &str) -> bool {
     ABSENT.split_whitespace().any(|known| known.eq_ignore_ascii_case(name))
 }
 
+/// The place of a row in the table, and of its command among the units.
+pub fn place_of_row(row: &'static Row) -> usize {
+    (std::ptr::from_ref(row) as usize - TABLE.as_ptr() as usize) / size_of::<Row>()
+}
+
 /// The place of what a request asks for: of the subcommand, if the command has some and this is one.
 pub fn place_in(row: &'static Row, args: Args<'_>) -> usize {
     let sub = || {
         let sub = args.get(1).filter(|sub| sub.len() <= 32)?;
         place_of(&format!("{}|{}", row.name, String::from_utf8_lossy(sub)))
     };
-    let place = (std::ptr::from_ref(row) as usize - TABLE.as_ptr() as usize) / size_of::<Row>();
+    let place = place_of_row(row);
     if row.has_subcommands() { sub().unwrap_or(place) } else { place }
 }

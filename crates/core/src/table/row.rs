@@ -28,6 +28,9 @@ pub mod flag {
     pub const ALONE: u16 = 1024;
 }
 
+/// Words of a command with subcommands.
+const MAX_WORDS: usize = 4096;
+
 /// A row of the table.
 pub struct Row {
     /// Name in capitals.
@@ -52,6 +55,13 @@ impl Row {
     /// Whether so many arguments, the name among them, are what the command takes.
     pub fn takes(&self, count: usize) -> bool {
         if self.arity < 0 { count as i32 >= -self.arity } else { count as i32 == self.arity }
+    }
+
+    /// Whether a request of so many arguments has more words than one may have whose words are no keys: each costs more than
+    /// its bytes, and no client has reason to ask for thousands at a time.
+    #[inline]
+    pub fn is_too_wordy(&self, count: usize) -> bool {
+        count > MAX_WORDS && (self.has_subcommands() || self.name == "INFO")
     }
 
     /// The keys among `args`, of which the name is the first.

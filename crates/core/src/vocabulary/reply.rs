@@ -25,6 +25,15 @@ impl Blob {
             Blob::Owned(bytes) => bytes,
         }
     }
+
+    /// Bytes that it takes: those in the scratch buffer, too.
+    pub(crate) fn memory(&self) -> usize {
+        match self {
+            Blob::Scratch(range) => range.len(),
+            Blob::Shared(bytes) => bytes.len(),
+            Blob::Owned(bytes) => bytes.capacity(),
+        }
+    }
 }
 
 /// What was found under several keys, in the order they were asked for. Replies of hundreds of values are made of this,
@@ -80,6 +89,14 @@ impl Values {
     /// Whether there were none.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    fn memory(&self) -> usize {
+        let each = self.parts.iter().map(|part| match part {
+            Part::Small(length, _) => *length as usize,
+            Part::Missing | Part::Large(_) => 0,
+        });
+        size_of_val(&*self.parts) + each.sum::<usize>() + self.shared.iter().map(|value| value.len()).sum::<usize>()
     }
 
     /// Whether nothing was found under some key.
@@ -187,9 +204,29 @@ pub enum Reply {
     Parked,
     /// It was not done.
     Error(Error),
+    /// What is the same whenever it is asked, made once.
+    Fixed(&'static Reply),
 }
 
 impl Reply {
+    /// Bytes that it takes until it is sent, with those that are copied for it.
+    pub fn memory(&self) -> usize {
+        let all = |replies: &[Reply]| replies.iter().map(Reply::memory).sum::<usize>();
+        size_of::<Reply>()
+            + match self {
+                Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => blob.memory(),
+                Reply::Text(text) => text.len(),
+                Reply::Values(values) => values.memory(),
+                Reply::Array(replies) | Reply::Set(replies) | Reply::Push(replies) | Reply::Several(replies) => {
+                    all(replies)
+                }
+                Reply::Map(pairs) => pairs.iter().map(|(name, value)| name.memory() + value.memory()).sum(),
+                Reply::Error(error) => error.text.len(),
+                Reply::Fixed(reply) => reply.memory(),
+                _ => 0,
+            }
+    }
+
     /// A text known when this was compiled.
     pub fn word(text: &'static str) -> Reply {
         Reply::Value(Blob::Owned(text.as_bytes().to_vec()))
