@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import random
 import subprocess
@@ -300,6 +301,8 @@ def interrupt_threads() -> None:
     """Have threads call, and raise in each of them at some moment."""
     draw = random.Random(SEED)
     threading.Thread = Interrupted  # type: ignore[misc]
+    # An exception within a handler of `logging` leaves its lock locked for all.
+    logging.disable()
 
     def work(cache: Cache, seed: int, ending: threading.Event) -> None:
         with contextlib.suppress(Stop):

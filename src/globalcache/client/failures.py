@@ -21,6 +21,7 @@ failed in a way that is private to its caller and holds nobody off; all who wait
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import threading
@@ -229,10 +230,9 @@ class Failures:
             if self._clock is not time.monotonic or self._sweeper_of == os.getpid():
                 return
             self._sweeper_of = os.getpid()
-        sweeper = threading.Timer(LONGEST_KEPT, self._sweep)
-        sweeper.daemon = True
         try:
-            sweeper.start()
+            # Not by Thread.start, whose caller would wait for ever if a signal handler raised in it.
+            _thread.start_new_thread(self._sweep, ())
         except RuntimeError:
             # No thread can be started now: the next failure tries again, and meanwhile few are kept.
             self._sweeper_of = 0
@@ -246,6 +246,7 @@ class Failures:
 
     def _sweep(self) -> None:
         """Let go of exceptions that no caller may get any more: their tracebacks keep the frames of callers alive."""
+        time.sleep(LONGEST_KEPT)
         while True:
             with self._lock:
                 self._drop_old(self._clock())

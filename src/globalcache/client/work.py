@@ -6,6 +6,7 @@ limit on all of them.
 
 from __future__ import annotations
 
+import _thread
 import contextvars
 import logging
 import threading
@@ -87,7 +88,8 @@ class Refresher:
             SimpleQueue()
         )
         self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
+        # An object for each thread that runs.
+        self._threads: set[object] = set()
 
     def put(self, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Any]) -> bool:
         """Have `work` run with those leases whose load begins within 10 s; False if too many wait already."""
@@ -100,33 +102,42 @@ class Refresher:
 
     def _has_thread(self) -> bool:
         with self._lock:
-            self._threads = {thread for thread in self._threads if thread.is_alive()}
             if len(self._threads) == _REFRESHERS:
                 return True
-            thread = threading.Thread(target=self._run, name="globalcache-refresh", daemon=True)
+            me = object()
+            self._threads.add(me)
             try:
-                thread.start()
-            except RuntimeError:
+                # Not by Thread.start, whose caller would wait for ever if a signal handler raised in it.
+                _thread.start_new_thread(self._run, (me,))
+            except BaseException as error:
+                # If it was started all the same, it ends.
+                self._threads.discard(me)
+                if not isinstance(error, RuntimeError):
+                    raise
                 # At the end of the interpreter no thread can be started.
                 return bool(self._threads)
-            self._threads.add(thread)
             return True
 
-    def _run(self) -> None:
-        while True:
-            try:
-                leases, context, work = self._jobs.get(timeout=_IDLE)
-            except Empty:
-                # Whoever puts something into the queue does so after it has seen this thread: so it is looked at last.
-                with self._lock:
-                    if self._jobs.empty():
-                        self._threads.discard(threading.current_thread())
-                        return
-                continue
-            # It may outlast the load that asked for it, and nobody waits for it.
-            context.run(loading.set, ())
-            context.run(_refresh, leases, work)
-            del leases, context, work
+    def _run(self, me: object) -> None:
+        try:
+            threading.current_thread().name = "globalcache-refresh"
+            while me in self._threads:
+                self._run_next(me)
+        finally:
+            self._threads.discard(me)
+
+    def _run_next(self, me: object) -> None:
+        try:
+            leases, context, work = self._jobs.get(timeout=_IDLE)
+        except Empty:
+            # Whoever puts something into the queue does so after it has seen this thread: so it is looked at last.
+            with self._lock:
+                if self._jobs.empty():
+                    self._threads.discard(me)
+            return
+        # It may outlast the load that asked for it, and nobody waits for it.
+        context.run(loading.set, ())
+        context.run(_refresh, leases, work)
 
 
 def _refresh(leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Any]) -> None:
