@@ -16,7 +16,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     matches_within(pattern, text, &mut 0)
 }
 
-/// As [`matches`]; adds the steps that it takes to `spent`.
+/// As [`matches()`]; adds the steps that it takes to `spent`.
 pub fn matches_within(pattern: &[u8], text: &[u8], spent: &mut usize) -> bool {
     let mut steps = Steps { left: SPARE.saturating_add(2 * text.len()) };
     let all = steps.left;
