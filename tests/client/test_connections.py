@@ -705,7 +705,7 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
 ) -> None:
     """More threads wait for one load than there may be connections: other calls, and the answer, find one at once."""
     monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
-    monkeypatch.setattr(blocking, "_CROWDED", 4)
+    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
     begun, ending, looking = threading.Event(), threading.Event(), threading.Semaphore(0)
     loads: list[int] = []
     got: list[int] = []

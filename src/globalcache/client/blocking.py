@@ -60,7 +60,9 @@ _GRACE = 1.0
 # Connections of one pool: a server has thousands, a process has far fewer threads that ask at once.
 MOST_CONNECTIONS = 256
 # When so many are taken, nobody waits for a load on one more.
-_CROWDED = MOST_CONNECTIONS * 3 // 4
+_MOST_TAKEN = MOST_CONNECTIONS * 3 // 4
+# Stands for a reply where somebody else loads and so many wait that no connection is held for one more.
+_CROWDED: Any = object()
 # How often who waits without a connection looks for the value, in seconds: at first, and at most.
 _LOOKS = 0.005, 0.05
 # The longest limit of a read, in seconds: no kernel waits for much longer at a time.
@@ -78,10 +80,6 @@ class Pool(deque["Connection"]):
     def __init__(self) -> None:
         super().__init__()
         self.living: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-
-class _CrowdedError(Exception):
-    """Somebody else loads, and so many wait that no connection is held for one more."""
 
 
 class _FatalReplyError(Exception):
@@ -332,13 +330,11 @@ class Connection:
         return self._outcomes.pop(ticket)
 
     def cancel(self, ticket: int) -> Reply:
-        """Leave the queue of a ticket. Returns its outcome if that was faster; raises _CrowdedError if not."""
+        """Leave the queue of a ticket. Returns its outcome if that was faster, else _CROWDED."""
         reply = self.ask(pack((b"CACHE.CANCEL", ticket)))
         if isinstance(reply, Exception):
             raise translate(reply)
-        if ticket not in self._outcomes:
-            raise _CrowdedError
-        return self._outcomes.pop(ticket)
+        return self._outcomes.pop(ticket, _CROWDED)
 
     def close(self) -> None:
         """Close it; the server passes on what it held, unless it is renewed over another one of this process."""
@@ -461,12 +457,49 @@ class BlockingServer:
         """CACHE.MGET; an element may be an exception."""
         return self._ask(many_request(b"CACHE.MGET", keys))
 
-    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
+    def fetch(
+        self,
+        key: bytes,
+        wait: float,
+        lease_ms: int | None = None,
+        first: bool = True,  # noqa: FBT001, FBT002 - by position, for speed
+        looks: bool = False,  # noqa: FBT001, FBT002
+        /,
+    ) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
+        link = None
         try:
-            return self._fetch(fetch_request(key, int(wait * 1000), lease_ms), key, wait)
-        except _CrowdedError:
+            link = self._take()
+            reply = link.ask(fetch_request(key, int(wait * 1000), lease_ms))
+            if reply.__class__ is not list or reply[0] != b"hit" or reply[2]:
+                reply = self._not_hit(link, key, reply, wait)
+        except _FatalReplyError as error:
+            self._discard(link)
+            return error.reply
+        except BaseException as error:
+            if first and isinstance(error, NotSentError):
+                self._discard(link)
+                return self.fetch(key, wait, lease_ms, False, looks)  # noqa: FBT003
+            self._drop(link, error)
+            raise
+        idle = link.pool
+        idle.append(link)
+        if idle is not self._idle:
+            self._empty(idle)
+        if reply is _CROWDED and not looks:
             return self._looked_for(key, wait, lease_ms)
+        return reply
+
+    def _not_hit(self, link: Connection, key: bytes, reply: Reply, wait: float) -> Reply:
+        """Return the outcome of a fetch, or _CROWDED; a lease has an owner from here on."""
+        if (ticket := ticket_of(reply)) and self._is_crowded():
+            reply = link.cancel(ticket)
+        else:
+            reply = self._followed(link, reply, wait)
+        # Before anything else can happen: what is interrupted before this closes the connection.
+        if reply.__class__ is list and reply[2]:
+            self.leases.own(key, reply)
+        return reply
 
     def _looked_for(self, key: bytes, wait: float, lease_ms: int | None) -> Reply:
         """Ask again and again while somebody else loads, since so many wait that no connection may be held for it."""
@@ -476,45 +509,13 @@ class BlockingServer:
             time.sleep(min(pause, left))
             pause = min(2 * pause, longest)
             left = 0.0 if self._is_crowded() else max(0.0, end - time.monotonic())
-            with contextlib.suppress(_CrowdedError):
-                reply = self._fetch(fetch_request(key, int(left * 1000), lease_ms), key, left)
-                if reply.__class__ is not list or reply[0] != b"waiting":
-                    return reply
+            reply = self.fetch(key, left, lease_ms, True, True)  # noqa: FBT003
+            if reply is not _CROWDED and (reply.__class__ is not list or reply[0] != b"waiting"):
+                return reply
         return [b"timeout", None, 0, 0, -2, 0]
 
     def _is_crowded(self) -> bool:
-        return len(self._idle.living) - len(self._idle) > _CROWDED
-
-    def _fetch(self, request: bytes, key: bytes, wait: float, *, first: bool = True) -> Reply:
-        link = None
-        try:
-            link = self._take()
-            reply = link.ask(request)
-            if reply.__class__ is not list or reply[0] != b"hit" or reply[2]:
-                if (ticket := ticket_of(reply)) and self._is_crowded():
-                    reply = link.cancel(ticket)
-                else:
-                    reply = self._followed(link, reply, wait)
-                # Before anything else can happen: what is interrupted before this closes the connection.
-                if reply.__class__ is list and reply[2]:
-                    self.leases.own(key, reply)
-        except _CrowdedError:
-            self._put_back(link)  # type: ignore[arg-type]
-            raise
-        except _FatalReplyError as error:
-            self._discard(link)
-            return error.reply
-        except BaseException as error:
-            if first and isinstance(error, NotSentError):
-                self._discard(link)
-                return self._fetch(request, key, wait, first=False)
-            self._drop(link, error)
-            raise
-        idle = link.pool
-        idle.append(link)
-        if idle is not self._idle:
-            self._empty(idle)
-        return reply
+        return len(self._idle.living) - len(self._idle) > _MOST_TAKEN
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
         """Fetch several; with a wait of 0 in one round trip. An element may be an exception."""

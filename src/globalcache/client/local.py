@@ -172,6 +172,6 @@ class BlockingLocal(BlockingServer):
             return super().get(key)
         return [found[1], found[5]] if found[5] else found[1]
 
-    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
+    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None, *how: Any) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
-        return self._fresh(key) or super().fetch(key, wait, lease_ms)
+        return self._fresh(key) or super().fetch(key, wait, lease_ms, *how)

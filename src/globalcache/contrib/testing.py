@@ -129,9 +129,9 @@ class _Blocking(BlockingLocal):
         with self._around():
             return super().get_many(keys)
 
-    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Any:
+    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None, *how: Any) -> Any:
         with self._around():
-            return super().fetch(key, wait, lease_ms)
+            return super().fetch(key, wait, lease_ms, *how)
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:
         with self._around():
