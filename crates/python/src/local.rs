@@ -96,7 +96,10 @@ impl State {
                     Some(Some(Connection { session, output, closed, .. }))
                         if session.connection_id() == party && !*closed =>
                     {
-                        *closed = session.deliver(&self.engine, now, &mut self.scratch, event, output) == Flow::Close;
+                        if session.deliver(&self.engine, now, &mut self.scratch, event, output) == Flow::Close {
+                            *closed = true;
+                            session.close(&self.engine, now);
+                        }
                         if session.is_ready() {
                             self.run(place, now);
                         }

@@ -96,7 +96,24 @@ class Claims:
         """Return the claims on keys of this one, those of this cache first."""
         with _lock:
             others = {id(each): each for store in self._stores for each in _caches.get(store, ()) if each is not self}
-        return [known for each in (self, *others.values()) for known in each.all() if claim.meets(known)]
+        met = [known for known in self.all() if claim.meets(known)]
+        # A factory of applications, or a file that is a script and a module, decorates one function for several caches.
+        return met + [
+            known
+            for each in others.values()
+            for known in each.all()
+            if claim.meets(known) and not _is_written_once(claim.function, known.function)
+        ]
+
+
+def _is_written_once(one: Any, other: Any) -> bool:
+    """Tell whether two functions come from one place of one file."""
+    if not isinstance(one, types.FunctionType) or not isinstance(other, types.FunctionType):
+        return False
+    first, second = (
+        (code.co_filename, code.co_firstlineno, code.co_qualname) for code in (one.__code__, other.__code__)
+    )
+    return first == second
 
 
 _lock = threading.Lock()

@@ -152,7 +152,10 @@ class LocalSocket:
 
     def close(self) -> None:
         """Close it. Nothing may be sent after that."""
-        self._server.close(self._place)
+        # Once: another connection may have its place by now.
+        place, self._place = self._place, -1
+        if place >= 0:
+            self._server.close(place)
 
     def __del__(self) -> None:
         self.close()
@@ -167,11 +170,14 @@ class BlockingLocal(BlockingServer):
 
     def get(self, key: bytes) -> Reply:
         """CACHE.GET."""
-        found = self._fresh(key)
+        found = None if len(self._owed) else self._fresh(key)
         if found is None:
             return super().get(key)
         return [found[1], found[5]] if found[5] else found[1]
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None, *how: Any) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
+        if len(self._owed):
+            # Nothing is read before what is pending was invalidated.
+            return super().fetch(key, wait, lease_ms, *how)
         return self._fresh(key) or super().fetch(key, wait, lease_ms, *how)

@@ -77,4 +77,7 @@ class MultiplexedLocal(MultiplexedServer):
 
     async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
+        if len(self._owed):
+            # Nothing is read before what is pending was invalidated.
+            return await super().fetch(key, wait, lease_ms)
         return self._fresh(key) or await super().fetch(key, wait, lease_ms)

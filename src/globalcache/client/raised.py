@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+# What a class does when its attributes are set, as a frozen dataclass, is not meant for these.
+_set = object.__setattr__
+
+
 class Handled:
     """The exception that a caller handles while it loads, which is no part of what the load raises."""
 
@@ -34,7 +38,7 @@ class Handled:
             one = left.pop()
             seen.add(id(one))
             if one.__context__ is handled:
-                one.__context__ = None
+                _set(one, "__context__", None)
             parts = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
             left += [
                 other
@@ -58,10 +62,10 @@ class Raised:
     def restore(self) -> None:
         """Undo what raising it in a caller has added."""
         error = self.error
-        error.__traceback__ = self._trace
-        error.__cause__ = self._cause
-        error.__context__ = self._context
-        error.__suppress_context__ = self._is_suppressed
+        _set(error, "__traceback__", self._trace)
+        _set(error, "__cause__", self._cause)
+        _set(error, "__context__", self._context)
+        _set(error, "__suppress_context__", self._is_suppressed)
 
     def again(self) -> NoReturn:
         """Raise it for another caller."""
@@ -70,6 +74,6 @@ class Raised:
             raise self.error
         finally:
             # `raise` has made what this caller handles its context.
-            self.error.__context__ = self._context
+            _set(self.error, "__context__", self._context)
             # The traceback holds this frame, which must not hold the exception.
             del self

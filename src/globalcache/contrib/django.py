@@ -35,7 +35,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
-from globalcache.errors import DeadlineError, LoadError, ReplyError, UnavailableError
+from globalcache.errors import DeadlineError, ReplyError, UnavailableError
 from globalcache.policy import Policy
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ _NAMESPACE = "django"
 # Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
 _SHORTEST = 0.001
 _AWAY = (UnavailableError, DeadlineError)
-# get_or_set asks its callable itself when another process failed, or takes too long.
-_FAILED_ELSEWHERE = (LoadError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
 _caches: dict[Any, Cache] = {}
@@ -247,8 +245,8 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
         try:
             return _shown(self._cache.get_or_load(name, load, policy=policy, guard=guard))
-        except _FAILED_ELSEWHERE:
-            # What the callable itself raises is what the caller knows how to handle.
+        except Exception:
+            # What its callable raises is what a caller knows how to handle, not what another one raised for this key.
             if asked:
                 raise
         return super().get_or_set(key, default, timeout, version)
@@ -278,7 +276,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         policy, guard = Policy(ttl, jitter=0), self._guard_of(default)
         try:
             return _shown(await self._aio.get_or_load(name, load_shown, policy=policy, guard=guard))
-        except _FAILED_ELSEWHERE:
+        except Exception:
             if asked:
                 raise
         return await self._get_or_add(key, load, timeout, version)
@@ -295,8 +293,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         return await self.aget(key, default, version=version)
 
     def _guard_of(self, default: Any) -> Any:
-        # As in Django each caller is given what its own callable raises, and no other one's.
-        return self._cache._failures.guard_of(default, (Exception,))  # noqa: SLF001
+        return self._cache._failures.guard_of(default)  # noqa: SLF001
 
     def touch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Give a value another time to live; tells whether there is one."""
