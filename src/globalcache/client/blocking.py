@@ -358,7 +358,9 @@ class Connection:
     def __del__(self) -> None:
         # An exception from outside has lost it, perhaps before it had a socket; what is closed has none any more.
         if getattr(self, "_socket", None) is not None:
-            self.retire()
+            # There is nobody to tell; a socket that is left open says so itself.
+            with contextlib.suppress(Exception):
+                self.retire()
 
 
 def _write_closed(home: Home, _: bytes) -> NoReturn:
