@@ -611,10 +611,7 @@ class BlockingServer:
         if is_fatal(replies[-1]):
             self._discard(link)
             return replies
-        idle = link.pool
-        idle.append(link)
-        if idle is not self._idle:
-            self._empty(idle)
+        self._put_back(link)
         return replies
 
     def _own_all(self, owners: Sequence[bytes], replies: list[Reply]) -> None:
