@@ -17,7 +17,8 @@ dropped. Only when the outermost transaction is committed is the cache told, onc
 
 An invalidation too many costs a load, one too few leaves an old value. So a commit that was begun counts as one even if
 it raises: of two databases the first may have committed, or the reply was lost. A session of AUTOCOMMIT connections has
-committed however it ends. A session on a connection whose transaction was begun outside waits for that one's commit.
+committed however it ends. A session on a connection whose transaction was begun outside tells the cache at its own
+commit, and again at that one's, before which a reader may have stored the old row.
 """
 
 from __future__ import annotations
