@@ -172,6 +172,7 @@ class Part:
         self.forking = threading.Lock()
         for face in (self.cache, self.aio):
             _mark_local(face)
+            _never_early(face)
         self._decorate()
 
     def _decorate(self) -> None:
@@ -501,6 +502,20 @@ def _mark_local(face: Any) -> None:
             return await inner(*args, joins=joins)
 
     face._load_here = load_here_async if asyncio.iscoroutinefunction(inner) else load_here  # noqa: SLF001
+
+
+def _never_early(face: Any) -> None:
+    """Have values refreshed at their time alone.
+
+    A value whose load took long is refreshed earlier now and then, by luck: on a busy machine no oracle could tell that
+    from a value that was lost.
+    """
+    inner = face._filling  # noqa: SLF001 - below what users see
+
+    def filling(policy: Any, form: Any, cost: float) -> Any:
+        return inner(policy, form, 0.0 * cost)
+
+    face._filling = filling  # noqa: SLF001
 
 
 def _key(index: int) -> str:

@@ -168,7 +168,8 @@ class AsyncWork:
 
     def _landed(self, place: tuple[int, bytes], flight: asyncio.Task[_Outcome]) -> None:
         if self._flights.get(place) is flight:
-            del self._flights[place]
+            # Another thread may detach it between the two; a flight of this loop alone would take its place.
+            self._flights.pop(place, None)
         if not flight.cancelled():
             flight.exception()  # seen: all who waited may be gone
 
