@@ -12,7 +12,7 @@ import pytest
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, LoadError
 from globalcache.client.tasking import AsyncWork
-from globalcache.client.work import Work
+from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
 
 if TYPE_CHECKING:
@@ -313,12 +313,16 @@ class Outside(BaseException):
 
 
 def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
-    """Loads are interrupted between taking room and giving it back; the frame that had it goes away."""
-    work = Work(2)
+    """Loads are interrupted while they have room; each traceback is kept, as a log keeps it."""
+    work, kept = Work(2), list[Outside]()
+
+    def stop() -> None:
+        raise Outside
+
     for _ in range(5):
-        room = work._limited(1)  # noqa: SLF001
-        room.__enter__()
-        del room
+        with pytest.raises(Outside) as raised:
+            work.limited(stop, 1)
+        kept.append(raised.value)
     assert work.alone(b"k", lambda: 7, 1, joins=True) == 7
 
 
@@ -446,13 +450,19 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
     assert (sorted(got), set(row.reads)) == ([1, 2, 2, 2], {1, 2})
 
 
-def test_who_comes_during_a_load_shares_the_next_one() -> None:
+def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
     work, row = Work(8), Row()
-    got: list[int] = []
+    got, waiting, wait = list[int](), list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waiting.append(None)
+        return wait(flight, end)
 
     def ask() -> None:
         got.append(work.alone(b"k", row.load, 20, joins=False))
+
+    monkeypatch.setattr(_Flight, "wait", note)
 
     threads = [threading.Thread(target=ask) for _ in range(11)]
     threads[0].start()
@@ -460,8 +470,7 @@ def test_who_comes_during_a_load_shares_the_next_one() -> None:
     row.version = 2
     for thread in threads[1:]:
         thread.start()
-    (flight,) = work._flights.values()  # noqa: SLF001
-    until(lambda: len(flight.done._cond._waiters) == 10)  # type: ignore[attr-defined]  # noqa: SLF001
+    until(lambda: len(waiting) == 10)
     row.go.set()
     for thread in threads:
         thread.join(20)

@@ -124,7 +124,8 @@ class Lease:
             return self.is_open
 
     def __del__(self) -> None:
-        if self.is_open:
+        # An exception from outside may have ended its making.
+        if getattr(self, "_grant", None) is not None and self.is_open:
             self._table.drop(self._grant)
 
 
@@ -152,7 +153,7 @@ class NoLease:
 class Leases:
     """The open leases of one server.
 
-    Each grant has one entry in a heap, by when it is to be looked at, so the cost of a lease does not depend on how many
+    Each grant has one entry in a heap, by when it is to be looked at, so what a lease costs does not depend on how many
     there are. Only one thread at a time calls `due` and `pause`, which use the heap; everybody else, finalizers among
     them, appends to `changed` the grants that are to be looked at earlier.
     """

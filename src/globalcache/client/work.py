@@ -313,9 +313,11 @@ class Work:
                 pause = min(pause * 2, _LOOK_AGAIN * 8)
                 room = Holder()
                 running.add(weakref.ref(room, running.discard))
-            return load()
+            result = load()
         finally:
+            # It calls nothing, so nothing can interrupt it.
             del room
+        return result
 
     def deliver(self, send: Callable[[Any], Any], parts: Sequence[Any], missed: Callable[[Any], object]) -> list[Any]:
         """Return what `send` gave for each part. If the caller is interrupted, `missed` is called with the others."""
