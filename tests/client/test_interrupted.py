@@ -56,7 +56,8 @@ class Steps:
         if not frame.f_code.co_filename.endswith(self.names):
             return None
         frame.f_trace_opcodes = True
-        before = ""
+        # Its first step is no event of its own.
+        before = "RESUME"
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             nonlocal before

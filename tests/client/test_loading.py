@@ -11,6 +11,7 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, LoadError
+from globalcache.client.leases import NoLease
 from globalcache.client.tasking import AsyncWork
 from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
@@ -475,6 +476,42 @@ def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyP
     for thread in threads:
         thread.join(20)
     assert (sorted(got), row.reads.count(1)) == ([1] + [2] * 10, 1)
+
+
+def leave_unfinished(work: AsyncWork) -> None:
+    """Begin a load and a refresh in a loop that is closed before they end."""
+    loop = asyncio.new_event_loop()
+
+    async def never() -> None:
+        await loop.create_future()
+
+    async def begin() -> None:
+        load = asyncio.create_task(work.alone(b"k", never, 10, joins=True))
+        lease: Any = NoLease(None, b"k")
+        assert work.refresh([lease], lambda _: never())
+        await asyncio.sleep(0.001)
+        assert not load.done()
+
+    loop.set_exception_handler(lambda *_: None)
+    loop.run_until_complete(begin())
+    loop.close()
+
+
+def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops are closed while a load and a refresh run in them, which therefore never end.
+
+    A loop that comes later, perhaps at the same address, neither joins such a load nor counts such a refresh.
+    """
+    monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 2)
+    work = AsyncWork(1)
+    for _ in range(5):
+        leave_unfinished(work)
+
+    async def load() -> int:
+        return 7
+
+    assert asyncio.run(work.alone(b"k", load, 10, joins=True)) == 7
+    assert (len(work._flights), len(work._tasks), len(work._rooms)) == (0, 0, 1)  # noqa: SLF001
 
 
 def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
