@@ -16,6 +16,7 @@ import threading
 import traceback
 import weakref
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,9 @@ from globalcache import AsyncCache, Cache, ConfigError, LoadError
 from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
+from globalcache.client.work import _Flight
 from globalcache.contrib.testing import CacheForTests
-from globalcache.errors import DeadlineError, ReplyError
+from globalcache.errors import ReplyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -351,7 +353,7 @@ def outcome_of(call: Callable[[], Any]) -> str:
 def test_who_waited_for_a_private_failure_loads(server: globalcache.Server) -> None:
     """A guest's load is refused while others wait for it, in this process and in another one.
 
-    Each of them then has its own: guests are refused by their own names, and ada's page is stored.
+    Each of them then has its own: guests are refused by their own names, and ada gets her page.
     """
     go, got = threading.Event(), dict[str, str]()
     watcher: Any
@@ -371,7 +373,6 @@ def test_who_waited_for_a_private_failure_loads(server: globalcache.Server) -> N
             thread.join(20)
         assert (got["mallory"], got["ada"]) == ("Forbidden: mallory", "page for ada")
         assert all(got[user] in {f"Forbidden: {user}", "page for ada"} for user in got)
-        assert one.get("page") == "page for ada"
 
 
 def test_tasks_that_waited_for_a_private_failure_load(server: globalcache.Server) -> None:
@@ -399,13 +400,13 @@ def test_tasks_that_waited_for_a_private_failure_load(server: globalcache.Server
                 pass
             go.set()
             assert all(got in {user, "page"} for user, got in zip(users, await asyncio.gather(*tasks), strict=True))
-            assert tasks[-1].result() == await one.get("page") == "page"
+            assert tasks[-1].result() == "page"
 
     asyncio.run(run())
 
 
-def test_a_hundred_who_are_refused_in_turn(server: globalcache.Server) -> None:
-    """Each waits for its turn; none is refused by another one's name, whatever the number of turns before it."""
+def test_a_hundred_who_are_refused(server: globalcache.Server) -> None:
+    """They all wait for one load that is refused; none is refused by another one's name."""
 
     async def run() -> None:
         async with AsyncCache(server.url, timeout=20) as cache:
@@ -424,12 +425,122 @@ def test_a_hundred_who_are_refused_in_turn(server: globalcache.Server) -> None:
     asyncio.run(run())
 
 
-def test_who_waits_behind_private_failures_waits_no_longer_than_wanted() -> None:
-    """One load after another is refused while its caller waits: its time is over nevertheless."""
+def test_nobody_waits_for_a_second_private_failure() -> None:
+    """One load after another is refused while a caller asks: it loads for itself after the second answer."""
     _, (cache,) = processes(1)
-    cache._servers[0].fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))  # noqa: SLF001
-    with pytest.raises(DeadlineError):
-        cache.get_or_load("k", lambda: 1, wait=0.01)
+    fetch = cache._servers[0].fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))  # noqa: SLF001
+    assert cache.get_or_load("k", lambda: 1, wait=10) == 1
+    assert [call.args[1] for call in fetch.call_args_list] == [10, 0]
+
+
+class Crowd:
+    """One caller that is refused while others wait for its load, and what those load then.
+
+    The loads of the others end when so many of them run at a time.
+    """
+
+    guard = Guard("page", (), (Forbidden,))
+
+    def __init__(self, number: int, at_a_time: int) -> None:
+        self.number = number
+        self.first, self.go = threading.Event(), threading.Event()
+        self.running = self.most = 0
+        self.is_waiting: Callable[[], bool] = lambda: False
+        self._lock = threading.Lock()
+        self._at_a_time = at_a_time
+
+    def load(self, number: int) -> None:
+        if number == 0:
+            assert self.first.wait(20)
+        else:
+            self._count(1)
+            assert self.go.wait(20)
+            self._count(-1)
+        raise Forbidden(number)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self.running += more
+            self.most = max(self.most, self.running)
+            if self.running == self._at_a_time:
+                self.go.set()
+
+    def call_threads(self, cache: Cache) -> list[str]:
+        def call(number: int) -> str:
+            return outcome_of(lambda: cache.get_or_load("page", partial(self.load, number), guard=self.guard))
+
+        with ThreadPoolExecutor(self.number + 1) as pool:
+            calls = [pool.submit(call, 0)]
+            until(lambda: cache.stats()["loads"] + cache.stats()["local_loads"] == 1)
+            calls += [pool.submit(call, number) for number in range(1, self.number + 1)]
+            until(self.is_waiting)
+            self.first.set()
+            return [call.result() for call in calls]
+
+    async def call_tasks(self, cache: AsyncCache) -> list[str]:
+        # Loads run in threads, of which there have to be enough.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.number + 1))
+
+        async def call(number: int) -> str:
+            try:
+                run = partial(asyncio.to_thread, self.load, number)
+                return str(await cache.get_or_load("page", run, guard=self.guard))
+            except Forbidden as error:
+                return f"Forbidden: {error}"
+
+        async with cache:
+            tasks = [asyncio.create_task(call(number)) for number in range(self.number + 1)]
+            await asyncio.to_thread(until, self.is_waiting)
+            self.first.set()
+            return await asyncio.gather(*tasks)
+
+
+def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that grows with each thread that waits for a load of its process."""
+    waits, wait = list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waits.append(None)
+        return wait(flight, end)
+
+    monkeypatch.setattr(_Flight, "wait", note)
+    return waits
+
+
+@pytest.mark.parametrize("local_loads", [20, 4])
+@pytest.mark.parametrize("others", ["threads", "tasks"])
+def test_all_who_waited_for_a_private_failure_load_at_once(
+    server: globalcache.Server, others: str, local_loads: int
+) -> None:
+    """One caller is refused while twenty wait for its lease: they do not wait for each other as well.
+
+    Their loads end when as many of them run as may run at a time. If each waited for the one before it, none would.
+    """
+    crowd = Crowd(20, local_loads)
+    with Cache(server.url, timeout=20, local_loads=local_loads) as cache, Cache(server.url) as watcher:
+        crowd.is_waiting = lambda: watcher.inspect("page").get("waiters", 0) == crowd.number
+        got = crowd.call_threads(cache) if others == "threads" else asyncio.run(crowd.call_tasks(cache.aio))
+    assert got == [f"Forbidden: {number}" for number in range(crowd.number + 1)]
+    # One of them may have the lease.
+    assert crowd.most <= local_loads + 1
+
+
+@pytest.mark.parametrize("local_loads", [20, 4])
+@pytest.mark.parametrize("others", ["threads", "tasks"])
+def test_all_who_joined_a_private_failure_load_at_once(
+    monkeypatch: pytest.MonkeyPatch, others: str, local_loads: int
+) -> None:
+    """As above without a server: twenty have joined the load of their process that is refused."""
+    crowd, waits = Crowd(20, local_loads), count_waits(monkeypatch)
+    cache = Cache("globalcache://127.0.0.1:1", local_loads=local_loads)
+    if others == "threads":
+        crowd.is_waiting = lambda: len(waits) == crowd.number
+        got = crowd.call_threads(cache)
+    else:
+        crowd.is_waiting = lambda: cache.stats()["errors"] == crowd.number + 1
+        got = asyncio.run(crowd.call_tasks(cache.aio))
+    assert got == [f"Forbidden: {number}" for number in range(crowd.number + 1)]
+    assert crowd.most <= local_loads
 
 
 @pytest.mark.parametrize("others", ["threads", "tasks"])

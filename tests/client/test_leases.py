@@ -6,8 +6,10 @@ These leases do not lapse while a test runs, so one that was forgotten is still 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +18,14 @@ import globalcache
 from globalcache import AsyncCache, Cache
 from globalcache.client import work
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
+from globalcache.client.leases_tasks import LoopLeases
 from tests.client.faces import Face
 from tests.faults.test_leases import held, last_long, until_none_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
+    from typing import Self
 
 KINDS = ["threads", "tasks"]
 
@@ -313,6 +318,94 @@ class Recording(Leases):
         pass
 
     _wake = _watch
+
+
+class Counting:
+    """Counts the lines of the modules of leases that run within it."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if "leases" not in frame.f_code.co_filename:
+            return None
+        self.lines += event == "line"
+        return self._trace
+
+    def __enter__(self) -> Self:
+        self._tracing = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._tracing)
+
+
+def lines_of_table(number: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many lines run for so many leases, a millisecond apart, that are renewed for three seconds."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table, held, renewed = Recording(None), [], Counter[bytes]()
+    with Counting() as counting:
+        for key in range(number):
+            now[0] = 100 + key / 1000
+            held.append(table.grant(b"%d" % key, key + 1))
+            held[-1].queue()
+        while (pause := table.pause(now[0])) is not None and now[0] + pause < 103:
+            now[0] += pause
+            renewed.update(words[1] for words in table.due(now[0])[0])
+        for lease in held:
+            lease.release()
+        _, releases = table.due(now[0])
+        table.released(releases)
+        assert table.pause(now[0]) is None
+    assert set(renewed.values()) == {2}
+    assert len(renewed) == len(releases) == number
+    return counting.lines
+
+
+def test_what_a_lease_costs_does_not_depend_on_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many leases, each renewed at a time of its own and released, take twice as many steps."""
+    assert lines_of_table(400, monkeypatch) < 2.2 * lines_of_table(200, monkeypatch)
+
+
+async def lines_of_loop(number: int) -> int:
+    """Return how many lines run for so many leases that tasks are granted, of which one half is released or dropped."""
+    sent: list[tuple[Any, ...]] = []
+
+    def send_now(commands: list[tuple[Any, ...]]) -> bool:
+        sent.extend(commands)
+        return True
+
+    table = LoopLeases(None, send_now)
+    loop = asyncio.get_running_loop()
+    with Counting() as counting:
+        futures = [loop.create_future() for _ in range(number)]
+        for token, future in enumerate(futures, 1):
+            table.grant_to(future, b"%d" % token, [b"miss", None, token, 0, 0, 0])
+        held = [(await future)[2] for future in futures]
+        for lease in held:
+            lease.taken = True
+        del lease, future
+        futures.clear()
+        for lease in held[::4]:
+            lease.release()
+        for lease in held[1::4]:
+            lease.close()
+        del lease, held[1::2]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert sorted(words[2] for words in sent) == sorted([*range(1, number, 4), *range(4, number + 1, 4)])
+    assert {words[0] for words in sent} == {b"CACHE.RELEASE"}
+    assert len(table.grants) == number // 4
+    for lease in held:
+        lease.close()
+    return counting.lines
+
+
+def test_what_a_lease_of_a_loop_costs_does_not_depend_on_how_many_there_are() -> None:
+    """A batch is granted all its keys in one turn of the loop; some are answered, some released, some dropped."""
+    assert asyncio.run(lines_of_loop(400)) < 2.2 * asyncio.run(lines_of_loop(200))
 
 
 def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, LoadError
+from globalcache.client.leases import NoLease
 from globalcache.client.tasking import AsyncWork
-from globalcache.client.work import Work
+from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
 
 if TYPE_CHECKING:
@@ -313,12 +314,16 @@ class Outside(BaseException):
 
 
 def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
-    """Loads are interrupted between taking room and giving it back; the frame that had it goes away."""
-    work = Work(2)
+    """Loads are interrupted while they have room; each traceback is kept, as a log keeps it."""
+    work, kept = Work(2), list[Outside]()
+
+    def stop() -> None:
+        raise Outside
+
     for _ in range(5):
-        room = work._limited(1)  # noqa: SLF001
-        room.__enter__()
-        del room
+        with pytest.raises(Outside) as raised:
+            work.limited(stop, 1)
+        kept.append(raised.value)
     assert work.alone(b"k", lambda: 7, 1, joins=True) == 7
 
 
@@ -446,13 +451,19 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
     assert (sorted(got), set(row.reads)) == ([1, 2, 2, 2], {1, 2})
 
 
-def test_who_comes_during_a_load_shares_the_next_one() -> None:
+def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
     work, row = Work(8), Row()
-    got: list[int] = []
+    got, waiting, wait = list[int](), list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waiting.append(None)
+        return wait(flight, end)
 
     def ask() -> None:
         got.append(work.alone(b"k", row.load, 20, joins=False))
+
+    monkeypatch.setattr(_Flight, "wait", note)
 
     threads = [threading.Thread(target=ask) for _ in range(11)]
     threads[0].start()
@@ -460,12 +471,47 @@ def test_who_comes_during_a_load_shares_the_next_one() -> None:
     row.version = 2
     for thread in threads[1:]:
         thread.start()
-    (flight,) = work._flights.values()  # noqa: SLF001
-    until(lambda: len(flight.done._cond._waiters) == 10)  # type: ignore[attr-defined]  # noqa: SLF001
+    until(lambda: len(waiting) == 10)
     row.go.set()
     for thread in threads:
         thread.join(20)
     assert (sorted(got), row.reads.count(1)) == ([1] + [2] * 10, 1)
+
+
+def leave_unfinished(work: AsyncWork) -> None:
+    """Begin a load and a refresh in a loop that is closed before they end."""
+    loop = asyncio.new_event_loop()
+
+    async def never() -> None:
+        await loop.create_future()
+
+    async def begin() -> None:
+        load = asyncio.create_task(work.alone(b"k", never, 10, joins=True))
+        lease: Any = NoLease(None, b"k")
+        assert work.refresh([lease], lambda _: never())
+        await asyncio.sleep(0.001)
+        assert not load.done()
+
+    loop.set_exception_handler(lambda *_: None)
+    loop.run_until_complete(begin())
+    loop.close()
+
+
+def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops are closed while a load and a refresh run in them, which therefore never end.
+
+    A loop that comes later, perhaps at the same address, neither joins such a load nor counts such a refresh.
+    """
+    monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 2)
+    work = AsyncWork(1)
+    for _ in range(5):
+        leave_unfinished(work)
+
+    async def load() -> int:
+        return 7
+
+    assert asyncio.run(work.alone(b"k", load, 10, joins=True)) == 7
+    assert (len(work._flights), len(work._tasks), len(work._rooms)) == (0, 0, 1)  # noqa: SLF001
 
 
 def test_tasks_that_come_during_a_load_share_the_next_one() -> None:

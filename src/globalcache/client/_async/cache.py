@@ -645,17 +645,30 @@ class AsyncCache(Functions):
         return await self._load_here(name, want)
 
     async def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
-        """Ask again, for `wait` together, until somebody has a value or it is this caller's turn to load."""
-        end = time.monotonic() + want.wait
+        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
         try:
             reply = await server.fetch(name, want.wait)
-            while is_private(reply) and (left := end - time.monotonic()) > 0:
-                reply = await server.fetch(name, left)
         except _AWAY as error:
             self._without(error)
             reply = None
-        if is_private(reply):
-            raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
+        return await self._not_hit_again(server, name, reply, want)
+
+    async def _by_itself(self, server: Any, name: bytes, want: _Want) -> Any:
+        """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
+
+        All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
+        """
+        try:
+            reply = await server.fetch(name, 0)
+        except _AWAY as error:
+            self._without(error)
+            reply = None
+        if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
+            self._stats.misses += 1
+            return (await self._work.limited(lambda: self._run_here(name, want, None), want.wait)).shown
+        return await self._not_hit_again(server, name, reply, want)
+
+    async def _not_hit_again(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
         lease = _lease_of(reply)
         try:
             return await self._not_hit(server, name, reply, want)
@@ -795,7 +808,7 @@ class AsyncCache(Functions):
         try:
             return await self._work.call(load)
         finally:
-            running.names = ()
+            running.names = {}
             loading.reset(before)
 
     async def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
@@ -825,7 +838,7 @@ class AsyncCache(Functions):
         is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
         """
         if is_private(reply):
-            return await self._once_more(server, name, want)
+            return await self._by_itself(server, name, want)
         kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
@@ -1093,11 +1106,10 @@ class AsyncCache(Functions):
 
     def _check_chain(self, names: Iterable[bytes]) -> None:
         """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
-        chain = keys_in_load()
         for name in names:
-            if name in chain:
+            if any(name in load.names for load in loading.get()):
                 key = self._key(name)
-                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
+                raise LoadError(f"{key}: its load asks for itself: {_path(keys_in_load(), name)}", key=key)
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
@@ -1232,7 +1244,7 @@ def _text(value: Any) -> Any:
     return value
 
 
-def _path(chain: Sequence[bytes], name: bytes) -> str:
+def _path(chain: Iterable[bytes], name: bytes) -> str:
     return " -> ".join(map(_text, (*chain, name)))
 
 
