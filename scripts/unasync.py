@@ -30,13 +30,21 @@ EXCHANGED = {
     "async def": "def",
     "def sync": "def aio",
     "self.sync": "self.aio",
+    "Awaitable, Callable": "Callable",
+    "LoadOptions, ManyOptions, Options": "Options",
+    "OneLoad": "Callable[[], T]",
+    "Loaded": "T",
+    "ManyLoad": "Callable[[list[str]], Mapping[str, T]]",
+    "ManyLoaded": "dict[str, T | None]",
 }
+# What stands between these two lines is left out.
+ALONE = re.compile(r" *# For tasks alone\.\n.*?# For both\.\n", re.DOTALL)
 WORDS = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z_])" for word in EXCHANGED))
 
 
 def made(source: str) -> str:
     """Return the text for threads."""
-    text = WORDS.sub(lambda match: EXCHANGED[match[0]], source).replace("await ", "")
+    text = WORDS.sub(lambda match: EXCHANGED[match[0]], ALONE.sub("", source)).replace("await ", "")
     command = [str(Path(sys.executable).with_name("ruff")), "format", "--stdin-filename", "cache.py", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 

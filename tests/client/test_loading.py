@@ -368,14 +368,14 @@ def test_an_exit_in_a_refresh_does_not_end_the_loop() -> None:
         async with AsyncCache("memory://") as cache:
             ran = asyncio.Event()
 
-            async def load() -> None:
+            async def load() -> int:
                 ran.set()
                 raise SystemExit(1)
 
             await cache.set("k", 1, refresh_after=0.001)
             while (await cache.inspect("k"))["state"] != "stale":  # noqa: ASYNC110 - it is no event
                 await asyncio.sleep(0.001)
-            value: int = await cache.get_or_load("k", load)
+            value = await cache.get_or_load("k", load)
             await ran.wait()
             await asyncio.sleep(0.01)
             return value

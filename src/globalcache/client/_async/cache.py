@@ -36,12 +36,13 @@ from globalcache.errors import (
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
     from globalcache.client._sync.cache import Cache
     from globalcache.client.claims import Claims
+    from globalcache.client.core import LoadOptions, ManyOptions, Options
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
@@ -63,6 +64,14 @@ _NAMED = 10
 _Part: TypeAlias = tuple[Any, list[str], list[bytes]]
 # A server with what it has to do, and the keys and tags that this changes.
 _Write: TypeAlias = tuple[Any, Any, tuple[bytes, ...], tuple[bytes, ...]]
+
+# For tasks alone.
+# What get_or_load and get_or_load_many are given and return: see their overloads.
+OneLoad: TypeAlias = "Callable[[], Any]"
+Loaded: TypeAlias = Any
+ManyLoad: TypeAlias = "Callable[[list[str]], Any]"
+ManyLoaded: TypeAlias = dict[str, Any]
+# For both.
 
 
 class _Want(NamedTuple):
@@ -136,7 +145,9 @@ class AsyncCache(Functions):
     up; `set` and `invalidate` are remembered and made good before the server is read again.
     """
 
-    def __init__(self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[Options]
+    ) -> None:
         core = Core(url, **options)
         names = [name for name in (core.addresses[0].namespace, namespace) if name]
         self._set_up(core, names)
@@ -257,6 +268,10 @@ class AsyncCache(Functions):
         self._stats.hits += 1
         return value
 
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]: ...
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
         found: dict[str, Any] = {}
@@ -291,7 +306,11 @@ class AsyncCache(Functions):
                     found[key] = value
         return found
 
-    async def get_entry(self, key: str, *, type: Any = None) -> Entry | None:
+    @overload
+    async def get_entry(self, key: str, *, type: type[T]) -> Entry[T] | None: ...
+    @overload
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None: ...
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None:
         """Return value, version, age, ttl and staleness; None if there is nothing."""
         name = self._name(key)
         try:
@@ -554,10 +573,16 @@ class AsyncCache(Functions):
 
     # Loading
 
+    # For tasks alone.
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], **options: Unpack[LoadOptions]) -> T: ...
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], T], **options: Unpack[LoadOptions]) -> T: ...
+    # For both.
     async def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
-        load: Callable[[], Any],
+        load: OneLoad,
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -568,7 +593,7 @@ class AsyncCache(Functions):
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
         guard: Guard | None = None,
-    ) -> Any:
+    ) -> Loaded:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
@@ -596,10 +621,10 @@ class AsyncCache(Functions):
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
-            value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
-            if value is not UNREADABLE:
+            found: Loaded = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
+            if found is not UNREADABLE:
                 self._stats.hits += 1
-                return value
+                return found
         lease = _lease_of(reply)
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -609,7 +634,8 @@ class AsyncCache(Functions):
             # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
             if lease is not None and not lease.is_handed_over:
                 lease.release()
-        return self._shown(key, value, guard)
+        shown: Loaded = self._shown(key, value, guard)
+        return shown
 
     @staticmethod
     def _shown(key: str, value: Any, guard: Guard | None) -> Any:
@@ -888,10 +914,23 @@ class AsyncCache(Functions):
             return Absent(form.shown.name)
         return self._decode(form.data, form.flags, type)
 
+    # For tasks alone.
+    @overload
+    async def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        load_many: Callable[[list[str]], Awaitable[Mapping[str, T]]],
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, T | None]: ...
+    @overload
+    async def get_or_load_many(
+        self, keys: Iterable[str], load_many: Callable[[list[str]], Mapping[str, T]], **options: Unpack[ManyOptions]
+    ) -> dict[str, T | None]: ...
+    # For both.
     async def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
-        load_many: Callable[[list[str]], Any],
+        load_many: ManyLoad,
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -902,7 +941,7 @@ class AsyncCache(Functions):
         wait: Duration | None = None,
         policy: Policy | None = None,
         guard: Guard | None = None,
-    ) -> dict[str, Any]:
+    ) -> ManyLoaded:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
         It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only

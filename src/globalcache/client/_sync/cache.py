@@ -38,10 +38,11 @@ from globalcache.policy import Duration, Policy, millis, seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
     from globalcache.client._async.cache import AsyncCache
     from globalcache.client.claims import Claims
+    from globalcache.client.core import Options
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
@@ -136,7 +137,9 @@ class Cache(Functions):
     up; `set` and `invalidate` are remembered and made good before the server is read again.
     """
 
-    def __init__(self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[Options]
+    ) -> None:
         core = Core(url, **options)
         names = [name for name in (core.addresses[0].namespace, namespace) if name]
         self._set_up(core, names)
@@ -257,6 +260,10 @@ class Cache(Functions):
         self._stats.hits += 1
         return value
 
+    @overload
+    def get_many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]: ...
     def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
         found: dict[str, Any] = {}
@@ -291,7 +298,11 @@ class Cache(Functions):
                     found[key] = value
         return found
 
-    def get_entry(self, key: str, *, type: Any = None) -> Entry | None:
+    @overload
+    def get_entry(self, key: str, *, type: type[T]) -> Entry[T] | None: ...
+    @overload
+    def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None: ...
+    def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None:
         """Return value, version, age, ttl and staleness; None if there is nothing."""
         name = self._name(key)
         try:
@@ -553,7 +564,7 @@ class Cache(Functions):
     def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
-        load: Callable[[], Any],
+        load: Callable[[], T],
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -564,7 +575,7 @@ class Cache(Functions):
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
         guard: Guard | None = None,
-    ) -> Any:
+    ) -> T:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
@@ -592,10 +603,10 @@ class Cache(Functions):
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
-            value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
-            if value is not UNREADABLE:
+            found: T = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
+            if found is not UNREADABLE:
                 self._stats.hits += 1
-                return value
+                return found
         lease = _lease_of(reply)
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -605,7 +616,8 @@ class Cache(Functions):
             # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
             if lease is not None and not lease.is_handed_over:
                 lease.release()
-        return self._shown(key, value, guard)
+        shown: T = self._shown(key, value, guard)
+        return shown
 
     @staticmethod
     def _shown(key: str, value: Any, guard: Guard | None) -> Any:
@@ -885,7 +897,7 @@ class Cache(Functions):
     def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
-        load_many: Callable[[list[str]], Any],
+        load_many: Callable[[list[str]], Mapping[str, T]],
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -896,7 +908,7 @@ class Cache(Functions):
         wait: Duration | None = None,
         policy: Policy | None = None,
         guard: Guard | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, T | None]:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
         It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only
