@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-
 def rows(keys: list[str]) -> Mapping[str, int]:
     return {key: len(key) for key in keys}
 
