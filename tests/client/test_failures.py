@@ -31,6 +31,7 @@ from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
 from globalcache.errors import DeadlineError, ReplyError
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -427,7 +428,7 @@ def test_a_hundred_who_are_refused_in_turn(server: globalcache.Server) -> None:
 def test_who_waits_behind_private_failures_waits_no_longer_than_wanted() -> None:
     """One load after another is refused while its caller waits: its time is over nevertheless."""
     _, (cache,) = processes(1)
-    cache._servers[0].fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))  # noqa: SLF001
+    transport(cache).fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))
     with pytest.raises(DeadlineError):
         cache.get_or_load("k", lambda: 1, wait=0.01)
 
@@ -482,8 +483,8 @@ def until(holds: Callable[[], bool]) -> None:
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:
     """Even a cache that lets others read texts does not send this one."""
     with Cache(server.url, tell_text=True) as cache:
-        call = Mock(side_effect=cache._servers[0].call)  # noqa: SLF001
-        cache._servers[0].call = call  # noqa: SLF001
+        call = Mock(side_effect=transport(cache).call)
+        transport(cache).call = call
         assert outcome_of(lambda: readers(cache)("SECRET", lambda: None)) == "Forbidden: SECRET"
         ((words, _),) = call.call_args_list
         assert words[0] == b"CACHE.FAIL"
@@ -698,7 +699,7 @@ def test_an_interrupted_load_is_handed_on_and_an_exit_fails() -> None:
     _, (cache, other) = processes(2)
     for error in (KeyboardInterrupt(), SystemExit(1)):
         assert raised(lambda error=error: cache.get_or_load("k", failing(error))) is error  # type: ignore[misc]
-        store = other._servers[0]  # noqa: SLF001
+        store = transport(other)
         is_held_off = isinstance(store.fetch(b"test:k", 0, None), Exception)
         assert is_held_off == isinstance(error, SystemExit)
 
@@ -717,14 +718,14 @@ def test_a_load_that_raises_cancelled_error_fails() -> None:
         with pytest.raises(asyncio.CancelledError):
             await cache.get_or_load("k", cancelled)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001 - what runs behind
-        assert isinstance(world._core.blocking[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
+        assert isinstance(world._core.transports[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
 
         waiting = asyncio.create_task(cache.get_or_load("other", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001
-        reply: Any = world._core.blocking[0].fetch(b"test:other", 0)  # noqa: SLF001
+        reply: Any = world._core.transports[0].fetch(b"test:other", 0)  # noqa: SLF001
         assert reply[0] == b"miss"
 
     asyncio.run(run())

@@ -14,6 +14,7 @@ from globalcache import AsyncCache, Cache, DeadlineError, LoadError
 from globalcache.client.tasking import AsyncWork
 from globalcache.client.work import Work
 from globalcache.contrib.testing import CacheForTests
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,7 +120,7 @@ def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
 
 def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     cache, got = Cache("memory://", clock=clock), []
-    server = cache._servers[0]  # noqa: SLF001
+    server = transport(cache)
     lease = server.fetch(b"x", 0, 50)[2]  # of somebody who never fills
     thread = threading.Thread(target=lambda: got.append(cache.get_or_load("x", lambda: 7)))
     thread.start()
@@ -172,9 +173,9 @@ def test_a_long_load_keeps_its_lease(server: globalcache.Server, monkeypatch: py
     monkeypatch.setattr("globalcache.client.leases.RENEW_EVERY", 0.05)
     monkeypatch.setattr("globalcache.client.leases.LEASE_MS", 300)
     with Cache(server.url) as cache:
-        core_fetch = cache._servers[0].fetch  # noqa: SLF001
+        core_fetch = transport(cache).fetch
         # A short lease, so that the test is short as well.
-        monkeypatch.setattr(cache._servers[0], "fetch", lambda key, wait, lease=300: core_fetch(key, wait, lease))  # noqa: SLF001
+        monkeypatch.setattr(transport(cache), "fetch", lambda key, wait, lease=300: core_fetch(key, wait, lease))
         loads = []
 
         def slow() -> int:

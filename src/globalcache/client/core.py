@@ -7,11 +7,11 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from globalcache.client._sync.transport import NullTransport
 from globalcache.client.address import Address
 from globalcache.client.claims import Claims
 from globalcache.client.failures import Failures
 from globalcache.client.home import Events, Home, Stats
-from globalcache.client.null import BlockingNull, MultiplexedNull
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
 
+    from globalcache.client._async.transport import AsyncTransport
+    from globalcache.client._sync.transport import Transport
     from globalcache.client.functions import Loader
     from globalcache.client.guard import Guard
     from globalcache.client.local import LocalServer
@@ -146,7 +148,7 @@ class Core:
         if clock is not None and kinds != {"memory"}:
             raise ConfigError("clock: only memory:// has one")
         self.homes: list[Home] = []
-        self.blocking: list[Any] = [BlockingNull()]
+        self.transports: Sequence[Transport] = [NullTransport()]
         if "null" in kinds:
             return
         from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - null:// needs none
@@ -167,9 +169,9 @@ class Core:
 
             local = local_server(self.addresses[0].path) if clock is None else LocalServer(clock)
             self.homes[0].local = local
-            self.blocking = [BlockingLocal(self.homes[0], local)]
+            self.transports = [BlockingLocal(self.homes[0], local)]
             return
-        self.blocking = [BlockingServer(home) for home in self.homes]
+        self.transports = [BlockingServer(home) for home in self.homes]
 
     def home(self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None) -> Home:
         """Return what the connections to a server share."""
@@ -184,10 +186,12 @@ class Core:
         )
 
     @cached_property
-    def multiplexed(self) -> list[Any]:
+    def async_transports(self) -> Sequence[AsyncTransport]:
         """The servers for tasks; threads need no asyncio, which takes long to import."""
         if not self.homes:
-            return [MultiplexedNull()]
+            from globalcache.client._async.transport import AsyncNullTransport  # noqa: PLC0415
+
+            return [AsyncNullTransport()]
         if (local := self.homes[0].local) is not None:
             from globalcache.client.local_tasks import MultiplexedLocal  # noqa: PLC0415
 

@@ -1,8 +1,6 @@
 """The cache as its users see it: keys, options, values, and what happens when there is no server.
 
 One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
-Knows servers by their calls
-(get, get_many, fetch, fetch_many, call, call_many), whatever is behind them.
 """
 
 from __future__ import annotations
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.cache import Cache
     from globalcache.client.claims import Claims
     from globalcache.client.core import LoadOptions, ManyOptions, Options
@@ -61,9 +60,9 @@ _MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
 _NAMED = 10
 # A server with keys as they were given and as they are sent.
-_Part: TypeAlias = tuple[Any, list[str], list[bytes]]
+_Part: TypeAlias = "tuple[AsyncTransport, list[str], list[bytes]]"
 # A server with what it has to do, and the keys and tags that this changes.
-_Write: TypeAlias = tuple[Any, Any, tuple[bytes, ...], tuple[bytes, ...]]
+_Write: TypeAlias = "tuple[AsyncTransport, Any, tuple[bytes, ...], tuple[bytes, ...]]"
 
 # For tasks alone.
 # What get_or_load and get_or_load_many are given and return: see their overloads.
@@ -161,7 +160,7 @@ class AsyncCache(Functions):
         # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
         # byte that no text has, so no tag of a user is one.
         self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
-        self._servers = core.multiplexed
+        self._servers = core.async_transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.async_work
         self._detach = core.detach
@@ -484,7 +483,7 @@ class AsyncCache(Functions):
             if self._core.raises or not isinstance(error, _AWAY):
                 raise error
 
-    def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
+    def _is_too_long(self, server: AsyncTransport, function: str, key: str, data: bytes) -> bool:
         """Tell whether the server would not take a value, and warn if so."""
         most = server.max_value
         if most is None or len(data) <= most:
@@ -646,7 +645,7 @@ class AsyncCache(Functions):
             return None
         raise value.error or guard.missing(key, value.name)
 
-    async def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+    async def _not_hit(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave, or load it; `reply` is None without a server.
 
         The lease of `reply`, if any, is released by the caller.
@@ -670,7 +669,7 @@ class AsyncCache(Functions):
             return await self._load(lease, want)
         return await self._load_here(name, want)
 
-    async def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
+    async def _once_more(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
         """Ask again, for `wait` together, until somebody has a value or it is this caller's turn to load."""
         end = time.monotonic() + want.wait
         try:
@@ -844,7 +843,7 @@ class AsyncCache(Functions):
             self._stats.errors += 1
         return UNREADABLE
 
-    async def _failed_before(self, server: Any, name: bytes, reply: Exception, want: _Want) -> Any:
+    async def _failed_before(self, server: AsyncTransport, name: bytes, reply: Exception, want: _Want) -> Any:
         """Return what came of a load that failed: what this process has of it, else what its own function gives.
 
         That is the value if it was too long to be stored, or the exception of this process; another process's failure
@@ -989,7 +988,9 @@ class AsyncCache(Functions):
         if batch.mine:
             batch.found |= await self._load_many(batch.mine, load_many, policy, type, guard)
 
-    async def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
+    async def _fetch_many(
+        self, server: AsyncTransport, part: list[str], names: list[bytes], type: Any, batch: _Sorted
+    ) -> None:
         if loading.get():
             self._check_chain(names)
         try:
@@ -1196,7 +1197,7 @@ class AsyncCache(Functions):
     def _kept(policy: Policy | Callable[[], Policy] | None) -> Policy | None:
         return policy() if callable(policy) else policy
 
-    def _server(self, name: bytes) -> Any:
+    def _server(self, name: bytes) -> AsyncTransport:
         return self._only or self._servers[self._core.home_of(name)]
 
     def _spread(self, keys: list[str]) -> list[_Part]:
@@ -1208,7 +1209,7 @@ class AsyncCache(Functions):
             if len(names) <= MOST_KEYS and size <= MOST_BYTES:
                 return [(self._only, keys, names)]
             return _in_batches(self._only, keys, names)
-        parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
+        parts: dict[int, _Part] = {}
         for key, name in zip(keys, names, strict=True):
             place = self._core.home_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
@@ -1223,7 +1224,7 @@ class AsyncCache(Functions):
             raise error
 
 
-def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
+def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
     words: list[bytes] = [b"CACHE.INVALIDATE"]
     if names:
         words += b"KEYS", b"%d" % len(names), *names
@@ -1235,8 +1236,8 @@ def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]
 def _note_missed(write: _Write) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
-    if (home := getattr(server, "home", None)) is not None:
-        home.undelivered(keys, tags, sent=False)
+    if server.home is not None:
+        server.home.undelivered(keys, tags, sent=False)
 
 
 def _whole(name: str, number: int) -> int:
@@ -1245,7 +1246,7 @@ def _whole(name: str, number: int) -> int:
     return number
 
 
-def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
+def _in_batches(server: AsyncTransport, keys: list[str], names: list[bytes]) -> list[_Part]:
     """Return keys in parts of which each may be asked for in one request."""
     parts: list[_Part] = []
     start = 0
