@@ -25,7 +25,7 @@ from globalcache.client.home import Home
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
 from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
 from tests.client.faces import Face
-from tests.conftest import Wire
+from tests.conftest import Wire, transport
 from tests.faults.proxy import Proxy
 from tests.faults.test_leases import until_none_held
 
@@ -92,7 +92,7 @@ def wait_until_closed(connection: Any) -> None:
 def idle_connections(cache: Cache, count: int) -> list[Any]:
     """Have a pool of so many connections, by as many threads that ask at the same time."""
     barrier, taken = threading.Barrier(count), []
-    server = cache._servers[0]  # noqa: SLF001 - below what users see
+    server = transport(cache)
 
     def take() -> None:
         connection = server._take()  # noqa: SLF001
@@ -130,7 +130,7 @@ def test_a_connection_in_use_when_the_cache_is_closed(server: globalcache.Server
     """Another thread closes the cache while a request is on its way: its connection is closed when it is put back."""
     with Cache(server.url, timeout=20) as cache:
         assert cache.incr("n") == 1
-        pool = cache._servers[0]._idle  # noqa: SLF001
+        pool = transport(cache)._idle  # noqa: SLF001
         (connection,) = pool
         write = connection._write  # noqa: SLF001
 
@@ -142,16 +142,16 @@ def test_a_connection_in_use_when_the_cache_is_closed(server: globalcache.Server
         assert cache.incr("n") == 2
         assert connection._socket is None  # noqa: SLF001
         assert not pool
-        assert not cache._servers[0]._idle  # noqa: SLF001
+        assert not transport(cache)._idle  # noqa: SLF001
         assert cache.incr("n") == 3  # over a new connection
-        assert [len(pool.living), len(cache._servers[0]._idle.living)] == [0, 1]  # noqa: SLF001
+        assert [len(pool.living), len(transport(cache)._idle.living)] == [0, 1]  # noqa: SLF001
 
 
 @pytest.mark.parametrize("call", [("get_or_load", "x", lambda: 1), ("get_many", ["x"]), ("set_many", {"x": 1, "y": 2})])
 def test_every_call_puts_back_into_the_pool_it_took_from(server: globalcache.Server, call: tuple[Any, ...]) -> None:
     with Cache(server.url, timeout=20) as cache:
         cache.set("x", 1)
-        (connection,) = cache._servers[0]._idle  # noqa: SLF001
+        (connection,) = transport(cache)._idle  # noqa: SLF001
         write = connection._write  # noqa: SLF001
         connection._write = lambda data: (cache.close(), write(data))[1]  # type: ignore[func-returns-value]  # noqa: SLF001
         getattr(cache, call[0])(*call[1:])
@@ -162,7 +162,7 @@ def test_one_death_ends_all_older_connections(proxy: Proxy) -> None:
     """What ended one ended those before it; they are closed, also if their end has not arrived."""
     with Cache(f"globalcache://{proxy.address}", timeout=5) as cache:
         taken = sorted(idle_connections(cache, 4), key=lambda connection: connection.number)
-        server = cache._servers[0]  # noqa: SLF001
+        server = transport(cache)
         server._idle.clear()  # noqa: SLF001
         server._idle.extend([taken[0], taken[3], taken[1], taken[2]])  # noqa: SLF001
         taken[2]._socket.shutdown(socket.SHUT_RD)  # noqa: SLF001 - as if the server had closed it
@@ -178,7 +178,7 @@ def test_tasks_notice_the_end_of_an_idle_connection(proxy: Proxy) -> None:
     async def run() -> None:
         async with globalcache.AsyncCache(f"globalcache://{proxy.address}", timeout=5) as cache:
             assert await cache.incr("n") == 1
-            (link,) = cache._servers[0]._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._links.values()  # noqa: SLF001
             await asyncio.to_thread(proxy.cut)
             async with asyncio.timeout(10):
                 while link.closed is None:  # noqa: ASYNC110 - it is no event
@@ -213,7 +213,7 @@ def test_what_was_not_sent_is_sent_again(proxy: Proxy) -> None:
     """The connection was alive when it was looked at, and ends before a byte of the request is taken."""
     with Cache(f"globalcache://{proxy.address}", timeout=5) as cache:
         assert cache.incr("n") == 1
-        (connection,) = cache._servers[0]._idle  # noqa: SLF001
+        (connection,) = transport(cache)._idle  # noqa: SLF001
 
         def refuse(_: bytes) -> int:
             raise BrokenPipeError
@@ -640,7 +640,7 @@ def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
 def test_a_connection_keeps_no_limit_of_its_last_use(server: globalcache.Server, seconds: float) -> None:
     """A call waits for a load, or has little of its time left: the next call on that connection has its own limit."""
     with Cache(server.url, timeout=5) as cache:
-        below = cache._servers[0]  # noqa: SLF001 - below what users see
+        below = transport(cache)
         connection = below._take()  # noqa: SLF001
         connection.limit(seconds)
         below._idle.append(connection)  # noqa: SLF001
@@ -680,7 +680,7 @@ def test_an_exception_between_any_two_steps_loses_no_room(
     """A call ends after each of its steps in turn; few connections are allowed, and all can be used afterwards."""
     monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 3)
     with Cache(server.url, timeout=5) as cache:
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         call = functools.partial(getattr(cache, name), "x", *[lambda: 1] * (name != "get"))
         step, ended = 0, False
         while not ended:
@@ -712,7 +712,7 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
     loads: list[int] = []
     got: list[int] = []
     with Cache(server.url, timeout=2) as cache:
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         look = below._looked_for  # noqa: SLF001
 
         def looked_for(*args: Any) -> Any:

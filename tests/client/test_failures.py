@@ -33,6 +33,7 @@ from globalcache.client.raised import Handled
 from globalcache.client.work import _Flight
 from globalcache.contrib.testing import CacheForTests
 from globalcache.errors import ReplyError
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -428,7 +429,7 @@ def test_a_hundred_who_are_refused(server: globalcache.Server) -> None:
 def test_nobody_waits_for_a_second_private_failure() -> None:
     """One load after another is refused while a caller asks: it loads for itself after the second answer."""
     _, (cache,) = processes(1)
-    fetch = cache._servers[0].fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))  # noqa: SLF001
+    fetch = transport(cache).fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))
     assert cache.get_or_load("k", lambda: 1, wait=10) == 1
     assert [call.args[1] for call in fetch.call_args_list] == [10, 0]
 
@@ -484,9 +485,10 @@ class Crowd:
         async def call(number: int) -> str:
             try:
                 run = partial(asyncio.to_thread, self.load, number)
-                return str(await cache.get_or_load("page", run, guard=self.guard))
+                await cache.get_or_load("page", run, guard=self.guard)
             except Forbidden as error:
                 return f"Forbidden: {error}"
+            return "loaded"
 
         async with cache:
             tasks = [asyncio.create_task(call(number)) for number in range(self.number + 1)]
@@ -593,8 +595,8 @@ def until(holds: Callable[[], bool]) -> None:
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:
     """Even a cache that lets others read texts does not send this one."""
     with Cache(server.url, tell_text=True) as cache:
-        call = Mock(side_effect=cache._servers[0].call)  # noqa: SLF001
-        cache._servers[0].call = call  # noqa: SLF001
+        call = Mock(side_effect=transport(cache).call)
+        transport(cache).call = call
         assert outcome_of(lambda: readers(cache)("SECRET", lambda: None)) == "Forbidden: SECRET"
         ((words, _),) = call.call_args_list
         assert words[0] == b"CACHE.FAIL"
@@ -809,7 +811,7 @@ def test_an_interrupted_load_is_handed_on_and_an_exit_fails() -> None:
     _, (cache, other) = processes(2)
     for error in (KeyboardInterrupt(), SystemExit(1)):
         assert raised(lambda error=error: cache.get_or_load("k", failing(error))) is error  # type: ignore[misc]
-        store = other._servers[0]  # noqa: SLF001
+        store = transport(other)
         is_held_off = isinstance(store.fetch(b"test:k", 0, None), Exception)
         assert is_held_off == isinstance(error, SystemExit)
 
@@ -828,14 +830,14 @@ def test_a_load_that_raises_cancelled_error_fails() -> None:
         with pytest.raises(asyncio.CancelledError):
             await cache.get_or_load("k", cancelled)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001 - what runs behind
-        assert isinstance(world._core.blocking[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
+        assert isinstance(world._core.transports[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
 
         waiting = asyncio.create_task(cache.get_or_load("other", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001
-        reply: Any = world._core.blocking[0].fetch(b"test:other", 0)  # noqa: SLF001
+        reply: Any = world._core.transports[0].fetch(b"test:other", 0)  # noqa: SLF001
         assert reply[0] == b"miss"
 
     asyncio.run(run())

@@ -20,6 +20,7 @@ from globalcache.client import work
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
 from globalcache.client.leases_tasks import LoopLeases
 from tests.client.faces import Face
+from tests.conftest import transport
 from tests.faults.test_leases import held, last_long, until_none_held
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache
         ):
             task = asyncio.create_task(call())
             await asyncio.sleep(0)
-            (link,) = cache._servers[0]._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._links.values()  # noqa: SLF001
             received = link.data_received
 
             def cancel(data: bytes, received: Any = received, task: Any = task) -> None:
@@ -231,7 +232,7 @@ def test_a_batch_cancelled_between_its_replies_is_released(server: globalcache.S
 
     async def run() -> None:
         cache = last_long(AsyncCache(server.url))
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         lease = (await below.fetch(b"c", 0))[2]
         lease.taken = True
         task = asyncio.create_task(below.fetch_many([b"a", b"b", b"c"], 30))
@@ -472,14 +473,14 @@ def test_a_lease_that_is_dropped_is_released() -> None:
 
 def until_closed(cache: Cache, number: int) -> None:
     """Wait until the server has noticed the end of a connection."""
-    while f"id={number} ".encode() in cache._servers[0].call(b"CLIENT", b"LIST"):  # noqa: SLF001
+    while f"id={number} ".encode() in transport(cache).call(b"CLIENT", b"LIST"):
         pass
 
 
 def test_a_lost_connection_is_closed_after_leases_are_renewed(server: globalcache.Server) -> None:
     """A call is interrupted on the only connection, on which another thread was granted a lease that it still has."""
     with Cache(server.url, timeout=5) as cache, Cache(server.url, timeout=5) as other:
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         lease = below.fetch(b"x", 0)[2]
         got: list[str] = []
         waiter = threading.Thread(target=lambda: got.append(other.get_or_load("x", lambda: "again", wait=30)))
@@ -502,7 +503,7 @@ def test_the_leases_of_a_lost_connection_are_renewed_at_once(server: globalcache
 
     async def run() -> None:
         async with AsyncCache(server.url) as cache:
-            below = cache._servers[0]  # noqa: SLF001
+            below = transport(cache)
             lease = (await below.fetch(b"x", 0))[2]
             lease.taken = True
             lease._grant.due += 1000  # noqa: SLF001

@@ -15,6 +15,7 @@ from globalcache.client.leases import NoLease
 from globalcache.client.tasking import AsyncWork
 from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
 
 def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     cache, got = Cache("memory://", clock=clock), []
-    server = cache._servers[0]  # noqa: SLF001
+    server = transport(cache)
     lease = server.fetch(b"x", 0, 50)[2]  # of somebody who never fills
     thread = threading.Thread(target=lambda: got.append(cache.get_or_load("x", lambda: 7)))
     thread.start()
@@ -173,9 +174,9 @@ def test_a_long_load_keeps_its_lease(server: globalcache.Server, monkeypatch: py
     monkeypatch.setattr("globalcache.client.leases.RENEW_EVERY", 0.05)
     monkeypatch.setattr("globalcache.client.leases.LEASE_MS", 300)
     with Cache(server.url) as cache:
-        core_fetch = cache._servers[0].fetch  # noqa: SLF001
+        core_fetch = transport(cache).fetch
         # A short lease, so that the test is short as well.
-        monkeypatch.setattr(cache._servers[0], "fetch", lambda key, wait, lease=300: core_fetch(key, wait, lease))  # noqa: SLF001
+        monkeypatch.setattr(transport(cache), "fetch", lambda key, wait, lease=300: core_fetch(key, wait, lease))
         loads = []
 
         def slow() -> int:
@@ -373,14 +374,14 @@ def test_an_exit_in_a_refresh_does_not_end_the_loop() -> None:
         async with AsyncCache("memory://") as cache:
             ran = asyncio.Event()
 
-            async def load() -> None:
+            async def load() -> int:
                 ran.set()
                 raise SystemExit(1)
 
             await cache.set("k", 1, refresh_after=0.001)
             while (await cache.inspect("k"))["state"] != "stale":  # noqa: ASYNC110 - it is no event
                 await asyncio.sleep(0.001)
-            value: int = await cache.get_or_load("k", load)
+            value = await cache.get_or_load("k", load)
             await ran.wait()
             await asyncio.sleep(0.01)
             return value

@@ -161,8 +161,7 @@ class Part:
         self.log = Log(folder / "log")
         # Where the cache raises, a write that returned was acknowledged.
         self.raises = number % 2 == 0
-        on_error = "raise" if self.raises else "miss"
-        self.cache = Cache(urls, on_error=on_error, timeout=1, wait=WAIT, local_loads=8)
+        self.cache = Cache(urls, on_error="raise" if self.raises else "miss", timeout=1, wait=WAIT, local_loads=8)
         self.aio = self.cache.aio
         self.numbers = itertools.count()
         self.raised: dict[int, NoDatabaseError] = {}

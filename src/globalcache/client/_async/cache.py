@@ -1,8 +1,6 @@
 """The cache as its users see it: keys, options, values, and what happens when there is no server.
 
 One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
-Knows servers by their calls
-(get, get_many, fetch, fetch_many, call, call_many), whatever is behind them.
 """
 
 from __future__ import annotations
@@ -36,12 +34,14 @@ from globalcache.errors import (
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
+    from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.cache import Cache
     from globalcache.client.claims import Claims
+    from globalcache.client.core import LoadOptions, ManyOptions, Options
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
@@ -60,9 +60,17 @@ _MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
 _NAMED = 10
 # A server with keys as they were given and as they are sent.
-_Part: TypeAlias = tuple[Any, list[str], list[bytes]]
+_Part: TypeAlias = "tuple[AsyncTransport, list[str], list[bytes]]"
 # A server with what it has to do, and the keys and tags that this changes.
-_Write: TypeAlias = tuple[Any, Any, tuple[bytes, ...], tuple[bytes, ...]]
+_Write: TypeAlias = "tuple[AsyncTransport, Any, tuple[bytes, ...], tuple[bytes, ...]]"
+
+# For tasks alone.
+# What get_or_load and get_or_load_many are given and return: see their overloads.
+OneLoad: TypeAlias = "Callable[[], Any]"
+Loaded: TypeAlias = Any
+ManyLoad: TypeAlias = "Callable[[list[str]], Any]"
+ManyLoaded: TypeAlias = dict[str, Any]
+# For both.
 
 
 class _Want(NamedTuple):
@@ -136,7 +144,9 @@ class AsyncCache(Functions):
     up; `set` and `invalidate` are remembered and made good before the server is read again.
     """
 
-    def __init__(self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[Options]
+    ) -> None:
         core = Core(url, **options)
         names = [name for name in (core.addresses[0].namespace, namespace) if name]
         self._set_up(core, names)
@@ -150,7 +160,7 @@ class AsyncCache(Functions):
         # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
         # byte that no text has, so no tag of a user is one.
         self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
-        self._servers = core.multiplexed
+        self._servers = core.async_transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.async_work
         self._detach = core.detach
@@ -257,6 +267,10 @@ class AsyncCache(Functions):
         self._stats.hits += 1
         return value
 
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]: ...
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
         found: dict[str, Any] = {}
@@ -291,7 +305,11 @@ class AsyncCache(Functions):
                     found[key] = value
         return found
 
-    async def get_entry(self, key: str, *, type: Any = None) -> Entry | None:
+    @overload
+    async def get_entry(self, key: str, *, type: type[T]) -> Entry[T] | None: ...
+    @overload
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None: ...
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None:
         """Return value, version, age, ttl and staleness; None if there is nothing."""
         name = self._name(key)
         try:
@@ -465,7 +483,7 @@ class AsyncCache(Functions):
             if self._core.raises or not isinstance(error, _AWAY):
                 raise error
 
-    def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
+    def _is_too_long(self, server: AsyncTransport, function: str, key: str, data: bytes) -> bool:
         """Tell whether the server would not take a value, and warn if so."""
         most = server.max_value
         if most is None or len(data) <= most:
@@ -554,10 +572,16 @@ class AsyncCache(Functions):
 
     # Loading
 
+    # For tasks alone.
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], **options: Unpack[LoadOptions]) -> T: ...
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], T], **options: Unpack[LoadOptions]) -> T: ...
+    # For both.
     async def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
-        load: Callable[[], Any],
+        load: OneLoad,
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -568,7 +592,7 @@ class AsyncCache(Functions):
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
         guard: Guard | None = None,
-    ) -> Any:
+    ) -> Loaded:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
@@ -596,10 +620,10 @@ class AsyncCache(Functions):
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
-            value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
-            if value is not UNREADABLE:
+            found: Loaded = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
+            if found is not UNREADABLE:
                 self._stats.hits += 1
-                return value
+                return found
         lease = _lease_of(reply)
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -609,7 +633,8 @@ class AsyncCache(Functions):
             # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
             if lease is not None and not lease.is_handed_over:
                 lease.release()
-        return self._shown(key, value, guard)
+        shown: Loaded = self._shown(key, value, guard)
+        return shown
 
     @staticmethod
     def _shown(key: str, value: Any, guard: Guard | None) -> Any:
@@ -620,7 +645,7 @@ class AsyncCache(Functions):
             return None
         raise value.error or guard.missing(key, value.name)
 
-    async def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+    async def _not_hit(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave, or load it; `reply` is None without a server.
 
         The lease of `reply`, if any, is released by the caller.
@@ -644,7 +669,7 @@ class AsyncCache(Functions):
             return await self._load(lease, want)
         return await self._load_here(name, want)
 
-    async def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
+    async def _once_more(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
         """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
         try:
             reply = await server.fetch(name, want.wait)
@@ -653,7 +678,7 @@ class AsyncCache(Functions):
             reply = None
         return await self._not_hit_again(server, name, reply, want)
 
-    async def _by_itself(self, server: Any, name: bytes, want: _Want) -> Any:
+    async def _by_itself(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
         """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
 
         All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
@@ -668,7 +693,7 @@ class AsyncCache(Functions):
             return (await self._work.limited(lambda: self._run_here(name, want, None), want.wait)).shown
         return await self._not_hit_again(server, name, reply, want)
 
-    async def _not_hit_again(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+    async def _not_hit_again(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
         lease = _lease_of(reply)
         try:
             return await self._not_hit(server, name, reply, want)
@@ -831,7 +856,7 @@ class AsyncCache(Functions):
             self._stats.errors += 1
         return UNREADABLE
 
-    async def _failed_before(self, server: Any, name: bytes, reply: Exception, want: _Want) -> Any:
+    async def _failed_before(self, server: AsyncTransport, name: bytes, reply: Exception, want: _Want) -> Any:
         """Return what came of a load that failed: what this process has of it, else what its own function gives.
 
         That is the value if it was too long to be stored, or the exception of this process; another process's failure
@@ -901,10 +926,23 @@ class AsyncCache(Functions):
             return Absent(form.shown.name)
         return self._decode(form.data, form.flags, type)
 
+    # For tasks alone.
+    @overload
+    async def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        load_many: Callable[[list[str]], Awaitable[Mapping[str, T]]],
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, T | None]: ...
+    @overload
+    async def get_or_load_many(
+        self, keys: Iterable[str], load_many: Callable[[list[str]], Mapping[str, T]], **options: Unpack[ManyOptions]
+    ) -> dict[str, T | None]: ...
+    # For both.
     async def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
-        load_many: Callable[[list[str]], Any],
+        load_many: ManyLoad,
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -915,7 +953,7 @@ class AsyncCache(Functions):
         wait: Duration | None = None,
         policy: Policy | None = None,
         guard: Guard | None = None,
-    ) -> dict[str, Any]:
+    ) -> ManyLoaded:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
         It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only
@@ -963,7 +1001,9 @@ class AsyncCache(Functions):
         if batch.mine:
             batch.found |= await self._load_many(batch.mine, load_many, policy, type, guard)
 
-    async def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
+    async def _fetch_many(
+        self, server: AsyncTransport, part: list[str], names: list[bytes], type: Any, batch: _Sorted
+    ) -> None:
         if loading.get():
             self._check_chain(names)
         try:
@@ -1169,7 +1209,7 @@ class AsyncCache(Functions):
     def _kept(policy: Policy | Callable[[], Policy] | None) -> Policy | None:
         return policy() if callable(policy) else policy
 
-    def _server(self, name: bytes) -> Any:
+    def _server(self, name: bytes) -> AsyncTransport:
         return self._only or self._servers[self._core.home_of(name)]
 
     def _spread(self, keys: list[str]) -> list[_Part]:
@@ -1181,7 +1221,7 @@ class AsyncCache(Functions):
             if len(names) <= MOST_KEYS and size <= MOST_BYTES:
                 return [(self._only, keys, names)]
             return _in_batches(self._only, keys, names)
-        parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
+        parts: dict[int, _Part] = {}
         for key, name in zip(keys, names, strict=True):
             place = self._core.home_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
@@ -1196,7 +1236,7 @@ class AsyncCache(Functions):
             raise error
 
 
-def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
+def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
     words: list[bytes] = [b"CACHE.INVALIDATE"]
     if names:
         words += b"KEYS", b"%d" % len(names), *names
@@ -1208,8 +1248,8 @@ def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]
 def _note_missed(write: _Write) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
-    if (home := getattr(server, "home", None)) is not None:
-        home.undelivered(keys, tags, sent=False)
+    if server.home is not None:
+        server.home.undelivered(keys, tags, sent=False)
 
 
 def _whole(name: str, number: int) -> int:
@@ -1218,7 +1258,7 @@ def _whole(name: str, number: int) -> int:
     return number
 
 
-def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
+def _in_batches(server: AsyncTransport, keys: list[str], names: list[bytes]) -> list[_Part]:
     """Return keys in parts of which each may be asked for in one request."""
     parts: list[_Part] = []
     start = 0
