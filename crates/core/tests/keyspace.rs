@@ -601,6 +601,37 @@ fn long_patterns_and_channels_are_refused() {
     assert_eq!(other.ask(&["PUBLISH", &longest, "m"]), ":2\\r\\n");
 }
 
+/// A client listens to 20,000 channels by one request, in turns; a message comes between two of them. Each channel is confirmed
+/// before its messages, and messages of a channel end before that is confirmed.
+#[test]
+fn many_channels_are_subscribed_to_in_turns() {
+    let engine = engine(64 << 20, 1, true);
+    let (mut talk, mut other) = (Talk::new(&engine), Talk::new(&engine));
+    let channels = names(20_000);
+    let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+    for (word, first, last) in [("SUBSCRIBE", ":1\\r\\n", ":0\\r\\n"), ("UNSUBSCRIBE", ":0\\r\\n", ":1\\r\\n")] {
+        talk.send(&[&[word][..], &channels].concat());
+        let (mut turns, mut count) = (0, 0);
+        loop {
+            let (answer, goes_on) = talk.turn();
+            count += answer.matches(&word.to_lowercase()).count();
+            if !goes_on {
+                break;
+            }
+            turns += 1;
+            assert_eq!(other.ask(&["PUBLISH", channels[0], "m"]), first);
+            assert_eq!(other.ask(&["PUBLISH", channels[19_999], "m"]), last);
+            assert!(count >= turns * 4096, "what was subscribed to in a turn is confirmed at its end");
+        }
+        assert_eq!((turns, count), (4, 20_000));
+    }
+    assert_eq!(other.ask(&["PUBSUB", "CHANNELS"]), "*0\\r\\n");
+    talk.ask(&[&["SUBSCRIBE"][..], &channels].concat());
+    let answer = talk.ask(&["UNSUBSCRIBE"]);
+    assert_eq!((answer.matches("unsubscribe").count(), answer.ends_with(":0\\r\\n")), (20_000, true));
+    assert_eq!(talk.ask(&["GET", "a"]), "$-1\\r\\n");
+}
+
 /// A client may not listen to patterns that a message would be compared with for too long; others may then still listen.
 /// What it asked for is refused whole, and it may ask again when it listens to less.
 #[test]

@@ -21,14 +21,8 @@ const ALL_TOO_COSTLY: Error =
 pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &PubSubCommand<'_>) -> Result<Reply, Error> {
     let bus = &cx.engine.pubsub;
     Ok(match *command {
-        PubSubCommand::Subscribe(topic, names) => return subscribe(bus, client, topic, names),
-        PubSubCommand::Unsubscribe(topic, names) => {
-            let reply = unsubscribe(bus, client.subscriptions.get_or_insert_default(), topic, names);
-            if client.subscriptions.as_ref().is_some_and(|known| known.total() == 0) {
-                client.subscriptions = None;
-            }
-            reply
-        }
+        PubSubCommand::Subscribe(topic, names) => return subscribe(cx, client, topic, names),
+        PubSubCommand::Unsubscribe(topic, names) => unsubscribe(cx, client, topic, names),
         PubSubCommand::Publish(channel, message) => {
             cx.may_look()?;
             let mut spent = 0;
@@ -53,11 +47,44 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &PubSubCom
     })
 }
 
-fn subscribe(bus: &PubSub, client: &mut Client, topic: Topic, names: Args<'_>) -> Result<Reply, Error> {
+/// Names that are taken in or out in one turn: a few milliseconds. A pattern takes longer, since it is read.
+fn names_of_turn(topic: Topic) -> usize {
+    match topic {
+        Topic::Channel => TURN / 2,
+        Topic::Pattern => TURN / 8,
+    }
+}
+
+/// Listens to all of these in turns, the names of each confirmed at its end. What is refused in a later turn is an error behind
+/// the confirmations of those before.
+fn subscribe(cx: &mut Context<'_>, client: &mut Client, topic: Topic, names: Args<'_>) -> Result<Reply, Error> {
+    let mut progress = cx.waits.progress.take().unwrap_or_default();
     let known = client.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.total() as usize);
-    if known + names.len() > MAX_SUBSCRIPTIONS {
+    if progress.at == 0 && known + names.len() > MAX_SUBSCRIPTIONS {
         return Err(Error::new(Kind::TooLarge, "ERR too many subscriptions of one connection"));
     }
+    loop {
+        let rest = names.from(progress.at as usize);
+        let some = rest.to(names_of_turn(topic).min(rest.len()));
+        subscribe_some(&cx.engine.pubsub, client, topic, some, &mut progress.pushes)?;
+        progress.at += some.len() as u64;
+        if progress.at as usize == names.len() {
+            return Ok(Reply::Several(progress.pushes));
+        }
+        if cx.may_stop() {
+            cx.waits.progress = Some(progress);
+            return Ok(Reply::Parked);
+        }
+    }
+}
+
+fn subscribe_some(
+    bus: &PubSub,
+    client: &mut Client,
+    topic: Topic,
+    names: Args<'_>,
+    pushes: &mut Vec<Reply>,
+) -> Result<(), Error> {
     let mut new = Vec::new();
     if topic == Topic::Pattern {
         new = new_patterns(bus, client.subscriptions.as_deref(), names)?;
@@ -65,7 +92,7 @@ fn subscribe(bus: &PubSub, client: &mut Client, topic: Topic, names: Args<'_>) -
     let mut new = new.into_iter();
     let subscriptions = client.subscriptions.get_or_insert_with(|| Box::new(bus.begin()));
     let word = if topic == Topic::Channel { "subscribe" } else { "psubscribe" };
-    let each = names.iter().map(|bytes| {
+    pushes.extend(names.iter().map(|bytes| {
         let name = Name::from(bytes);
         match topic {
             Topic::Channel if subscriptions.add_channel(&name) => {
@@ -79,8 +106,8 @@ fn subscribe(bus: &PubSub, client: &mut Client, topic: Topic, names: Args<'_>) -
             _ => {}
         }
         Reply::Push(vec![Reply::word(word), Reply::Value(Blob::Shared(name)), Reply::Int(subscriptions.total())])
-    });
-    Ok(Reply::Several(each.collect()))
+    }));
+    Ok(())
 }
 
 /// The patterns among these to which a client does not listen yet, each once, with their steps reserved.
@@ -131,21 +158,40 @@ fn channels(cx: &mut Context<'_>, client: &Client, pattern: Option<&[u8]>) -> Re
     }
 }
 
-fn unsubscribe(bus: &PubSub, known: &mut Subscriptions, topic: Topic, names: Args<'_>) -> Reply {
+/// Listens to these no more, or to none without names, in turns as [`subscribe`].
+fn unsubscribe(cx: &mut Context<'_>, client: &mut Client, topic: Topic, names: Args<'_>) -> Reply {
+    let mut progress = cx.waits.progress.take().unwrap_or_default();
+    let known = client.subscriptions.get_or_insert_default();
     let word = if topic == Topic::Channel { "unsubscribe" } else { "punsubscribe" };
-    let all: Vec<Name> = if names.is_empty() { known.of(topic).iter().cloned().collect() } else { Vec::new() };
-    if names.is_empty() && all.is_empty() {
-        return Reply::Push(vec![Reply::word(word), Reply::Null, Reply::Int(known.total())]);
-    }
-    let mut one = |name: &[u8]| {
-        if known.remove(topic, name) {
-            bus.leave(topic, name, known.number);
+    let is_done = loop {
+        let rest = names.from(progress.at as usize);
+        let some: Vec<Name> = match names.is_empty() {
+            true => known.of(topic).iter().take(names_of_turn(topic)).cloned().collect(),
+            false => rest.iter().take(names_of_turn(topic)).map(Name::from).collect(),
+        };
+        progress.at += some.len() as u64;
+        progress.pushes.extend(some.into_iter().map(|name| {
+            if known.remove(topic, &name) {
+                cx.engine.pubsub.leave(topic, &name, known.number);
+            }
+            Reply::Push(vec![Reply::word(word), Reply::Value(Blob::Shared(name)), Reply::Int(known.total())])
+        }));
+        if if names.is_empty() { known.of(topic).is_empty() } else { progress.at as usize == names.len() } {
+            break true;
         }
-        Reply::Push(vec![Reply::word(word), bytes(name), Reply::Int(known.total())])
+        if cx.may_stop() {
+            break false;
+        }
     };
-    Reply::Several(if names.is_empty() {
-        all.iter().map(|name| one(name)).collect()
-    } else {
-        names.iter().map(one).collect()
-    })
+    if !is_done {
+        cx.waits.progress = Some(progress);
+        return Reply::Parked;
+    }
+    if progress.at == 0 {
+        progress.pushes.push(Reply::Push(vec![Reply::word(word), Reply::Null, Reply::Int(known.total())]));
+    }
+    if known.total() == 0 {
+        client.subscriptions = None;
+    }
+    Reply::Several(progress.pushes)
 }
