@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from globalcache.client.leases import NoLease
 from globalcache.client.tasking import AsyncWork
 from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
+from tests.client.faces import Face
 from tests.conftest import transport
 
 if TYPE_CHECKING:
@@ -643,3 +645,57 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
     else:
         asyncio.run(run())
     until(lambda: cache.get("inner") == 2)
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_a_batch_without_a_server_is_loaded_in_one_call(kind: str) -> None:
+    """A server is away and a batch is asked for: its function is called once for all keys, not once for each."""
+    calls: list[list[str]] = []
+
+    def load_many(keys: list[str]) -> dict[str, int]:
+        calls.append(keys)
+        return {key: len(key) for key in keys if key != "none"}
+
+    face = Face(kind, "globalcache://127.0.0.1:1", timeout=0.2)
+    keys = [f"k{number}" for number in range(100)] + ["none"]
+    assert face("get_or_load_many", keys, load_many) == {key: len(key) for key in keys[:-1]} | {"none": None}
+    assert calls == [keys]
+    assert face.cache.stats()["local_loads"] == 1
+    face.close()
+
+
+def test_equal_batches_without_a_server_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten threads ask for the same batch: one loads, the next load serves all who came meanwhile, each its own copy."""
+    cache = Cache("globalcache://127.0.0.1:1", timeout=0.2)
+    running, most, calls = 0, 0, 0
+    begun, go = threading.Event(), threading.Event()
+    waiting, wait = list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waiting.append(None)
+        return wait(flight, end)
+
+    monkeypatch.setattr(_Flight, "wait", note)
+
+    def load_many(keys: list[str]) -> dict[str, list[int]]:
+        nonlocal running, most, calls
+        running, calls = running + 1, calls + 1
+        most = max(most, running)
+        begun.set()
+        assert go.wait(20)
+        if calls == 2:
+            until(lambda: len(waiting) == 9 + 8)  # all others wait for this one
+        running -= 1
+        return {key: [1] for key in keys}
+
+    with ThreadPoolExecutor(10) as pool:
+        results = [pool.submit(cache.get_or_load_many, ["a", "b"], load_many)]
+        assert begun.wait(20)
+        results += [pool.submit(cache.get_or_load_many, ["a", "b"], load_many) for _ in range(9)]
+        until(lambda: len(waiting) == 9)
+        go.set()
+        found = [result.result()["a"] for result in results]
+    assert found == [[1]] * 10
+    assert len({id(value) for value in found}) == 10
+    assert most == 1
+    assert calls == 2

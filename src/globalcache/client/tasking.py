@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.raised import Raised
-from globalcache.client.work import MOST_QUEUED, Failed, is_in_load, loading
+from globalcache.client.work import MOST_QUEUED, Failed, Names, is_in_load, loading, named
 from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class AsyncWork:
     def __init__(self, local_loads: int) -> None:
         self._local_loads = local_loads
         # By the loops themselves: the number of one that was collected may be another's. See `_forget_closed`.
-        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Task[_Outcome]] = {}
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, Names], asyncio.Task[_Outcome]] = {}
         self._rooms: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         self._refreshing: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -120,7 +120,7 @@ class AsyncWork:
 
     async def alone(
         self,
-        key: bytes,
+        key: Names,
         load: Callable[[], Awaitable[Any]],
         wait: float,
         private: tuple[type[BaseException], ...] = (),
@@ -157,7 +157,7 @@ class AsyncWork:
                     elif not mine and not joins and outcome.begun <= arrived:
                         outcome = None
         except TimeoutError:
-            raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s") from None
+            raise DeadlineError(f"{named(key)}: its load took longer than {wait:g} s") from None
         try:
             if outcome.raised is not None:
                 outcome.raised.again()
@@ -178,7 +178,7 @@ class AsyncWork:
         except Exception as error:  # noqa: BLE001 - raised in all who wait
             return _Outcome(begun, raised=Raised(error), is_private=isinstance(error, private))
 
-    def _landed(self, place: tuple[asyncio.AbstractEventLoop, bytes], flight: asyncio.Task[_Outcome]) -> None:
+    def _landed(self, place: tuple[asyncio.AbstractEventLoop, Names], flight: asyncio.Task[_Outcome]) -> None:
         if self._flights.get(place) is flight:
             # Another thread may detach it between the two; a flight of this loop alone would take its place.
             self._flights.pop(place, None)

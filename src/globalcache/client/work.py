@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from globalcache.client.holder import Holder
 from globalcache.client.home import when_forked
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from globalcache.client.leases import Lease
 
+# What one load is for: a key, or those of a batch.
+Names: TypeAlias = "bytes | tuple[bytes, ...]"
+
 _log = logging.getLogger("globalcache")
 # Threads that refresh, and refreshes that may wait for one. What is beyond them is left to the next caller.
 _REFRESHERS = 4
@@ -33,6 +36,14 @@ MOST_QUEUED = 1000
 _IDLE = 5.0
 # Seconds after which a load looks again whether there is room for it, doubled up to eight times as much.
 _LOOK_AGAIN = 0.005
+
+
+def named(names: Names) -> str:
+    """Return what a load is for, as people read it."""
+    if isinstance(names, bytes):
+        return names.decode(errors="replace")
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0].decode(errors="replace") + more
 
 
 class Running:
@@ -190,7 +201,7 @@ class Work:
         # A weak reference for each load that has a room.
         self._running: set[weakref.ref[Holder]] = set()
         self._lock = threading.Lock()
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[Names, _Flight] = {}
         self._refresher = Refresher()
 
     def call(self, load: Callable[[], Any]) -> Any:
@@ -224,7 +235,7 @@ class Work:
 
     def alone(
         self,
-        key: bytes,
+        key: Names,
         load: Callable[[], Any],
         wait: float,
         private: tuple[type[BaseException], ...] = (),
@@ -251,7 +262,7 @@ class Work:
                 if mine:
                     return self._lead(key, flight, load, end, private)
                 if not flight.wait(end):
-                    raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s")
+                    raise DeadlineError(f"{named(key)}: its load took longer than {wait:g} s")
                 if flight.is_private:
                     return self._limited(load, end)
                 if joins or flight.begun > arrived:
@@ -265,7 +276,7 @@ class Work:
                 del leader, flight
 
     def _lead(
-        self, key: bytes, flight: _Flight, load: Callable[[], Any], end: float, private: tuple[type[BaseException], ...]
+        self, key: Names, flight: _Flight, load: Callable[[], Any], end: float, private: tuple[type[BaseException], ...]
     ) -> Any:
         has_room = False
 

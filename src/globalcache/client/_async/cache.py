@@ -98,13 +98,14 @@ class _Form(NamedTuple):
 
 
 class _Sorted:
-    """What a batch of fetches gave: values, leases for loads and for refreshes, and keys to be waited for."""
+    """What a batch of fetches gave: values, leases for loads and refreshes, keys to wait for, keys without a server."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
         self.mine: list[Lease] = []
         self.stale: list[Lease] = []
         self.later: list[str] = []
+        self.away: list[str] = []
         self._leases: list[Lease] = []
 
     def own(self, replies: Iterable[Any]) -> None:
@@ -956,9 +957,10 @@ class AsyncCache(Functions):
     ) -> ManyLoaded:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
-        It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only
-        then are others' loads waited for, all of them for `wait` together: two callers would otherwise wait for each
-        other. When some of them fail, the rest is finished first, and then LoadError names them.
+        It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, also without
+        a server, and only then are others' loads waited for, all of them for `wait` together: two callers would
+        otherwise wait for each other. When some of them fail, the rest is finished first, and then LoadError names
+        them.
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -972,9 +974,10 @@ class AsyncCache(Functions):
             await self._load_batch(batch, load_many, policy, type, guard)
         finally:
             batch.release()
-        found = batch.found
+        found, end = batch.found, time.monotonic() + limit
+        if batch.away:
+            found |= await self._load_many_here(batch.away, load_many, policy, type, guard, limit)
         if batch.later:
-            end = time.monotonic() + limit
 
             async def wait_for(key: str) -> Any:
                 load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
@@ -1013,7 +1016,7 @@ class AsyncCache(Functions):
                 replies = await server.fetch_many(names, 0)
         except _AWAY as error:
             self._without(error)
-            batch.later.extend(part)
+            batch.away.extend(part)
             return
         batch.own(replies)
         for key, reply in zip(part, replies, strict=True):
@@ -1032,6 +1035,54 @@ class AsyncCache(Functions):
                 batch.mine.append(lease)
             else:
                 batch.later.append(key)
+
+    async def _load_many_here(  # noqa: PLR0913, PLR0917 - what the call was given
+        self,
+        keys: list[str],
+        load_many: Callable[[list[str]], Any],
+        policy: Policy,
+        type: Any,
+        guard: Guard,
+        wait: float,
+    ) -> dict[str, Any]:
+        """Load without a server, in one call. Nothing is stored; equal batches of this process run one at a time."""
+        self._tags(policy.tags)  # what is wrong with them is told now as well
+        names = tuple(map(self._name, keys))
+        is_mine = False
+
+        async def run() -> list[_Form]:
+            nonlocal is_mine
+            is_mine = True
+            return await self._run_many_here(names, load_many, type, guard)
+
+        end = time.monotonic() + wait
+        while True:
+            is_mine = False
+            left = max(0.0, end - time.monotonic())
+            forms = await self._work.alone(names, run, left, guard.pass_through, joins=False)
+            values = [form.shown if is_mine else self._copied(form, type) for form in forms]
+            if not any(value is UNREADABLE for value in values):
+                return dict(zip(keys, values, strict=True))
+
+    async def _run_many_here(
+        self, names: tuple[bytes, ...], load_many: Callable[[list[str]], Any], type: Any, guard: Guard
+    ) -> list[_Form]:
+        keys = [self._key(name) for name in names]
+        for name, key in zip(names, keys, strict=True):
+            self._failures.try_alone(name, key, guard, None)
+        self._stats.local_loads += 1
+        handled = Handled()
+        ran = False
+        try:
+            loaded = await self._run(names, lambda: load_many(list(keys)))
+            ran = True
+            rows = rows_of(guard.name, keys, loaded)
+            forms = [self._form(name, row, type, guard) for name, row in zip(names, rows, strict=True)]
+        except Exception as error:
+            self._failures.failed(names, error, guard, handled, ran=ran)
+            raise
+        self._failures.succeeded(guard)
+        return forms
 
     def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
         async def load() -> Any:
