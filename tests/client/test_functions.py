@@ -8,6 +8,8 @@ import functools
 import inspect
 import sqlite3
 from collections.abc import Mapping  # noqa: TC003 - read as the type of values
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
@@ -462,6 +464,35 @@ def test_batches_say_what_is_wrong_with_them() -> None:
     ):
         with pytest.raises(TypeError, match=line):
             call()
+
+
+@pytest.mark.parametrize("pair", [(1, True), (0.0, -0.0), (1, 1.0), (Decimal("1.0"), Decimal("1.00"))])
+def test_a_warm_batch_refuses_equal_items_as_a_cold_one(pair: tuple[Any, Any]) -> None:
+    """Keys tell them apart and the dict that is returned does not: the value of one would stand for both."""
+    cache = Cache()
+
+    @cache.batch_loader("flag:{id}")
+    def flags(ids: list[Any]) -> dict[Any, str]:
+        return {each: repr(each) for each in ids}
+
+    @cache.batch_loader("aflag:{id}")
+    async def awaited(ids: list[Any]) -> dict[Any, str]:
+        return {each: repr(each) for each in ids}
+
+    async def run(call: Callable[..., Any], *args: Any) -> Any:
+        return await call(*args)
+
+    for _ in ("cold", "warm"):
+        for call in (partial(flags, pair), partial(flags.refresh, *pair)):
+            with pytest.raises(TypeError, match="are equal in Python"):
+                call()
+        for call in (partial(run, awaited, pair), partial(run, awaited.refresh, *pair)):
+            with pytest.raises(TypeError, match="are equal in Python"):
+                asyncio.run(call())
+        assert [flags([each])[each] for each in pair] == list(map(repr, pair))
+        assert [asyncio.run(run(awaited, [each]))[each] for each in pair] == list(map(repr, pair))
+    flags.invalidate(*pair)
+    assert not [key for key in cache.plain.values if key.startswith("flag:")]
 
 
 def test_two_loaders_of_one_pattern_are_refused() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 # Keys that a message shows.
 _SHOWN = 3
@@ -28,19 +28,25 @@ def apart(items: Sequence[Any]) -> list[dict[Any, int]]:
     return groups
 
 
+def check_apart(name: str, items: Collection[Any]) -> None:
+    """Raise TypeError if two items are equal, as 1 and True are: a dict, as batches return, has one row for both."""
+    if len(set(items)) == len(items):
+        return
+    groups = apart(list(items))
+    equal = [item for group in groups for item in group if item in groups[1]]
+    raise TypeError(f"{name}: {_few(equal)} are equal in Python, so a dict cannot tell their rows apart")
+
+
 def rows_of(name: str, items: Sequence[Any], found: Any) -> list[Any]:
     """Return the row of each item, None where there is none. Raises TypeError if that cannot be known.
 
     `found` is what the loader `name` returned for `items`. It may have more than was asked for, but not while
-    something that was asked for is missing: that may be the same key in another form, as "1" for 1. No two items may
-    be equal, as 1 and True are: a dict cannot tell their rows apart.
+    something that was asked for is missing: that may be the same key in another form, as "1" for 1. No two items are
+    equal.
     """
     if not isinstance(found, Mapping):
         kind = type(found).__name__
         raise TypeError(f"{name} returned {_article(kind)}; it should return a dict of the items it was given")
-    if len(groups := apart(items)) > 1:
-        equal = [item for group in groups for item in group if item in groups[1]]
-        raise TypeError(f"{name}: {_few(equal)} are equal in Python, so a dict cannot tell their rows apart")
     rows = [found.get(item) for item in items]
     if None in rows:
         wanted = set(items)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from globalcache.client.batches import listed, rows_of, values_of
+from globalcache.client.batches import check_apart, listed, rows_of, values_of
 from globalcache.client.claims import Claim, Claims, Comparable, is_same, same_values
 from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.errors import ConfigError, KeyFormatError
@@ -427,7 +427,10 @@ class _Batch(Comparable, Generic[K, V]):
         return template.format_values(values_of(self.loader.name, template.field_names, item))
 
     def _keys(self, items: Iterable[K]) -> dict[str, K]:
-        return {self.key(item): item for item in items}
+        """Return items by their keys. Raises TypeError for two that are equal and have keys of their own."""
+        keys = {self.key(item): item for item in items}
+        check_apart(self.loader.name, keys.values())
+        return keys
 
     def _by_key(self, keys: Mapping[str, K], loaded: Mapping[K, V | None]) -> dict[str, V | None]:
         return dict(zip(keys, rows_of(self.loader.name, list(keys.values()), loaded), strict=True))
@@ -470,11 +473,11 @@ class BatchLoader(_Batch[K, V]):
 
     def invalidate(self, *items: K) -> None:
         """Forget these items, on every node."""
-        self._cache.sync_door.invalidate(*self._keys(items))
+        self._cache.sync_door.invalidate(*map(self.key, items))
 
     def refresh(self, *items: K) -> dict[K, V]:
         """Forget these items and load them anew."""
-        self.invalidate(*items)
+        self._cache.sync_door.invalidate(*self._keys(items))
         return self(items)
 
     def set(self, value: V | None, item: K) -> None:
@@ -515,11 +518,11 @@ class AsyncBatchLoader(_Batch[K, V]):
 
     async def invalidate(self, *items: K) -> None:
         """Forget these items, on every node."""
-        await self._cache.async_door.invalidate(*self._keys(items))
+        await self._cache.async_door.invalidate(*map(self.key, items))
 
     async def refresh(self, *items: K) -> dict[K, V]:
         """Forget these items and load them anew."""
-        await self.invalidate(*items)
+        await self._cache.async_door.invalidate(*self._keys(items))
         return await self(items)
 
     async def set(self, value: V | None, item: K) -> None:
