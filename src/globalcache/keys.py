@@ -371,6 +371,8 @@ class KeyTemplate:
         if not is_tag:
             self._check_complete(wanted, receiver, where)
         self.prefix = self._parts[0][0]
+        # What all keys end in, unless they are too long.
+        self._tail = self._parts[-1][0] if self._parts[-1][1] is None else ""
         self._floats = [field.parameter for field in self._fields if field.takes_float and not field.attributes]
         self.is_constant = not self._fields
         self._form = "".join(literal + ("%s" if name is not None else "") for literal, name, _ in self._parts)
@@ -404,6 +406,8 @@ class KeyTemplate:
         """Tell whether a key of this template can be one of the other's, each behind its prefix."""
         head, other_head = prefix + self.prefix, other_prefix + other.prefix
         if not head.startswith(other_head) and not other_head.startswith(head):
+            return False
+        if not self._tail.endswith(other._tail) and not other._tail.endswith(self._tail):
             return False
         return _meet(self._atoms(prefix), other._atoms(other_prefix))
 

@@ -26,8 +26,9 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from globalcache.client.batches import check_apart, listed, rows_of, values_of
-from globalcache.client.claims import Claim, Claims, Comparable, is_same, same_values
+from globalcache.client.claims import Claim, Claims
 from globalcache.client.guard import Classes, Guard, Maker
+from globalcache.client.same import Comparable, is_same, same_values
 from globalcache.errors import ConfigError, KeyFormatError
 from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
 from globalcache.policy import Duration, Policy, seconds
