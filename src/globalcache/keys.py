@@ -387,6 +387,8 @@ class KeyTemplate:
         self._places = [
             (names.index(field.parameter), field.takes_int and not field.attributes, field) for field in self._fields
         ]
+        # Most have one field.
+        self._sole = self._places[0] if len(self._places) == 1 else None
         self.pattern = "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
         self._regex = self._expression()
 
@@ -482,6 +484,11 @@ class KeyTemplate:
         if len(args) < self._most:
             args += self._defaults[len(args) - self._least :]
         # Whole numbers, the most frequent, are written by % without a call.
+        if self._sole is not None:
+            at, takes_int, field = self._sole
+            value = args[at]
+            key = self._form % (value if takes_int and type(value) is int else field.write(field.pick_from(value)),)
+            return key if len(key) * 4 <= LONGEST else self._shortened(key)
         return self._join(
             tuple(
                 [
@@ -501,7 +508,11 @@ class KeyTemplate:
 
     def _join(self, texts: tuple[Any, ...]) -> str:
         key = self._form % texts
-        if self._longest is None or len(key) * 4 <= self._longest or len(key.encode()) <= self._longest:
+        return key if len(key) * 4 <= LONGEST else self._shortened(key)
+
+    def _shortened(self, key: str) -> str:
+        """Return a key, with a hash for its end if it is too long."""
+        if self._longest is None or len(key.encode()) <= self._longest:
             return key
         import hashlib  # noqa: PLC0415 - slow to import, and most keys are short
 
