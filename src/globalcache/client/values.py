@@ -18,7 +18,7 @@ import math
 import re
 import types
 import typing
-from typing import TYPE_CHECKING, Any, Final, Union
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union
 
 import msgspec
 
@@ -29,6 +29,7 @@ from globalcache.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+T = TypeVar("T")
 _OURS: Final = 0x6763_0000
 _RAW, _MSGPACK, _PICKLE = 1, 2, 3
 _ZSTD = 0x10
@@ -36,6 +37,9 @@ _DIGEST = 32
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 # A reader never unpacks more than the server stores at most in one value, and some.
 _LONGEST = 256 << 20
+
+# Types of which one cache keeps how they are read and written.
+_MOST_TYPES = 1000
 
 UNREADABLE: Final = object()
 
@@ -143,7 +147,7 @@ class Values:
         walk = self._walks.get(kind)
         if walk is None:
             walk = _walk_of(kind) if kind is None or self._can_read(kind) else None
-            walk = self._walks[kind] = walk or _never
+            walk = _kept(self._walks, kind, walk or _never)
         return walk
 
     def _can_read(self, kind: Any) -> bool:
@@ -242,7 +246,7 @@ class Values:
         name = _members(kind) or kind
         decode = self._decoders.get(name)
         if decode is None:
-            decode = self._decoders[name] = _decoder(kind)
+            decode = _kept(self._decoders, name, _decoder(kind))
         return decode
 
     @staticmethod
@@ -266,6 +270,17 @@ class Values:
         import pickle  # noqa: PLC0415
 
         return pickle.loads(data[_DIGEST:])  # noqa: S301 - signed by whoever knows the secret
+
+
+def _kept(by_type: dict[Any, T], kind: Any, made: T) -> T:
+    """Keep what was made for a type, for so many types: a function that makes a class at each call has no end of them.
+
+    All are dropped together, so that a hit has nothing to note.
+    """
+    if len(by_type) >= _MOST_TYPES:
+        by_type.clear()
+    by_type[kind] = made
+    return made
 
 
 class _UnknownTypeError(TypeError):
