@@ -42,7 +42,7 @@ from uuid import UUID
 
 import msgspec
 
-from globalcache.errors import KeyFormatError
+from globalcache.errors import KeyFormatError, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -216,7 +216,7 @@ class _Field(msgspec.Struct, frozen=True):
         if self.kinds and kind not in self.kinds:
             if kind is not int or not self.takes_float or not _is_float(value):
                 allowed = " or ".join(kind.__name__.replace("NoneType", "None") for kind in self.kinds)
-                raise TypeError(f"{self.name}: {value!r} is no {allowed}")
+                raise TypeError(f"{self.name}: {written(value)} is no {allowed}")
             kind, value = float, float(value)
         is_sole = len(self.kinds) == 1
         if issubclass(kind, Enum):
@@ -229,8 +229,8 @@ class _Field(msgspec.Struct, frozen=True):
             raise TypeError(f"{self.name}: {error}") from None
         if type(value) is not kind and (_is_more(value) or _loses(how, plain, value)):
             raise TypeError(
-                f"{self.name}: {type(value).__name__} {value!r} is more than the {kind.__name__} that would stand in "
-                f"the key: pass a {kind.__name__}"
+                f"{self.name}: {type(value).__name__} {written(value)} is more than the {kind.__name__} that would "
+                f"stand in the key: pass a {kind.__name__}"
             )
         text = self._escape(plain)
         is_clear = is_sole or (kind is str and not self._reads_as_another(text))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from globalcache.errors import written
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -61,7 +63,7 @@ def rows_of(name: str, items: Sequence[Any], found: Any) -> list[Any]:
 def listed(name: str, items: Any) -> Iterable[Any]:
     """Return the items that a batch loader was called with. Raises TypeError for a single one in their place."""
     if isinstance(items, str | bytes) or not hasattr(items, "__iter__"):
-        raise TypeError(f"{name} takes a list of items: [{items!r}] instead of {items!r}")
+        raise TypeError(f"{name} takes a list of items: [{written(items)}] instead of {written(items)}")
     given: Iterable[Any] = items
     return given
 
@@ -73,7 +75,7 @@ def values_of(name: str, fields: Sequence[str], item: Any) -> Sequence[Any]:
             raise TypeError(f"{name}: an item is one value, not {_article(type(item).__name__)}: pass *items")
         return (item,)
     if not isinstance(item, tuple) or len(item) != len(fields):
-        raise TypeError(f"{name}: an item is a tuple of {', '.join(fields)}, not {item!r}")
+        raise TypeError(f"{name}: an item is a tuple of {', '.join(fields)}, not {written(item)}")
     return item
 
 
@@ -82,4 +84,4 @@ def _article(kind: str) -> str:
 
 
 def _few(keys: Sequence[Any]) -> str:
-    return ", ".join(map(repr, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")
+    return ", ".join(map(written, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")

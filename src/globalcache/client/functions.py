@@ -30,7 +30,7 @@ from globalcache.client.batches import check_apart, listed, rows_of, values_of
 from globalcache.client.claims import Claim, Claims
 from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.client.same import Comparable, is_same, same_values
-from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.errors import ConfigError, KeyFormatError, written
 from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
 from globalcache.policy import Duration, Policy, seconds
 
@@ -839,7 +839,7 @@ def _check_template(decorator: str, template: object) -> None:
     if callable(template):
         raise TypeError(f"{decorator}: write @cache.{decorator}(...) with brackets")
     if not isinstance(template, str | None):
-        raise TypeError(f"{decorator}: a template is a text such as 'user:{{id}}', not {template!r}")
+        raise TypeError(f"{decorator}: a template is a text such as 'user:{{id}}', not {written(template)}")
 
 
 def _slug(template: str) -> str:

@@ -24,7 +24,8 @@ import msgspec
 
 from globalcache.client.checks import check_type
 from globalcache.client.faithful import difference, is_pydantic, is_record, place_of, shown
-from globalcache.errors import ConfigError
+from globalcache.client.guard import text_of
+from globalcache.errors import ConfigError, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -396,7 +397,7 @@ def _first_line(error: BaseException) -> str:
     if type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
         first = error.errors(include_url=False, include_input=False)[0]
         return ".".join(["value", *map(str, first["loc"])]) + f": {first['msg']}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (text_of(error).splitlines() or [type(error).__name__])[0]
 
 
 def _never(_: Any) -> bool:
@@ -511,7 +512,7 @@ def _refuse_plain(value: Any, where: str) -> None:
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise TypeError(f"{where} has the key {key!r}, which would come back as text; give type=")
-            _refuse_plain(item, f"{where}[{key!r}]")
+                raise TypeError(f"{where} has the key {written(key)}, which would come back as text; give type=")
+            _refuse_plain(item, f"{where}[{written(key)}]")
     elif kind not in _PLAIN and kind is not float:
         raise TypeError(f"{where} is of type {kind.__name__}, which would not come back the same; give type=")

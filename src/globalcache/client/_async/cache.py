@@ -32,6 +32,7 @@ from globalcache.errors import (
     ReplyError,
     UnavailableError,
     ValueTooLargeError,
+    written,
 )
 from globalcache.policy import Duration, Policy, millis, seconds
 
@@ -1101,11 +1102,11 @@ class AsyncCache(Functions):
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
-            raise KeyFormatError(f"a key is a str that is not empty, not {key!r}")
+            raise KeyFormatError(f"a key is a str that is not empty, not {written(key)}")
         try:
             name = (self._prefix + key).encode()
         except UnicodeEncodeError:
-            raise KeyFormatError(f"{key!r}: a key is UTF-8") from None
+            raise KeyFormatError(f"{written(key)}: a key is UTF-8") from None
         if len(name) > _LONGEST_KEY:
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
@@ -1130,7 +1131,7 @@ class AsyncCache(Functions):
 
     def _tag(self, tag: str) -> bytes:
         if tag.__class__ is not str or not tag:
-            raise KeyFormatError(f"a tag is a str that is not empty, not {tag!r}")
+            raise KeyFormatError(f"a tag is a str that is not empty, not {written(tag)}")
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
@@ -1202,7 +1203,7 @@ def _note_missed(write: _Write) -> None:
 
 def _whole(name: str, number: int) -> int:
     if not isinstance(number, int):
-        raise TypeError(f"{name}: {number!r}: should be a whole number")
+        raise TypeError(f"{name}: {written(number)}: should be a whole number")
     return number
 
 
