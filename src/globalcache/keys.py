@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 LONGEST = 250
+_SHORT = LONGEST // 4  # characters of a key that is not too long, whatever they are
 _HASHED = "%h"  # nothing that is escaped looks like it, nor do the marks below: their letters are no digits of 16
 _CONVERTERS = {"int": int, "str": str, "path": str}
 _INT = re.compile(r"0|-?[1-9][0-9]*")
@@ -479,16 +480,16 @@ class KeyTemplate:
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the key of a call. Raises TypeError for an argument that cannot be part of a key."""
+        # Whole numbers, the most frequent, are written by % without a call.
+        if not kwargs and len(args) == self._most and self._sole is not None:
+            at, takes_int, field = self._sole
+            value = args[at]
+            key = self._form % (value if takes_int and type(value) is int else field.write(field.pick_from(value)),)
+            return key if len(key) <= _SHORT else self._shortened(key)
         if kwargs or not self._least <= len(args) <= self._most:
             return self.format(self.bind(args, kwargs))
         if len(args) < self._most:
             args += self._defaults[len(args) - self._least :]
-        # Whole numbers, the most frequent, are written by % without a call.
-        if self._sole is not None:
-            at, takes_int, field = self._sole
-            value = args[at]
-            key = self._form % (value if takes_int and type(value) is int else field.write(field.pick_from(value)),)
-            return key if len(key) * 4 <= LONGEST else self._shortened(key)
         return self._join(
             tuple(
                 [
@@ -508,7 +509,7 @@ class KeyTemplate:
 
     def _join(self, texts: tuple[Any, ...]) -> str:
         key = self._form % texts
-        return key if len(key) * 4 <= LONGEST else self._shortened(key)
+        return key if len(key) <= _SHORT else self._shortened(key)
 
     def _shortened(self, key: str) -> str:
         """Return a key, with a hash for its end if it is too long."""

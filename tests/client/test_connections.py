@@ -16,6 +16,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import hiredis
 import pytest
 
 import globalcache
@@ -738,6 +739,46 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
             thread.join(10)
     assert got == [7] * 20
     assert loads == [1]
+
+
+def token_of_load(worker: Wire) -> int:
+    """Return the token of the first load that a worker is sent."""
+    reader = hiredis.Reader()
+    while True:
+        reader.feed(worker.socket.recv(1 << 16))
+        while (message := reader.gets()) is not False:
+            if isinstance(message, hiredis.PushNotification):
+                return int(message[1][1])
+
+
+def test_readers_of_served_keys_leave_room_for_others(
+    server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads read keys that a worker is slow to load than there may be connections; a write finds one at once."""
+    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    looking, got = threading.Semaphore(0), list[Any]()
+    with Cache(server.url, timeout=10, on_error="raise") as cache, Wire(server.address) as worker:
+        below = cache._servers[0]  # noqa: SLF001
+        look = below._asked_again  # noqa: SLF001
+
+        def asked_again(request: bytes) -> Any:
+            looking.release()
+            return look(request)
+
+        below._asked_again = asked_again  # noqa: SLF001
+        worker.send(b"HELLO 3\r\nCACHE.LOADER served:* INFLIGHT 100\r\n")
+        reads: list[Any] = [lambda: cache.get("served:1"), lambda: cache.get_many(["served:1"])["served:1"]] * 10
+        threads = [threading.Thread(target=lambda read=read: got.append(read())) for read in reads]
+        for thread in threads:
+            thread.start()
+        for _ in range(15):
+            assert looking.acquire(timeout=10)
+        assert cache.incr("n") == 1
+        worker.send(b"CACHE.FILL served:1 %d 7\r\n" % token_of_load(worker))
+        for thread in threads:
+            thread.join(10)
+    assert got == [7] * 20
 
 
 def test_a_name_server_that_is_silent_costs_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
