@@ -16,6 +16,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import hiredis
 import pytest
 
 import globalcache
@@ -742,6 +743,46 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
     assert loads == [1]
 
 
+def token_of_load(worker: Wire) -> int:
+    """Return the token of the first load that a worker is sent."""
+    reader = hiredis.Reader()
+    while True:
+        reader.feed(worker.socket.recv(1 << 16))
+        while (message := reader.gets()) is not False:
+            if isinstance(message, hiredis.PushNotification):
+                return int(message[1][1])
+
+
+def test_readers_of_served_keys_leave_room_for_others(
+    server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads read keys that a worker is slow to load than there may be connections; a write finds one at once."""
+    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    looking, got = threading.Semaphore(0), list[Any]()
+    with Cache(server.url, timeout=10, on_error="raise") as cache, Wire(server.address) as worker:
+        below = transport(cache)
+        look = below._asked_again  # noqa: SLF001
+
+        def asked_again(request: bytes) -> Any:
+            looking.release()
+            return look(request)
+
+        below._asked_again = asked_again  # noqa: SLF001
+        worker.send(b"HELLO 3\r\nCACHE.LOADER served:* INFLIGHT 100\r\n")
+        reads: list[Any] = [lambda: cache.get("served:1"), lambda: cache.get_many(["served:1"])["served:1"]] * 10
+        threads = [threading.Thread(target=lambda read=read: got.append(read())) for read in reads]
+        for thread in threads:
+            thread.start()
+        for _ in range(15):
+            assert looking.acquire(timeout=10)
+        assert cache.incr("n") == 1
+        worker.send(b"CACHE.FILL served:1 %d 7\r\n" % token_of_load(worker))
+        for thread in threads:
+            thread.join(10)
+    assert got == [7] * 20
+
+
 def test_a_name_server_that_is_silent_costs_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking a name up takes as long as the system likes. Nobody waits longer than the time-out; one thread looks."""
     asked, answering = [], threading.Event()
@@ -762,3 +803,41 @@ def test_a_name_server_that_is_silent_costs_one_deadline(monkeypatch: pytest.Mon
         answering.set()
         assert lookup.addresses("cache.example", 7411, math.inf) == ["cache.example"]
         assert asked == ["cache.example"]
+
+
+def test_tasks_whose_connection_fails_get_errors_of_their_own() -> None:
+    """Tasks share a connection, and so its end: notes that one adds, and its frames, are none of the others'."""
+    with socket.socket() as refused:
+        refused.bind(("127.0.0.1", 0))
+        port = refused.getsockname()[1]
+
+        async def run() -> list[Any]:
+            async with globalcache.AsyncCache(f"globalcache://127.0.0.1:{port}", on_error="raise") as cache:
+                return await asyncio.gather(*(cache.get(f"k{each}") for each in range(5)), return_exceptions=True)
+
+        errors = asyncio.run(run())
+    assert {type(error) for error in errors} == {UnavailableError}
+    assert len(set(map(id, errors))) == 5
+
+
+def test_requests_of_a_lost_connection_fail_with_errors_of_their_own() -> None:
+    async def run() -> None:
+        server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._core.async_transports[0]  # noqa: SLF001
+        loop = asyncio.get_running_loop()
+        link = multiplexed.Link(server.home, loop, server._leases_of(loop))  # noqa: SLF001
+        futures = [link.ask(b"PING\r\n") for _ in range(3)]
+        link._output.clear()  # noqa: SLF001 - sent
+        futures += [link.ask(b"PING\r\n") for _ in range(3)]
+        error = UnavailableError("gone")
+        error.__cause__ = OSError("reset")
+        link.give_up(error)
+        failed = [future.exception() for future in futures]
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="gone") as caught:
+                link.ask(b"PING\r\n")
+            failed.append(caught.value)
+        assert len({id(each) for each in (error, *failed)}) == 9
+        assert [str(each.__cause__) for each in failed[:3] if each] == ["reset"] * 3
+        assert error.__traceback__ is None
+
+    asyncio.run(run())

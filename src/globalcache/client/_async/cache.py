@@ -16,7 +16,7 @@ from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, text_of
-from globalcache.client.raised import Handled, Raised
+from globalcache.client.raised import Handled, Raised, is_one
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
@@ -30,6 +30,7 @@ from globalcache.errors import (
     ReplyError,
     UnavailableError,
     ValueTooLargeError,
+    written,
 )
 from globalcache.policy import Duration, Policy, millis, seconds
 
@@ -1204,11 +1205,11 @@ class AsyncCache(Functions):
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
-            raise KeyFormatError(f"a key is a str that is not empty, not {key!r}")
+            raise KeyFormatError(f"a key is a str that is not empty, not {written(key)}")
         try:
             name = (self._prefix + key).encode()
         except UnicodeEncodeError:
-            raise KeyFormatError(f"{key!r}: a key is UTF-8") from None
+            raise KeyFormatError(f"{written(key)}: a key is UTF-8") from None
         if len(name) > _LONGEST_KEY:
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
@@ -1233,7 +1234,7 @@ class AsyncCache(Functions):
 
     def _tag(self, tag: str) -> bytes:
         if tag.__class__ is not str or not tag:
-            raise KeyFormatError(f"a tag is a str that is not empty, not {tag!r}")
+            raise KeyFormatError(f"a tag is a str that is not empty, not {written(tag)}")
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
@@ -1305,7 +1306,7 @@ def _note_missed(write: _Write) -> None:
 
 def _whole(name: str, number: int) -> int:
     if not isinstance(number, int):
-        raise TypeError(f"{name}: {number!r}: should be a whole number")
+        raise TypeError(f"{name}: {written(number)}: should be a whole number")
     return number
 
 
@@ -1342,7 +1343,7 @@ def _path(chain: Iterable[bytes], name: bytes) -> str:
 def _raise_all(errors: Mapping[str, Exception]) -> None:
     """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
-    if all(error is first for error in errors.values()):
+    if all(is_one(error, first) for error in errors.values()):
         Raised(first).again()
     named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
     raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first
