@@ -12,28 +12,39 @@ use parking_lot::{Mutex, MutexGuard};
 
 mod bases;
 mod check;
+mod counts;
+mod entry;
 mod events;
+mod eviction;
 mod fetch;
+mod flushed;
 mod ghosts;
 mod hash;
 mod index;
+mod large_values;
 mod lease;
+mod log;
 mod policy_selector;
 mod queue;
+mod reclaim;
 mod record;
+mod room;
 mod segment;
 mod shard;
+mod sweep;
 mod tags;
 mod tracked;
 mod types;
+mod write;
 
+pub use entry::{Copied, Entry};
 pub use events::{ConnectionId, EventSink, Granted, Loaded, Outcome, StoreEvent};
 pub use fetch::{FetchResult, Inspection};
 use hash::{hash, tag_salt};
 use index::Slot;
 pub use lease::{Changes, FetchRequest, Hold, HoldOff, Holds};
-pub use shard::{Copied, Entry};
-use shard::{MIN_SEGMENT, Shard};
+use log::MIN_SEGMENT;
+use shard::Shard;
 use tags::{TagTable, Tags};
 pub use tracked::Interest;
 pub use types::{Item, Key, MAX_SHARDS, Meta, Options, Refused, RefusedFills, Stats, Step, Value};
@@ -170,15 +181,15 @@ impl Store {
         let tags = self.tags.step();
         let result = f(&mut Entry::new(&mut shard, &tags, key, hash, now, None));
         if shard.leases.has_pending() {
-            self.settle(&mut shard, &tags, actor);
+            self.deliver_events(&mut shard, &tags, actor);
         }
         result
     }
 
     /// The end of a step that others wait for.
     #[cold]
-    fn settle(&self, shard: &mut Shard, tags: &Tags<'_>, actor: u64) {
-        shard.settle(tags);
+    fn deliver_events(&self, shard: &mut Shard, tags: &Tags<'_>, actor: u64) {
+        shard.end_step(tags);
         for event in shard.leases.take_events() {
             self.sink.send(event, actor);
         }
@@ -262,7 +273,7 @@ impl Store {
             shard.advance(now);
             let tags = self.tags.step();
             shard.tick_leases(&tags, &mut most);
-            self.settle(&mut shard, &tags, NOBODY);
+            self.deliver_events(&mut shard, &tags, NOBODY);
             if most == 0 {
                 // The next call goes on here, so that one shard does not delay the others for ever.
                 self.next_tick.store((number + 1) % self.shards.len(), Ordering::Relaxed);
@@ -289,7 +300,7 @@ impl Store {
         let tags = self.tags.step();
         shard.lost(hold, connection, &tags);
         if shard.leases.has_pending() {
-            self.settle(&mut shard, &tags, NOBODY);
+            self.deliver_events(&mut shard, &tags, NOBODY);
         }
     }
 
@@ -329,7 +340,7 @@ impl Store {
         while left > 0 {
             let before = left;
             for shard in &self.shards {
-                left = left.saturating_sub(shard.lock().shed());
+                left = left.saturating_sub(shard.lock().flushed.shed());
                 if left == 0 {
                     return true;
                 }
@@ -377,7 +388,7 @@ impl Store {
             let tags = self.tags.step();
             let round = shard.sweep(items, &tags, sweep.thorough, now);
             if shard.leases.has_pending() {
-                self.settle(&mut shard, &tags, NOBODY);
+                self.deliver_events(&mut shard, &tags, NOBODY);
             }
             if !round {
                 continue;
@@ -561,7 +572,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         for shard in self.guards.iter_mut().flatten() {
             if shard.leases.has_pending() {
-                self.store.settle(shard, &self.tags, self.actor);
+                self.store.deliver_events(shard, &self.tags, self.actor);
             }
         }
     }
