@@ -6,6 +6,20 @@ use super::shard::Shard;
 use super::tags::Tags;
 use super::types::Key;
 
+/// One round of the sweep through all shards.
+#[derive(Default)]
+pub(super) struct SweepRound {
+    /// The shard it is in.
+    pub(super) shard: usize,
+    pub(super) begun: bool,
+    /// The tag clock when it began: what was invalidated before is dropped when it ends.
+    pub(super) clock: u64,
+    /// The tag clock of the oldest live token, as far as it was seen.
+    pub(super) oldest: u64,
+    /// There were invalidations that no sweep had passed, so that it looks at every item.
+    pub(super) thorough: bool,
+}
+
 impl Shard {
     /// A step through the segments that looks at so many items: what nobody can have any more goes. Segments in which nothing
     /// is due are passed over unless the round is `thorough`, for what was invalidated. True when it came round.
