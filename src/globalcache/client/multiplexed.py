@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases_tasks import LoopLeases
-from globalcache.client.raised import copy_of
+from globalcache.client.raised import fresh
 from globalcache.client.wire import (
     MORE,
     Push,
@@ -570,7 +570,7 @@ class MultiplexedServer:
                         task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     await asyncio.wait((task,))
                     if (error := task.exception()) is not None:
-                        raise copy_of(error)
+                        raise fresh(error)
                 return link
         except TimeoutError as error:
             if isinstance(error, CacheError):

@@ -16,7 +16,7 @@ from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, text_of
-from globalcache.client.raised import Handled, Raised, is_one
+from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
@@ -1343,7 +1343,7 @@ def _path(chain: Iterable[bytes], name: bytes) -> str:
 def _raise_all(errors: Mapping[str, Exception]) -> None:
     """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
-    if all(is_one(error, first) for error in errors.values()):
+    if all(error is first for error in errors.values()):
         Raised(first).again()
     named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
     raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first
