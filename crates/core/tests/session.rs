@@ -504,6 +504,35 @@ fn a_load_for_oneself_under_a_ticket_does_not_end_a_transaction() {
     assert_eq!(world.ask(client, "EXEC"), "*1 $3 row");
 }
 
+/// Replies of a transaction that are too long: each request is run all the same, those behind them too, and only what does
+/// not fit is left out. The same if the client is killed by a request of its own on the way.
+#[test]
+fn a_transaction_that_has_begun_is_done_whole() {
+    let long = "x".repeat(6_000);
+    let out = "-ERR the command was run, but its reply is left out: the replies of this transaction are too long";
+    let value = format!("$6000 {long}");
+    for (requests, replies) in [
+        ("GET long|GET long|INCR n", format!("{value} {out} :1")),
+        ("GETDEL long|SET long x GET|SET long y GET|INCR n", format!("{value} $-1 $1 x :1")),
+        ("GET long|GETDEL long|GET long|INCR n", format!("{value} {out} $-1 :1")),
+        ("GET long|SET long x GET|GET long|INCR n", format!("{value} {out} $1 x :1")),
+        ("MGET long long|INCR n|GET long", format!("{out} :1 {value}")),
+        ("CLIENT KILL ID 2 SKIPME no|GET long|INCR n", format!(":1 {value} :1")),
+        ("QUIET x|INCR n", String::new()),
+    ] {
+        let mut world = World::with(Limits { max_reply: 10_000, ..Limits::default() });
+        let (observer, client) = (world.connect(""), world.connect(""));
+        world.ask(observer, &format!("SET long {long}"));
+        world.ask(client, "MULTI");
+        requests.split('|').for_each(|request| _ = world.ask(client, request));
+        let (count, heard) = (requests.split('|').count(), world.ask(client, "EXEC"));
+        let ran = !replies.is_empty();
+        let discarded = "-EXECABORT Transaction discarded because of previous errors.".to_owned();
+        assert_eq!(heard, if ran { format!("*{count} {replies}") } else { discarded }, "{requests}");
+        assert_eq!(world.ask(observer, "GET n"), if ran { "$1 1" } else { "$-1" }, "{requests}");
+    }
+}
+
 /// A watches a key that workers load and that is absent. What happens to it then, what EXEC loads for its own requests, and
 /// what EXEC returns: its own load ends no transaction, whether or not the value could be stored, and hides no change by B.
 #[test]
