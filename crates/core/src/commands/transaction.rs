@@ -11,12 +11,12 @@
 use super::context::{Context, LockedShards};
 use super::gate;
 use super::room::Writes;
-use super::waiting::load_first;
+use super::waiting::ensure_loaded;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
-use crate::state::waits::Waits;
+use crate::state::waits::{Waits, wait_number, wait_parts};
 use crate::store::{Changes, ConnectionId, Key, Loaded, Outcome, Refused};
 use crate::table::{Row, flag, needed};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
@@ -156,15 +156,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         return Err(Error::new(Kind::Malformed, "EXECABORT Transaction discarded because of previous errors."));
     }
     if cx.engine.loaders.any() {
-        let db = client.db;
-        let mut waits = false;
-        for (row, args) in queue.requests() {
-            // One that cannot be read, or whose load fails, answers so in its place.
-            let Ok(command) = permitted(client, row, args) else { continue };
-            let keys = needed(row, args, &command).map(|bytes| Key { db, bytes });
-            waits |= load_first(cx, client, keys).unwrap_or(false);
-        }
-        if waits {
+        if ask_for_loads(cx, client, &queue) {
             client.queue = Some(queue);
             return Ok(Reply::Parked);
         }
@@ -197,6 +189,24 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
     };
     release(engine, now.mono, client.connection, &watched);
     Ok(reply)
+}
+
+/// Asks for the loads of what a transaction depends on, in turns; whether it has to wait or to be run again.
+fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
+    let (from, end) = cx.begin_asking();
+    let (first, first_key) = wait_parts(from);
+    for (index, (row, args)) in (0..).zip(queue.requests()).skip(first as usize) {
+        // One that cannot be read, or whose load fails, answers so in its place.
+        let Ok(command) = permitted(client, row, args) else { continue };
+        let done = if index == first { first_key } else { 0 };
+        for (place, bytes) in needed(row, args, &command).enumerate().skip(done) {
+            if cx.ends_asking(end, wait_number(index, place)) {
+                return true;
+            }
+            ensure_loaded(cx, client, Key { db: client.db, bytes });
+        }
+    }
+    from > 0 || cx.waits.is_waiting()
 }
 
 /// Whether all that it writes fits for sure, where nothing may be evicted.
