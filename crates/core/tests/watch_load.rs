@@ -349,6 +349,7 @@ fn transactions_depend_on_what_their_clients_read() {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(cause);
         }
+        game.world.engine.store.check(1 << 20);
         (commits, refusals) = (commits + game.commits, refusals + game.refusals);
         left_out += game.left_out;
     }
