@@ -158,11 +158,14 @@ pub fn load_first<'k>(
     let (from, end) = cx.begin_asking();
     let mut failed = None;
     for (number, key) in keys.skip(from as usize) {
-        if failed.is_none() && cx.ends_asking(end, number) {
+        if cx.ends_asking(end, number) {
             return Ok(true);
         }
-        let error = why_not_loaded(cx, client, key);
-        failed = failed.or(error);
+        failed = why_not_loaded(cx, client, key);
+        if failed.is_some() {
+            // The command cannot run: nothing more is loaded for it.
+            break;
+        }
     }
     match failed {
         Some(error) if !cx.waits.is_waiting() => Err(error),
