@@ -41,6 +41,7 @@ impl Shard {
         assert_eq!(self.items, walk.items, "items");
         assert_eq!(self.index.len(), walk.items, "places in the index");
         self.index.check();
+        self.leases.check();
         assert_eq!(self.counts, walk.counts, "items by database");
         assert_eq!(self.expires, walk.expires, "items that expire, by database");
         assert_eq!(self.queue_bytes, walk.queue_bytes, "bytes by queue");
