@@ -558,8 +558,8 @@ fn a_worker_stays_with_resp3() {
     assert!(world.heard(worker).starts_with(">"));
 }
 
-/// Somebody asks for 9,000 keys that workers load, in each protocol and within a transaction. What asks for the loads of
-/// some thousands gives its turn back before it goes on, so that others are served meanwhile; and it answers with all.
+/// Somebody asks for 9,000 keys that workers load, in each protocol and within a transaction. What asks for the loads of a
+/// thousand gives its turn back before it goes on, so that others are served meanwhile; and it answers with all.
 #[test]
 fn many_loads_are_asked_for_in_turns() {
     let keys: Vec<String> = (0..9_000).map(|number| format!("w:{number}")).collect();
@@ -578,7 +578,7 @@ fn many_loads_are_asked_for_in_turns() {
         world.ask(worker, "CACHE.LOADER w:* INFLIGHT 65536");
         let client = world.connect("");
         let turns = world.post_in_turns(client, &requests, |world| assert_eq!(world.ask(other, "PING"), "+PONG"));
-        assert!((3..6).contains(&turns), "{turns} of {}", &requests[..10]);
+        assert!((9..12).contains(&turns), "{turns} of {}", &requests[..10]);
         let told = world.ask(worker, "PING");
         let words: Vec<&str> = told.split(' ').collect();
         let loads = words.windows(2).filter(|words| words[0].starts_with("w:") && words[1].starts_with(':'));

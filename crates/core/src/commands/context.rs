@@ -111,7 +111,7 @@ impl LockedShards for Locked<'_> {
 pub(crate) const TURN: usize = 8192;
 
 /// Loads that a command asks for in one turn.
-pub(super) const LOADS: usize = 4096;
+pub(super) const LOADS: usize = 1024;
 
 /// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
 const MAX_LOOKED_AT: usize = 1 << 20;
