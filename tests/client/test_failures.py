@@ -30,9 +30,9 @@ from globalcache import AsyncCache, Cache, ConfigError, LoadError
 from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
-from globalcache.client.work import _Flight
 from globalcache.contrib.testing import CacheForTests
 from globalcache.errors import ReplyError
+from tests.client.test_loading import count_waits, until
 from tests.conftest import transport
 
 if TYPE_CHECKING:
@@ -497,18 +497,6 @@ class Crowd:
             return await asyncio.gather(*tasks)
 
 
-def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Return a list that grows with each thread that waits for a load of its process."""
-    waits, wait = list[None](), _Flight.wait
-
-    def note(flight: _Flight, end: float) -> bool:
-        waits.append(None)
-        return wait(flight, end)
-
-    monkeypatch.setattr(_Flight, "wait", note)
-    return waits
-
-
 @pytest.mark.parametrize("local_loads", [20, 4])
 @pytest.mark.parametrize("others", ["threads", "tasks"])
 def test_all_who_waited_for_a_private_failure_load_at_once(
@@ -585,11 +573,6 @@ async def tasks_refused(cache: AsyncCache, users: list[str]) -> dict[str, str]:
             return f"Forbidden: {error}"
 
     return dict(zip(users, await asyncio.gather(*map(call, users)), strict=True))
-
-
-def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        pass
 
 
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:

@@ -85,13 +85,6 @@ class Entry:
 _Fetch: TypeAlias = "tuple[Future[Reply], float, bytes, list[Lease] | None]"
 
 
-def _another(error: Exception) -> Exception:
-    """Return an error of the same class and text: each caller writes to its own, as raising it does."""
-    made = type(error)(*error.args)
-    made.__cause__ = error.__cause__
-    return made
-
-
 class Link(asyncio.Protocol):
     """A greeted connection. Requests go in with a future or an Entry each."""
 
@@ -181,7 +174,7 @@ class Link(asyncio.Protocol):
     def _begin(self) -> None:
         """Have what is asked for in this turn of the loop written at its end. What is closed has no output."""
         if self.closed is not None:
-            raise _another(self.closed)
+            raise fresh(self.closed)
         if len(self._open) > _MOST_OPEN:
             raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
         self.loop.call_soon(self._flush)
@@ -327,7 +320,7 @@ class Link(asyncio.Protocol):
             else:
                 future = entry[0] if isinstance(entry, tuple) else entry
             if not future.done():
-                future.set_exception(_another(error if was_sent else not_sent))
+                future.set_exception(fresh(error if was_sent else not_sent))
                 future.exception()  # seen: nobody may be there to do so
 
     async def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Reply]:

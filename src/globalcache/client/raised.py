@@ -81,7 +81,7 @@ class Raised:
 
 
 def fresh(error: BaseException) -> BaseException:
-    """Return an error of ours anew, for another of those who share a connection; its cause is the same."""
+    """Return an error of ours anew, with its cause: each of those who share a connection writes to one of its own."""
     again = type(error)(*error.args) if isinstance(error, CacheError) else error
     again.__cause__ = error.__cause__
     return again

@@ -232,15 +232,14 @@ fn one(
         Ok(command) => execute(cx, client, row, args, &command),
         Err(error) => Reply::Error(error),
     };
+    let (failed, length) = (matches!(reply, Reply::Error(_)), reply.memory());
+    let fits = length <= size_of::<Reply>().max(*room);
     // An error has no value there, although its command may have found some before it failed.
-    let failed = matches!(reply, Reply::Error(_));
-    let length = reply.memory();
-    if length > size_of::<Reply>() && length > *room {
+    if failed || !fits {
         cx.scratch.truncate(begun);
-        return Reply::Error(if failed { NO_ROOM_FOR_ERROR } else { NO_ROOM });
     }
-    if failed {
-        cx.scratch.truncate(begun);
+    if !fits {
+        return Reply::Error(if failed { NO_ROOM_FOR_ERROR } else { NO_ROOM });
     }
     *room = room.saturating_sub(length);
     reply
