@@ -43,6 +43,7 @@ impl Shard {
         assert_eq!(self.counts.items, walk.items, "items");
         assert_eq!(self.index.len(), walk.items, "places in the index");
         self.index.check();
+        self.leases.check();
         assert_eq!(self.counts.live, walk.counts, "items by database");
         assert_eq!(self.counts.expires, walk.expires, "items that expire, by database");
         assert_eq!(self.log.queue_bytes, walk.queue_bytes, "bytes by queue");
