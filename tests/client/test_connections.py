@@ -560,8 +560,8 @@ import os, sys, threading, warnings
 from globalcache import Cache
 cache = Cache("globalcache://127.0.0.1:1")
 core, server = cache._core, cache._servers[0]
-held = [core.work._lock, core.work._refresher._lock, core.unstored._lock, core.homes[0].owed._lock,
-        server.leases.lock, server.leases._tending]
+held = [core.flights._lock, core.flights.rooms._lock, core.work._refresher._lock, core.unstored._lock,
+        core.homes[0].owed._lock, server.leases.lock, server.leases._tending]
 ready, ending = threading.Event(), threading.Event()
 def hold():
     for lock in held:

@@ -140,6 +140,39 @@ def test_a_stale_value_stands_in_for_a_failed_load(clock: Clock) -> None:
     assert told[1][1] == {"key": "x", "error": "OSError: no database"}
 
 
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_stale_values_stand_in_for_a_batch_that_fails(clock: Clock, kind: str) -> None:
+    """As for single keys. The server is asked once for all keys, and where one has no value the batch fails."""
+    face = Face(kind, "memory://", clock=clock)
+    asked: list[list[bytes]] = []
+    fetch_many = face.server.fetch_many
+
+    def note(keys: list[bytes], *how: Any) -> Any:
+        asked.append(list(keys))
+        return fetch_many(keys, *how)
+
+    def fail(_: object) -> Any:
+        raise OSError("no database")
+
+    def ask(*keys: str) -> Any:
+        return face("get_or_load_many", keys, fail, ttl="5m", stale_if_error="1h")
+
+    old = {key: key.upper() for key in "abc"}
+    assert face("get_or_load_many", "abc", lambda _: old, ttl="5m", stale_if_error="1h") == old
+    clock.now += 301
+    face.server.fetch_many = note
+    assert ask("a", "b") == {"a": "A", "b": "B"}
+    assert asked == [[b"a", b"b"]] * 2
+    assert face.cache.stats()["stale"] == 2
+    assert ask("a", "b") == {"a": "A", "b": "B"}  # held off
+    with pytest.raises(OSError, match="no database"):
+        ask("c", "new")
+    clock.now += 3700
+    with pytest.raises(OSError, match="no database"):
+        ask("a", "b")
+    face.close()
+
+
 def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
     cache = Cache("memory://", clock=clock)
     ways: list[Callable[[], object]] = [
@@ -676,6 +709,50 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
     else:
         asyncio.run(run())
     until(lambda: cache.get("inner") == 2)
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_another_process_failed_to_load_is_loaded_in_one_call(kind: str, waits: bool) -> None:
+    """Another process fails to load twenty keys, before a batch is asked for here or while it waits for them.
+
+    The function is called once for all of these keys, not once for each.
+    """
+    world = CacheForTests()
+    here: Any = Cache("memory://", namespace="test") if kind == "threads" else AsyncCache("memory://", namespace="test")
+    other = Cache("memory://", namespace="test")
+    world.stand_in_for(here, other)
+    keys, calls = [f"k{number}" for number in range(20)], list[list[str]]()
+    begun, go = threading.Event(), threading.Event()
+
+    def fail(_: object) -> Any:
+        begun.set()
+        assert go.wait(20)
+        raise ZeroDivisionError
+
+    def load_many(keys: list[str]) -> dict[str, str]:
+        calls.append(keys)
+        return {key: key.upper() for key in keys}
+
+    def ask() -> Any:
+        result = here.get_or_load_many(["own", *keys], load_many)
+        return result if kind == "threads" else asyncio.run(awaited(result))
+
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(other.get_or_load_many, keys, fail)
+        assert begun.wait(20)
+        if not waits:
+            go.set()
+            assert isinstance(failing.exception(20), ZeroDivisionError)
+        asking = pool.submit(ask)
+        until(lambda: calls[:1] == [["own"]] and (not waits or other.inspect("k0")["waiters"] == 1))
+        go.set()
+        assert asking.result(20) == {key: key.upper() for key in ["own", *keys]}
+    assert calls == [["own"], keys]
+
+
+async def awaited(value: Any) -> Any:
+    return await value
 
 
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
