@@ -560,8 +560,9 @@ class Cache(Functions):
         server = self._server(name)
         try:
             if ttl is None:
-                # PERSIST says no of what has no time to live, and of what is not there.
-                return any(server.call_many([(b"PERSIST", name), (b"EXISTS", name)]))
+                # PERSIST says no of what has no time to live, and of what is not there. Not sent together: EXISTS may
+                # wait for a load.
+                return bool(server.call(b"PERSIST", name) or server.call(b"EXISTS", name))
             return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except _AWAY as error:
             self._without(error)
