@@ -39,7 +39,7 @@ from globalcache.client.wire import (
     MORE,
     Push,
     Reply,
-    Word,
+    Words,
     batches,
     fetch_request,
     is_denied,
@@ -231,7 +231,7 @@ class Connection:
         self._home.owed.settle(bill)
         self.paid = bill.serial
 
-    def _run(self, commands: list[tuple[bytes, ...]]) -> list[Reply]:
+    def _run(self, commands: list[Words]) -> list[Reply]:
         return [reply for part in batches(commands) for reply in self.ask_all([pack(words) for words in part])]
 
     def ask(self, request: bytes) -> Reply:
@@ -335,7 +335,7 @@ class Connection:
 
     def cancel(self, ticket: int) -> Reply:
         """Leave the queue of a ticket. Returns its outcome if that was faster, else _CROWDED."""
-        reply = self.ask(pack((b"CACHE.CANCEL", ticket)))
+        reply = self.ask(pack((b"CACHE.CANCEL", b"%d" % ticket)))
         if isinstance(reply, Exception):
             raise translate(reply)
         return self._outcomes.pop(ticket, _CROWDED)
@@ -557,14 +557,14 @@ class BlockingServer:
                 replies.append(error)
         return replies
 
-    def call(self, *words: Word, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
+    def call(self, *words: bytes, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
         """Ask for a command; with `keys` or `tags` it is a write that is remembered if it may have been lost."""
         reply = self._ask(pack(words), None, keys, tags)
         if type(reply) is not bytes and isinstance(reply, Exception):
             raise translate(reply)
         return reply
 
-    def call_many(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
+    def call_many(self, commands: Sequence[Words], keys: tuple[bytes, ...] = ()) -> list[Reply]:
         """Ask for several commands, in batches; an element may be an exception. `keys` as for `call`."""
         replies: list[Reply] = []
         for part in batches(commands):

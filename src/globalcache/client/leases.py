@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from globalcache.client.wire import Words
+
 log = logging.getLogger("globalcache")
 # Leases last 3 s unless renewed.
 LEASE_MS = 3000
@@ -67,6 +69,11 @@ class Grant:
         """When it is to be looked at."""
         return min(self.due, self.start_by)
 
+    @property
+    def words(self) -> Words:
+        """Its key and token in a command."""
+        return self.name, b"%d" % self.token
+
 
 class Lease:
     """A load that this process has to run, or to hand on by `release`. Usable from any thread."""
@@ -91,6 +98,11 @@ class Lease:
     def token(self) -> int:
         """What the answer has to carry."""
         return self._grant.token
+
+    @property
+    def words(self) -> Words:
+        """Key and token, as every answer carries them."""
+        return self._grant.words
 
     @property
     def server(self) -> Any:
@@ -138,6 +150,7 @@ class NoLease:
     def __init__(self, server: Any, name: bytes) -> None:
         self.server = server
         self.name = name
+        self.words: Words = (name, b"0")
         self.taken = self.is_handed_over = False
 
     def close(self) -> None:
@@ -203,9 +216,9 @@ class Leases:
         grant.released = True
         self.changed.append(grant)
 
-    def due(self, now: float) -> tuple[list[tuple[Any, ...]], list[Grant]]:
+    def due(self, now: float) -> tuple[list[Words], list[Grant]]:
         """Return the commands to be sent now, and the grants of those that are releases."""
-        commands: list[tuple[Any, ...]] = []
+        commands: list[Words] = []
         releases = []
         while (grant := self._first()) is not None and grant.at <= now:
             if grant.start_by <= now:
@@ -219,12 +232,12 @@ class Leases:
                 releases.append(grant)
                 grant.due = now + _RETRY_AFTER
             elif grant.due <= now:
-                commands.append((b"CACHE.RENEW", grant.name, grant.token, LEASE_MS))
+                commands.append((b"CACHE.RENEW", *grant.words, b"%d" % LEASE_MS))
                 grant.due = now + RENEW_EVERY
             entry = grant.next, next(self._number), grant
             grant.at = entry[0]
             heapq.heapreplace(self._agenda, entry)
-        return [(b"CACHE.RELEASE", grant.name, grant.token) for grant in releases] + commands, releases
+        return [(b"CACHE.RELEASE", *grant.words) for grant in releases] + commands, releases
 
     def _first(self) -> Grant | None:
         """Return the grant that is to be looked at first: its entry is the first of the agenda. None without grants."""

@@ -19,7 +19,7 @@ from globalcache.client.guard import Absent, Guard, cause_of, text_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate, word_of
 from globalcache.client.work import Failed, Names, Running, keys_in_load, loading
 from globalcache.errors import (
     CacheError,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from globalcache.client.core import LoadOptions, ManyOptions, Options
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
+    from globalcache.client.wire import Words
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -63,7 +64,8 @@ _NAMED = 10
 # A server with keys as they were given and as they are sent.
 _Part: TypeAlias = "tuple[AsyncTransport, list[str], list[bytes]]"
 # A server with what it has to do, and the keys and tags that this changes.
-_Write: TypeAlias = "tuple[AsyncTransport, Any, tuple[bytes, ...], tuple[bytes, ...]]"
+_Write: TypeAlias = "tuple[AsyncTransport, Words, tuple[bytes, ...], tuple[bytes, ...]]"
+_ManyWrites: TypeAlias = "tuple[AsyncTransport, list[Words], tuple[bytes, ...], tuple[()]]"
 
 # For tasks alone.
 # What get_or_load and get_or_load_many are given and return: see their overloads.
@@ -429,9 +431,9 @@ class AsyncCache(Functions):
         written = 0
         encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
         self._detach([self._name(key) for key in values])
-        writes: list[_Write] = []
+        writes: list[_ManyWrites] = []
         for server, part, names in self._spread(list(values)):
-            commands = []
+            commands: list[Words] = []
             for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
                 if not self._is_too_long(server, "set_many", key, data):
@@ -453,7 +455,7 @@ class AsyncCache(Functions):
         return written
 
     @staticmethod
-    async def _send_many(write: _Write) -> Any:
+    async def _send_many(write: _ManyWrites) -> Any:
         server, commands, keys, _ = write
         return await server.call_many(commands, keys=keys)
 
@@ -462,7 +464,7 @@ class AsyncCache(Functions):
         server, words, keys, tags = write
         return await server.call(*words, keys=keys, tags=tags)
 
-    async def _deliver(self, send: Callable[[_Write], Any], writes: Sequence[_Write]) -> list[Any]:
+    async def _deliver(self, send: Callable[[Any], Any], writes: Sequence[_Write | _ManyWrites]) -> list[Any]:
         """Send each write to its server; returns what they gave. Every server has its turn before anything is raised.
 
         An invalidation that ended at the first server would leave old values at the others, and none of them would
@@ -476,7 +478,7 @@ class AsyncCache(Functions):
                 self._without(error)
                 return []
 
-        async def attempt(write: _Write) -> Any:
+        async def attempt(write: Any) -> Any:
             try:
                 return await send(write)
             except Exception as error:  # noqa: BLE001 - raised when all had their turn
@@ -784,7 +786,7 @@ class AsyncCache(Functions):
         """
         cause = self._kept_as(lease, form, cause, policy)
         try:
-            await self._answer(lease, b"CACHE.FAIL", cause)
+            await self._answer(lease, b"CACHE.FAIL", _sent(cause))
         except CacheError:
             self._stats.errors += 1
 
@@ -799,11 +801,11 @@ class AsyncCache(Functions):
             self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
         return cause
 
-    async def _answer(self, lease: Lease, command: bytes, *words: Any) -> Any:
+    async def _answer(self, lease: Lease, command: bytes, *words: bytes) -> Any:
         """Answer for a lease; 0 if it is not this process's any more, as in a child that was forked since."""
         if not lease.is_open:
             return 0
-        reply = await lease.server.call(command, lease.name, lease.token, *words)
+        reply = await lease.server.call(command, *lease.words, *words)
         lease.close()
         return reply
 
@@ -815,7 +817,7 @@ class AsyncCache(Functions):
         """
         if self._work.is_own(error):
             cause = self._failures.message(error)
-            await self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
+            await self._answer_all([(lease, (b"CACHE.FAIL", _sent(cause))) for lease in leases])
 
     def _form(self, name: bytes, value: Any, type: Any, guard: Guard) -> _Form:
         if value is None:
@@ -1081,7 +1083,7 @@ class AsyncCache(Functions):
         ran = False
         keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
-        answers: list[tuple[Lease, tuple[Any, ...]]] = []
+        answers: list[tuple[Lease, Words]] = []
         try:
             self._failures.check(keys[0], guard)
             self._stats.loads += 1
@@ -1093,7 +1095,7 @@ class AsyncCache(Functions):
                 shown[key] = form.shown
                 options = self._filling(policy, form, cost)
                 if self._is_too_long(lease.server, guard.name, key, form.data):
-                    answers.append((lease, (b"CACHE.FAIL", self._kept_as(lease, form, _TOO_LARGE, policy))))
+                    answers.append((lease, (b"CACHE.FAIL", _sent(self._kept_as(lease, form, _TOO_LARGE, policy)))))
                 else:
                     answers.append((lease, (b"CACHE.FILL", form.data, *options)))
         except Exception as error:
@@ -1109,13 +1111,13 @@ class AsyncCache(Functions):
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
-    async def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
+    async def _answer_all(self, answers: list[tuple[Lease, Words]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
-        failures: list[tuple[Lease, tuple[Any, ...]]] = []
+        failures: list[tuple[Lease, Words]] = []
         answers = [(lease, words) for lease, words in answers if lease.is_open]
         for server in {id(lease.server): lease.server for lease, _ in answers}.values():
             part = [(lease, words) for lease, words in answers if lease.server is server]
-            commands = [(words[0], lease.name, lease.token, *words[1:]) for lease, words in part]
+            commands = [(words[0], *lease.words, *words[1:]) for lease, words in part]
             try:
                 replies = await server.call_many(commands)
             except CacheError:
@@ -1127,7 +1129,7 @@ class AsyncCache(Functions):
                     lease.close()
                 elif words[0] == b"CACHE.FILL":
                     self._stats.errors += 1
-                    failures.append((lease, (b"CACHE.FAIL", f"it could not be stored: {reply}"[:200])))
+                    failures.append((lease, (b"CACHE.FAIL", _sent(f"it could not be stored: {reply}"[:200]))))
         if failures:
             await self._answer_all(failures)
 
@@ -1139,12 +1141,12 @@ class AsyncCache(Functions):
             await server.call(b"PING")
         return True
 
-    async def command(self, *words: str | bytes | int) -> Any:
+    async def command(self, *words: str | bytes | float) -> Any:
         """Send a command as it is, whatever the namespace, and return its reply. For a cache of one server."""
         if self._only is None:
             raise ConfigError("command: which of the servers?")
-        words_sent = (words[0].upper().encode() if isinstance(words[0], str) else words[0], *words[1:])
-        return await self._only.call(*words_sent)
+        name, *given = map(word_of, words)
+        return await self._only.call(name.upper(), *given)
 
     async def server_info(self) -> list[dict[str, str]]:
         """Return what every server tells of itself (INFO)."""
@@ -1274,15 +1276,15 @@ def _one_local(want: _Want) -> _LocalLoad:
 
 
 def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
-    words: list[bytes] = [b"CACHE.INVALIDATE"]
+    words: Words = (b"CACHE.INVALIDATE",)
     if names:
-        words += b"KEYS", b"%d" % len(names), *names
+        words += (b"KEYS", b"%d" % len(names), *names)
     if tags:
-        words += b"TAGS", b"%d" % len(tags), *tags
+        words += (b"TAGS", b"%d" % len(tags), *tags)
     return server, words, names, tags
 
 
-def _note_missed(write: _Write) -> None:
+def _note_missed(write: _Write | _ManyWrites) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
     if server.home is not None:
@@ -1311,6 +1313,11 @@ def _lease_of(reply: Any) -> Lease | None:
     if lease is not None:
         lease.taken = True
     return lease
+
+
+def _sent(cause: str) -> bytes:
+    """Return why a load failed as it is sent; a reply that it quotes may be no UTF-8."""
+    return cause.encode(errors="backslashreplace")
 
 
 def _text(value: Any) -> Any:
