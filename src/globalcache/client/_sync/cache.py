@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import random
 import time
+import weakref
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.batches import rows_of
@@ -20,7 +22,7 @@ from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate, word_of
-from globalcache.client.work import Failed, Names, Running, keys_in_load, loading
+from globalcache.client.work import Failed, Names, Running, keys_in_loads, loading, loads_around
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -823,13 +825,14 @@ class Cache(Functions):
         )
 
     def _run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
-        running = Running(names)
-        before = loading.set((*loading.get(), running))
+        running, around = Running(names), loads_around()
         try:
+            loading.set((*around, weakref.ref(running)))
             return self._work.call(load)
         finally:
-            running.names = {}
-            loading.reset(before)
+            # First what calls nothing, so that nothing can interrupt it: the load is over, whatever comes next.
+            del running
+            loading.set(around)
 
     def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
         """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
@@ -1144,10 +1147,11 @@ class Cache(Functions):
 
     def _check_chain(self, names: Iterable[bytes]) -> None:
         """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
+        around = keys_in_loads()
         for name in names:
-            if any(name in load.names for load in loading.get()):
+            if any(name in load for load in around):
                 key = self._key(name)
-                raise LoadError(f"{key}: its load asks for itself: {_path(keys_in_load(), name)}", key=key)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain(*around), name)}", key=key)
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
