@@ -508,13 +508,17 @@ class BlockingServer:
                 return self.fetch(key, wait, lease_ms, False, looks)  # noqa: FBT003
             self._drop(link, error)
             raise
-        idle = link.pool
-        idle.append(link)
-        if idle is not self._idle:
-            self._empty(idle)
-        if reply is _CROWDED and not looks:
-            return self._looked_for(key, wait, lease_ms)
-        return reply
+        try:
+            idle = link.pool
+            idle.append(link)
+            if idle is not self._idle:
+                self._empty(idle)
+            if reply is _CROWDED and not looks:
+                return self._looked_for(key, wait, lease_ms)
+            return reply
+        finally:
+            # A traceback may be kept, and would keep a lease.
+            del reply
 
     def _not_hit(self, link: Connection, key: bytes, reply: Reply, wait: float) -> Reply:
         """Return the outcome of a fetch, or _CROWDED; a lease has an owner from here on."""
@@ -523,9 +527,7 @@ class BlockingServer:
         else:
             reply = self._followed(link, reply, wait)
         # Before anything else can happen: what is interrupted before this closes the connection.
-        if reply.__class__ is list and reply[2]:
-            self.leases.own(key, reply)
-        return reply
+        return self.leases.own(key, reply)
 
     def _looked_for(self, key: bytes, wait: float, lease_ms: int | None) -> Reply:
         """Ask again and again while somebody else loads, since so many wait that no connection may be held for it."""
@@ -625,27 +627,39 @@ class BlockingServer:
                 for index, reply in enumerate(replies):
                     if type(reply) is not bytes and (ticket := ticket_of(reply)):
                         replies[index] = link.outcome(ticket, self.home.timeout)
-            self._own_all(owners, replies)
+            if owners:
+                return self._owned(link, owners, replies)
         except _FatalReplyError as error:
             self._discard(link)
-            self._own_all(owners, error.reply)
-            return error.reply  # type: ignore[no-any-return]
+            replies = error.reply
+            return self._owned(None, owners, replies) if owners else replies
         except BaseException as error:
             if first and isinstance(error, NotSentError):
                 self._discard(link)
                 return self._ask_all(requests, keys, owners=owners, first=False)
             self._lose(link, error, keys, ())
             raise
-        if is_fatal(replies[-1]):
-            self._discard(link)
-            return replies
-        self._put_back(link)
+        self._let_go_of(link, replies)
         return replies
 
-    def _own_all(self, owners: Sequence[bytes], replies: list[Reply]) -> None:
-        if owners:
+    def _let_go_of(self, link: Connection, replies: list[Reply]) -> None:
+        if is_fatal(replies[-1]):
+            self._discard(link)
+        else:
+            self._put_back(link)
+
+    def _owned(self, link: Connection | None, owners: Sequence[bytes], replies: list[Reply]) -> list[Reply]:
+        """Return replies with a Lease in place of each token, and put the connection back."""
+        owned: list[Reply] = []
+        try:
             for key, reply in zip(owners, replies, strict=True):
-                self.leases.own(key, reply)
+                owned.append(self.leases.own(key, reply))
+            if link is not None:
+                self._let_go_of(link, replies)
+            return owned
+        finally:
+            # As in `fetch`.
+            del owned
 
     def _take(self) -> Connection:
         """Return a connection of this generation that has paid, and lives as far as is known."""

@@ -183,9 +183,12 @@ class Leases:
         self._number = itertools.count()
 
     def own(self, name: bytes, reply: Any) -> Any:
-        """Put a Lease in place of the token of a FETCH's reply, if it has one; returns the reply."""
+        """Return the reply to a FETCH with a Lease in place of its token, if it has one.
+
+        It is another list, since frames have the reply: a traceback that is kept would keep the Lease.
+        """
         if reply.__class__ is list and reply[2]:
-            reply[2] = self.grant(name, reply[2])
+            return [*reply[:2], self.grant(name, reply[2]), *reply[3:]]
         return reply
 
     def grant(self, name: bytes, token: int) -> Lease:
@@ -193,10 +196,14 @@ class Leases:
         grant = Grant(name, token, time.monotonic())
         # First the owner: an exception out of a signal handler then drops both.
         lease = Lease(self, grant)
-        self.grants[grant.place] = grant
-        self.changed.append(grant)
-        self._watch()
-        return lease
+        try:
+            self.grants[grant.place] = grant
+            self.changed.append(grant)
+            self._watch()
+            return lease
+        finally:
+            # A traceback may be kept, and would keep the lease.
+            del lease
 
     def release(self, grant: Grant) -> None:
         """Have RELEASE sent."""

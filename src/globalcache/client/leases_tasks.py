@@ -31,14 +31,13 @@ class LoopLeases(Leases):
 
     def grant_to(self, future: asyncio.Future[Any], name: bytes, reply: Any) -> None:
         """Give a reply to the task that awaits `future`, and take its lease back if that was cancelled meanwhile."""
-        lease = self.grant(name, reply[2])
-        reply[2] = lease
-        future.set_result(reply)
+        future.set_result(self.own(name, reply))
         # The task is woken in this order as well, so it has had its chance.
-        self.loop.call_soon(self._reclaim, lease)
+        self.loop.call_soon(self._reclaim, future)
 
     @staticmethod
-    def _reclaim(lease: Lease) -> None:
+    def _reclaim(future: asyncio.Future[Any]) -> None:
+        lease: Lease = future.result()[2]
         if not lease.taken:
             lease.release()
 

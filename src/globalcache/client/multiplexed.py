@@ -238,7 +238,7 @@ class Link(asyncio.Protocol):
         elif entry.owner is None:
             self._leases.grant_to(entry.future, entry.key, reply)
         else:
-            reply[2] = self._leases.grant(entry.key, reply[2])
+            reply = self._leases.own(entry.key, reply)
             entry.owner.append(reply[2])
             entry.future.set_result(reply)
 
@@ -472,9 +472,12 @@ class MultiplexedServer:
         """Fetch several at once. An element may be an exception. Leases that came are released if it is cancelled."""
         link = self._ready() or await self._prepared()
         owner: list[Lease] = []
-        futures = [link.fetch(fetch_request(key, int(wait * 1000), lease_ms), wait, key, owner) for key in keys]
+        futures: list[Future[Reply]] = []
         replies: list[Any] = []
         try:
+            for key in keys:
+                future = link.fetch(fetch_request(key, int(wait * 1000), lease_ms), wait, key, owner)
+                futures.append(future)
             for future in futures:
                 try:
                     replies.append(await future)

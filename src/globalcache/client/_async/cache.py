@@ -120,21 +120,14 @@ class _Sorted:
         self.stale: list[Lease] = []
         self.later: list[str] = []
         self.away: list[str] = []
-        self._leases: list[Lease] = []
-
-    def own(self, replies: Iterable[Any]) -> None:
-        """Answer for all leases of these replies."""
-        self._leases += [lease for lease in map(_lease_of, replies) if lease is not None]
-
-    def hand_over(self, leases: list[Lease]) -> None:
-        """Leave these to who loads them."""
-        given = set(map(id, leases))
-        self._leases = [lease for lease in self._leases if id(lease) not in given]
+        # All replies, whose leases are this caller's.
+        self.replies: list[Any] = []
 
     def release(self) -> None:
-        """Release what was not answered."""
-        for lease in self._leases:
-            lease.release()
+        """Release what was neither answered nor left to a refresh."""
+        for lease in filter(None, map(_lease_of, self.replies)):
+            if not lease.is_handed_over:
+                lease.release()
 
 
 class AsyncCache(Functions):
@@ -639,7 +632,10 @@ class AsyncCache(Functions):
             if found is not UNREADABLE:
                 self._stats.hits += 1
                 return found
-        lease = _lease_of(reply)
+        # No call comes between, which could be interrupted: from here on this call answers for the lease.
+        lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+        if lease is not None:
+            lease.taken = True
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
             want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
@@ -678,27 +674,35 @@ class AsyncCache(Functions):
         if lease is None and reply[1] is not None and want.again:
             # It was written by other code, as another type: make room for one that can be read.
             await self._invalidate([self._key(name)], [])
-            return await self._once_more(server, name, want._replace(again=False))
+            return await self._once_more(server, name, want._replace(again=False), want.wait)
         self._stats.misses += 1
         if lease is not None:
             return await self._load(lease, want)
         return await self._load_here(name, want)
 
-    async def _once_more(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
-        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
-        return await self._not_hit_again(server, name, await self._fetched(server, name, want.wait), want)
+    async def _once_more(
+        self, server: AsyncTransport, name: bytes, want: _Want, wait: float, *, alone: bool = False
+    ) -> Any:
+        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load.
 
-    async def _by_itself(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
-        """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
-
-        All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
+        `alone`: a load has failed for its caller alone, and all who waited for it ask at the same moment. One of them
+        is granted the lease; the others load without one, since others may fail so as well.
         """
-        reply = await self._fetched(server, name, 0)
-        if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
-            self._stats.misses += 1
-            forms = await self._work.limited(lambda: self._run_here((name,), _one_local(want)), want.wait)
-            return forms[0].shown
-        return await self._not_hit_again(server, name, reply, want)
+        lease: Lease | None = None
+        try:
+            reply = await self._fetched(server, name, wait)
+            # As in `get_or_load`.
+            lease = (reply[2] or None) if reply.__class__ is list else None
+            if lease is not None:
+                lease.taken = True
+            elif alone and (is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"})):
+                self._stats.misses += 1
+                forms = await self._work.limited(lambda: self._run_here((name,), _one_local(want)), want.wait)
+                return forms[0].shown
+            return await self._not_hit(server, name, reply, want)
+        finally:
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
 
     async def _fetched(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
         """Return what a fetch gives; None without a server."""
@@ -707,14 +711,6 @@ class AsyncCache(Functions):
         except _AWAY as error:
             self._without(error)
         return None
-
-    async def _not_hit_again(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
-        lease = _lease_of(reply)
-        try:
-            return await self._not_hit(server, name, reply, want)
-        finally:
-            if lease is not None and not lease.is_handed_over:
-                lease.release()
 
     def _refreshing(self, want: _Want) -> Callable[[Sequence[Lease]], Any]:
         async def refresh(leases: Sequence[Lease]) -> None:
@@ -846,11 +842,12 @@ class AsyncCache(Functions):
         running, around = Running(names), loads_around()
         try:
             loading.set((*around, weakref.ref(running)))
-            return await self._work.call(load)
+            result = await self._work.call(load)
         finally:
             # First what calls nothing, so that nothing can interrupt it: the load is over, whatever comes next.
             del running
             loading.set(around)
+        return result
 
     async def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
         """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
@@ -879,7 +876,7 @@ class AsyncCache(Functions):
         is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
         """
         if is_private(reply):
-            return await self._by_itself(server, name, want)
+            return await self._once_more(server, name, want, 0, alone=True)
         kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
@@ -1029,7 +1026,8 @@ class AsyncCache(Functions):
                 await self._load_many(leases, load_many, policy, type, guard)
 
             if self._work.refresh(batch.stale, refresh):
-                batch.hand_over(batch.stale)
+                for lease in batch.stale:
+                    lease.is_handed_over = True
         if batch.mine:
             batch.found |= await self._load_many(batch.mine, load_many, policy, type, guard)
 
@@ -1047,7 +1045,8 @@ class AsyncCache(Functions):
             self._without(error)
             batch.away.extend(part)
             return
-        batch.own(replies)
+        # No call comes between, which could be interrupted: from here on the batch answers for the leases.
+        batch.replies += replies
         for key, reply in zip(part, replies, strict=True):
             if reply.__class__ is not list or reply[0] == b"waiting":
                 batch.later.append(key)
@@ -1312,11 +1311,8 @@ def _in_batches(server: AsyncTransport, keys: list[str], names: list[bytes]) -> 
 
 
 def _lease_of(reply: Any) -> Lease | None:
-    """Return the lease that a reply brought, which is this caller's from now on."""
-    lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
-    if lease is not None:
-        lease.taken = True
-    return lease
+    """Return the lease that a reply brought."""
+    return (reply[2] or None) if reply.__class__ is list else None
 
 
 def _sent(cause: str) -> bytes:
