@@ -9,6 +9,7 @@ tracebacks, as a log keeps them.
 from __future__ import annotations
 
 import _thread
+import asyncio
 import functools
 import itertools
 import opcode
@@ -16,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +26,15 @@ import pytest
 from globalcache.client import failures, leases, lookup
 from globalcache.client import work as working
 from globalcache.client.failures import Failures
+from globalcache.client.flights import Flight, Flights, is_in_load
 from globalcache.client.guard import Guard
 from globalcache.client.holder import Holder
 from globalcache.client.leases import RENEW_EVERY, NoLease, ThreadLeases
 from globalcache.client.raised import Handled
-from globalcache.client.work import Refresher, Work, is_in_load
+from globalcache.client.work import Refresher, Work
 from globalcache.errors import DeadlineError
 from tests.client.faces import Face
-from tests.client.test_loading import until
+from tests.client.test_loading import GUARD, alone, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,17 +123,18 @@ def test_a_leader_that_is_interrupted_blocks_nobody() -> None:
 
     The next one finds neither a load that it would wait for nor the only room taken: it has no time to wait.
     """
-    work = Work(1)
+    work = Work(Flights(1))
 
     def check() -> None:
-        assert work.alone(b"k", lambda: 7, 0, joins=True) == 7
+        assert alone(work, b"k", lambda: 7, 0) == 7
+        assert len(work._flights) == 0  # noqa: SLF001
 
-    assert at_every_step("work.py", call=lambda: work.alone(b"k", lambda: 1, 10, joins=True), check=check) > 10
+    assert at_every_step("work.py", "flights.py", call=lambda: alone(work, b"k", lambda: 1), check=check) > 20
 
 
 def test_waiters_that_are_interrupted_block_nobody() -> None:
     """One thread loads; others come to wait for it and are interrupted at every step. The last one gets the value."""
-    work, begun, go = Work(1), threading.Event(), threading.Event()
+    work, begun, go = Work(Flights(1)), threading.Event(), threading.Event()
     got: list[int] = []
 
     def load() -> int:
@@ -140,12 +144,12 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
 
     def wait() -> None:
         with pytest.raises(DeadlineError):
-            work.alone(b"k", load, 0, joins=True)
+            alone(work, b"k", load, 0)
 
-    threads = [threading.Thread(target=lambda: got.append(work.alone(b"k", load, 20, joins=True))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: got.append(alone(work, b"k", load))) for _ in range(2)]
     threads[0].start()
     assert begun.wait(10)
-    assert at_every_step("work.py", call=wait, check=lambda: None) > 5
+    assert at_every_step("work.py", "flights.py", call=wait, check=lambda: None) > 5
     threads[1].start()
     go.set()
     for thread in threads:
@@ -155,12 +159,14 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
 
 def test_a_load_whose_leader_is_lost_is_led_by_a_waiter() -> None:
     """The leader ends without a word while another thread waits for its load: that one loads for itself."""
-    work = Work(2)
+    work = Work(Flights(2))
     leader = Holder()
-    flight = work._flights[b"k"] = working._Flight(leader)  # noqa: SLF001
-    assert not flight.wait(time.monotonic())
+    flight = Flight([b"k"], GUARD, weakref.ref(leader))
+    assert work._flights.claim(flight) == {}  # noqa: SLF001
+    flight.wait(time.monotonic())
+    assert not flight.is_over
     got: list[int] = []
-    waiter = threading.Thread(target=lambda: got.append(work.alone(b"k", lambda: 7, 20, joins=True)))
+    waiter = threading.Thread(target=lambda: got.append(alone(work, b"k", lambda: 7)))
     waiter.start()
     del leader
     waiter.join(10)
@@ -377,6 +383,12 @@ class Service:
             self.stale(number)
             self.fails, self.now = True, self.now + 61
 
+    def pass_on(self) -> None:
+        """Let as much time pass as a process has to renew what a lost connection held; a lease lasts longer."""
+        if self.face.runner is None:
+            self.face.server.leases.tend()
+        self.now += 1
+
     def check(self) -> None:
         """Nothing runs, is waited for, or has the one room there is."""
         work = self.face.cache._work  # noqa: SLF001
@@ -384,12 +396,18 @@ class Service:
         assert self.face.run(lambda: work.limited(self.room, 0)) == "room"
 
 
+# All of the client; of tasks their own code, for a loop does not outlive what ends its callbacks or itself.
+_INTERRUPTED = {
+    "threads": ("globalcache/client/",),
+    "tasks": tuple(f"client/{name}" for name in ("_async/cache", "functions", "tasking", "work", "flights")),
+}
 SCENARIOS = [(name, url) for name in ("nested", "many", "written") for url in ("memory://", "")] + [
     ("stale", "memory://")
 ]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
 @pytest.mark.parametrize(("name", "url"), SCENARIOS, ids=lambda text: text or "without a server")
 def test_a_call_that_is_interrupted_can_be_made_again(kind: str, name: str, url: str, tmp_path: Path) -> None:
@@ -402,13 +420,41 @@ def test_a_call_that_is_interrupted_can_be_made_again(kind: str, name: str, url:
     call, kept = getattr(service, name), []
     for number in range(1, _MOST):
         service.prepare(name, number)
-        error = interrupted(number, "globalcache/client/", call=functools.partial(call, number))
+        error = interrupted(number, *_INTERRUPTED[kind], call=functools.partial(call, number))
         if error is None:
             break
         kept.append(error)
-        # As long as a server lets a process renew what a lost connection held; a lease that is forgotten lasts longer.
-        service.now += 1
+        service.pass_on()
         call(number)
         service.check()
     assert 20 < number < _MOST - 1
+    service.face.close()
+
+
+@pytest.mark.parametrize("name", ["nested", "many", "written"])
+@pytest.mark.parametrize("url", ["memory://", ""], ids=["memory", "without a server"])
+def test_a_call_that_is_cancelled_can_be_made_again(name: str, url: str, tmp_path: Path) -> None:
+    """A task is cancelled after each number of turns of its loop: while it connects, waits or loads, or at its end."""
+    service = Service("tasks", url or f"unix://{tmp_path}/none")
+    calls: dict[str, Callable[[int], Any]] = {
+        "nested": service.outer,
+        "many": lambda number: service.batch([number]),
+        "written": lambda number: service.face.cache.set(f"written:{number}", number),
+    }
+
+    async def cancel(number: int) -> Any:
+        task = asyncio.ensure_future(calls[name](number))
+        for _ in range(number):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    number = 1
+    while service.face.run(functools.partial(cancel, number)):
+        service.pass_on()
+        getattr(service, name)(number)
+        service.check()
+        number += 1
+    assert number > 1
     service.face.close()
