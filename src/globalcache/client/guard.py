@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from globalcache.client.same import is_same, same_values
+from globalcache.client.same import is_same
 from globalcache.errors import ConfigError, LoadError, written
 
 Maker: TypeAlias = Callable[[str], BaseException]
@@ -60,8 +60,8 @@ class Guard:
     def is_same(self, other: Guard) -> bool:
         """Tell whether the same exceptions mean the same, and are made by the same code."""
         return (
-            same_values(self.absent, other.absent)
-            and same_values(self.pass_through, other.pass_through)
+            is_same(self.absent, other.absent)
+            and is_same(self.pass_through, other.pass_through)
             and all(is_same(maker, other._makers.get(name)) for name, maker in self._makers.items())
         )
 
