@@ -17,7 +17,7 @@ from globalcache.errors import ConfigError, LoadError, written
 Maker: TypeAlias = Callable[[str], BaseException]
 Classes: TypeAlias = Sequence[type[BaseException]]
 
-# A name longer than this is cut, wherever it is sent.
+# A name of more bytes is cut, wherever it is sent; and characters of a line in a log.
 LONGEST_NAME = 200
 _MOST_TEXT = 100
 
@@ -80,7 +80,8 @@ def qualified(kind: type[BaseException]) -> str:
     """Return module and name of a class, as `shop.errors.NoRow`; without the module for those of Python itself."""
     module = kind.__module__
     whole = kind.__qualname__ if module == builtins.__name__ else f"{module}.{kind.__qualname__}"
-    return whole.encode(errors="backslashreplace").decode()[:LONGEST_NAME]
+    # In bytes, since servers cut what is longer than they keep, and with it what stands behind the name.
+    return whole.encode(errors="backslashreplace")[:LONGEST_NAME].decode(errors="ignore")
 
 
 def text_of(error: BaseException) -> str:
