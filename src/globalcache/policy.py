@@ -96,6 +96,7 @@ class Policy(msgspec.Struct, frozen=True):
         *,
         draw: float = 0.0,
         absent: bool = False,
+        least_absence: int = 0,
         cost: float | None = None,
         flags: int = 0,
         tags: Sequence[bytes] = (),
@@ -103,7 +104,8 @@ class Policy(msgspec.Struct, frozen=True):
         """Return the options of CACHE.FILL or CACHE.SET.
 
         `draw` is a random number between 0 and 1 for a load, and 0 for what is set; `cost` is how long the load took in
-        seconds; `tags` are the texts that the templates in `self.tags` gave.
+        seconds; `tags` are the texts that the templates in `self.tags` gave; `least_absence` is for how many milliseconds
+        the server keeps an absence at least.
         """
         factor = 1 - self.jitter * draw
         ttl: Any = self.ttl
@@ -112,7 +114,8 @@ class Policy(msgspec.Struct, frozen=True):
         words: list[bytes] = []
         if absent:
             # A negative_ttl of 0 answers those that wait for the load, and nothing is kept.
-            words += b"ABSENT", b"TTL", b"%d" % (millis(self.absent_for * factor) if self.absent_for else 0)
+            kept = millis(self.absent_for * factor) if self.absent_for else least_absence
+            words += b"ABSENT", b"TTL", b"%d" % kept
         else:
             if ttl is not None:
                 words += b"TTL", b"%d" % millis(ttl * factor)

@@ -154,6 +154,7 @@ class Connection:
                 self.poll = self._socket.poll
             self.limit(begun + home.timeout - time.monotonic())
             home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
+            home.check_answers(self.ask_all([pack(words) for words in home.questions()]))
             self.settle()
             self.limit(begun + home.timeout - time.monotonic())
         except BaseException:

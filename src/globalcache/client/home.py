@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("globalcache")
 # Errors by which a server says that it cannot serve anybody now.
 _NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
+# What a server is asked that did not tell its limit, and the limit of one that does not answer.
+_ASK_LONGEST = (b"CONFIG", b"GET", b"proto-max-bulk-len")
+_LONGEST_VALUE = 16 << 20
 # The first byte of a TLS record with an alert, which a TLS port answers plain text with.
 _TLS_ALERT = r"\x15"
 
@@ -106,6 +109,8 @@ class Home:
         self.session = os.urandom(8).hex().encode()
         # Bytes of the longest value that the server takes; None while that is not known.
         self.max_value: int | None = None
+        # Milliseconds for which an absence is kept at least: a server that does not tell its version refuses 0.
+        self.least_absence = 0
         self._last_error: CacheError = UnavailableError("away")
         self._events = events
         # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
@@ -133,9 +138,20 @@ class Home:
                 raise self._refusal(str(reply), reply)
             if isinstance(reply, Exception):
                 raise reply
-        facts = replies[1]
-        if isinstance(facts, dict):
-            self.max_value = facts.get(b"max_value")
+        facts = replies[1] if isinstance(replies[1], dict) else {}
+        self.max_value = facts.get(b"max_value")
+        self.least_absence = least_absence(facts)
+
+    def questions(self) -> list[tuple[bytes, ...]]:
+        """Return commands that ask for what a greeting did not tell, as that of an earlier version does not."""
+        return [_ASK_LONGEST] if self.max_value is None else []
+
+    def check_answers(self, replies: list[Any]) -> None:
+        """Note the answers to `questions`. A user who may not ask meets the limit that servers have unless told."""
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, ReplyError):
+                raise reply
+            self.max_value = longest_value(reply) or _LONGEST_VALUE
 
     def _refusal(self, text: str, reply: ReplyError) -> CacheError:
         if text.startswith("FENCED"):
@@ -199,6 +215,17 @@ class Home:
 
     def __repr__(self) -> str:
         return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"
+
+
+def least_absence(facts: dict[Any, Any]) -> int:
+    """Return for how many milliseconds an absence has to be kept at least, from what CACHE.SESSION answered."""
+    return 0 if b"version" in facts else 1
+
+
+def longest_value(config: Any) -> int | None:
+    """Return the limit for values from what CONFIG GET answered; None if that is an error."""
+    limit = config.get(b"proto-max-bulk-len") if isinstance(config, dict) else None
+    return None if limit is None else int(limit)
 
 
 def broken(home: Home, error: BaseException) -> CacheError | None:

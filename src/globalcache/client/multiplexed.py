@@ -635,6 +635,7 @@ class MultiplexedServer:
                 name = address.host if home.tls else None
                 await loop.create_connection(lambda: link, sock=connection, ssl=home.tls, server_hostname=name)
             home.check_greeting(await link.ask_all(home.greeting(link.generation)))
+            home.check_answers(await link.ask_all(home.questions()))
             await link.settle()
             await link.close_with_loop()
         except BaseException as error:

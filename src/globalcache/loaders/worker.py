@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client.batches import apart, rows_of
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
+from globalcache.client.home import least_absence, longest_value
+from globalcache.client.wire import tag_name
 from globalcache.errors import ConfigError
 from globalcache.loaders.link import Link, Load, command
 
@@ -108,6 +110,7 @@ class Worker:
         self.tls = tls
         self.tell_text = tell_text
         self.max_value = _LONGEST_VALUE
+        self.least_absence = 0
         self.clock = clock
         self.prefix = prefix
         self.tags = tags
@@ -226,8 +229,9 @@ class Worker:
             command(b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache"),
         ]
         session, config, *_ = await link.ask_all(commands)
-        limit = _pairs(session).get(b"max_value") or _pairs(config).get(b"proto-max-bulk-len")
-        self.max_value = int(limit) if limit else _LONGEST_VALUE
+        facts = _pairs(session)
+        self.max_value = facts.get(b"max_value") or longest_value(_pairs(config)) or _LONGEST_VALUE
+        self.least_absence = least_absence(facts)
 
     def _lost_it(self, link: Link) -> None:
         if link is not self._link:
@@ -471,7 +475,10 @@ class _Lane:
             tags = self._tags if self._constant_tags else self._encoded(loader.tags_of(job.values))
             absent = result is None or isinstance(result, Absent)
             draw = random.random()  # noqa: S311 - no secret
-            words = loader.policy.words(draw=draw, absent=absent, cost=cost, flags=flags, tags=tags)
+            least = self.worker.least_absence
+            words = loader.policy.words(
+                draw=draw, absent=absent, least_absence=least, cost=cost, flags=flags, tags=tags
+            )
             request = command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words)
         except BaseException as error:  # noqa: BLE001 - serializers and templates of the application run here
             self.worker.complain(f"form {loader.name}", f"{loader.name}: {_text(job.key)}: {cause_of(error)}")
@@ -490,7 +497,7 @@ class _Lane:
         return (b"", 0) if result is None else self.worker.encode(result, self.loader.type)
 
     def _encoded(self, tags: list[str]) -> list[bytes]:
-        return [*self.worker.tags, *((self.worker.prefix + tag).encode() for tag in tags)]
+        return [*self.worker.tags, *(tag_name(self.worker.prefix + tag) for tag in tags)]
 
     def _message(self, error: BaseException) -> str:
         name = qualified(type(error))
