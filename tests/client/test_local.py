@@ -14,6 +14,7 @@ from globalcache import AsyncCache, Cache, ValueTooLargeError
 from globalcache.client.local import LONGEST_VALUE, LocalSocket, local_server
 from globalcache.contrib.testing import Clock
 from tests.client.test_loading import until
+from tests.conftest import transport
 
 WITHOUT = """
 import sys
@@ -108,7 +109,7 @@ def test_a_wait_ends_in_time() -> None:
     """Somebody holds the lease and never fills: who waits is told so after its own time."""
     name = "memory://waits"
     holder = Cache(name)
-    lease = holder._servers[0].fetch(b"x", 0, 60_000)[2]  # noqa: SLF001
+    lease = transport(holder).fetch(b"x", 0, 60_000)[2]
     with pytest.raises(TimeoutError):
         Cache(name).get_or_load("x", lambda: 7, wait=0.05)
 
@@ -125,6 +126,6 @@ def test_a_connection_that_the_engine_closes_is_replaced() -> None:
     """QUIT ends a connection as it does over a network; the next call opens another."""
     with Cache("memory://", on_error="raise") as cache:
         cache.set("x", 1)
-        cache._servers[0].call(b"QUIT")  # noqa: SLF001
+        transport(cache).call(b"QUIT")
         assert cache.get_many(["x"]) == {"x": 1}
         assert cache.stats()["connects"] == 2

@@ -161,8 +161,7 @@ class Part:
         self.log = Log(folder / "log")
         # Where the cache raises, a write that returned was acknowledged.
         self.raises = number % 2 == 0
-        on_error = "raise" if self.raises else "miss"
-        self.cache = Cache(urls, on_error=on_error, timeout=1, wait=WAIT, local_loads=8)
+        self.cache = Cache(urls, on_error="raise" if self.raises else "miss", timeout=1, wait=WAIT, local_loads=8)
         self.aio = self.cache.aio
         self.numbers = itertools.count()
         self.raised: dict[int, NoDatabaseError] = {}
@@ -490,18 +489,28 @@ def _marked(*, is_away: bool) -> Iterator[None]:
 
 def _mark_local(face: Any) -> None:
     """Let loads know whether they run without a lease."""
-    inner = face._load_here  # noqa: SLF001 - below what users see
+    one, many = face._load_here, face._load_many_here  # noqa: SLF001 - below what users see
 
     def load_here(*args: Any, joins: bool = False) -> Any:
         # A coroutine is not begun here: the other face's is marked when it is.
         with _marked(is_away=joins):
-            return inner(*args, joins=joins)
+            return one(*args, joins=joins)
 
     async def load_here_async(*args: Any, joins: bool = False) -> Any:
         with _marked(is_away=joins):
-            return await inner(*args, joins=joins)
+            return await one(*args, joins=joins)
 
-    face._load_here = load_here_async if asyncio.iscoroutinefunction(inner) else load_here  # noqa: SLF001
+    def load_many_here(*args: Any) -> Any:
+        with _marked(is_away=True):
+            return many(*args)
+
+    async def load_many_here_async(*args: Any) -> Any:
+        with _marked(is_away=True):
+            return await many(*args)
+
+    is_async = asyncio.iscoroutinefunction(one)
+    face._load_here = load_here_async if is_async else load_here  # noqa: SLF001
+    face._load_many_here = load_many_here_async if is_async else load_many_here  # noqa: SLF001
 
 
 def _never_early(face: Any) -> None:

@@ -1,7 +1,7 @@
 """Client and server of this version and of the one before, in all pairs: `make versions`.
 
-Clients and servers are processes of either version. Where two clients share a server, both versions are the first and the
-second of them. $VERSION_BEFORE is the folder of programs of an environment that has the version before.
+Clients and servers are processes of either version. Where two clients share a server, they are of both versions, in
+either order. $VERSION_BEFORE is the folder of programs of an environment that has the version before.
 """
 
 from __future__ import annotations
@@ -228,17 +228,22 @@ def test_values_and_numbers(client: Peer) -> None:
     assert client("cache.get", "absent", "default") == "default"
     client("cache.set_many", {"m:1": 1, "m:2": "two"}, ttl="5m")
     assert client("cache.get_many", ["m:1", "m:2", "m:3"]) == {"m:1": 1, "m:2": "two"}
+    assert client("cache.delete", "k") in (True, 1)
+    assert client("cache.delete_many", ["m:1", "m:2", "m:3"]) == 2
+
+
+@pytest.mark.usefixtures("no_errors")
+def test_conditions_and_what_is_told(client: Peer) -> None:
+    client("cache.set", "k", {"a": 1}, ttl="5m", tags=["t"])
     assert [client("cache.incr", "n", 5, ttl="1m"), client("cache.incr", "n", -2)] == [5, 3]
     assert client("cache.add", "n", 1) is False
     assert client("cache.add", "new", 1, ttl="1m") is True
     assert [client("cache.has", "new"), client("cache.has", "no")] == [True, False]
     assert client("cache.touch", "new", "1h") is True
     entry = client("cache.get_entry", "k")
-    assert entry["value"] == {"a": 1}
-    assert client("cache.set", "k", 2, if_version=entry["version"] - 1) in (None, 0, False)
+    assert (entry["value"], entry["stale"]) == ({"a": 1}, False)
+    assert not client("cache.set", "k", 2, if_version=entry["version"] - 1)
     assert client("cache.set", "k", 2, if_version=entry["version"])
-    assert client("cache.delete", "k") in (True, 1)
-    assert client("cache.delete_many", ["m:1", "m:2", "m:3"]) == 2
     assert client("cache.inspect", "new")["state"] == "hit"
     assert client("cache.ping") is True
     (told,) = client("cache.server_info")
@@ -310,12 +315,12 @@ def test_a_lease_passes_on_when_its_holder_ends(client: Peer, other: Peer) -> No
 
 
 @pytest.mark.usefixtures("no_errors")
-def test_a_long_load_keeps_its_lease(server: TheServer, client: Peer, other: Peer) -> None:
+def test_a_long_load_keeps_its_lease(client: Peer, other: Peer) -> None:
     client("database.hold", "row:1")
     first = client.begin("row", 1)
     until(lambda: client.count("row:1"))
     held = int(other("cache.inspect", "row:1")["held_ms"])
-    # Each step is shorter than a lease, and the holder renews it in between.
+    # Longer than a lease, which the holder renews meanwhile.
     until(lambda: int(other("cache.inspect", "row:1")["held_ms"]) > held + 4000)
     waiting = other.begin("row", 1)
     client("database.let_go", "row:1")
@@ -425,11 +430,180 @@ def test_a_stale_value_stands_in_for_a_failure(server: TheServer, client: Peer, 
     assert client.refused() + other.refused() == 0
 
 
-def test_a_value_that_is_too_long(peer: Callable[..., Peer], server: TheServer, client: Peer) -> None:
-    # The server refuses it, and the connection goes on or is replaced; the next call works.
-    for long in ("x" * (17 << 20),):
-        with pytest.raises(ToldError):
-            client("cache.set", "long", long)
-    client("cache.set", "k", 1)
+def test_a_value_that_is_too_long(peer: Callable[..., Peer], client: Peer) -> None:
+    # What is learned from the greeting is refused before it is sent, so the connection stays.
+    if client.version == "now":
+        with pytest.raises(ToldError) as caught:
+            client("write_long", 17 << 20)
+        assert caught.value.kind == "ValueTooLargeError"
+        assert len(client("load_long", 17 << 20)) == 17 << 20
+        assert client("cache.stats")["connects"] == 1
+    else:
+        with contextlib.suppress(ToldError):
+            client("write_long", 17 << 20)
+    until(lambda: client("cache.set", "k", 1) and client("cache.get", "k") == 1)
+    assert peer("now")("cache.get", "long") is None
+
+
+@pytest.fixture
+def workers(server: TheServer) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Return a function that starts a worker of a version and returns when it serves."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(version: str) -> subprocess.Popen[str]:
+        env = environment(version, GLOBALCACHE_URL=server.url)
+        process = subprocess.Popen(
+            [*program(version, "globalcache"), "worker", "shop:cache"],
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=HERE,
+            env=env | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), env.get("PYTHONPATH")]))},
+        )
+        started.append(process)
+        until(lambda: serves(server, process))
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(LIMIT)
+
+
+def serves(server: TheServer, process: subprocess.Popen[str]) -> bool:
+    """Tell whether both patterns of the worker are known to the server."""
+    assert process.poll() is None
+    with Wire(server.address) as wire:
+        wire.send(b"CACHE.INSPECT served:1\r\nCACHE.INSPECT shop:batch:1\r\nQUIT\r\n")
+        told = wire.rest()
+    return b"served:*" in told and b"shop:batch:*" in told
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_workers_load_what_clients_miss(
+    server: TheServer, workers: Callable[[str], subprocess.Popen[str]], version: str, client: Peer
+) -> None:
+    worker = workers(version)
+    before = server.errors()
+    assert client("cache.get", "served:1")["process"] == worker.pid
+    assert client("served", 2)["process"] == worker.pid
+    found = client("shop.get_many", ["batch:1", "batch:2", "batch:-1"])
+    assert {key: row["batch"] for key, row in found.items()} == {"batch:1": 1, "batch:2": 2}
+    assert client("cache.get", "served:-1") is None
+    with pytest.raises(ToldError) as caught:
+        client("served", -1)
+    assert caught.value.kind == "NoRow"
+    assert len(client("cache.get", "served:14")["text"]) == 100_000
+    client("cache.invalidate", tags=["served"])
+    client("shop.invalidate", tags=["batches"])
+    client("shop.clear")
+    assert [client("cache.get", "served:1")["served"], client("shop.get", "batch:1")["batch"]] == [1, 1]
+    assert (client.refused(), server.errors()) == (0, before)
+    with pytest.raises(ToldError) as caught:
+        client("cache.get", "served:13")
+    assert caught.value.kind == "LoadError"
+
+
+def test_workers_of_both_versions_take_turns(
+    server: TheServer, workers: Callable[[str], subprocess.Popen[str]], client: Peer
+) -> None:
+    first, second = workers("before"), workers("now")
+    rows = {client("cache.get", f"served:{100 + number}")["process"] for number in range(40)}
+    assert rows <= {first.pid, second.pid}
+    first.terminate()
+    first.wait(LIMIT)
+    assert client("cache.get", "served:200")["process"] == second.pid
+    workers("before")
+    second.terminate()
+    second.wait(LIMIT)
+    assert client("cache.get", "served:201")["served"] == 201
+
+
+USERS = """user default off
+user app on >secret ~* &* +@all
+user shop on >shop ~row:* ~k +@read +@write +cache.session
+user reports on >read %R~row:* %R~k +@read +cache.session
+"""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_passwords_and_users(tmp_path: Path, version: str, peer: Callable[..., Peer], client: Peer) -> None:
+    (tmp_path / "users.acl").write_text(USERS)
+    server = TheServer(version, "--users-file", str(tmp_path / "users.acl"))
+    try:
+        everybody, shop, reports, wrong = (
+            peer(client.version, f"globalcache://{login}@{server.address}?timeout=5s")
+            for login in ("app:secret", "shop:shop", "reports:read", "app:wrong")
+        )
+        everybody("cache.set", "k", 1)
+        row = shop("row", 1)
+        assert (shop("cache.get", "k"), reports("cache.get", "k")) == (1, 1)
+        assert everybody("row", 1) == row
+        for one, call in ((reports, "cache.set"), (wrong, "cache.set"), (shop, "cache.set")):
+            with pytest.raises(ToldError) as caught:
+                one(call, "other", 1)
+            assert caught.value.kind == "AuthError"
+    finally:
+        server.end()
+
+
+@pytest.mark.parametrize("then", VERSIONS)
+def test_the_server_is_replaced_while_clients_run(
+    server: TheServer, then: str, face: str, peer: Callable[..., Peer]
+) -> None:
+    first = VERSIONS[then == "before"]
+    one = TheServer(first)
+    ended = False
+    try:
+        peers = [peer(version, f"{one.url}?timeout=5s", face) for version in VERSIONS]
+        rows = [each("row", 1) for each in peers]
+        assert rows[0] == rows[1]
+        for each in peers:
+            each("cache.set", f"old:{each.version}", 1, tags=["t"])
+            each("database.hold", f"row:{each.version == 'now'}")
+        held = [each.begin("row", number) for number, each in enumerate(peers, 2)]
+        one.end()
+        ended = True
+        for each in peers:
+            assert each("cache.get", "old:now") is None  # it is away: no error
+            each("cache.invalidate", tags=["t"])  # made good later
+            assert each("row", 9)["process"] == each("pid")
+        two = TheServer(then, listen=one.address)
+        one, ended = two, False
+        for each in peers:
+            until(lambda each=each: value_of(each, "cache.has", "none") is False)
+            each("cache.set", f"new:{each.version}", {"by": each.version}, ttl="10m", tags=["t"])
+        for each in peers:
+            assert each("cache.get_many", ["new:before", "new:now"]) == {
+                f"new:{version}": {"by": version} for version in VERSIONS
+            }
+            assert each("cache.get", "old:now") is None
+        assert len({json.dumps(each("row", 4), sort_keys=True) for each in peers}) == 1
+        assert [call.result(LIMIT)["key"] for call in held] == ["row:2", "row:3"]
+        peers[0]("cache.invalidate", tags=["t", "rows"])
+        assert peers[1]("cache.get_many", ["new:before", "new:now"]) == {}
+        assert two.errors() == 0
+    finally:
+        if not ended:
+            one.end()
+
+
+@pytest.mark.usefixtures("no_errors")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_command_line(server: TheServer, version: str, client: Peer) -> None:
+    def run(*words: str) -> str:
+        command = [*program(version, "globalcache"), *words, "--url", server.url]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(version))
+        return done.stdout
+
+    run("ping")
+    run("set", "k", "1", "--ttl", "5m")
     assert client("cache.get", "k") == 1
-    assert client("cache.get", "long") is None
+    client("cache.set", "tagged", {"a": 1}, tags=["t"])
+    assert json.loads(run("get", "tagged")) == {"a": 1}
+    assert run("incr", "k", "2").strip() == "3"
+    assert "hit" in run("inspect", "tagged")
+    assert "hits" in run("stats")
+    run("invalidate", "--tag", "t")
+    assert client("cache.get", "tagged") is None
+    run("delete", "k")
+    assert client("cache.has", "k") is False

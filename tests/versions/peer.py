@@ -16,7 +16,7 @@ import asyncio
 import base64
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import functools
 import inspect
@@ -48,18 +48,22 @@ class Broken(Exception):  # noqa: N818 - the name of an application
 
 @dataclasses.dataclass
 class Record:
+    """A value with a type."""
+
     number: int
     name: str
-    at: datetime.datetime
+    at: dt.datetime
     price: decimal.Decimal
 
 
 class Point(msgspec.Struct):
+    """Another one."""
+
     x: float
     tags: list[str]
 
 
-_AT = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+_AT = dt.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
 # The codec of each value, the type that it is written and read as, and itself.
 SAMPLES: dict[str, tuple[str, Any, Any]] = {
     "number": ("json", None, -(2**60)),
@@ -71,7 +75,7 @@ SAMPLES: dict[str, tuple[str, Any, Any]] = {
     "record": ("json", Record, Record(1, "one", _AT, decimal.Decimal("1.50"))),
     "records": ("json", list[Record], [Record(1, "one", _AT, decimal.Decimal("1.50"))] * 2),
     "struct": ("json", Point, Point(math.pi, ["a"])),
-    "time": ("json", datetime.datetime, _AT),
+    "time": ("json", dt.datetime, _AT),
     "union": ("json", Point | None, Point(0.0, [])),
     "identifier": ("json", uuid.UUID, uuid.UUID(int=7)),
     "long": ("compressed", None, "x" * 100_000),
@@ -136,7 +140,7 @@ _select = DATABASE.select
 
 
 def _functions(cache: Any, *, in_tasks: bool) -> dict[str, Any]:
-    """Declare the same cached functions in both faces. Keys are of both, so that either may find what the other stored."""
+    """Declare the same cached functions in both faces, with the same keys."""
 
     def declared(decorator: Any, name: str) -> Any:
         if in_tasks:
@@ -181,6 +185,8 @@ class Peer:
             "database": DATABASE,
             "load_one": self.load_one,
             "load_many": self.load_many,
+            "write_long": self.write_long,
+            "load_long": self.load_long,
             "write_sample": self.write_sample,
             "read_sample": self.read_sample,
             "pid": os.getpid,
@@ -208,6 +214,18 @@ class Peer:
             return await asyncio.to_thread(rows, wanted)
 
         return self.cache.get_or_load_many(keys, load, **options)
+
+    def write_long(self, size: int) -> Any:
+        return self.cache.set("long", "x" * size)
+
+    def load_long(self, size: int) -> Any:
+        if not self.in_tasks:
+            return self.cache.get_or_load("loaded", lambda: "x" * size, ttl="10m")
+
+        async def load() -> str:
+            return "x" * size
+
+        return self.cache.get_or_load("loaded", load, ttl="10m")
 
     def write_sample(self, name: str) -> Any:
         codec, kind, value = SAMPLES[name]
@@ -242,10 +260,10 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if isinstance(value, dict):
         return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value)
     return value
 
 

@@ -684,7 +684,8 @@ fn what_a_client_makes_the_server_hold_is_counted() {
     for (hold, least, let_go) in [
         (format!("MULTI\r\nSET a {long}\r\nSET b {long}"), 100_000, "DISCARD".to_owned()),
         (format!("WATCH {long}1\r\nWATCH {long}2"), 100_000, "UNWATCH".to_owned()),
-        (format!("SUBSCRIBE {long}"), 100_000, "UNSUBSCRIBE".to_owned()),
+        (format!("SUBSCRIBE {}", &long[..1000]), 2000, "UNSUBSCRIBE".to_owned()),
+        (format!("PSUBSCRIBE {}", &long[..1000]), 6000, "PUNSUBSCRIBE".to_owned()),
         (format!("CLIENT TRACKING ON BCAST PREFIX {}", &long[..1000]), 2000, "CLIENT TRACKING OFF".to_owned()),
         (format!("CACHE.FETCH {long} LEASE 1000"), 40, "RESET".to_owned()),
         (format!("CACHE.FETCH held{long} WAIT 5000 TICKET"), 100_000, "CACHE.CANCEL NUMBER".to_owned()),

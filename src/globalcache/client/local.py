@@ -115,6 +115,8 @@ class LocalSocket:
     def __init__(self, server: LocalServer) -> None:
         self._server = server
         self._bell = _Bell()
+        # Until it has one: an exception from outside may end this.
+        self._place = -1
         self._place = server.connect(self._bell.ring)
         self._arrived = b""
         self._timeout = 0.0

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases_tasks import LoopLeases
+from globalcache.client.raised import copy_of
 from globalcache.client.wire import (
     MORE,
     Push,
@@ -82,6 +83,13 @@ class Entry:
 
 # A FETCH: the future, its wait, its key, and who is responsible for its lease if that is not who awaits the future.
 _Fetch: TypeAlias = "tuple[Future[Reply], float, bytes, list[Lease] | None]"
+
+
+def _another(error: Exception) -> Exception:
+    """Return an error of the same class and text: each caller writes to its own, as raising it does."""
+    made = type(error)(*error.args)
+    made.__cause__ = error.__cause__
+    return made
 
 
 class Link(asyncio.Protocol):
@@ -173,7 +181,7 @@ class Link(asyncio.Protocol):
     def _begin(self) -> None:
         """Have what is asked for in this turn of the loop written at its end. What is closed has no output."""
         if self.closed is not None:
-            raise self.closed
+            raise _another(self.closed)
         if len(self._open) > _MOST_OPEN:
             raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
         self.loop.call_soon(self._flush)
@@ -319,7 +327,7 @@ class Link(asyncio.Protocol):
             else:
                 future = entry[0] if isinstance(entry, tuple) else entry
             if not future.done():
-                future.set_exception(error if was_sent else not_sent)
+                future.set_exception(_another(error if was_sent else not_sent))
                 future.exception()  # seen: nobody may be there to do so
 
     async def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Reply]:
@@ -560,7 +568,9 @@ class MultiplexedServer:
                         task = self._preparing[loop] = loop.create_task(self._prepare(loop))
                         # Whoever waits sees its error; if all have left, nobody needs to.
                         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-                    await asyncio.shield(task)
+                    await asyncio.wait((task,))
+                    if (error := task.exception()) is not None:
+                        raise copy_of(error)
                 return link
         except TimeoutError as error:
             if isinstance(error, CacheError):
@@ -635,7 +645,8 @@ class MultiplexedServer:
                 name = address.host if home.tls else None
                 await loop.create_connection(lambda: link, sock=connection, ssl=home.tls, server_hostname=name)
             home.check_greeting(await link.ask_all(home.greeting(link.generation)))
-            home.check_answers(await link.ask_all(home.questions()))
+            if questions := home.questions():
+                home.check_answers(await link.ask_all(questions))
             await link.settle()
             await link.close_with_loop()
         except BaseException as error:

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::clock::Now;
+use crate::glob::Pattern;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
 use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
-use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, Values};
+use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, PATTERN_TOO_LONG, Values};
 
 /// What a command works with.
 pub struct Context<'a> {
@@ -109,7 +110,7 @@ impl LockedShards for Locked<'_> {
 /// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
 pub(crate) const TURN: usize = 8192;
 
-/// Keys that a transaction may have looked at without naming them when it begins to look at more.
+/// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
 const MAX_LOOKED_AT: usize = 1 << 20;
 
 impl Context<'_> {
@@ -169,12 +170,12 @@ impl Context<'_> {
         self.waits.in_turns && self.held.is_none()
     }
 
-    /// An error if a transaction, which has locked all shards, has looked at so many keys already without naming them that it
-    /// may not begin to look at more.
+    /// An error if a transaction, which has locked shards, has looked at so many items already without naming them that it
+    /// may not look at more. Asked before each part of a command of bounded length.
     pub(crate) fn may_look(&self) -> Result<(), Error> {
         let busy = self.held.is_some() && self.waits.looked_at >= MAX_LOOKED_AT;
         if busy {
-            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys already"))
+            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys or channels already"))
         } else {
             Ok(())
         }
@@ -252,6 +253,11 @@ pub(crate) fn take_next(values: &mut Values, found: Option<(Value<'_>, u32)>, sc
         Some((Value::Inline(bytes), flags)) => values.push_small(bytes, flags, scratch),
         Some((Value::Shared(bytes), flags)) => values.push_large(bytes, flags),
     }
+}
+
+/// Reads a pattern.
+pub(crate) fn read_pattern(text: &[u8]) -> Result<Pattern, Error> {
+    Pattern::new(text).ok_or(PATTERN_TOO_LONG)
 }
 
 /// A short request can name a long value a million times: copies end at the limit of a request.

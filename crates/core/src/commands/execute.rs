@@ -111,7 +111,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
         Command::CommandAll => Reply::Fixed(&ALL),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
-        Command::CommandList(filter) => return list(filter),
+        Command::CommandList(filter) => return list(cx, filter),
         Command::CommandInfo(names) => return describe_named(names),
         Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
         Command::CommandDocs(names) => return document_named(names),

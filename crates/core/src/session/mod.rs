@@ -766,7 +766,7 @@ impl Session {
             Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
         };
         let reply = match reply {
-            Reply::Parked => match self.park(run.engine, run.now, args, waits) {
+            Reply::Parked => match self.park(run.engine, run.now, args, waits, out) {
                 Some(reply) => reply,
                 None => return false,
             },
@@ -815,10 +815,17 @@ impl Session {
         }
     }
 
+    /// Sends what a turn of a request pushes. Messages that come until the next turn stand behind it.
+    fn send_pushes(&self, waits: &mut Waits, out: &mut Output) {
+        let pushes = waits.progress.iter_mut().flat_map(|progress| progress.pushes.drain(..));
+        pushes.for_each(|push| resp::encode(&push, self.client.resp == 3, &[], out));
+    }
+
     /// Keeps a request that waits, or leaves it where it is; what is answered at once if what follows is run.
     #[cold]
-    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits) -> Option<Reply> {
+    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits, out: &mut Output) -> Option<Reply> {
         if waits.progress.is_some() {
+            self.send_pushes(&mut waits, out);
             self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
             return None;
         }
@@ -901,6 +908,7 @@ impl Session {
             Err(error) => Reply::Error(error),
         };
         if matches!(reply, Reply::Parked) {
+            self.send_pushes(&mut waits, out);
             self.under_way = Some(Ticket { waits, request, db });
             return false;
         }

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
-use crate::glob;
+use crate::glob::Pattern;
+use crate::limits::MAX_PATTERN;
 use crate::table::redis::{self, CATEGORIES, UNITS};
 
 /// The name of the user that a connection has before it says another.
@@ -67,9 +68,33 @@ pub struct Need {
     pub write: bool,
 }
 
+/// A pattern, and its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Glob {
+    text: Vec<u8>,
+    pattern: Pattern,
+}
+
+impl Glob {
+    fn new(text: &str) -> Result<Glob, String> {
+        let pattern = Pattern::new(text.as_bytes());
+        let pattern = pattern.ok_or_else(|| format!("a pattern is longer than {MAX_PATTERN} bytes"))?;
+        Ok(Glob { text: text.as_bytes().to_vec(), pattern })
+    }
+
+    fn all() -> Glob {
+        Glob::new("*").expect("a pattern of ours")
+    }
+
+    /// Whether all that matches a pattern matches this one: only if it is the same one, or matches all.
+    fn covers(&self, pattern: &[u8]) -> bool {
+        self.text == b"*" || self.text == pattern
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KeyRule {
-    glob: Vec<u8>,
+    glob: Glob,
     read: bool,
     write: bool,
 }
@@ -79,18 +104,18 @@ struct KeyRule {
 pub struct Rights {
     commands: Commands,
     keys: Vec<KeyRule>,
-    channels: Vec<Vec<u8>>,
+    channels: Vec<Glob>,
     /// The rules as they were read.
     words: Vec<String>,
 }
 
 impl Rights {
     fn apply(&mut self, rule: &str) -> Result<(), String> {
-        let all = || KeyRule { glob: b"*".to_vec(), read: true, write: true };
+        let all = || KeyRule { glob: Glob::all(), read: true, write: true };
         match &*rule.to_ascii_lowercase() {
             "allkeys" | "~*" => self.keys = vec![all()],
             "resetkeys" => self.keys.clear(),
-            "allchannels" | "&*" => self.channels = vec![b"*".to_vec()],
+            "allchannels" | "&*" => self.channels = vec![Glob::all()],
             "resetchannels" => self.channels.clear(),
             "allcommands" | "+@all" => self.commands.put_all(true),
             "nocommands" | "-@all" => self.commands.put_all(false),
@@ -102,11 +127,11 @@ impl Rights {
 
     fn apply_with_argument(&mut self, rule: &str) -> Result<(), String> {
         if let Some(glob) = rule.strip_prefix('&') {
-            if self.channels.iter().any(|known| known == b"*") {
+            if self.channels.iter().any(|known| known.text == b"*") {
                 return Err(format!("{rule}: all channels are allowed already; write resetchannels before it"));
             }
-            self.channels.push(glob.as_bytes().to_vec());
-        } else if let Some(key) = key_rule(rule) {
+            self.channels.push(Glob::new(glob)?);
+        } else if let Some(key) = key_rule(rule).transpose()? {
             if self.has_all_keys() {
                 return Err(format!("{rule}: all keys are allowed already; write resetkeys before it"));
             }
@@ -152,7 +177,7 @@ impl Rights {
     }
 
     fn has_all_keys(&self) -> bool {
-        self.keys.iter().any(|rule| rule.glob == b"*" && rule.read && rule.write)
+        self.keys.iter().any(|rule| rule.glob.text == b"*" && rule.read && rule.write)
     }
 
     /// Whether a command or subcommand is allowed, by its place among the units.
@@ -167,28 +192,28 @@ impl Rights {
 
     /// Whether a key may be used so: one pattern has to allow all of it.
     pub fn may_use(&self, key: &[u8], need: Need) -> bool {
-        self.keys.iter().any(|rule| rule.grants(need) && glob::matches(&rule.glob, key))
+        self.keys.iter().any(|rule| rule.grants(need) && rule.glob.pattern.matches(key))
     }
 
     /// Whether all keys that match a pattern may be used so: only if one of its own patterns is this one, or all.
     pub fn may_use_all(&self, pattern: &[u8], need: Need) -> bool {
-        self.keys.iter().any(|rule| rule.grants(need) && (rule.glob == b"*" || rule.glob == pattern))
+        self.keys.iter().any(|rule| rule.grants(need) && rule.glob.covers(pattern))
     }
 
     /// Whether a channel may be used.
     pub fn may_use_channel(&self, channel: &[u8]) -> bool {
-        self.channels.iter().any(|glob| glob::matches(glob, channel))
+        self.channels.iter().any(|glob| glob.pattern.matches(channel))
     }
 
     /// Whether all channels that match a pattern may be used: only if one of its own patterns is this one, or all.
     pub fn may_use_channels(&self, pattern: &[u8]) -> bool {
-        self.channels.iter().any(|glob| *glob == b"*" || *glob == pattern)
+        self.channels.iter().any(|glob| glob.covers(pattern))
     }
 
     fn is_unlimited(&self) -> bool {
         (0..UNITS.len()).all(|place| self.commands.has(place))
             && self.has_all_keys()
-            && self.channels.iter().any(|glob| glob == b"*")
+            && self.channels.iter().any(|glob| glob.text == b"*")
     }
 
     /// Rules of commands, of keys and of channels, as ACL GETUSER tells them.
@@ -357,18 +382,16 @@ fn selector(rule: &str) -> Result<Rights, String> {
     Ok(rights)
 }
 
-/// `~pattern`, or `%R~`, `%W~`, `%RW~` and a pattern.
-fn key_rule(rule: &str) -> Option<KeyRule> {
+/// `~pattern`, or `%R~`, `%W~`, `%RW~` and a pattern; None if it is no rule of keys.
+fn key_rule(rule: &str) -> Option<Result<KeyRule, String>> {
     let (access, glob) = match rule.strip_prefix('~') {
         Some(glob) => ("RW", glob),
         None => rule.strip_prefix('%')?.split_once('~')?,
     };
     let access = access.to_ascii_uppercase();
-    matches!(&*access, "R" | "W" | "RW" | "WR").then(|| KeyRule {
-        glob: glob.as_bytes().to_vec(),
-        read: access.contains('R'),
-        write: access.contains('W'),
-    })
+    let (read, write) = (access.contains('R'), access.contains('W'));
+    let is_access = matches!(&*access, "R" | "W" | "RW" | "WR");
+    is_access.then(|| Glob::new(glob).map(|glob| KeyRule { glob, read, write }))
 }
 
 /// The words of a line, those of a selector as one.

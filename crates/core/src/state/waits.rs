@@ -107,6 +107,8 @@ pub struct Progress {
     pub found: Vec<Reply>,
     /// Bytes of what it has found.
     pub bytes: usize,
+    /// What is sent to the client at the end of the turn, before the command is done.
+    pub pushes: Vec<Reply>,
     /// Where it goes on, if that is a name.
     pub after: Option<Arc<[u8]>>,
 }
