@@ -1,6 +1,6 @@
 """A client of whichever version runs it: it does what lines of JSON on stdin say, and answers each by a line.
 
-    python peer.py URL threads|tasks
+    python -m tests.versions.peer URL threads|tasks
 
     {"id": 1, "call": "cache.get", "args": ["k"], "options": {}}  ->  {"id": 1, "value": 5}
                                                     or  {"id": 1, "error": "LoadError", "text": "..."}
@@ -32,18 +32,7 @@ from typing import Any
 import msgspec
 
 import globalcache
-
-
-class NoRow(Exception):  # noqa: N818 - the name of an application
-    """There is no such row."""
-
-
-class Gone(NoRow):
-    """There is none any more."""
-
-
-class Broken(Exception):  # noqa: N818 - the name of an application
-    """The database does not answer."""
+from tests.versions.rows import Broken, Gone, NoRow
 
 
 @dataclasses.dataclass

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 
 import globalcache
+from tests.versions.rows import NoRow
 
 cache = globalcache.AsyncCache(os.environ["GLOBALCACHE_URL"])
 shop = cache.namespace("shop")
 
 
-class NoRow(Exception):  # noqa: N818 - the name of an application
-    """There is no such row."""
-
-
 @cache.loader("served:{number}", ttl="10m", absent=[NoRow], negative_ttl=0, tags=["served"])
-async def served(number: int) -> dict[str, int]:
+async def served(number: int) -> dict[str, int | str]:
     """Load a row; there is none below 0, and the database fails at 13."""
     if number < 0:
         raise NoRow(f"served:{number}")
