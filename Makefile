@@ -26,6 +26,7 @@ help:
 	@echo 'make bench   measure beside redis-server      make fuzz    feed random input for a given time'
 	@echo 'make faults  check histories of many clients, make links and servers fail'
 	@echo 'make soak    load of every kind for SECONDS, memory and latency watched'
+	@echo 'make versions   clients and servers of this version and the one before, in all pairs'
 	@echo 'make build   the native module          make deps    servers that the tests want, from Debian'
 	@echo 'make clean   remove what was made'
 
@@ -107,6 +108,21 @@ faults: .venv/.built .venv/.tools
 soak: .venv/.built .venv/.tools
 	$(BIN)/python -m tests.faults.soak $(or $(SECONDS),60)
 
+# The version before, from the history of the clone, in an environment of its own. Its speed does not matter.
+BEFORE ?= 1e6015a
+ENVIRONMENT_BEFORE := .venv/before-$(BEFORE)
+
+$(ENVIRONMENT_BEFORE)/.made: .venv/.made
+	$(call step,[+] wheel of $(BEFORE)$(comma) the version before,source=$$(mktemp -d) && trap "rm -rf $$source" EXIT && \
+		git archive $(BEFORE) | tar -x -C $$source && $(PYTHON) -m venv $(@D) && ( cd $$source && \
+		export CARGO_TARGET_DIR=$(CURDIR)/target/before CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 && \
+		$(CURDIR)/$(BIN)/maturin build --release --quiet --interpreter $(CURDIR)/$(@D)/bin/python --out wheels ) && \
+		$(@D)/bin/pip install -q "$$(echo $$source/wheels/*.whl)[zstd]")
+	@touch $@
+
+versions: .venv/.built .venv/.tools $(ENVIRONMENT_BEFORE)/.made
+	VERSION_BEFORE=$(CURDIR)/$(ENVIRONMENT_BEFORE)/bin $(BIN)/pytest tests/versions/pairs.py
+
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 	@for target in $$(cargo +nightly fuzz list); do \
@@ -130,4 +146,4 @@ clean:
 	rm -f examples/shop.db*
 	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
 
-.PHONY: commands help prerequisites build run test lint bench faults soak fuzz deps clean
+.PHONY: commands help prerequisites build run test lint bench faults soak versions fuzz deps clean
