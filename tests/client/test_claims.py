@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import enum
+import functools
 import importlib
 import sys
 import textwrap
 import types
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import globalcache
@@ -158,6 +163,112 @@ def test_the_claim_of_a_module_is_that_of_its_last_import(run: Callable[[str], A
     (again,) = first.cache.claims.near("price:")
     assert claim.function is not again.function
     assert again.function is second.price.uncached
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """It is compared by its fields, and by what else it has."""
+
+    by: int = 1
+
+
+class Sizes(tuple[int, ...]):  # noqa: SLOT001 - it is made to have a dictionary
+    """It has a dictionary, as tuples have not."""
+
+
+class Loading:
+    """An object that is called, of a class that a factory fits to its region."""
+
+    region: str
+
+    def __call__(self, id: int) -> str:
+        return f"{self.region}{id}"
+
+
+def attached(thing: Any, region: str) -> Any:
+    object.__setattr__(thing, "region", region)
+    return thing
+
+
+def traced(function: Callable[[int], str]) -> Any:
+    @functools.wraps(function)
+    def wrapper(id: int) -> str:
+        text: str = wrapper.__wrapped__(id)
+        return text
+
+    return wrapper
+
+
+# Each makes something that a function may use, which is another thing for each region though it has one name.
+MAKERS: dict[str, Callable[[str], Any]] = {
+    "type": lambda region: type("Region", (), {"region": region}),
+    "enum": lambda region: enum.Enum("Region", {"region": region}),
+    "dataclass": lambda region: dataclasses.make_dataclass(
+        "Region", [("region", str, dataclasses.field(default=region))]
+    ),
+    "struct": lambda region: msgspec.defstruct("Region", [("region", str, region)]),
+    "tuple": lambda region: collections.namedtuple("Region", ["region"], defaults=[region])(),  # noqa: PYI024
+    "frozen": lambda region: attached(Settings(), region),
+    "sizes": lambda region: attached(Sizes((1,)), region),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_classes_that_a_factory_makes_are_another_each_time(make: Callable[[str], Any]) -> None:
+    """Two regions have one function by name and code; each call would return what the first region stored."""
+
+    def decorate(cache: globalcache.Cache, region: str) -> Any:
+        used = make(region)
+
+        @cache.cached("price:{id}")
+        def price(id: int) -> str:
+            return f"{used.region}{id}"
+
+        return price
+
+    def given(cache: globalcache.Cache, region: str) -> Any:
+        @cache.cached("price:{id}", ignore=["used"])
+        def price(id: int, used: Any = make(region)) -> str:  # noqa: B008 - that is the case
+            return f"{used.region}{id}"
+
+        return price
+
+    def held(cache: globalcache.Cache, region: str) -> Any:
+        return cache.cached("price:{id}")(functools.update_wrapper(functools.partial(fetch, make(region)), fetch))
+
+    def fetch(used: Any, id: int) -> str:
+        return f"{used.region}{id}"
+
+    for way in (decorate, given, held):
+        with globalcache.Cache("memory://") as cache:
+            way(cache, "eu")
+            with pytest.raises(KeyFormatError, match="other code of that name"):
+                way(cache, "us")
+
+
+def test_attributes_of_functions_and_classes_of_objects_tell_them_apart() -> None:
+    def by_attribute(region: str) -> Any:
+        def price(id: int) -> str:
+            return f"{price.region}{id}"  # type: ignore[attr-defined]
+
+        return attached(price, region)
+
+    def by_wrapper(region: str) -> Any:
+        def price(id: int) -> str:
+            return f"{region}{id}"
+
+        return traced(price)
+
+    def by_class(region: str) -> Any:
+        load = type("Loading", (Loading,), {"region": region})()
+        load.__qualname__ = "load"
+        return load
+
+    for make in (by_attribute, by_wrapper, by_class):
+        with globalcache.Cache("memory://") as cache:
+            cache.cached("price:{id}")(make("eu"))
+            with pytest.raises(KeyFormatError, match="other code of that name"):
+                cache.cached("price:{id}")(make("us"))
 
 
 class Scale(float):

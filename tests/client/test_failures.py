@@ -30,9 +30,9 @@ from globalcache import AsyncCache, Cache, ConfigError, LoadError
 from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
-from globalcache.client.work import _Flight
 from globalcache.contrib.testing import CacheForTests
 from globalcache.errors import ReplyError
+from tests.client.test_loading import count_waits, until
 from tests.conftest import transport
 
 if TYPE_CHECKING:
@@ -100,17 +100,12 @@ def raised(call: Callable[[], Any]) -> BaseException:
     return caught.value
 
 
-def is_of(got: BaseException, error: BaseException) -> bool:
-    """Tell whether a caller got the exception of a load, or a copy of it."""
-    return type(got) is type(error) and got.args == error.args
-
-
-def test_the_same_exception_until_the_hold_off_ends() -> None:
+def test_the_same_object_until_the_hold_off_ends() -> None:
     world, (cache,) = processes(1)
     ran: list[Any] = []
     error = Sick("no database")
     for _ in range(3):
-        assert is_of(raised(lambda: cache.get_or_load("k", failing(error, ran))), error)
+        assert raised(lambda: cache.get_or_load("k", failing(error, ran))) is error
     assert len(ran) == 1
     world.clock.advance(0.1)
     assert cache.get_or_load("k", lambda: 7) == 7
@@ -139,7 +134,7 @@ def test_an_exception_is_kept_as_long_as_the_key_is_held_off() -> None:
     kept.failed((b"k",), error, guard, Handled(), ran=False)
     now = 1.3
     answer = LoadError("k: failed", key="k", cause_class=f"{__name__}.Sick")
-    assert is_of(raised(lambda: kept.elsewhere(b"k", answer)), error)
+    assert raised(lambda: kept.elsewhere(b"k", answer)) is error
     now = 2.0
     assert kept.elsewhere(b"k", answer) is answer
 
@@ -164,7 +159,7 @@ def test_its_own_failure_is_what_it_gets_then() -> None:
     raised(lambda: a.get_or_load("k", failing(Sick())))
     own, ran = Forbidden(), list[Any]()
     for _ in range(3):
-        assert is_of(raised(lambda: b.get_or_load("k", failing(own, ran))), own)
+        assert raised(lambda: b.get_or_load("k", failing(own, ran))) is own
     assert len(ran) == 1
 
 
@@ -307,7 +302,7 @@ def test_a_sick_database_without_a_server() -> None:
     with world.faults.dead():
         error = Sick()
         for _ in range(5):
-            assert is_of(raised(lambda: cache.get_or_load("k", failing(error, ran))), error)
+            assert raised(lambda: cache.get_or_load("k", failing(error, ran))) is error
         assert len(ran) == 1
         world.clock.advance(0.101)
         assert [cache.get_or_load("k", lambda: 1) for _ in range(2)] == [1, 1]
@@ -502,18 +497,6 @@ class Crowd:
             return await asyncio.gather(*tasks)
 
 
-def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Return a list that grows with each thread that waits for a load of its process."""
-    waits, wait = list[None](), _Flight.wait
-
-    def note(flight: _Flight, end: float) -> bool:
-        waits.append(None)
-        return wait(flight, end)
-
-    monkeypatch.setattr(_Flight, "wait", note)
-    return waits
-
-
 @pytest.mark.parametrize("local_loads", [20, 4])
 @pytest.mark.parametrize("others", ["threads", "tasks"])
 def test_all_who_waited_for_a_private_failure_load_at_once(
@@ -592,11 +575,6 @@ async def tasks_refused(cache: AsyncCache, users: list[str]) -> dict[str, str]:
     return dict(zip(users, await asyncio.gather(*map(call, users)), strict=True))
 
 
-def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        pass
-
-
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:
     """Even a cache that lets others read texts does not send this one."""
     with Cache(server.url, tell_text=True) as cache:
@@ -662,17 +640,17 @@ def request_of_bob(call: Callable[[], Any]) -> BaseException:
 
 
 def test_a_shared_exception_has_nothing_of_its_callers() -> None:
-    """Ann's load fails while she handles another exception, and so does Bob, who gets the same exception."""
+    """Ann's load fails while she handles another exception, and so does Bob, who gets the same object."""
     _, (cache,) = processes(1)
     first = request_of_ann(lambda: cache.get_or_load("k", broken))
     shown = [chain_of(first)]
     for _ in range(3):
-        later = request_of_bob(lambda: cache.get_or_load("k", broken))
-        shown.append(chain_of(later))
-        assert isinstance(later.__context__, KeyError)
-        assert later.__context__.__context__ is None
-        assert later.__suppress_context__
-        assert later.__cause__ is None
+        assert request_of_bob(lambda: cache.get_or_load("k", broken)) is first
+        shown.append(chain_of(first))
+        assert isinstance(first.__context__, KeyError)
+        assert first.__context__.__context__ is None
+        assert first.__suppress_context__
+        assert first.__cause__ is None
     assert not [text for text in shown[0] if "of_bob" in text or "PermissionError" in text]
     assert not [text for later in shown[1:] for text in later if "of_ann" in text or "PermissionError" in text]
     assert len(shown[1]) == len(shown[3])
@@ -682,18 +660,16 @@ def test_a_shared_exception_of_a_batch_has_nothing_of_its_callers() -> None:
     _, (cache,) = processes(1)
     calls = [lambda: cache.get_or_load_many(["a", "b"], lambda _: broken()) for _ in range(2)]
     first = request_of_ann(calls[0])
-    later = request_of_bob(calls[1])
-    assert is_of(later, first)
-    assert not [text for text in chain_of(first) + chain_of(later) if "of_ann" in text or "PermissionError" in text]
+    assert request_of_bob(calls[1]) is first
+    assert not [text for text in chain_of(first) if "of_ann" in text or "PermissionError" in text]
 
 
 def test_what_cannot_be_stored_has_nothing_of_its_callers() -> None:
     _, (cache,) = processes(1)
     first = request_of_ann(lambda: cache.get_or_load("k", object))
     assert isinstance(first, TypeError)
-    later = request_of_bob(lambda: cache.get_or_load("k", object))
-    assert is_of(later, first)
-    assert not [text for text in chain_of(first) + chain_of(later) if "of_ann" in text or "PermissionError" in text]
+    assert request_of_bob(lambda: cache.get_or_load("k", object)) is first
+    assert not [text for text in chain_of(first) if "of_ann" in text or "PermissionError" in text]
 
 
 def test_a_cause_that_callers_add_is_not_shared() -> None:
@@ -788,7 +764,7 @@ def test_a_stale_value_does_not_stand_in_for_what_passes_through() -> None:
 def test_exceptions_whose_text_cannot_be_sent(error: Exception) -> None:
     """The caller gets the exception, a stale value stands in for it, and nobody waits for its lease."""
     world, (cache, other) = processes(2)
-    assert is_of(raised(lambda: cache.get_or_load("k", failing(error))), error)
+    assert raised(lambda: cache.get_or_load("k", failing(error))) is error
     assert other.get_or_load("k", lambda: 1) == 1
     cache.set("stale", "old", ttl=1, stale_if_error=60)
     world.clock.advance(2)
@@ -801,8 +777,8 @@ def test_stop_iteration_is_an_exception_like_others() -> None:
     """Through the generators of context managers, and through a future, it would become a RuntimeError."""
     _, (cache,) = processes(1)
     error = StopIteration(3)
-    assert is_of(raised(lambda: cache.get_or_load("k", failing(error))), error)
-    assert is_of(raised(lambda: cache.get_or_load("k", failing(error))), error)
+    assert raised(lambda: cache.get_or_load("k", failing(error))) is error
+    assert raised(lambda: cache.get_or_load("k", failing(error))) is error
 
     async def run() -> None:
         tasks = AsyncCache("memory://")
@@ -817,7 +793,7 @@ def test_an_interrupted_load_is_handed_on_and_an_exit_fails() -> None:
     other: Any
     _, (cache, other) = processes(2)
     for error in (KeyboardInterrupt(), SystemExit(1)):
-        assert is_of(raised(lambda error=error: cache.get_or_load("k", failing(error))), error)  # type: ignore[misc]
+        assert raised(lambda error=error: cache.get_or_load("k", failing(error))) is error  # type: ignore[misc]
         store = transport(other)
         is_held_off = isinstance(store.fetch(b"test:k", 0, None), Exception)
         assert is_held_off == isinstance(error, SystemExit)
@@ -877,11 +853,11 @@ def test_threads_that_wait_get_the_exception_of_the_load(server: globalcache.Ser
         for thread in threads:
             thread.join(20)
     assert len(got) == 20
-    assert all(is_of(one, error) for one in got)
+    assert all(one is error for one in got)
     assert len(ran) == 1
 
 
-def test_a_flight_without_a_server_raises_in_all_who_wait() -> None:
+def test_a_flight_without_a_server_raises_one_object() -> None:
     world, (cache,) = processes(1)
     error, got = Sick(), list[BaseException]()
     may_end = threading.Event()
@@ -900,7 +876,7 @@ def test_a_flight_without_a_server_raises_in_all_who_wait() -> None:
         may_end.set()
         for thread in threads:
             thread.join(10)
-    assert all(is_of(one, error) for one in got)
+    assert all(one is error for one in got)
     assert len(got) == 5
 
 
@@ -1109,9 +1085,9 @@ def test_batches_share_the_exception_and_the_breaker() -> None:
         ran.append(ids)
         raise error
 
-    assert is_of(raised(lambda: rows([1, 2])), error)
-    assert is_of(raised(lambda: rows([1, 2])), error)
-    assert is_of(raised(lambda: rows([2])), error)
+    assert raised(lambda: rows([1, 2])) is error
+    assert raised(lambda: rows([1, 2])) is error
+    assert raised(lambda: rows([2])) is error
     assert ran == [[1, 2]]
     for number in range(10, 30):
         raised(lambda number=number: rows([number]))  # type: ignore[misc]
@@ -1140,7 +1116,7 @@ def test_one_failure_of_many_keys_that_were_waited_for() -> None:
     _, (cache,) = processes(1)
     error = Sick()
     raised(lambda: cache.get_or_load_many(["a", "b"], lambda _: failing(error)()))
-    assert is_of(raised(lambda: cache.get_or_load_many(["a", "b"], lambda keys: dict.fromkeys(keys, 1))), error)
+    assert raised(lambda: cache.get_or_load_many(["a", "b"], lambda keys: dict.fromkeys(keys, 1))) is error
 
 
 # Everything at random
@@ -1155,7 +1131,7 @@ class _World:
         self.caches = [AsyncCache("memory://", namespace="test") for _ in range(3)]
         self.world.stand_in_for(*self.caches)
         self.raised: dict[int, set[int]] = defaultdict(set)
-        self.raises = 0
+        self.alive: list[BaseException] = []
         self.failed: list[tuple[float, int, str]] = []
         self.returned: dict[str, set[str]] = defaultdict(set)
         # Of what is drawn: loads that fail, and failures that are passed through.
@@ -1168,12 +1144,12 @@ class _World:
             for _ in range(self.draw.randrange(4)):
                 await asyncio.sleep(0)
             if self.draw.random() >= self.sick:
-                value = f"{process} {self.raises}"
+                value = f"{process} {len(self.alive)}"
                 self.returned[f"k{number}"].add(value)
                 return value
-            self.raises += 1
-            error: Exception = (Forbidden if self.draw.random() < self.forbidden else Sick)(self.raises)
-            self.raised[process].add(self.raises)
+            error: Exception = Forbidden() if self.draw.random() < self.forbidden else Sick()
+            self.alive.append(error)  # so that no other one has its id
+            self.raised[process].add(id(error))
             if type(error) is Sick:
                 self.failed.append((self.world.clock(), process, f"k{number}"))
             raise error
@@ -1185,7 +1161,7 @@ class _World:
         if isinstance(got, LoadError):
             assert (got.key, got.cause_class) in {(f"k{key}", f"{__name__}.{n}") for n in ("Sick", "Forbidden")}
         elif isinstance(got, BaseException):
-            assert got.args[0] in self.raised[process]
+            assert id(got) in self.raised[process]
         else:
             assert got in self.returned[f"k{key}"]
 

@@ -29,6 +29,7 @@ from globalcache.client.leases import RENEW_EVERY, NoLease, ThreadLeases
 from globalcache.client.raised import Handled
 from globalcache.client.work import Refresher, Work
 from globalcache.errors import DeadlineError
+from tests.client.test_loading import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,13 +235,6 @@ def test_a_thread_without_leases_sees_the_next_one_in_time(monkeypatch: pytest.M
     table.grant(b"x", 1).close()
     assert bell.is_over.wait(10)
     assert max(bell.slept) <= RENEW_EVERY
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_kept_exceptions_are_dropped_after_interruptions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,18 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that grows with each thread that waits for a load of its process."""
+    waits, wait = list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waits.append(None)
+        return wait(flight, end)
+
+    monkeypatch.setattr(_Flight, "wait", note)
+    return waits
+
+
 def test_a_stale_value_is_served_at_once_and_refreshed_behind(clock: Clock) -> None:
     cache, loads = Cache("memory://", clock=clock), []
 
@@ -669,13 +681,7 @@ def test_equal_batches_without_a_server_are_loaded_one_at_a_time(monkeypatch: py
     cache = Cache("globalcache://127.0.0.1:1", timeout=0.2)
     running, most, calls = 0, 0, 0
     begun, go = threading.Event(), threading.Event()
-    waiting, wait = list[None](), _Flight.wait
-
-    def note(flight: _Flight, end: float) -> bool:
-        waiting.append(None)
-        return wait(flight, end)
-
-    monkeypatch.setattr(_Flight, "wait", note)
+    waiting = count_waits(monkeypatch)
 
     def load_many(keys: list[str]) -> dict[str, list[int]]:
         nonlocal running, most, calls

@@ -488,29 +488,22 @@ def _marked(*, is_away: bool) -> Iterator[None]:
 
 
 def _mark_local(face: Any) -> None:
-    """Let loads know whether they run without a lease."""
-    one, many = face._load_here, face._load_many_here  # noqa: SLF001 - below what users see
+    """Let loads know whether they run without a lease. A batch does so only where there is no server."""
+    for name, is_away in (("_load_here", False), ("_load_many_here", True)):
+        setattr(face, name, _marking(getattr(face, name), is_away=is_away))
 
-    def load_here(*args: Any, joins: bool = False) -> Any:
+
+def _marking(inner: Any, *, is_away: bool) -> Any:
+    def load_here(*args: Any, **options: Any) -> Any:
         # A coroutine is not begun here: the other face's is marked when it is.
-        with _marked(is_away=joins):
-            return one(*args, joins=joins)
+        with _marked(is_away=options.get("joins", is_away)):
+            return inner(*args, **options)
 
-    async def load_here_async(*args: Any, joins: bool = False) -> Any:
-        with _marked(is_away=joins):
-            return await one(*args, joins=joins)
+    async def load_here_async(*args: Any, **options: Any) -> Any:
+        with _marked(is_away=options.get("joins", is_away)):
+            return await inner(*args, **options)
 
-    def load_many_here(*args: Any) -> Any:
-        with _marked(is_away=True):
-            return many(*args)
-
-    async def load_many_here_async(*args: Any) -> Any:
-        with _marked(is_away=True):
-            return await many(*args)
-
-    is_async = asyncio.iscoroutinefunction(one)
-    face._load_here = load_here_async if is_async else load_here  # noqa: SLF001
-    face._load_many_here = load_many_here_async if is_async else load_many_here  # noqa: SLF001
+    return load_here_async if asyncio.iscoroutinefunction(inner) else load_here
 
 
 def _never_early(face: Any) -> None:

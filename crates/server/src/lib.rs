@@ -7,7 +7,7 @@ mod acceptor;
 mod connection;
 mod listen;
 mod meter;
-pub mod pages;
+pub mod page_allocator;
 #[cfg(test)]
 mod scripted;
 mod stream;

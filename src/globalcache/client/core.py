@@ -37,61 +37,46 @@ LOCAL_LOADS = 32
 
 
 class Options(TypedDict, total=False):
-    """The options of a cache beside its servers and its namespace."""
+    """The options of a cache beside its servers and its namespace; `Cache` says what they mean."""
 
-    # Of one call to the cache, connecting and retrying included; 1 s.
     timeout: Duration | None
-    # For somebody else's load in get_or_load; 30 s.
     wait: Duration
-    # Where no ttl is given; none.
     default_ttl: Duration | None
-    # "miss": without a server reads find nothing and loads run here; "raise": UnavailableError.
     on_error: Literal["miss", "raise"]
-    # "pickle" asks for `secret`.
     codec: Literal["json", "msgpack", "pickle"]
     secret: bytes | str | None
-    # Bytes from which zstd is tried; never.
     compress_over: int | None
-    # Loads that run at a time in this process while the server is away; 32.
     local_loads: int
-    # Is told "load", "load_error", "away" and "back", each with its facts.
     on_event: Callable[[str, dict[str, Any]], object] | None
+    tls: ssl.SSLContext | str | None
+    tell_text: bool
     # Runs what it is given, a load of a thread in the background, for instance with a database session of its own.
     around_load: Callable[[Callable[[], Any]], Any] | None
-    # For globalcaches://: the path of a file with authorities, or a context.
-    tls: ssl.SSLContext | str | None
     # The time of memory:// in seconds.
     clock: Callable[[], float] | None
-    # Whether the text of an exception reaches other processes in LoadError, not only the name of its class.
-    tell_text: bool
 
 
-class ManyOptions(TypedDict, total=False):
+class _Loading(TypedDict, total=False):
+    ttl: Duration | None
+    refresh_after: Duration | None
+    stale_if_error: Duration | None
+    negative_ttl: Duration | None
+    tags: str | Iterable[str]
+    type: Any
+    wait: Duration | None
+    guard: Guard | None
+
+
+class ManyOptions(_Loading, total=False):
     """The options of get_or_load_many, which says what they mean."""
 
-    ttl: Duration | None
-    refresh_after: Duration | None
-    stale_if_error: Duration | None
-    negative_ttl: Duration | None
-    tags: str | Iterable[str]
-    type: Any
-    wait: Duration | None
     policy: Policy | None
-    guard: Guard | None
 
 
-class LoadOptions(TypedDict, total=False):
+class LoadOptions(_Loading, total=False):
     """The options of get_or_load, which says what they mean."""
 
-    ttl: Duration | None
-    refresh_after: Duration | None
-    stale_if_error: Duration | None
-    negative_ttl: Duration | None
-    tags: str | Iterable[str]
-    type: Any
-    wait: Duration | None
     policy: Policy | Callable[[], Policy] | None
-    guard: Guard | None
 
 
 class Core:

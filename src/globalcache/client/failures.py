@@ -1,11 +1,11 @@
 """What a process remembers of loads that failed: whose exception a caller gets, and how often a function is tried.
 
-In the process that ran the function, every caller that waited for that load gets a copy of its exception, and so do
+In the process that ran the function, every caller that waited for that load gets its own exception object, and so do
 those that come while the server holds the key off. A process that did not run it runs it once before it believes the
 failure of another one:
 
     A: lease of K, its function raises NoDatabase     -> own(K); FAIL K "shop.NoDatabase"; held off for 100 ms
-    A: another call of K, answered LOADFAILED         -> a copy of that NoDatabase
+    A: another call of K, answered LOADFAILED         -> the same NoDatabase object
     B: a call of K, answered LOADFAILED               -> runs its own function, at most once in 100 ms; not stored
     B: more calls of K within these 100 ms            -> what that try raised, or LoadError if it gave a value
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases_tasks import LoopLeases
-from globalcache.client.raised import copy_of
+from globalcache.client.raised import fresh
 from globalcache.client.wire import (
     MORE,
     Push,
@@ -83,13 +83,6 @@ class Entry:
 
 # A FETCH: the future, its wait, its key, and who is responsible for its lease if that is not who awaits the future.
 _Fetch: TypeAlias = "tuple[Future[Reply], float, bytes, list[Lease] | None]"
-
-
-def _another(error: Exception) -> Exception:
-    """Return an error of the same class and text: each caller writes to its own, as raising it does."""
-    made = type(error)(*error.args)
-    made.__cause__ = error.__cause__
-    return made
 
 
 class Link(asyncio.Protocol):
@@ -181,7 +174,7 @@ class Link(asyncio.Protocol):
     def _begin(self) -> None:
         """Have what is asked for in this turn of the loop written at its end. What is closed has no output."""
         if self.closed is not None:
-            raise _another(self.closed)
+            raise fresh(self.closed)
         if len(self._open) > _MOST_OPEN:
             raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
         self.loop.call_soon(self._flush)
@@ -327,7 +320,7 @@ class Link(asyncio.Protocol):
             else:
                 future = entry[0] if isinstance(entry, tuple) else entry
             if not future.done():
-                future.set_exception(_another(error if was_sent else not_sent))
+                future.set_exception(fresh(error if was_sent else not_sent))
                 future.exception()  # seen: nobody may be there to do so
 
     async def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Reply]:
@@ -570,7 +563,7 @@ class MultiplexedServer:
                         task.add_done_callback(lambda done: done.cancelled() or done.exception())
                     await asyncio.wait((task,))
                     if (error := task.exception()) is not None:
-                        raise copy_of(error)
+                        raise fresh(error)
                 return link
         except TimeoutError as error:
             if isinstance(error, CacheError):

@@ -4,6 +4,12 @@ A module that is imported anew (importlib.reload, a server that reloads, a cell 
 every function and class of it once more. So functions and callable objects are compared by what they consist of, and
 a class of a module by its name and fields, as a function knows it by its name too. All else that can change is the same
 as none but itself: what is equal now may differ when it is used.
+
+A class is only taken for another one where code was made once more too. A function that is called for "eu" and for "us"
+may make a class Region in each call, and decorate a function that uses it:
+
+    both decorated functions have one code, so no module was imported anew -> their classes are two
+    their codes are two                                                    -> their classes may be one, imported anew
 """
 
 from __future__ import annotations
@@ -46,10 +52,13 @@ def is_same(one: Any, other: Any) -> bool:
         return False
 
 
-def same_values(one: Any, other: Any) -> bool:  # noqa: PLR0911 - a kind of values each
-    """Tell whether two values are one object, or the same immutable value."""
+def same_values(one: Any, other: Any, *, anew: bool = True) -> bool:  # noqa: PLR0911 - a kind of values each
+    """Tell whether two values are one object, or the same immutable value.
+
+    `anew`: the code that made them may have been imported anew, with its classes.
+    """
     kind: Any = type(one)
-    if one is other or not _same_classes(kind, type(other)):
+    if one is other or not _same_classes(kind, type(other), anew=anew):
         return one is other
     if kind in _WRITTEN:
         return repr(one) == repr(other)
@@ -60,13 +69,22 @@ def same_values(one: Any, other: Any) -> bool:  # noqa: PLR0911 - a kind of valu
     if kind is types.CodeType:
         return _same_code(one, other)
     if typing.get_origin(one) is not None:  # what values are read as
-        return _same_types(one, other)
+        return _same_types(one, other, anew=anew)
     parts = _parts(one)
-    return _same_callables(one, other) if parts is None else _same_parts(parts, _parts(other))
+    return _same_callables(one, other, anew=anew) if parts is None else _same_parts(parts, _parts(other), anew=anew)
 
 
-def _same_parts(one: tuple[Any, ...], other: tuple[Any, ...] | None) -> bool:
-    return other is not None and len(one) == len(other) and all(map(same_values, one, other))
+def _same_parts(one: tuple[Any, ...], other: tuple[Any, ...] | None, *, anew: bool) -> bool:
+    if other is None or len(one) != len(other):
+        return False
+    codes = [
+        pair[0].__code__ is pair[1].__code__
+        for pair in zip(one, other, strict=True)
+        if isinstance(pair[0], types.FunctionType) and isinstance(pair[1], types.FunctionType)
+    ]
+    if codes:
+        anew = not all(codes)
+    return all(same_values(*pair, anew=anew) for pair in zip(one, other, strict=True))
 
 
 def _parts(value: Any) -> tuple[Any, ...] | None:
@@ -74,29 +92,30 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     kind: Any = type(value)
     if isinstance(value, Enum):
         return value.name, value.value
+    named = _items(getattr(value, "__dict__", None))
     if isinstance(value, tuple):
-        return tuple(value)
+        return *value, *named
     parameters: Any = getattr(kind, "__dataclass_params__", None)
     if parameters is not None and parameters.frozen:
-        return tuple(getattr(value, field.name) for field in dataclasses.fields(kind))
+        return *(getattr(value, field.name) for field in dataclasses.fields(kind)), *named
     return None
 
 
-def _same_callables(one: Any, other: Any) -> bool:
+def _same_callables(one: Any, other: Any, *, anew: bool) -> bool:
     if isinstance(one, Comparable):
         return one._is_same(other)  # noqa: SLF001 - for this
     if isinstance(one, types.FunctionType):
         return _same_functions(one, other)
     if isinstance(one, types.MethodType):
-        return same_values(one.__self__, other.__self__) and same_values(one.__func__, other.__func__)
+        return _same_parts((one.__self__, one.__func__), (other.__self__, other.__func__), anew=anew)
     if isinstance(one, type):
-        return _same_classes(one, other)
+        return _same_classes(one, other, anew=anew)
     held = _held(one)
-    return held is not None and name_of(one) == name_of(other) and _same_parts(held, _held(other))
+    return held is not None and name_of(one) == name_of(other) and _same_parts(held, _held(other), anew=anew)
 
 
 def _same_functions(one: types.FunctionType, other: types.FunctionType) -> bool:
-    code = one.__code__
+    code, anew = one.__code__, one.__code__ is not other.__code__
     is_local = "<locals>" in code.co_qualname
     # A function that calls itself is a variable of the function around it, and has no value yet at decoration. Nor has
     # the class that super() needs, but a class of a module is known by the name of its method.
@@ -104,15 +123,19 @@ def _same_functions(one: types.FunctionType, other: types.FunctionType) -> bool:
     return (
         name_of(one) == name_of(other)
         and _same_code(code, other.__code__)
-        and same_values(one.__defaults__, other.__defaults__)
-        and same_values(_items(one.__kwdefaults__), _items(other.__kwdefaults__))
+        and all(same_values(*pair, anew=anew) for pair in zip(_given(one), _given(other), strict=True))
         and all(
-            name == unset or _same_cells(first, second)
+            name == unset or _same_cells(first, second, anew=anew)
             for name, first, second in zip(
                 code.co_freevars, one.__closure__ or (), other.__closure__ or (), strict=True
             )
         )
     )
+
+
+def _given(function: types.FunctionType) -> tuple[Any, ...]:
+    """Return what a function was given beside its code and the variables around it: defaults and attributes."""
+    return function.__defaults__, _items(function.__kwdefaults__), _items(function.__dict__)
 
 
 def _items(named: dict[str, Any] | None) -> tuple[Any, ...]:
@@ -127,18 +150,19 @@ def _same_code(one: types.CodeType, other: types.CodeType) -> bool:
     )
 
 
-def _same_cells(one: types.CellType, other: types.CellType) -> bool:
+def _same_cells(one: types.CellType, other: types.CellType, *, anew: bool) -> bool:
     """Compare a variable of the functions around; one that is set later is the same as none."""
     try:
-        return same_values(one.cell_contents, other.cell_contents)
+        return same_values(one.cell_contents, other.cell_contents, anew=anew)
     except ValueError:
         return one is other
 
 
-def _same_classes(one: type, other: type) -> bool:
+def _same_classes(one: type, other: type, *, anew: bool) -> bool:
     """Tell whether two classes are one, or the same class of a module that was imported anew."""
     return one is other or (
-        "<locals>" not in one.__qualname__
+        anew
+        and "<locals>" not in one.__qualname__
         and name_of(one) == name_of(other)
         and _words(one) == _words(other)
         and _same_code_of_call(one, other)
@@ -156,18 +180,24 @@ def _words(kind: type) -> tuple[Any, ...]:
 
 
 def _same_code_of_call(one: type, other: type) -> bool:
-    first, second = (inspect.getattr_static(kind, "__call__", None) for kind in (one, other))
+    """Compare what calls of two classes do. One that both inherit was not made once more, as they are."""
+    first, second = _call_of(one), _call_of(other)
     if isinstance(first, types.FunctionType) and isinstance(second, types.FunctionType):
-        return _same_code(first.__code__, second.__code__)
+        return first.__code__ is not second.__code__ and _same_code(first.__code__, second.__code__)
     return first is second
 
 
-def _same_types(one: Any, other: Any) -> bool:
+def _call_of(kind: type) -> Any:
+    """Return what a call of an object runs, as the class has it; of no metaclass."""
+    return next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
+
+
+def _same_types(one: Any, other: Any, *, anew: bool) -> bool:
     """Compare types such as list[Row], whose parts may belong to a module that was imported anew."""
     if repr(one) == repr(other) and bool(one == other):
         return True
-    return typing.get_origin(one) is typing.get_origin(other) and same_values(
-        typing.get_args(one), typing.get_args(other)
+    return typing.get_origin(one) is typing.get_origin(other) and _same_parts(
+        typing.get_args(one), typing.get_args(other), anew=anew
     )
 
 
@@ -180,7 +210,7 @@ def _held(thing: Any) -> tuple[Any, ...] | None:
         parts = []
     else:
         slots = [name for base in kind.__mro__ for name in _slots(base)]
-        is_called = isinstance(inspect.getattr_static(kind, "__call__", None), types.FunctionType)
+        is_called = isinstance(_call_of(kind), types.FunctionType)
         if not is_called or not _hides_nothing(kind, len(slots)):
             return None
         parts = [getattr(thing, name, None) for name in slots]

@@ -110,6 +110,9 @@ impl LockedShards for Locked<'_> {
 /// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
 pub(crate) const TURN: usize = 8192;
 
+/// Loads that a command asks for in one turn.
+pub(super) const LOADS: usize = 1024;
+
 /// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
 const MAX_LOOKED_AT: usize = 1 << 20;
 
@@ -168,6 +171,21 @@ impl Context<'_> {
     /// a transaction.
     pub fn may_stop(&self) -> bool {
         self.waits.in_turns && self.held.is_none()
+    }
+
+    /// The first of many keys of which a command asks for a load in this turn, and the end of the turn.
+    pub(crate) fn begin_asking(&mut self) -> (u64, usize) {
+        (std::mem::take(&mut self.waits.asked), self.waits.keys.len() + LOADS)
+    }
+
+    /// Whether a command has asked for as many loads as it may in a turn. It is run again at once, from the key of this
+    /// `number` on; and when it has asked for all, from its beginning, since the first keys may have gone meanwhile.
+    pub(crate) fn ends_asking(&mut self, end: usize, number: u64) -> bool {
+        let over = self.waits.keys.len() >= end && self.may_stop();
+        if over {
+            self.waits.asked = number;
+        }
+        over
     }
 
     /// An error if a transaction, which has locked shards, has looked at so many items already without naming them that it

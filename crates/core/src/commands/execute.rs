@@ -31,10 +31,12 @@ pub(crate) fn execute_row(
             Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
         );
         let db = client.db;
-        match load_first(cx, client, needed(row, args, command).filter(|_| !reads).map(|bytes| Key { db, bytes })) {
-            Ok(false) => {}
-            Ok(true) => return Reply::Parked,
-            Err(error) => return Reply::Error(error),
+        if !reads {
+            match load_first(cx, client, needed(row, args, command).map(|bytes| Key { db, bytes })) {
+                Ok(false) => {}
+                Ok(true) => return Reply::Parked,
+                Err(error) => return Reply::Error(error),
+            }
         }
     }
     if client.tracking.is_some() {

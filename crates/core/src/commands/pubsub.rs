@@ -176,7 +176,8 @@ fn unsubscribe(cx: &mut Context<'_>, client: &mut Client, topic: Topic, names: A
             }
             Reply::Push(vec![Reply::word(word), Reply::Value(Blob::Shared(name)), Reply::Int(known.total())])
         }));
-        if if names.is_empty() { known.of(topic).is_empty() } else { progress.at as usize == names.len() } {
+        let is_over = if names.is_empty() { known.of(topic).is_empty() } else { progress.at as usize == names.len() };
+        if is_over {
             break true;
         }
         if cx.may_stop() {

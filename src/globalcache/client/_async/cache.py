@@ -16,11 +16,11 @@ from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, text_of
-from globalcache.client.raised import Handled, Raised, is_one
+from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, tag_name, translate
-from globalcache.client.work import Failed, Running, keys_in_load, loading
+from globalcache.client.work import Failed, Names, Running, keys_in_load, loading
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -84,6 +84,15 @@ class _Want(NamedTuple):
     guard: Guard
     # Whether a value of another type may be invalidated, to be fetched once more.
     again: bool = True
+
+
+class _LocalLoad(NamedTuple):
+    """A load without a lease: `run` loads, and `rows` gives what came of each key in their order."""
+
+    run: Callable[[], Any]
+    rows: Callable[[Any], Sequence[Any]]
+    type: Any
+    guard: Guard
 
 
 class _Form(NamedTuple):
@@ -673,27 +682,27 @@ class AsyncCache(Functions):
 
     async def _once_more(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
         """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
-        try:
-            reply = await server.fetch(name, want.wait)
-        except _AWAY as error:
-            self._without(error)
-            reply = None
-        return await self._not_hit_again(server, name, reply, want)
+        return await self._not_hit_again(server, name, await self._fetched(server, name, want.wait), want)
 
     async def _by_itself(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
         """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
 
         All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
         """
-        try:
-            reply = await server.fetch(name, 0)
-        except _AWAY as error:
-            self._without(error)
-            reply = None
+        reply = await self._fetched(server, name, 0)
         if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
             self._stats.misses += 1
-            return (await self._work.limited(lambda: self._run_here(name, want, None), want.wait)).shown
+            forms = await self._work.limited(lambda: self._run_here((name,), _one_local(want)), want.wait)
+            return forms[0].shown
         return await self._not_hit_again(server, name, reply, want)
+
+    async def _fetched(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
+        """Return what a fetch gives; None without a server."""
+        try:
+            return await server.fetch(name, wait)
+        except _AWAY as error:
+            self._without(error)
+        return None
 
     async def _not_hit_again(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
         lease = _lease_of(reply)
@@ -891,36 +900,48 @@ class AsyncCache(Functions):
         new one.
         """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
+        return (await self._alone(name, _one_local(want), want.wait, failure, joins=joins))[0]
+
+    async def _alone(
+        self, names: Names, load: _LocalLoad, wait: float, failure: LoadError | None = None, *, joins: bool
+    ) -> list[Any]:
+        """Return what a load without a lease gives, or that of another caller; each has values of its own."""
         is_mine = False
 
-        async def run() -> _Form:
+        async def run() -> list[_Form]:
             nonlocal is_mine
             is_mine = True
-            return await self._run_here(name, want, failure)
+            return await self._run_here(names if isinstance(names, tuple) else (names,), load, failure)
 
-        end = time.monotonic() + want.wait
+        end = time.monotonic() + wait
         while True:
             is_mine = False
             left = max(0.0, end - time.monotonic())
-            form: _Form = await self._work.alone(name, run, left, want.guard.pass_through, joins=joins)
-            value = form.shown if is_mine else self._copied(form, want.type)
-            if value is not UNREADABLE:
-                return value
+            forms = await self._work.alone(names, run, left, load.guard.pass_through, joins=joins)
+            values = [form.shown if is_mine else self._copied(form, load.type) for form in forms]
+            if not any(value is UNREADABLE for value in values):
+                return values
 
-    async def _run_here(self, name: bytes, want: _Want, failure: LoadError | None) -> _Form:
-        self._failures.try_alone(name, self._key(name), want.guard, failure)
+    async def _run_here(
+        self, names: tuple[bytes, ...], load: _LocalLoad, failure: LoadError | None = None
+    ) -> list[_Form]:
+        guard = load.guard
+        for name in names:
+            self._failures.try_alone(name, self._key(name), guard, failure)
         self._stats.local_loads += 1
         handled = Handled()
         ran = False
         try:
-            value = await self._run((name,), want.load)
+            loaded = await self._run(names, load.run)
             ran = True
-            form = self._form(name, value, want.type, want.guard)
+            forms = [
+                self._form(name, row, load.type, guard) for name, row in zip(names, load.rows(loaded), strict=True)
+            ]
         except Exception as error:
-            self._failures.failed((name,), error, want.guard, handled, ran=ran)
+            self._failures.failed(names, error, guard, handled, ran=ran)
             raise
-        self._failures.succeeded(want.guard)
-        return form
+        self._failures.succeeded(guard)
+        return forms
 
     def _copied(self, form: _Form, type: Any) -> Any:
         """Return what another caller's load gave as one's own, as a server would: callers may change what they get."""
@@ -979,7 +1000,9 @@ class AsyncCache(Functions):
             batch.release()
         found, end = batch.found, time.monotonic() + limit
         if batch.away:
-            found |= await self._load_many_here(batch.away, load_many, policy, type, guard, limit)
+            away = batch.away
+            load = _LocalLoad(lambda: load_many(list(away)), lambda rows: rows_of(guard.name, away, rows), type, guard)
+            found |= await self._load_many_here(away, load, policy, limit)
         if batch.later:
 
             async def wait_for(key: str) -> Any:
@@ -1039,53 +1062,11 @@ class AsyncCache(Functions):
             else:
                 batch.later.append(key)
 
-    async def _load_many_here(  # noqa: PLR0913, PLR0917 - what the call was given
-        self,
-        keys: list[str],
-        load_many: Callable[[list[str]], Any],
-        policy: Policy,
-        type: Any,
-        guard: Guard,
-        wait: float,
-    ) -> dict[str, Any]:
+    async def _load_many_here(self, keys: list[str], load: _LocalLoad, policy: Policy, wait: float) -> dict[str, Any]:
         """Load without a server, in one call. Nothing is stored; equal batches of this process run one at a time."""
         self._tags(policy.tags)  # what is wrong with them is told now as well
-        names = tuple(map(self._name, keys))
-        is_mine = False
-
-        async def run() -> list[_Form]:
-            nonlocal is_mine
-            is_mine = True
-            return await self._run_many_here(names, load_many, type, guard)
-
-        end = time.monotonic() + wait
-        while True:
-            is_mine = False
-            left = max(0.0, end - time.monotonic())
-            forms = await self._work.alone(names, run, left, guard.pass_through, joins=False)
-            values = [form.shown if is_mine else self._copied(form, type) for form in forms]
-            if not any(value is UNREADABLE for value in values):
-                return dict(zip(keys, values, strict=True))
-
-    async def _run_many_here(
-        self, names: tuple[bytes, ...], load_many: Callable[[list[str]], Any], type: Any, guard: Guard
-    ) -> list[_Form]:
-        keys = [self._key(name) for name in names]
-        for name, key in zip(names, keys, strict=True):
-            self._failures.try_alone(name, key, guard, None)
-        self._stats.local_loads += 1
-        handled = Handled()
-        ran = False
-        try:
-            loaded = await self._run(names, lambda: load_many(list(keys)))
-            ran = True
-            rows = rows_of(guard.name, keys, loaded)
-            forms = [self._form(name, row, type, guard) for name, row in zip(names, rows, strict=True)]
-        except Exception as error:
-            self._failures.failed(names, error, guard, handled, ran=ran)
-            raise
-        self._failures.succeeded(guard)
-        return forms
+        values = await self._alone(tuple(map(self._name, keys)), load, wait, joins=False)
+        return dict(zip(keys, values, strict=True))
 
     def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
         async def load() -> Any:
@@ -1290,6 +1271,10 @@ class AsyncCache(Functions):
             raise error
 
 
+def _one_local(want: _Want) -> _LocalLoad:
+    return _LocalLoad(want.load, lambda value: (value,), want.type, want.guard)
+
+
 def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
     words: list[bytes] = [b"CACHE.INVALIDATE"]
     if names:
@@ -1345,7 +1330,7 @@ def _path(chain: Iterable[bytes], name: bytes) -> str:
 def _raise_all(errors: Mapping[str, Exception]) -> None:
     """Raise an error that is that of all keys as it is; different ones as one that names them."""
     first = next(iter(errors.values()))
-    if all(is_one(error, first) for error in errors.values()):
+    if all(error is first for error in errors.values()):
         Raised(first).again()
     named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
     raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first
