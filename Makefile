@@ -108,20 +108,20 @@ faults: .venv/.built .venv/.tools
 soak: .venv/.built .venv/.tools
 	$(BIN)/python -m tests.faults.soak $(or $(SECONDS),60)
 
-# The version before, from the history of the clone, in an environment of its own. Its speed does not matter.
+# The version before, from the history of the clone; a shallow clone may lack it. How fast it is does not matter.
 BEFORE ?= 1e6015a
-ENVIRONMENT_BEFORE := .venv/before-$(BEFORE)
+HOME_BEFORE := target/before-$(BEFORE)
 
-$(ENVIRONMENT_BEFORE)/.made: .venv/.made
+$(HOME_BEFORE)/.made: | .venv/.made
 	$(call step,[+] wheel of $(BEFORE)$(comma) the version before,source=$$(mktemp -d) && trap "rm -rf $$source" EXIT && \
-		git archive $(BEFORE) | tar -x -C $$source && $(PYTHON) -m venv $(@D) && ( cd $$source && \
-		export CARGO_TARGET_DIR=$(CURDIR)/target/before CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 && \
-		$(CURDIR)/$(BIN)/maturin build --release --quiet --interpreter $(CURDIR)/$(@D)/bin/python --out wheels ) && \
-		$(@D)/bin/pip install -q "$$(echo $$source/wheels/*.whl)[zstd]")
+		git archive $(BEFORE) | tar -x -C $$source && ( cd $$source && unset CARGO_TARGET_DIR && \
+		CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		$(CURDIR)/$(BIN)/maturin build --release --quiet --out $(CURDIR)/$(@D) ) && \
+		$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q "$$(echo $(@D)/*.whl)[zstd]")
 	@touch $@
 
-versions: .venv/.built .venv/.tools $(ENVIRONMENT_BEFORE)/.made
-	VERSION_BEFORE=$(CURDIR)/$(ENVIRONMENT_BEFORE)/bin $(BIN)/pytest tests/versions/pairs.py
+versions: .venv/.built .venv/.tools $(if $(shell git rev-parse -q --verify '$(BEFORE)^{commit}' 2>/dev/null),$(HOME_BEFORE)/.made)
+	HOME_BEFORE=$(HOME_BEFORE) $(BIN)/pytest tests/versions/pairs.py
 
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz

@@ -8,7 +8,7 @@ import pytest
 
 import globalcache
 from globalcache.client.home import Home
-from globalcache.errors import ReplyError, ValueTooLargeError
+from globalcache.errors import ReplyError, UnavailableError, ValueTooLargeError
 from tests.client.faces import Face
 
 if TYPE_CHECKING:
@@ -36,22 +36,25 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have servers greet as the version before does."""
     check = Home.check_greeting
 
-    def check_less(home: Home, replies: list[Any]) -> None:
+    def check_less(home: Home, replies: list[Any]) -> bool:
         facts = {name: replies[1][name] for name in BEFORE}
-        check(home, [replies[0], facts, *replies[2:]])
+        return check(home, [replies[0], facts, *replies[2:]])
 
     monkeypatch.setattr(Home, "check_greeting", check_less)
 
 
-def test_a_greeting_tells_what_need_not_be_asked(server: globalcache.Server, kind: str) -> None:
-    with Face(kind, server.url, timeout=5) as face:
+def test_a_greeting_tells_what_need_not_be_asked(server: globalcache.Server) -> None:
+    with Face("threads", server.url, timeout=5) as face:
         home: Home = face.home
-        for facts, longest, questions, least in ((NOW, LONGEST, 0, 0), (BEFORE, None, 1, 1), (NOW, LONGEST, 0, 0)):
-            home.check_greeting([{}, facts, b"OK"])
-            assert (home.max_value, len(home.questions()), home.least_absence) == (longest, questions, least)
+        for facts, told, least in ((NOW, True, 0), (BEFORE, False, 1), (NOW, True, 0)):
+            assert home.check_greeting([{}, facts, b"OK"]) is told
+            # What is not told is asked; until the answer other connections go by what was known.
+            assert (home.max_value, home.least_absence) == (LONGEST, least)
         # A user who may not ask meets the limit of servers that were told none.
-        home.check_answers([ReplyError("NOPERM this user may not run config|get")])
+        home.check_longest(ReplyError("NOPERM this user may not run config|get"))
         assert home.max_value == 16 << 20
+        with pytest.raises(UnavailableError):
+            home.check_longest(UnavailableError("lost meanwhile"))
 
 
 @pytest.mark.usefixtures("as_before")

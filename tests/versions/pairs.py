@@ -1,7 +1,7 @@
 """Client and server of this version and of the one before, in all pairs: `make versions`.
 
 Clients and servers are processes of either version. Where two clients share a server, they are of both versions, in
-either order. $VERSION_BEFORE is the folder of programs of an environment that has the version before.
+either order. $HOME_BEFORE is an environment of Python that has the version before.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import Wire
+from tests.maelstrom import EXPECTED, INPUT
 from tests.versions.peer import SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
+HOME_BEFORE = ROOT / os.environ.get("HOME_BEFORE", "none")
+pytestmark = pytest.mark.skipif(
+    not HOME_BEFORE.exists(), reason="the version before is not there; in a shallow clone: git fetch --unshallow"
+)
 VERSIONS = ("before", "now")
 FACES = ("threads", "tasks")
 # Seconds until a call that should have ended counts as one that does not.
@@ -37,8 +42,7 @@ LIMIT = 30
 
 def program(version: str, name: str) -> list[str]:
     """Return the path of a program of a version."""
-    folder = os.environ["VERSION_BEFORE"] if version == "before" else Path(sys.executable).parent
-    return [str(Path(folder) / name)]
+    return [str((HOME_BEFORE / "bin" if version == "before" else Path(sys.executable).parent) / name)]
 
 
 def environment(version: str, **more: str) -> dict[str, str]:
@@ -69,6 +73,8 @@ class TheServer:
             pytest.fail(f"the server did not start: {ready}")
         self.address = ready.split("ready on ")[1].split()[0].rstrip(",")
         self.url = f"globalcache://{self.address}"
+        # How many errors a test means to get.
+        self.meant = 0
 
     def pass_time(self, seconds: int) -> None:
         with Wire(self.address) as wire:
@@ -177,12 +183,14 @@ def servers(started: contextlib.ExitStack) -> dict[str, TheServer]:
 
 
 @pytest.fixture(params=VERSIONS)
-def server(request: pytest.FixtureRequest, servers: dict[str, TheServer]) -> TheServer:
-    """Return a server of either version, which is empty."""
+def server(request: pytest.FixtureRequest, servers: dict[str, TheServer]) -> Iterator[TheServer]:
+    """Return a server of either version, which is empty; fails if it answers with more errors than the test meant."""
     chosen = servers[request.param]
     with Wire(chosen.address) as wire:
         wire.ask(b"FLUSHALL\r\n", b"+OK\r\n")
-    return chosen
+    before, chosen.meant = chosen.errors(), 0
+    yield chosen
+    assert chosen.errors() - before == chosen.meant
 
 
 @pytest.fixture(params=FACES)
@@ -217,15 +225,25 @@ def other(client: Peer, server: TheServer, peer: Callable[..., Peer]) -> Peer:
     return peer(VERSIONS[client.version == "before"], server.url)
 
 
-@pytest.fixture
-def no_errors(server: TheServer) -> Iterator[None]:
-    """Fail if the server answers any command of the test with an error."""
-    before = server.errors()
-    yield
-    assert server.errors() == before
+def test_the_versions_are_two(servers: dict[str, TheServer]) -> None:
+    for version, server in servers.items():
+        with Wire(server.address) as wire:
+            wire.send(b"HELLO 3\r\nCACHE.SESSION me 1 TICKETS\r\nQUIT\r\n")
+            assert (b"max_value" in wire.rest()) == (version == "now")
 
 
-@pytest.mark.usefixtures("no_errors")
+def test_other_protocols_are_the_same(server: TheServer, client: Peer) -> None:
+    client("cache.set", "k", {"a": 1}, ttl="5m")
+    with Wire(server.address) as wire:
+        wire.ask(b"get k\r\n", b'VALUE k 0 7\r\n{"a":1}\r\nEND\r\n')
+        wire.ask(b"set n 0 60 2\r\n41\r\n", b"STORED\r\n")
+        wire.ask(b"incr n 1\r\n", b"42\r\n")
+        wire.ask(b"mg n t v\r\n", b"VA 2 t60\r\n42\r\n")
+    assert client("cache.get", "n") == 42
+    with Wire(server.address) as wire:
+        wire.ask(INPUT, EXPECTED)
+
+
 def test_values_and_numbers(client: Peer) -> None:
     assert client("cache.set", "k", {"a": 1}, ttl="5m", tags=["t"]) is not None
     assert client("cache.get", "k") == {"a": 1}
@@ -236,7 +254,6 @@ def test_values_and_numbers(client: Peer) -> None:
     assert client("cache.delete_many", ["m:1", "m:2", "m:3"]) == 2
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_conditions_and_what_is_told(client: Peer) -> None:
     client("cache.set", "k", {"a": 1}, ttl="5m", tags=["t"])
     assert [client("cache.incr", "n", 5, ttl="1m"), client("cache.incr", "n", -2)] == [5, 3]
@@ -255,14 +272,26 @@ def test_conditions_and_what_is_told(client: Peer) -> None:
     assert client("cache.command", "PING") == "UE9ORw=="
 
 
-@pytest.mark.usefixtures("no_errors")
-@pytest.mark.parametrize("name", SAMPLES)
-def test_each_reads_what_the_other_wrote(client: Peer, other: Peer, name: str) -> None:
-    client("write_sample", name)
-    assert (client("read_sample", name), other("read_sample", name)) == ("same", "same")
+def test_each_reads_what_the_other_wrote(client: Peer, other: Peer) -> None:
+    for name in SAMPLES:
+        client("write_sample", name)
+        assert (name, client("read_sample", name), other("read_sample", name)) == (name, "same", "same")
 
 
-@pytest.mark.usefixtures("no_errors")
+def test_values_end_at_their_times(server: TheServer, client: Peer, other: Peer) -> None:
+    client("cache.set_many", {"k": 1, "touched": 2}, ttl="1m")
+    row = client("load_one", "l", ttl="1m")
+    assert 0 < other("cache.get_entry", "k")["ttl"] <= 60
+    assert other("cache.touch", "touched", "5m") is True
+    assert other("load_one", "l", ttl="1m") == row
+    server.pass_time(70)
+    assert client("cache.get_many", ["k", "touched", "l"]) == {"touched": 2}
+    assert other("load_one", "l", ttl="1m") != row
+    server.pass_time(300)
+    assert other("cache.get", "touched") is None
+    assert (client.count("l"), other.count("l")) == (1, 1)
+
+
 def test_functions_share_their_values(server: TheServer, client: Peer, other: Peer) -> None:
     row = client("row", 1)
     assert row["key"] == "row:1"
@@ -283,7 +312,6 @@ def test_functions_share_their_values(server: TheServer, client: Peer, other: Pe
     assert client.count("fresh:1") == 1
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_one_loads_and_the_other_waits(client: Peer, other: Peer) -> None:
     client("database.hold", "row:1")
     first = client.begin("row", 1)
@@ -296,7 +324,13 @@ def test_one_loads_and_the_other_waits(client: Peer, other: Peer) -> None:
     assert (client.count("row:1"), other.count("row:1")) == (1, 0)
 
 
-@pytest.mark.usefixtures("no_errors")
+def test_many_calls_share_one_load(client: Peer, other: Peer) -> None:
+    calls = [one.begin("load_one", "k", ttl="10m") for _ in range(8) for one in (client, other)]
+    rows = [call.result(LIMIT) for call in calls]
+    assert rows == rows[:1] * 16
+    assert client.count("k") + other.count("k") == 1
+
+
 def test_a_load_before_an_invalidation_is_not_stored(client: Peer, other: Peer) -> None:
     client("database.hold", "row:1")
     first = client.begin("row", 1)
@@ -307,7 +341,6 @@ def test_a_load_before_an_invalidation_is_not_stored(client: Peer, other: Peer) 
     assert other.count("row:1") == 1
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_a_lease_passes_on_when_its_holder_ends(client: Peer, other: Peer) -> None:
     client("database.hold", "row:1")
     client.begin("row", 1)
@@ -318,7 +351,6 @@ def test_a_lease_passes_on_when_its_holder_ends(client: Peer, other: Peer) -> No
     assert waiting.result(LIMIT)["process"] == other("pid")
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_a_long_load_keeps_its_lease(client: Peer, other: Peer) -> None:
     client("database.hold", "row:1")
     first = client.begin("row", 1)
@@ -332,7 +364,6 @@ def test_a_long_load_keeps_its_lease(client: Peer, other: Peer) -> None:
     assert (client.count("row:1"), other.count("row:1")) == (1, 0)
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_tags_and_namespaces_reach_what_both_wrote(client: Peer, other: Peer) -> None:
     for one in (client, other):
         one("cache.set", f"t:{one.version}", 1, tags=["t"])
@@ -356,7 +387,6 @@ def test_tags_and_namespaces_reach_what_both_wrote(client: Peer, other: Peer) ->
     assert client.count("scoped:5") + other.count("scoped:5") == before + 1
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_rows_that_do_not_exist(server: TheServer, client: Peer, other: Peer) -> None:
     client("database.lose", "lost:1")
     for one in (client, other, client):
@@ -370,7 +400,6 @@ def test_rows_that_do_not_exist(server: TheServer, client: Peer, other: Peer) ->
     assert client.refused() + other.refused() == 0
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_an_absence_that_is_not_kept_ends_the_wait(client: Peer, other: Peer) -> None:
     client("database.lose", "never:1")
     client("database.hold", "never:1")
@@ -400,7 +429,6 @@ def value_of(peer: Peer, *call: Any) -> Any:
     return None
 
 
-@pytest.mark.usefixtures("no_errors")
 def test_batches(client: Peer, other: Peer) -> None:
     client("database.lose", "b:3")
     found = client("load_many", ["b:1", "b:2", "b:3"], ttl="10m", negative_ttl="1m", tags=["b"])
@@ -558,10 +586,10 @@ def test_passwords_and_users(tmp_path: Path, version: str, of: str, peer: Callab
         server.end()
 
 
-@pytest.mark.parametrize("then", VERSIONS)
-def test_the_server_is_replaced_while_clients_run(then: str, peer: Callable[..., Peer]) -> None:
+@pytest.mark.parametrize(("version", "then"), list(itertools.product(VERSIONS, VERSIONS)))
+def test_the_server_is_replaced_while_clients_run(version: str, then: str, peer: Callable[..., Peer]) -> None:
     with contextlib.ExitStack() as stack:
-        first = TheServer(VERSIONS[then == "before"])
+        first = TheServer(version)
         stack.callback(first.end)
         peers = [peer(version, f"{first.url}?timeout=5s") for version in VERSIONS]
         assert peers[0]("row", 1) == peers[1]("row", 1)
@@ -608,7 +636,6 @@ def check_new_server(peers: list[Peer]) -> None:
     assert peers[1]("cache.get_many", news) == {}
 
 
-@pytest.mark.usefixtures("no_errors")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_command_line(server: TheServer, version: str, client: Peer) -> None:
     def run(*words: str) -> str:

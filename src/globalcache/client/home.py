@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("globalcache")
 # Errors by which a server says that it cannot serve anybody now.
 _NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
-# What a server is asked that did not tell its limit, and the limit of one that does not answer.
-_ASK_LONGEST = (b"CONFIG", b"GET", b"proto-max-bulk-len")
+# The longest value of a server that does not say another one.
 _LONGEST_VALUE = 16 << 20
+# What a server is asked that did not tell its longest value in the greeting, as those of the version before.
+ASK_LONGEST = (b"CONFIG", b"GET", b"proto-max-bulk-len")
 # The first byte of a TLS record with an alert, which a TLS port answers plain text with.
 _TLS_ALERT = r"\x15"
 
@@ -130,8 +131,11 @@ class Home:
         select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
         return [hello, session, *select, (b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache")]
 
-    def check_greeting(self, replies: list[Any]) -> None:
-        """Note what a server answered to a greeting; raises what it refused."""
+    def check_greeting(self, replies: list[Any]) -> bool:
+        """Note what a server answered to a greeting; raises what it refused.
+
+        False if it did not tell its longest value: `check_longest` gets the reply to ASK_LONGEST then.
+        """
         # The last one says what this client is, which a user need not be allowed to do.
         for reply in replies[:-1]:
             if isinstance(reply, ReplyError):
@@ -139,19 +143,16 @@ class Home:
             if isinstance(reply, Exception):
                 raise reply
         facts = replies[1] if isinstance(replies[1], dict) else {}
-        self.max_value = facts.get(b"max_value")
         self.least_absence = least_absence(facts)
+        # Unless told, it stays as it was until the answer: other connections go by it.
+        self.max_value = facts.get(b"max_value", self.max_value)
+        return b"max_value" in facts
 
-    def questions(self) -> list[tuple[bytes, ...]]:
-        """Return commands that ask for what a greeting did not tell, as that of an earlier version does not."""
-        return [_ASK_LONGEST] if self.max_value is None else []
-
-    def check_answers(self, replies: list[Any]) -> None:
-        """Note the answers to `questions`. A user who may not ask meets the limit that servers have unless told."""
-        for reply in replies:
-            if isinstance(reply, Exception) and not isinstance(reply, ReplyError):
-                raise reply
-            self.max_value = longest_value(reply) or _LONGEST_VALUE
+    def check_longest(self, reply: Any) -> None:
+        """Note the reply to ASK_LONGEST."""
+        if isinstance(reply, Exception) and not isinstance(reply, ReplyError):
+            raise reply
+        self.max_value = longest_value(reply)
 
     def _refusal(self, text: str, reply: ReplyError) -> CacheError:
         if text.startswith("FENCED"):
@@ -225,10 +226,9 @@ def least_absence(facts: dict[Any, Any]) -> int:
     return 0 if b"version" in facts else 1
 
 
-def longest_value(config: Any) -> int | None:
-    """Return the limit for values from what CONFIG GET answered; None if that is an error."""
-    limit = config.get(b"proto-max-bulk-len") if isinstance(config, dict) else None
-    return None if limit is None else int(limit)
+def longest_value(config: Any) -> int:
+    """Return how many bytes a value may have, from the reply to ASK_LONGEST; an error if the user may not ask."""
+    return int(config[ASK_LONGEST[2]]) if isinstance(config, dict) else _LONGEST_VALUE
 
 
 def broken(home: Home, error: BaseException) -> CacheError | None:

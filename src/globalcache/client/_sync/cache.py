@@ -812,11 +812,10 @@ class Cache(Functions):
             raise TypeError(f"{guard.name}: {self._key(name)}: value cannot be stored: {text_of(error)}") from error
 
     def _filling(self, server: Any, policy: Policy, form: _Form, cost: float) -> list[bytes]:
-        home = server.home
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
             absent=form.is_absent,
-            least_absence=0 if home is None else home.least_absence,
+            least_absence=server.home.least_absence if server.home else 0,
             cost=cost,
             flags=form.flags,
             tags=self._tags(policy.tags),
@@ -1186,7 +1185,7 @@ class Cache(Functions):
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         if not tags:
             return self._own_tags
-        given = tuple(self._tag(tag) for tag in tags)
+        given = tuple(map(self._tag, tags))
         most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
         if len(given) > most:
             raise ConfigError(f"tags: {len(given)}: at most {most} here, for each level of namespaces is one as well")
