@@ -820,7 +820,7 @@ def test_tasks_whose_connection_fails_get_errors_of_their_own() -> None:
     assert len(set(map(id, errors))) == 5
 
 
-def test_requests_of_a_lost_connection_fail_with_errors_of_their_own() -> None:
+def test_requests_of_a_lost_connection_have_their_own_errors() -> None:
     async def run() -> None:
         server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._core.async_transports[0]  # noqa: SLF001
         loop = asyncio.get_running_loop()

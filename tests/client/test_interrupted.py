@@ -29,7 +29,7 @@ from globalcache.client.leases import RENEW_EVERY, NoLease, ThreadLeases
 from globalcache.client.raised import Handled
 from globalcache.client.work import Refresher, Work
 from globalcache.errors import DeadlineError
-from tests.client.test_loading import until
+from tests.conftest import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

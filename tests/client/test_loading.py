@@ -17,32 +17,15 @@ from globalcache.client.tasking import AsyncWork
 from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
 from tests.client.faces import Face
-from tests.conftest import transport
+from tests.conftest import Clock, transport, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:

@@ -37,7 +37,7 @@ async def with_workers(cache: globalcache.AsyncCache, use: Callable[[], Any]) ->
         await cache.aclose()
 
 
-def test_a_worker_refuses_what_the_function_itself_could_not_store() -> None:
+def test_a_worker_refuses_what_a_function_could_not_store() -> None:
     """Stored by its class, a Row without an annotation would be read as a dict: the hit would not be the miss."""
     with globalcache.Server(memory="64MiB", threads=1) as server:
         cache = globalcache.AsyncCache(server.url)
