@@ -1,7 +1,6 @@
 """Client and server of this version and of the one before, in all pairs: `make versions`.
 
-Clients and servers are processes of either version. Where two clients share a server, they are of both versions, in
-either order. $HOME_BEFORE is an environment of Python that has the version before.
+Where two clients share a server, they are of both versions, in either order.
 """
 
 from __future__ import annotations
@@ -10,176 +9,36 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 import os
 import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import Wire
+from tests.conftest import Wire, until
 from tests.maelstrom import EXPECTED, INPUT
 from tests.versions.peer import SAMPLES
+from tests.versions.programs import HOME_BEFORE, LIMIT, ROOT, Peer, TheServer, ToldError, environment, program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-HOME_BEFORE = ROOT / os.environ.get("HOME_BEFORE", "none")
 pytestmark = pytest.mark.skipif(
     not HOME_BEFORE.exists(), reason="the version before is not there; in a shallow clone: git fetch --unshallow"
 )
 VERSIONS = ("before", "now")
 FACES = ("threads", "tasks")
-# Seconds until a call that should have ended counts as one that does not.
-LIMIT = 30
-
-
-def program(version: str, name: str) -> list[str]:
-    """Return the path of a program of a version."""
-    return [str((HOME_BEFORE / "bin" if version == "before" else Path(sys.executable).parent) / name)]
-
-
-def environment(version: str, **more: str) -> dict[str, str]:
-    """Return the environment of a process, in which only this version is found."""
-    hidden = {"PYTHONPATH"} if version == "before" else set()
-    return {name: value for name, value in os.environ.items() if name not in hidden} | more
-
-
-def until(holds: Callable[[], Any]) -> Any:
-    """Wait for something; returns it."""
-    end = time.monotonic() + LIMIT
-    while not (value := holds()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return value
-
-
-class TheServer:
-    """A server of a version, in a process of its own."""
-
-    def __init__(self, version: str, *options: str, listen: str = "127.0.0.1:0") -> None:
-        words = [*program(version, "globalcache"), "serve", "--listen", listen, "--memory", "64MiB", "--debug-time"]
-        self.process = subprocess.Popen([*words, *options], stderr=subprocess.PIPE, text=True, env=environment(version))
-        assert self.process.stderr is not None
-        ready = self.process.stderr.readline()
-        if "ready on" not in ready:
-            self.end()
-            pytest.fail(f"the server did not start: {ready}")
-        self.address = ready.split("ready on ")[1].split()[0].rstrip(",")
-        self.url = f"globalcache://{self.address}"
-        # How many errors a test means to get.
-        self.meant = 0
-
-    def pass_time(self, seconds: int) -> None:
-        with Wire(self.address) as wire:
-            wire.ask(b"debugtime %d\r\n" % seconds, b"OK\r\n")
-
-    def errors(self) -> int:
-        """Return how many commands were answered with an error."""
-        with Wire(self.address) as wire:
-            wire.send(b"INFO stats\r\nQUIT\r\n")
-            told = wire.rest().decode()
-        return int(told.split("total_error_replies:")[1].split()[0])
-
-    def end(self) -> None:
-        """End it, if it has not ended."""
-        self.process.terminate()
-        self.process.wait(LIMIT)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-class ToldError(Exception):
-    """What a call at a peer raised."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(f"{kind}: {text}")
-        self.kind = kind
-
-
-class Peer:
-    """A client of a version, in a process of its own; see peer.py."""
-
-    def __init__(self, version: str, url: str, face: str) -> None:
-        self.version = version
-        self.process = subprocess.Popen(
-            [*program(version, "python"), "-m", "tests.versions.peer", url, face],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment(version),
-        )
-        self._numbers = itertools.count()
-        self._answers: dict[int, Future[Any]] = {}
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def begin(self, call: str, *args: Any, **options: Any) -> Future[Any]:
-        """Begin a call; returns its outcome."""
-        number = next(self._numbers)
-        answer = self._answers[number] = Future()
-        assert self.process.stdin is not None
-        line = {"id": number, "call": call, "args": args, "options": options}
-        self.process.stdin.write(json.dumps(line) + "\n")
-        self.process.stdin.flush()
-        return answer
-
-    def __call__(self, call: str, *args: Any, **options: Any) -> Any:
-        """Do a call and return its value; raises ToldError."""
-        return self.begin(call, *args, **options).result(LIMIT)
-
-    def count(self, key: str) -> int:
-        """Return how often a row was selected in this process."""
-        return int(self("database.count", key))
-
-    def refused(self) -> int:
-        """Return what the client counts of what it was refused."""
-        stats = self("cache.stats")
-        return int(stats["errors"] + stats["refused_fills"])
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            future = self._answers.pop(answer["id"])
-            if "error" in answer:
-                future.set_exception(ToldError(answer["error"], answer["text"]))
-            else:
-                future.set_result(answer["value"])
-        for future in self._answers.values():
-            future.set_exception(ToldError("EOFError", "the process ended"))
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self._reader.join(LIMIT)
-        self.process.kill()
-        self.process.wait(LIMIT)
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[contextlib.ExitStack]:
-    """End what was started for several tests."""
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def servers(started: contextlib.ExitStack) -> dict[str, TheServer]:
+def servers() -> Iterator[dict[str, TheServer]]:
     """Return a server of each version."""
     found = {version: TheServer(version) for version in VERSIONS}
+    yield found
     for server in found.values():
-        started.callback(server.end)
-    return found
+        server.end()
 
 
 @pytest.fixture(params=VERSIONS)
@@ -413,7 +272,8 @@ def test_an_absence_that_is_not_kept_ends_the_wait(client: Peer, other: Peer) ->
             call.result(LIMIT)
         assert caught.value.kind == "NoRow"
     client("database.heal", "never:1")
-    assert until(lambda: value_of(client, "never", 1))["key"] == "never:1"
+    until(lambda: value_of(client, "never", 1))
+    assert client("never", 1)["key"] == "never:1"
     assert (other.count("never:1"), client.refused(), other.refused()) == (0, 0, 0)
 
 
@@ -454,8 +314,9 @@ def test_a_failure_is_remembered_and_forgotten(server: TheServer, client: Peer, 
     server.meant = int(found is None)  # a load that failed is answered as LOADFAILED by both
     client("database.heal", "row:1")
     server.pass_time(2)
-    row = until(lambda: value_of(client, "row", 1))
-    assert until(lambda: value_of(other, "row", 1)) == row
+    until(lambda: value_of(client, "row", 1))
+    row = client("row", 1)
+    until(lambda: value_of(other, "row", 1) == row)
     assert client.refused() + other.refused() == 0
 
 
@@ -525,7 +386,7 @@ def serves(server: TheServer, process: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_workers_load_what_clients_miss(
-    workers: Callable[[str], subprocess.Popen[str]], version: str, client: Peer
+    server: TheServer, workers: Callable[[str], subprocess.Popen[str]], version: str, client: Peer
 ) -> None:
     worker = workers(version)
     assert client("cache.get", "served:1")["process"] == worker.pid
@@ -545,6 +406,7 @@ def test_workers_load_what_clients_miss(
     with pytest.raises(ToldError) as caught:
         client("cache.get", "served:13")
     assert caught.value.kind == "LoadError"
+    server.meant = 1
 
 
 def test_workers_of_both_versions_take_turns(workers: Callable[[str], subprocess.Popen[str]], client: Peer) -> None:
@@ -623,10 +485,15 @@ def begin_loads(peers: list[Peer]) -> list[Future[Any]]:
     return held
 
 
+def is_served(peer: Peer) -> bool:
+    """Tell whether a client reaches its server."""
+    return value_of(peer, "cache.has", "none") is False
+
+
 def check_new_server(peers: list[Peer]) -> None:
     """Show that each works with the new server and with what the other has done there."""
     for each in peers:
-        until(lambda each=each: value_of(each, "cache.has", "none") is False)  # type: ignore[misc]
+        until(functools.partial(is_served, each))
     for each in peers:
         each("cache.set", f"new:{each.version}", {"by": each.version}, ttl="10m", tags=["t"])
     news = [f"new:{version}" for version in VERSIONS]
@@ -639,21 +506,23 @@ def check_new_server(peers: list[Peer]) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_command_line(server: TheServer, version: str, client: Peer) -> None:
-    def run(*words: str) -> str:
+def test_command_lines_see_what_the_other_does(server: TheServer, version: str) -> None:
+    def run(version: str, *words: str) -> str:
         command = [*program(version, "globalcache"), *words, "--url", server.url]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(version))
-        return done.stdout
+        return done.stdout.strip()
 
-    run("ping")
-    run("set", "k", "1", "--ttl", "5m")
-    assert client("cache.get", "k") == 1
-    client("cache.set", "tagged", {"a": 1}, tags=["t"])
-    assert json.loads(run("get", "tagged")) == {"a": 1}
-    assert run("incr", "k", "2").strip() == "3"
-    assert "hit" in run("inspect", "tagged")
-    assert "hits" in run("stats")
-    run("invalidate", "--tag", "t")
-    assert client("cache.get", "tagged") is None
-    run("delete", "k")
-    assert client("cache.has", "k") is False
+    other = VERSIONS[version == "before"]
+    run(version, "ping")
+    run(version, "set", "k", "1", "--ttl", "5m")
+    assert run(other, "incr", "k", "2") == "3"
+    assert run(version, "get", "k") == "3"
+    assert "hit" in run(version, "inspect", "k")
+    assert "hits" in run(version, "stats")
+    run(version, "delete", "k")
+    assert "hit" not in run(other, "inspect", "k")
+    with Wire(server.address) as wire:
+        wire.send(b"CACHE.SET tagged 1 TAGS 1 t\r\nQUIT\r\n")
+        wire.rest()
+    run(version, "invalidate", "--tag", "t")
+    assert "hit" not in run(other, "inspect", "tagged")
