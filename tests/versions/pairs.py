@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import Wire, until
+from tests.faults.proxy import Proxy
 from tests.maelstrom import EXPECTED, INPUT
 from tests.versions.peer import SAMPLES
 from tests.versions.programs import HOME_BEFORE, LIMIT, ROOT, Peer, TheServer, ToldError, environment, program
@@ -460,7 +461,7 @@ def test_the_server_is_replaced_while_clients_run(version: str, then: str, peer:
         held = begin_loads(peers)
         first.end()
         for each in peers:
-            # It is away: nothing is found, loads run, and what is invalidated is made good later.
+            # It is away: nothing is found, and loads run.
             assert each("cache.get", "old:now") is None
             each("cache.invalidate", tags=["t"])
             assert each("row", 9)["process"] == each("pid")
@@ -471,6 +472,25 @@ def test_the_server_is_replaced_while_clients_run(version: str, then: str, peer:
             each("database.let_go", f"held:{each.version}")
         assert [call.result(LIMIT)["key"] for call in held] == ["held:before", "held:now"]
         assert second.errors() == 0
+
+
+def test_invalidations_of_an_outage_are_made_good(server: TheServer, client: Peer, peer: Callable[..., Peer]) -> None:
+    with Proxy(server.address) as proxy:
+        away = peer(VERSIONS[client.version == "before"], f"globalcache://{proxy.address}?timeout=500ms")
+        client("cache.set", "k", 1, tags=["t"])
+        row = client("row", 1)
+        assert (away("cache.get", "k"), away("row", 1)) == (1, row)
+        # What is sent from here on is lost.
+        proxy.hold()
+        away("cache.invalidate", tags=["t"])
+        away("row.invalidate", 1)
+        assert away("row", 1)["process"] == away("pid")
+        assert (client("cache.get", "k"), client("row", 1)) == (1, row)
+        proxy.cut()
+        proxy.release()
+        until(functools.partial(is_served, away))
+        assert client("cache.get", "k") is None
+        assert client("row", 1) == away("row", 1) != row
 
 
 def begin_loads(peers: list[Peer]) -> list[Future[Any]]:
