@@ -36,7 +36,7 @@ EXCHANGED = {
     "def sync": "def aio",
     "self.sync": "self.aio",
     "Awaitable, Callable": "Callable",
-    "LoadOptions, ManyOptions, Options": "Options",
+    "CacheOptions, LoadManyOptions, LoadOptions": "CacheOptions",
     "OneLoad": "Callable[[], T]",
     "Loaded": "T",
     "ManyLoad": "Callable[[list[str]], Mapping[str, T]]",

@@ -63,7 +63,7 @@ class World:
     @property
     def is_idle(self) -> bool:
         """Whether no load runs, and none has a room."""
-        flights = self.cache._core.flights  # noqa: SLF001
+        flights = self.cache._state.flights  # noqa: SLF001
         return not len(flights) and not flights.rooms.taken
 
     def waits(self, count: int) -> None:
@@ -283,9 +283,9 @@ def test_a_load_does_not_wait_for_one_that_needs_its_room(first: str, second: st
         return world.cache.get_or_load("c", inner)
 
     one = world.call(first, "a", outer)
-    until(lambda: len(world.cache._core.flights.rooms.taken) == 1)  # noqa: SLF001
+    until(lambda: len(world.cache._state.flights.rooms.taken) == 1)  # noqa: SLF001
     other = world.call(second, "c", inner)
-    until(lambda: b"c" in world.cache._core.flights)  # noqa: SLF001
+    until(lambda: b"c" in world.cache._state.flights)  # noqa: SLF001
     go.set()
     assert [one.result(20), other.result(20)] == ["C", "C"]
     until(lambda: world.is_idle)
@@ -306,7 +306,7 @@ def test_a_plain_call_does_not_wait_for_tasks_of_its_loop() -> None:
 
         task = asyncio.create_task(world.cache.aio.get_or_load("a", load))
         await asyncio.sleep(0.01)
-        assert len(world.cache._core.flights.rooms.taken) == 1  # noqa: SLF001
+        assert len(world.cache._state.flights.rooms.taken) == 1  # noqa: SLF001
         assert [world.cache.get_or_load(key, lambda: 2, wait=5) for key in "ab"] == [2, 2]
         go.set()
         assert await task == 1

@@ -495,7 +495,7 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
     world.clock.advance(0.1)
     for thread in threads[1:]:
         thread.start()
-    until(lambda: world.stats()["local_loads"] == 0 and len(here._core.flights) == 1)  # noqa: SLF001
+    until(lambda: world.stats()["local_loads"] == 0 and len(here._state.flights) == 1)  # noqa: SLF001
     row.go.set()
     for thread in threads:
         thread.join(20)

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hiredis
 
-from globalcache.client.home import ASK_LONGEST, Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.endpoint import ASK_LONGEST, Endpoint, NotSentError, OutdatedError, broken
+from globalcache.client.fork import when_forked
 from globalcache.client.leases import ThreadLeases
 from globalcache.client.lookup import addresses
 from globalcache.client.wire import (
@@ -95,17 +96,17 @@ class _FatalReplyError(Exception):
 
 
 class Connection:
-    """One socket that was greeted and has paid what was owed. `used` is when it was taken last.
+    """One socket that was greeted and has replayed the pending invalidations. `used` is when it was taken last.
 
-    `ready` is the serial up to which it has paid, while its time limit is that of a call; else -1, and it is looked at
-    before it is used again. `retire` closes a socket that is lost.
+    `ready` is its `synced_serial` while its time limit is that of a call; else -1, and it is checked before it is used
+    again. `retire` closes a socket that is lost.
     """
 
     __slots__ = (
         "__weakref__",
+        "_endpoint",
         "_feed",
         "_gets",
-        "_home",
         "_limited",
         "_outcomes",
         "_recv",
@@ -115,21 +116,21 @@ class Connection:
         "generation",
         "has_data",
         "number",
-        "paid",
         "poll",
         "pool",
         "ready",
+        "synced_serial",
         "used",
     )
 
-    def __init__(self, home: Home, begun: float, pool: Pool, retire: Callable[[socket.socket], object]) -> None:
+    def __init__(self, endpoint: Endpoint, begun: float, pool: Pool, retire: Callable[[socket.socket], object]) -> None:
         # Sockets of TLS and of memory:// are others; None before it is opened and after it was closed.
         self._socket: Any = None
-        self._home = home
+        self._endpoint = endpoint
         self.pool = pool
         self._retire = retire
-        self.generation = home.owed.generation
-        self.paid = self.ready = -1
+        self.generation = endpoint.pending.generation
+        self.synced_serial = self.ready = -1
         self.number = next(_number)
         self.used = begun
         self._limited = 0.0
@@ -137,8 +138,8 @@ class Connection:
 
     def open(self) -> None:
         """Connect and greet, within the time-out of the call that has begun it."""
-        home, begun = self._home, self.used
-        self._socket = _open(home, begun + home.timeout)
+        endpoint, begun = self._endpoint, self.used
+        self._socket = _open(endpoint, begun + endpoint.timeout)
         # What `_take` asks of an idle connection: whether something arrived, and whether something was left unread.
         self.poll: Callable[[int], Any] = _something
         self._write: Callable[[bytes], int] = self._socket.send
@@ -154,13 +155,13 @@ class Connection:
                 poller = select.poll()
                 poller.register(self._socket, select.POLLIN)
                 self.poll = poller.poll
-            elif home.local is not None:
+            elif endpoint.local is not None:
                 self.poll = self._socket.poll
-            self.limit(begun + home.timeout - time.monotonic())
-            if not home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)])):
-                home.check_longest(*self.ask_all([pack(ASK_LONGEST)]))
-            self.settle()
-            self.limit(begun + home.timeout - time.monotonic())
+            self.limit(begun + endpoint.timeout - time.monotonic())
+            if not endpoint.check_greeting(self.ask_all([pack(words) for words in endpoint.greeting(self.generation)])):
+                endpoint.check_longest(*self.ask_all([pack(ASK_LONGEST)]))
+            self.replay_pending()
+            self.limit(begun + endpoint.timeout - time.monotonic())
         except BaseException:
             self.close()
             raise
@@ -178,14 +179,14 @@ class Connection:
         return self._limited * 0.95 < seconds <= self._limited
 
     def prepare(self, now: float) -> None:
-        """Pay what is owed, in a call that has begun at `now`. What that leaves of its time limits the next read."""
-        timeout = self._home.timeout
+        """Replay pending invalidations, in a call that began at `now`; the time left to it limits the next read."""
+        timeout = self._endpoint.timeout
         self.limit(timeout)
-        if self.paid != self._home.owed.serial:
-            self.settle()
+        if self.synced_serial != self._endpoint.pending.serial:
+            self.replay_pending()
             self.limit(now + timeout - time.monotonic())
         if self._is_limited_to(timeout):
-            self.ready = self.paid
+            self.ready = self.synced_serial
 
     def is_alive(self) -> bool:
         """Tell whether the server has not closed it, as far as is known here, nor sent what nobody asked for."""
@@ -216,21 +217,21 @@ class Connection:
             reply = self._gets()
         return reply
 
-    def settle(self) -> None:
-        """Tell the server what it is owed; only then may anything be read.
+    def replay_pending(self) -> None:
+        """Send the pending invalidations; only after they are acknowledged may anything be read.
 
         Raises OutdatedError if a write was lost since this connection was begun: it fences nobody, so what was lost may
         still arrive after it.
         """
-        bill = self._home.owed.bill()
-        if bill.generation != self.generation:
-            raise OutdatedError(f"{self._home.address}: a write was lost since this connection was begun")
-        replies = self._run(bill.commands())
-        if any(map(is_denied, replies)) and (instead := bill.deletions()):
+        snapshot = self._endpoint.pending.snapshot()
+        if snapshot.generation != self.generation:
+            raise OutdatedError(f"{self._endpoint.address}: a write was lost since this connection was begun")
+        replies = self._run(snapshot.commands())
+        if any(map(is_denied, replies)) and (instead := snapshot.deletions()):
             replies = self._run(instead)
-        self._home.check_settled(replies)
-        self._home.owed.settle(bill)
-        self.paid = bill.serial
+        self._endpoint.check_replayed(replies)
+        self._endpoint.pending.acknowledge(snapshot)
+        self.synced_serial = snapshot.serial
 
     def _run(self, commands: list[Words]) -> list[Reply]:
         return [reply for part in batches(commands) for reply in self.ask_all([pack(words) for words in part])]
@@ -245,21 +246,21 @@ class Connection:
             raise self._not_sent(error) from error
         if sent != len(request):
             self._send_rest(memoryview(request)[sent:])
-            return self._rest(self._gets(), self.used + self._home.timeout)
+            return self._rest(self._gets(), self.used + self._endpoint.timeout)
         data = self._recv(_CHUNK)
         if not data:
             raise self._closed()
         self._feed(data)
         reply = self._gets()
         if reply is MORE or type(reply) is Push:
-            return self._rest(reply, self.used + self._home.timeout)
+            return self._rest(reply, self.used + self._endpoint.timeout)
         return reply
 
     def _rest(self, reply: Reply, end: float) -> Reply:
         """Read on until a reply is whole: each piece is limited, and all together."""
         while reply is MORE or type(reply) is Push:
             if reply is MORE:
-                self._read_until(end, f"no whole answer in {self._home.timeout:g} s")
+                self._read_until(end, f"no whole answer in {self._endpoint.timeout:g} s")
             else:
                 self._note(reply)
             reply = self._gets()
@@ -268,7 +269,7 @@ class Connection:
     def _read_until(self, end: float, text: str) -> None:
         left = end - time.monotonic()
         if left <= 0:
-            raise DeadlineError(f"{self._home.address}: {text}")
+            raise DeadlineError(f"{self._endpoint.address}: {text}")
         self.limit(left)
         data = self._recv(_CHUNK)
         if not data:
@@ -284,13 +285,15 @@ class Connection:
         if not _is_plain(self._socket):
             self._socket.sendall(rest)
             return
-        end = time.monotonic() + self._home.timeout
+        end = time.monotonic() + self._endpoint.timeout
         poller = select.poll()
         poller.register(self._socket, select.POLLIN | select.POLLOUT)
         while rest:
             left = end - time.monotonic()
             if left <= 0:
-                raise DeadlineError(f"{self._home.address}: a request was not taken in {self._home.timeout:g} s")
+                raise DeadlineError(
+                    f"{self._endpoint.address}: a request was not taken in {self._endpoint.timeout:g} s"
+                )
             for _, event in poller.poll(left * 1000):
                 if event & select.POLLOUT:
                     rest = rest[os.write(self._socket.fileno(), rest) :]
@@ -299,12 +302,12 @@ class Connection:
 
     def _not_sent(self, error: OSError) -> CacheError | OSError:
         # Of an encrypted request a part may have left.
-        if isinstance(error, TimeoutError) or self._home.address.tls:
+        if isinstance(error, TimeoutError) or self._endpoint.address.tls:
             return error
-        return NotSentError(f"{self._home.address}: {error.strerror or error}")
+        return NotSentError(f"{self._endpoint.address}: {error.strerror or error}")
 
     def _closed(self) -> UnavailableError:
-        return UnavailableError(f"{self._home.address}: the server closed the connection")
+        return UnavailableError(f"{self._endpoint.address}: the server closed the connection")
 
     def ask_all(self, requests: list[bytes]) -> list[Reply]:
         """Send several requests at once and return their replies."""
@@ -315,7 +318,7 @@ class Connection:
             while len(replies) < len(requests):
                 reply = self._gets()
                 if reply is MORE or type(reply) is Push:
-                    reply = self._rest(reply, time.monotonic() + self._home.timeout)
+                    reply = self._rest(reply, time.monotonic() + self._endpoint.timeout)
                 replies.append(reply)
         except UnavailableError:
             if not is_fatal(replies[-1]):
@@ -329,7 +332,7 @@ class Connection:
         end = time.monotonic() + wait + _GRACE
         while ticket not in self._outcomes:
             if self._next_push() is not MORE:
-                raise UnavailableError(f"{self._home.address}: an answer to nothing")
+                raise UnavailableError(f"{self._endpoint.address}: an answer to nothing")
             if ticket not in self._outcomes:
                 self._read_until(end, f"no outcome in {wait:g} s")
         return self._outcomes.pop(ticket)
@@ -356,7 +359,7 @@ class Connection:
     def _let_go(self) -> Any:
         # The number of a closed socket may become another file's. Here is no method of its own: what refers to itself
         # is collected late.
-        self._write = functools.partial(_write_closed, self._home)
+        self._write = functools.partial(_write_closed, self._endpoint)
         lost, self._socket = self._socket, None
         return lost
 
@@ -368,8 +371,8 @@ class Connection:
                 self.retire()
 
 
-def _write_closed(home: Home, _: bytes) -> NoReturn:
-    raise NotSentError(f"{home.address}: the connection is closed")
+def _write_closed(endpoint: Endpoint, _: bytes) -> NoReturn:
+    raise NotSentError(f"{endpoint.address}: the connection is closed")
 
 
 def _is_plain(connection: socket.socket) -> bool:
@@ -387,22 +390,22 @@ def _something(_: int) -> bool:
     return True
 
 
-def _open(home: Home, deadline: float) -> socket.socket:
+def _open(endpoint: Endpoint, deadline: float) -> socket.socket:
     """Open a socket within the deadline, whatever the number of addresses."""
-    address = home.address
-    if home.local is not None:
+    address = endpoint.address
+    if endpoint.local is not None:
         # It has what is used of a socket here.
         from globalcache.client.local import LocalSocket  # noqa: PLC0415 - few need it
 
-        return LocalSocket(home.local)  # type: ignore[return-value]
+        return LocalSocket(endpoint.local)  # type: ignore[return-value]
     if address.kind == "unix":
         return _connected(socket.AF_UNIX, address.path, deadline - time.monotonic())
     connection = _open_one(addresses(address.host, address.port, deadline), deadline)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if home.tls is not None:
+        if endpoint.tls is not None:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
-            connection = home.tls.wrap_socket(connection, server_hostname=address.host)
+            connection = endpoint.tls.wrap_socket(connection, server_hostname=address.host)
     except BaseException:
         connection.close()
         raise
@@ -435,9 +438,9 @@ def _connected(family: int, place: Any, left: float) -> socket.socket:
 class BlockingServer:
     """One server for synchronous callers. Calls raise UnavailableError, DeadlineError, ReplyError or its children."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self._owed = home.owed
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._pending = endpoint.pending
         # Another one after `close`, so that connections in use then are closed when they are put back.
         self._idle = Pool()
         self.leases = ThreadLeases(self)
@@ -446,11 +449,11 @@ class BlockingServer:
     @property
     def max_value(self) -> int | None:
         """Bytes of the longest value that the server takes; None if it did not say."""
-        return self.home.max_value
+        return self.endpoint.max_value
 
     def after_fork(self) -> None:
         """Leave the parent's connections alone. Closing our copies of them ends nothing of the parent's."""
-        self.home.after_fork()
+        self.endpoint.after_fork()
         self.leases.after_fork()
         for connection in self._idle:
             connection.close()
@@ -470,7 +473,7 @@ class BlockingServer:
 
     def _asked_again(self, request: bytes) -> Reply:
         """Ask again and again for what a worker loads, as `_looked_for` does, and for as long as one call lasts."""
-        end = time.monotonic() + self.home.timeout
+        end = time.monotonic() + self.endpoint.timeout
         pause, longest = _LOOKS
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(pause, left))
@@ -478,7 +481,7 @@ class BlockingServer:
             reply = self._ask(request, _LOOKING if self._is_crowded() else max(0.0, end - time.monotonic()))
             if reply is not _CROWDED:
                 return reply
-        raise DeadlineError(f"{self.home.address}: no outcome in {self.home.timeout:g} s")
+        raise DeadlineError(f"{self.endpoint.address}: no outcome in {self.endpoint.timeout:g} s")
 
     def fetch(
         self,
@@ -616,7 +619,7 @@ class BlockingServer:
                 if self._is_crowded():
                     return link.cancel(ticket)
                 wait = None
-            return link.outcome(ticket, self.home.timeout if wait is None else wait)
+            return link.outcome(ticket, self.endpoint.timeout if wait is None else wait)
         return reply
 
     def _ask_all(
@@ -630,7 +633,7 @@ class BlockingServer:
             if not owners:
                 for index, reply in enumerate(replies):
                     if type(reply) is not bytes and (ticket := ticket_of(reply)):
-                        replies[index] = link.outcome(ticket, self.home.timeout)
+                        replies[index] = link.outcome(ticket, self.endpoint.timeout)
             if owners:
                 return self._owned(link, owners, replies)
         except _FatalReplyError as error:
@@ -666,7 +669,7 @@ class BlockingServer:
             del owned
 
     def _take(self) -> Connection:
-        """Return a connection of this generation that has paid, and lives as far as is known."""
+        """Return a connection of this generation with nothing left to replay, which is alive as far as is known."""
         now = time.monotonic()
         while True:
             try:
@@ -677,8 +680,8 @@ class BlockingServer:
                 if (new := self._connect(now)) is not None:
                     return new
                 continue
-            # What has paid is of this generation: see `settle`.
-            if link.ready == self._owed.serial and not link.poll(0) and not link.has_data():
+            # One that has replayed everything is of this generation: see `replay_pending`.
+            if link.ready == self._pending.serial and not link.poll(0) and not link.has_data():
                 link.used = now
                 return link
             if self._is_fit(link, now):
@@ -690,7 +693,7 @@ class BlockingServer:
         older = False
         try:
             if link.is_alive():
-                if link.generation == self._owed.generation:
+                if link.generation == self._pending.generation:
                     link.prepare(now)
                     return True
             else:
@@ -743,35 +746,35 @@ class BlockingServer:
     ) -> None:
         """Remember a write whose answer did not come, and drop the connection."""
         if keys or tags:
-            self.home.undelivered(keys, tags, sent=link is not None and not isinstance(error, NotSentError))
+            self.endpoint.undelivered(keys, tags, sent=link is not None and not isinstance(error, NotSentError))
         self._drop(link, error)
 
     def _drop(self, link: Connection | None, error: BaseException) -> None:
         """Close what was interrupted, and raise `error` by its name here if it has another."""
-        known = broken(self.home, error)
+        known = broken(self.endpoint, error)
         self._discard(link, older=isinstance(known, UnavailableError | DeadlineError))
         if known is not None and known is not error:
             raise known from error
 
     def _connect(self, begun: float) -> Connection | None:
         """Return a new connection; None if there may be no more and one was put back meanwhile."""
-        home = self.home
-        home.may_connect()
+        endpoint = self.endpoint
+        endpoint.may_connect()
         while (link := self._admitted(begun)) is None:
-            if time.monotonic() > begun + home.timeout:
-                raise DeadlineError(f"{home.address}: all {MOST_CONNECTIONS} connections are busy")
+            if time.monotonic() > begun + endpoint.timeout:
+                raise DeadlineError(f"{endpoint.address}: all {MOST_CONNECTIONS} connections are busy")
             time.sleep(_LOOK_AGAIN)
             if self._idle:
                 return None
         try:
             link = self._greeted(link)
         except BaseException as error:
-            known = broken(home, error)
+            known = broken(endpoint, error)
             if known is None:
                 raise
-            home.failed(known)
+            endpoint.failed(known)
             raise known from error
-        home.connected()
+        endpoint.connected()
         return link
 
     def _admitted(self, begun: float) -> Connection | None:
@@ -779,7 +782,7 @@ class BlockingServer:
         pool = self._idle
         if len(pool.living) >= MOST_CONNECTIONS:
             return None
-        link = Connection(self.home, begun, pool, self.leases.retire)
+        link = Connection(self.endpoint, begun, pool, self.leases.retire)
         pool.living.add(link)
         if len(pool.living) > MOST_CONNECTIONS:
             # Others were admitted at the same moment.
@@ -795,11 +798,11 @@ class BlockingServer:
                 # Its traceback may be kept for long.
                 link.pool.living.discard(link)
                 # A write was lost meanwhile, or another thread came back first: the next one is as new.
-                if not isinstance(error, OutdatedError) or time.monotonic() > link.used + self.home.timeout:
+                if not isinstance(error, OutdatedError) or time.monotonic() > link.used + self.endpoint.timeout:
                     raise
             else:
                 return link
-            link = Connection(self.home, link.used, link.pool, self.leases.retire)
+            link = Connection(self.endpoint, link.used, link.pool, self.leases.retire)
             link.pool.living.add(link)
 
     def close(self) -> None:

@@ -23,8 +23,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from globalcache.client.fork import when_forked
 from globalcache.client.holder import Holder
-from globalcache.client.home import when_forked
 
 if TYPE_CHECKING:
     import asyncio

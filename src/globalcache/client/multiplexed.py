@@ -19,7 +19,8 @@ from asyncio import Future, get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from globalcache.client.home import ASK_LONGEST, Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.endpoint import ASK_LONGEST, Endpoint, NotSentError, OutdatedError, broken
+from globalcache.client.fork import when_forked
 from globalcache.client.leases_tasks import LoopLeases
 from globalcache.client.raised import fresh
 from globalcache.client.wire import (
@@ -73,7 +74,7 @@ class Entry:
         self.wait = wait
         # The key of a FETCH, whose lease must be handed on if nobody awaits it any more.
         self.key = key
-        # What a write changes: owed to the server if no answer comes, whoever awaits it.
+        # What a write changes: invalidated later if no answer comes, whoever awaits it.
         self.keys = keys
         self.tags = tags
         # The leases of a batch, which is responsible for them together.
@@ -88,11 +89,11 @@ _Fetch: TypeAlias = "tuple[Future[Reply], float, bytes, list[Lease] | None]"
 class Link(asyncio.Protocol):
     """A greeted connection. Requests go in with a future or an Entry each."""
 
-    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop, leases: LoopLeases) -> None:
-        self.generation = home.owed.generation
-        self.paid = -1
+    def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop, leases: LoopLeases) -> None:
+        self.generation = endpoint.pending.generation
+        self.synced_serial = -1
         self.closed: Exception | None = None
-        self._home = home
+        self._endpoint = endpoint
         self.loop = loop
         self._leases = leases
         self._transport: asyncio.Transport | None = None
@@ -131,18 +132,18 @@ class Link(asyncio.Protocol):
             yield
         finally:
             self._guard = None
-            self.give_up(UnavailableError(f"{self._home.address}: the event loop has ended"))
+            self.give_up(UnavailableError(f"{self._endpoint.address}: the event loop has ended"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail whatever stands open."""
-        self.lose((error and broken(self._home, error)) or self._ended())
+        self.lose((error and broken(self._endpoint, error)) or self._ended())
 
     def eof_received(self) -> None:
         """Fail whatever stands open at once, so that nothing more is sent."""
         self.lose(self._ended())
 
     def _ended(self) -> CacheError:
-        return UnavailableError(f"{self._home.address}: the server closed the connection")
+        return UnavailableError(f"{self._endpoint.address}: the server closed the connection")
 
     def ask(self, request: bytes) -> Future[Reply]:
         """Have a request sent with the others of this turn of the loop; what it gives is its reply."""
@@ -176,10 +177,10 @@ class Link(asyncio.Protocol):
         if self.closed is not None:
             raise fresh(self.closed)
         if len(self._open) > _MOST_OPEN:
-            raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
+            raise DeadlineError(f"{self._endpoint.address}: {_MOST_OPEN} requests stand open")
         self.loop.call_soon(self._flush)
         if self._clock is None:
-            self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
+            self._clock = self.loop.call_later(self._endpoint.timeout / _LOOKS, self._look)
 
     def _flush(self) -> None:
         output = self._output
@@ -209,11 +210,11 @@ class Link(asyncio.Protocol):
                 elif type(entry) is Entry:
                     self._parked(entry, reply)
                 elif kind is Waiting:
-                    self._parked(Entry(entry, self._home.timeout), reply)  # type: ignore[arg-type]
+                    self._parked(Entry(entry, self._endpoint.timeout), reply)  # type: ignore[arg-type]
                 elif not entry.done():  # type: ignore[union-attr]
                     entry.set_result(reply)  # type: ignore[union-attr]
         except Exception as error:  # noqa: BLE001 - a stream that is no protocol is never read again
-            self.lose(broken(self._home, error) or UnavailableError(f"{self._home.address}: {error}"))
+            self.lose(broken(self._endpoint, error) or UnavailableError(f"{self._endpoint.address}: {error}"))
         self._answered += answered
 
     def _parked(self, entry: Entry, reply: Reply) -> None:
@@ -254,7 +255,7 @@ class Link(asyncio.Protocol):
     def _late(self, ticket: int) -> None:
         entry = self._tickets[ticket]
         if not entry.future.done():
-            entry.future.set_exception(DeadlineError(f"{self._home.address}: no outcome in {entry.wait:g} s"))
+            entry.future.set_exception(DeadlineError(f"{self._endpoint.address}: no outcome in {entry.wait:g} s"))
         self._cancel(ticket)
 
     def _cancel(self, ticket: int) -> None:
@@ -274,12 +275,12 @@ class Link(asyncio.Protocol):
             return
         marks = self._marks
         if len(marks) == _LOOKS and marks[0] > self._answered:
-            self.lose(DeadlineError(f"{self._home.address}: no answer in {self._home.timeout:g} s"))
+            self.lose(DeadlineError(f"{self._endpoint.address}: no answer in {self._endpoint.timeout:g} s"))
             return
         marks.append(self._answered + len(self._open))
         self._clock = None
         if self._open:
-            self._clock = self.loop.call_later(self._home.timeout / _LOOKS, self._look)
+            self._clock = self.loop.call_later(self._endpoint.timeout / _LOOKS, self._look)
         else:
             marks.clear()
 
@@ -316,7 +317,7 @@ class Link(asyncio.Protocol):
                 if entry.timer is not None:
                     entry.timer.cancel()
                 if entry.keys or entry.tags:
-                    self._home.undelivered(entry.keys, entry.tags, sent=was_sent)
+                    self._endpoint.undelivered(entry.keys, entry.tags, sent=was_sent)
             else:
                 future = entry[0] if isinstance(entry, tuple) else entry
             if not future.done():
@@ -331,27 +332,27 @@ class Link(asyncio.Protocol):
         """Have several commands sent; `keys` are what they change together. Returns what gives their replies."""
         futures = [self.loop.create_future() for _ in commands]
         for words, future in zip(commands, futures, strict=True):
-            self.send(pack(words), Entry(future, self._home.timeout, None, keys) if keys else future)
+            self.send(pack(words), Entry(future, self._endpoint.timeout, None, keys) if keys else future)
         return futures
 
     async def _run(self, commands: list[Words]) -> list[Reply]:
         return [reply for part in batches(commands) for reply in await self.ask_all(part)]
 
-    async def settle(self) -> None:
-        """Tell the server what it is owed; only then may anything be read.
+    async def replay_pending(self) -> None:
+        """Send the pending invalidations; only after they are acknowledged may anything be read.
 
         Raises OutdatedError if a write was lost since this connection was begun: it fences nobody, so what was lost may
         still arrive after it.
         """
-        bill = self._home.owed.bill()
-        if bill.generation != self.generation:
-            raise OutdatedError(f"{self._home.address}: a write was lost since this connection was begun")
-        replies = await self._run(bill.commands())
-        if any(map(is_denied, replies)) and (instead := bill.deletions()):
+        snapshot = self._endpoint.pending.snapshot()
+        if snapshot.generation != self.generation:
+            raise OutdatedError(f"{self._endpoint.address}: a write was lost since this connection was begun")
+        replies = await self._run(snapshot.commands())
+        if any(map(is_denied, replies)) and (instead := snapshot.deletions()):
             replies = await self._run(instead)
-        self._home.check_settled(replies)
-        self._home.owed.settle(bill)
-        self.paid = bill.serial
+        self._endpoint.check_replayed(replies)
+        self._endpoint.pending.acknowledge(snapshot)
+        self.synced_serial = snapshot.serial
 
 
 async def _open(loop: asyncio.AbstractEventLoop, host: str, port: int, seconds: float) -> socket.socket:
@@ -390,9 +391,9 @@ async def _connected(loop: asyncio.AbstractEventLoop, family: int, place: Any) -
 class MultiplexedServer:
     """One server for the tasks of any loop. Calls raise UnavailableError, DeadlineError, ReplyError or its children."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self._owed = home.owed
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._pending = endpoint.pending
         self._links: dict[asyncio.AbstractEventLoop, Link] = {}
         self._preparing: dict[asyncio.AbstractEventLoop, asyncio.Task[Link]] = {}
         # The loop that asked last and its link: nearly always the only one.
@@ -405,14 +406,14 @@ class MultiplexedServer:
     @property
     def max_value(self) -> int | None:
         """Bytes of the longest value that the server takes; None if it did not say."""
-        return self.home.max_value
+        return self.endpoint.max_value
 
     def after_fork(self) -> None:
         """Leave the parent's connections alone.
 
         They are kept, not closed: closing would take them out of the poll object that is shared with the parent.
         """
-        self.home.after_fork()
+        self.endpoint.after_fork()
         self._of_parent.append((self._links, self._preparing, self._leases))
         for leases in self._leases.values():
             leases.after_fork()
@@ -429,7 +430,7 @@ class MultiplexedServer:
         if (
             link is not None
             and link.loop is get_running_loop()
-            and link.paid == self._owed.serial
+            and link.synced_serial == self._pending.serial
             and link.closed is None
         ):
             return link.ask(request)
@@ -447,7 +448,7 @@ class MultiplexedServer:
         if (
             link is not None
             and link.loop is get_running_loop()
-            and link.paid == self._owed.serial
+            and link.synced_serial == self._pending.serial
             and link.closed is None
         ):
             return link.fetch(request, wait, key)
@@ -482,7 +483,7 @@ class MultiplexedServer:
                 try:
                     replies.append(await future)
                 except CacheError as error:
-                    replies.append(broken(self.home, error))
+                    replies.append(broken(self.endpoint, error))
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -509,10 +510,10 @@ class MultiplexedServer:
         try:
             link = self._ready() or await self._prepared()
             future: Future[Reply] = link.loop.create_future()
-            link.send(request, Entry(future, self.home.timeout, None, keys, tags))
+            link.send(request, Entry(future, self.endpoint.timeout, None, keys, tags))
         except BaseException:
             if keys or tags:
-                self.home.undelivered(keys, tags, sent=False)
+                self.endpoint.undelivered(keys, tags, sent=False)
             raise
         return await future
 
@@ -530,7 +531,7 @@ class MultiplexedServer:
                 replies += [await future for future in futures]
             except BaseException as error:
                 if keys and not is_sent:
-                    self.home.undelivered(keys, (), sent=False)
+                    self.endpoint.undelivered(keys, (), sent=False)
                 if isinstance(error, NotSentError):
                     raise UnavailableError(str(error)) from error
                 raise
@@ -549,15 +550,15 @@ class MultiplexedServer:
         if loop is not self._loop:
             self._loop, self._link = loop, self._links.get(loop)
         link = self._link
-        if link is None or link.paid != self._owed.serial or link.closed is not None:
+        if link is None or link.synced_serial != self._pending.serial or link.closed is not None:
             return None
         return link
 
     async def _prepared(self) -> Link:
-        """Return a connection that has paid, within the deadline of one call."""
+        """Return a connection that has replayed everything, within the deadline of one call."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self.home.timeout):
+            async with asyncio.timeout(self.endpoint.timeout):
                 while (link := self._ready()) is None:
                     task = self._preparing.get(loop)
                     if task is None or task.done():
@@ -571,27 +572,27 @@ class MultiplexedServer:
         except TimeoutError as error:
             if isinstance(error, CacheError):
                 raise
-            raise DeadlineError(f"{self.home.address}: no connection in {self.home.timeout:g} s") from error
+            raise DeadlineError(f"{self.endpoint.address}: no connection in {self.endpoint.timeout:g} s") from error
 
     async def _prepare(self, loop: asyncio.AbstractEventLoop) -> Link:
-        home, link = self.home, self._links.get(loop)
-        if link is not None and link.closed is None and link.generation == self._owed.generation:
+        endpoint, link = self.endpoint, self._links.get(loop)
+        if link is not None and link.closed is None and link.generation == self._pending.generation:
             with contextlib.suppress(OutdatedError):
-                await link.settle()
+                await link.replay_pending()
                 return link
         if link is not None:
-            link.lose(UnavailableError(f"{home.address}: replaced by a new connection"))
-        home.may_connect()
+            link.lose(UnavailableError(f"{endpoint.address}: replaced by a new connection"))
+        endpoint.may_connect()
         try:
-            async with asyncio.timeout(home.timeout):
+            async with asyncio.timeout(endpoint.timeout):
                 link = await self._greeted(loop)
         except Exception as error:
-            known = broken(home, error)
+            known = broken(endpoint, error)
             if known is None:
                 raise
-            home.failed(known)
+            endpoint.failed(known)
             raise known from error
-        home.connected()
+        endpoint.connected()
         for old in [old for old in self._links if old.is_closed()]:
             del self._links[old]
             self._preparing.pop(old, None)
@@ -627,25 +628,25 @@ class MultiplexedServer:
                 continue
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> Link:
-        home, address = self.home, self.home.address
-        link = Link(home, loop, self._leases_of(loop))
+        endpoint, address = self.endpoint, self.endpoint.address
+        link = Link(endpoint, loop, self._leases_of(loop))
         try:
-            if home.local is not None:
+            if endpoint.local is not None:
                 from globalcache.client.local_tasks import LocalTransport  # noqa: PLC0415 - few need it
 
-                LocalTransport(home.local, loop, link)
+                LocalTransport(endpoint.local, loop, link)
             elif address.kind == "unix":
                 await loop.create_unix_connection(lambda: link, address.path)
             else:
-                connection = await _open(loop, address.host, address.port, home.timeout)
-                name = address.host if home.tls else None
-                await loop.create_connection(lambda: link, sock=connection, ssl=home.tls, server_hostname=name)
-            if not home.check_greeting(await link.ask_all(home.greeting(link.generation))):
-                home.check_longest(*await link.ask_all([ASK_LONGEST]))
-            await link.settle()
+                connection = await _open(loop, address.host, address.port, endpoint.timeout)
+                name = address.host if endpoint.tls else None
+                await loop.create_connection(lambda: link, sock=connection, ssl=endpoint.tls, server_hostname=name)
+            if not endpoint.check_greeting(await link.ask_all(endpoint.greeting(link.generation))):
+                endpoint.check_longest(*await link.ask_all([ASK_LONGEST]))
+            await link.replay_pending()
             await link.close_with_loop()
         except BaseException as error:
-            link.give_up(broken(home, error) or UnavailableError(f"{home.address}: not connected"))
+            link.give_up(broken(endpoint, error) or UnavailableError(f"{endpoint.address}: not connected"))
             raise
         return link
 
@@ -654,4 +655,4 @@ class MultiplexedServer:
         link = self._links.pop(asyncio.get_running_loop(), None)
         self._loop = self._link = None
         if link is not None:
-            link.give_up(UnavailableError(f"{self.home.address}: closed"))
+            link.give_up(UnavailableError(f"{self.endpoint.address}: closed"))

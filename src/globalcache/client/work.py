@@ -25,8 +25,8 @@ from globalcache.client.flights import (
     outer_flights,
     place_of,
 )
+from globalcache.client.fork import when_forked
 from globalcache.client.holder import Holder
-from globalcache.client.home import when_forked
 from globalcache.client.raised import Raised
 from globalcache.errors import DeadlineError
 

@@ -51,9 +51,9 @@ def find(target: str) -> Any:
 
 def _spaces(cache: Any) -> list[Any]:
     """Return the cache and those of its namespaces that have loaders."""
-    core, names = cache._core, cache._names  # noqa: SLF001 - a worker is the other half of its cache
-    found = [space for space, loaders in core.loaders.items() if loaders and space[: len(names)] == names]
-    return [type(cache)._of(core, space) for space in found]  # noqa: SLF001
+    state, names = cache._state, cache._names  # noqa: SLF001 - a worker is the other half of its cache
+    found = [space for space, loaders in state.loaders.items() if loaders and space[: len(names)] == names]
+    return [type(cache)._of(state, space) for space in found]  # noqa: SLF001
 
 
 def patterns(cache: Any) -> list[str]:
@@ -89,8 +89,8 @@ def _apart(loaders: Iterable[Loader], most: int) -> list[list[Loader]]:
 
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
-    core = cache._core  # noqa: SLF001
-    addresses = [Address.parse(url)] if url else [with_password(address) for address in core.addresses]
+    state = cache._state  # noqa: SLF001
+    addresses = [Address.parse(url)] if url else [with_password(address) for address in state.addresses]
     spaces = _spaces(cache)
     most = max(1, _MOST_CONNECTIONS // len(spaces))
     parts = [(space, loaders) for space in spaces for loaders in _apart(space.loaders.values(), most)]
@@ -100,11 +100,11 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
             Worker(
                 loaders,
                 at,
-                core.values.encode,
+                state.values.encode,
                 prefix=space._prefix,  # noqa: SLF001
                 tags=space._own_tags,  # noqa: SLF001
-                tls=tls_context(at, core.tls),
-                tell_text=core.tell_text,
+                tls=tls_context(at, state.tls),
+                tell_text=state.tell_text,
             )
             for space, loaders in parts
         ]

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.batches import apart, rows_of
-from globalcache.client.breaker import Breaker
+from globalcache.client.circuit_breaker import CircuitBreaker
+from globalcache.client.endpoint import ASK_LONGEST, least_absence, longest_value
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
-from globalcache.client.home import ASK_LONGEST, least_absence, longest_value
 from globalcache.client.wire import tag_name
 from globalcache.errors import ConfigError
 from globalcache.loaders.link import Link, Load, command
@@ -337,7 +337,7 @@ class _Lane:
     def __init__(self, loader: Loader, worker: Worker) -> None:
         self.loader = loader
         self.worker = worker
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
         self.waiting: deque[_Job] = deque()
         self.runs: set[_Run] = set()
         self._timer: asyncio.TimerHandle | None = None

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.batches import rows_of
-from globalcache.client.core import Core
+from globalcache.client.cache_state import CacheState
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import Running, keys_in_loads, loading, loads_around
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.cache import Cache
     from globalcache.client.claims import Claims
-    from globalcache.client.core import LoadOptions, ManyOptions, Options
     from globalcache.client.flights import Flight
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
+    from globalcache.client.options import CacheOptions, LoadManyOptions, LoadOptions
     from globalcache.client.wire import Words
 
 T = TypeVar("T")
@@ -194,14 +194,14 @@ class AsyncCache(Functions):
     """
 
     def __init__(
-        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[Options]
+        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[CacheOptions]
     ) -> None:
-        core = Core(url, **options)
-        names = [name for name in (core.addresses[0].namespace, namespace) if name]
-        self._set_up(core, names)
+        state = CacheState(url, **options)
+        names = [name for name in (state.addresses[0].namespace, namespace) if name]
+        self._set_up(state, names)
 
-    def _set_up(self, core: Core, names: Sequence[str]) -> None:
-        self._core = core
+    def _set_up(self, state: CacheState, names: Sequence[str]) -> None:
+        self._state = state
         self._names = tuple(names)
         # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
         levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
@@ -209,31 +209,31 @@ class AsyncCache(Functions):
         # Every level of names is a tag of all that is written under it, so that each can be cleared. No tag of a user
         # is one (`tag_name`). Clients of the version before write and clear the same.
         self._own_tags = tuple(b"ns:" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
-        self._servers = core.async_transports
+        self._servers = state.async_transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
-        self._work = core.async_work
-        self._detach = core.detach
-        self._values = core.values
-        self._decode = core.values.decode
-        self._stats = core.stats
-        self._failures = core.failures
+        self._work = state.async_work
+        self._detach = state.detach
+        self._values = state.values
+        self._decode = state.values.decode
+        self._stats = state.stats
+        self._failures = state.failures
         self._other: Cache | None = None
 
     @classmethod
-    def _of(cls, core: Core, names: Sequence[str]) -> Self:
+    def _of(cls, state: CacheState, names: Sequence[str]) -> Self:
         cache = cls.__new__(cls)
-        cache._set_up(core, names)  # noqa: SLF001 - its own
+        cache._set_up(state, names)  # noqa: SLF001 - its own
         return cache
 
     @functools.cached_property
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
-        return self._core.loaders.setdefault(self._names, {})
+        return self._state.loaders.setdefault(self._names, {})
 
     @property
     def claims(self) -> Claims:
         """Which function has which keys, in all namespaces of a cache."""
-        return self._core.claims
+        return self._state.claims
 
     @property
     def key_prefix(self) -> str:
@@ -246,7 +246,7 @@ class AsyncCache(Functions):
         if self._other is None:
             from globalcache.client._sync.cache import Cache  # noqa: PLC0415 - the two know each other
 
-            self._other = Cache._of(self._core, self._names)  # noqa: SLF001 - the same, seen otherwise
+            self._other = Cache._of(self._state, self._names)  # noqa: SLF001 - the same, seen otherwise
             self._other._other = self  # noqa: SLF001
         return self._other
 
@@ -263,13 +263,13 @@ class AsyncCache(Functions):
     @property
     def default_ttl(self) -> Duration | None:
         """How long values live that are given no ttl."""
-        return self._core.default_ttl
+        return self._state.default_ttl
 
     def namespace(self, name: str) -> Self:
         """Return a cache whose keys and tags are all under `name`; its `clear()` is one step however much is there."""
         if not name:
             raise ConfigError("namespace: should not be empty")
-        return self._of(self._core, (*self._names, name))
+        return self._of(self._state, (*self._names, name))
 
     # Reading
 
@@ -529,7 +529,7 @@ class AsyncCache(Functions):
         away = [error for error in errors if isinstance(error, _AWAY)]
         self._stats.errors += len(away)
         for error in errors:
-            if self._core.raises or not isinstance(error, _AWAY):
+            if self._state.raises or not isinstance(error, _AWAY):
                 raise error
 
     def _is_too_long(self, server: AsyncTransport, function: str, key: str, data: bytes) -> bool:
@@ -537,7 +537,7 @@ class AsyncCache(Functions):
         most = server.max_value
         if most is None or len(data) <= most:
             return False
-        self._core.unstored.warn(function, key, len(data), most, time.monotonic())
+        self._state.unstored.warn(function, key, len(data), most, time.monotonic())
         return True
 
     async def incr(
@@ -659,7 +659,7 @@ class AsyncCache(Functions):
         server = self._only or self._server(name)
         if loading.get():
             self._check_chain((name,))
-        limit = self._core.wait if wait is None else seconds("wait", wait)
+        limit = self._state.wait if wait is None else seconds("wait", wait)
         try:
             try:
                 reply = await server.fetch(name, limit)
@@ -806,7 +806,7 @@ class AsyncCache(Functions):
         self._failures.succeeded(want.guard)
         cost = time.monotonic() - begun
         await self._fill(lease, form, cost, want)
-        self._core.events("load", key=_text(lease.name), seconds=cost)
+        self._state.events("load", key=_text(lease.name), seconds=cost)
         return form.shown
 
     async def _fill(self, lease: Lease, form: _Form, cost: float, want: _Want) -> None:
@@ -819,7 +819,7 @@ class AsyncCache(Functions):
             self._stats.refused_fills += not await self._answer(lease, b"CACHE.FILL", form.data, *words)
         except CacheError as error:
             self._stats.errors += 1
-            self._core.events("fill_error", key=_text(lease.name), error=str(error))
+            self._state.events("fill_error", key=_text(lease.name), error=str(error))
             if isinstance(error, ReplyError | ValueTooLargeError):
                 await self._refused(lease, form, f"it could not be stored: {error}"[:200], want.policy)
 
@@ -842,7 +842,7 @@ class AsyncCache(Functions):
         """
         cause = f"{cause} (load {lease.token})"
         if not form.is_absent and not self._own_tags and not policy.tags:
-            self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
+            self._state.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
         return cause
 
     async def _answer(self, lease: Lease, command: bytes, *words: bytes) -> Any:
@@ -879,7 +879,7 @@ class AsyncCache(Functions):
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
             absent=form.is_absent,
-            least_absence=server.home.least_absence if server.home else 0,
+            least_absence=server.endpoint.least_absence if server.endpoint else 0,
             cost=cost,
             flags=form.flags,
             tags=self._tags(policy.tags),
@@ -902,7 +902,7 @@ class AsyncCache(Functions):
         The exception is kept before the server hears of the failure, so that whoever waits here finds it.
         """
         self._stats.load_errors += 1
-        self._core.events("load_error", key=_text(lease.name), error=cause_of(error))
+        self._state.events("load_error", key=_text(lease.name), error=cause_of(error))
         words = self._failures.failed((lease.name,), error, want.guard, handled, ran=ran)
         try:
             await self._answer(lease, b"CACHE.FAIL", *words)
@@ -920,7 +920,7 @@ class AsyncCache(Functions):
         """
         if is_private(reply):
             return await self._once_more(server, name, want, 0, alone=True)
-        kept = self._core.unstored.find(name, str(reply), time.monotonic())
+        kept = self._state.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
             return value
@@ -1056,11 +1056,11 @@ class AsyncCache(Functions):
         self,
         keys: Iterable[str],
         load_many: Callable[[list[str]], Awaitable[Mapping[str, T]]],
-        **options: Unpack[ManyOptions],
+        **options: Unpack[LoadManyOptions],
     ) -> dict[str, T | None]: ...
     @overload
     async def get_or_load_many(
-        self, keys: Iterable[str], load_many: Callable[[list[str]], Mapping[str, T]], **options: Unpack[ManyOptions]
+        self, keys: Iterable[str], load_many: Callable[[list[str]], Mapping[str, T]], **options: Unpack[LoadManyOptions]
     ) -> dict[str, T | None]: ...
     # For both.
     async def get_or_load_many(  # noqa: PLR0913 - an option each
@@ -1087,7 +1087,7 @@ class AsyncCache(Functions):
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-        limit = self._core.wait if wait is None else seconds("wait", wait)
+        limit = self._state.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
         guard = guard or self._failures.guard_of(load_many)  # type: ignore[arg-type]  # it is not called
         batch = _Sorted()
@@ -1231,7 +1231,7 @@ class AsyncCache(Functions):
             raise
         self._failures.succeeded(guard)
         await self._answer_all(answers)
-        self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
+        self._state.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
     async def _stale(self, leases: Sequence[Lease], type: Any) -> dict[str, Any]:
@@ -1303,7 +1303,7 @@ class AsyncCache(Functions):
 
     def stats(self) -> dict[str, Any]:
         """Return what was counted since this cache was made: hits, misses, loads, errors, seconds away."""
-        return self._core.counts()
+        return self._state.counts()
 
     async def aclose(self) -> None:
         """Close the connections. A cache that is used again connects again."""
@@ -1320,7 +1320,7 @@ class AsyncCache(Functions):
 
     def __repr__(self) -> str:
         names = f", namespace={':'.join(self._names)!r}" if self._names else ""
-        return f"{self.__class__.__name__}({self._core}{names})"
+        return f"{self.__class__.__name__}({self._state}{names})"
 
     # Small things
 
@@ -1391,7 +1391,7 @@ class AsyncCache(Functions):
         return policy() if callable(policy) else policy
 
     def _server(self, name: bytes) -> AsyncTransport:
-        return self._only or self._servers[self._core.home_of(name)]
+        return self._only or self._servers[self._state.place_of(name)]
 
     def _spread(self, keys: list[str]) -> list[_Part]:
         """Return the servers of these keys, each with keys as they were given and as they are sent, in batches."""
@@ -1404,7 +1404,7 @@ class AsyncCache(Functions):
             return _in_batches(self._only, keys, names)
         parts: dict[int, _Part] = {}
         for key, name in zip(keys, names, strict=True):
-            place = self._core.home_of(name)
+            place = self._state.place_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
             part[1].append(key)
             part[2].append(name)
@@ -1413,7 +1413,7 @@ class AsyncCache(Functions):
     def _without(self, error: CacheError) -> None:
         """Go on without the server, or raise, as the cache was told."""
         self._stats.errors += 1
-        if self._core.raises:
+        if self._state.raises:
             raise error
 
 
@@ -1449,8 +1449,8 @@ def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[
 def _note_missed(write: _Write | _ManyWrites) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
-    if server.home is not None:
-        server.home.undelivered(keys, tags, sent=False)
+    if server.endpoint is not None:
+        server.endpoint.undelivered(keys, tags, sent=False)
 
 
 def _whole(name: str, number: int) -> int:

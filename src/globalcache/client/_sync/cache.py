@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.batches import rows_of
-from globalcache.client.core import Core
+from globalcache.client.cache_state import CacheState
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import Running, keys_in_loads, loading, loads_around
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from globalcache.client._async.cache import AsyncCache
     from globalcache.client._sync.transport import Transport
     from globalcache.client.claims import Claims
-    from globalcache.client.core import Options
     from globalcache.client.flights import Flight
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
+    from globalcache.client.options import CacheOptions
     from globalcache.client.wire import Words
 
 T = TypeVar("T")
@@ -186,14 +186,14 @@ class Cache(Functions):
     """
 
     def __init__(
-        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[Options]
+        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[CacheOptions]
     ) -> None:
-        core = Core(url, **options)
-        names = [name for name in (core.addresses[0].namespace, namespace) if name]
-        self._set_up(core, names)
+        state = CacheState(url, **options)
+        names = [name for name in (state.addresses[0].namespace, namespace) if name]
+        self._set_up(state, names)
 
-    def _set_up(self, core: Core, names: Sequence[str]) -> None:
-        self._core = core
+    def _set_up(self, state: CacheState, names: Sequence[str]) -> None:
+        self._state = state
         self._names = tuple(names)
         # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
         levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
@@ -201,31 +201,31 @@ class Cache(Functions):
         # Every level of names is a tag of all that is written under it, so that each can be cleared. No tag of a user
         # is one (`tag_name`). Clients of the version before write and clear the same.
         self._own_tags = tuple(b"ns:" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
-        self._servers = core.transports
+        self._servers = state.transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
-        self._work = core.work
-        self._detach = core.detach
-        self._values = core.values
-        self._decode = core.values.decode
-        self._stats = core.stats
-        self._failures = core.failures
+        self._work = state.work
+        self._detach = state.detach
+        self._values = state.values
+        self._decode = state.values.decode
+        self._stats = state.stats
+        self._failures = state.failures
         self._other: AsyncCache | None = None
 
     @classmethod
-    def _of(cls, core: Core, names: Sequence[str]) -> Self:
+    def _of(cls, state: CacheState, names: Sequence[str]) -> Self:
         cache = cls.__new__(cls)
-        cache._set_up(core, names)  # noqa: SLF001 - its own
+        cache._set_up(state, names)  # noqa: SLF001 - its own
         return cache
 
     @functools.cached_property
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
-        return self._core.loaders.setdefault(self._names, {})
+        return self._state.loaders.setdefault(self._names, {})
 
     @property
     def claims(self) -> Claims:
         """Which function has which keys, in all namespaces of a cache."""
-        return self._core.claims
+        return self._state.claims
 
     @property
     def key_prefix(self) -> str:
@@ -238,7 +238,7 @@ class Cache(Functions):
         if self._other is None:
             from globalcache.client._async.cache import AsyncCache  # noqa: PLC0415 - the two know each other
 
-            self._other = AsyncCache._of(self._core, self._names)  # noqa: SLF001 - the same, seen otherwise
+            self._other = AsyncCache._of(self._state, self._names)  # noqa: SLF001 - the same, seen otherwise
             self._other._other = self  # noqa: SLF001
         return self._other
 
@@ -255,13 +255,13 @@ class Cache(Functions):
     @property
     def default_ttl(self) -> Duration | None:
         """How long values live that are given no ttl."""
-        return self._core.default_ttl
+        return self._state.default_ttl
 
     def namespace(self, name: str) -> Self:
         """Return a cache whose keys and tags are all under `name`; its `clear()` is one step however much is there."""
         if not name:
             raise ConfigError("namespace: should not be empty")
-        return self._of(self._core, (*self._names, name))
+        return self._of(self._state, (*self._names, name))
 
     # Reading
 
@@ -521,7 +521,7 @@ class Cache(Functions):
         away = [error for error in errors if isinstance(error, _AWAY)]
         self._stats.errors += len(away)
         for error in errors:
-            if self._core.raises or not isinstance(error, _AWAY):
+            if self._state.raises or not isinstance(error, _AWAY):
                 raise error
 
     def _is_too_long(self, server: Transport, function: str, key: str, data: bytes) -> bool:
@@ -529,7 +529,7 @@ class Cache(Functions):
         most = server.max_value
         if most is None or len(data) <= most:
             return False
-        self._core.unstored.warn(function, key, len(data), most, time.monotonic())
+        self._state.unstored.warn(function, key, len(data), most, time.monotonic())
         return True
 
     def incr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
@@ -641,7 +641,7 @@ class Cache(Functions):
         server = self._only or self._server(name)
         if loading.get():
             self._check_chain((name,))
-        limit = self._core.wait if wait is None else seconds("wait", wait)
+        limit = self._state.wait if wait is None else seconds("wait", wait)
         try:
             try:
                 reply = server.fetch(name, limit)
@@ -786,7 +786,7 @@ class Cache(Functions):
         self._failures.succeeded(want.guard)
         cost = time.monotonic() - begun
         self._fill(lease, form, cost, want)
-        self._core.events("load", key=_text(lease.name), seconds=cost)
+        self._state.events("load", key=_text(lease.name), seconds=cost)
         return form.shown
 
     def _fill(self, lease: Lease, form: _Form, cost: float, want: _Want) -> None:
@@ -799,7 +799,7 @@ class Cache(Functions):
             self._stats.refused_fills += not self._answer(lease, b"CACHE.FILL", form.data, *words)
         except CacheError as error:
             self._stats.errors += 1
-            self._core.events("fill_error", key=_text(lease.name), error=str(error))
+            self._state.events("fill_error", key=_text(lease.name), error=str(error))
             if isinstance(error, ReplyError | ValueTooLargeError):
                 self._refused(lease, form, f"it could not be stored: {error}"[:200], want.policy)
 
@@ -822,7 +822,7 @@ class Cache(Functions):
         """
         cause = f"{cause} (load {lease.token})"
         if not form.is_absent and not self._own_tags and not policy.tags:
-            self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
+            self._state.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
         return cause
 
     def _answer(self, lease: Lease, command: bytes, *words: bytes) -> Any:
@@ -859,7 +859,7 @@ class Cache(Functions):
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
             absent=form.is_absent,
-            least_absence=server.home.least_absence if server.home else 0,
+            least_absence=server.endpoint.least_absence if server.endpoint else 0,
             cost=cost,
             flags=form.flags,
             tags=self._tags(policy.tags),
@@ -882,7 +882,7 @@ class Cache(Functions):
         The exception is kept before the server hears of the failure, so that whoever waits here finds it.
         """
         self._stats.load_errors += 1
-        self._core.events("load_error", key=_text(lease.name), error=cause_of(error))
+        self._state.events("load_error", key=_text(lease.name), error=cause_of(error))
         words = self._failures.failed((lease.name,), error, want.guard, handled, ran=ran)
         try:
             self._answer(lease, b"CACHE.FAIL", *words)
@@ -900,7 +900,7 @@ class Cache(Functions):
         """
         if is_private(reply):
             return self._once_more(server, name, want, 0, alone=True)
-        kept = self._core.unstored.find(name, str(reply), time.monotonic())
+        kept = self._state.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
             return value
@@ -1052,7 +1052,7 @@ class Cache(Functions):
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
-        limit = self._core.wait if wait is None else seconds("wait", wait)
+        limit = self._state.wait if wait is None else seconds("wait", wait)
         keys = list(dict.fromkeys(keys))
         guard = guard or self._failures.guard_of(load_many)  # type: ignore[arg-type]  # it is not called
         batch = _Sorted()
@@ -1194,7 +1194,7 @@ class Cache(Functions):
             raise
         self._failures.succeeded(guard)
         self._answer_all(answers)
-        self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
+        self._state.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
     def _stale(self, leases: Sequence[Lease], type: Any) -> dict[str, Any]:
@@ -1266,7 +1266,7 @@ class Cache(Functions):
 
     def stats(self) -> dict[str, Any]:
         """Return what was counted since this cache was made: hits, misses, loads, errors, seconds away."""
-        return self._core.counts()
+        return self._state.counts()
 
     def close(self) -> None:
         """Close the connections. A cache that is used again connects again."""
@@ -1283,7 +1283,7 @@ class Cache(Functions):
 
     def __repr__(self) -> str:
         names = f", namespace={':'.join(self._names)!r}" if self._names else ""
-        return f"{self.__class__.__name__}({self._core}{names})"
+        return f"{self.__class__.__name__}({self._state}{names})"
 
     # Small things
 
@@ -1354,7 +1354,7 @@ class Cache(Functions):
         return policy() if callable(policy) else policy
 
     def _server(self, name: bytes) -> Transport:
-        return self._only or self._servers[self._core.home_of(name)]
+        return self._only or self._servers[self._state.place_of(name)]
 
     def _spread(self, keys: list[str]) -> list[_Part]:
         """Return the servers of these keys, each with keys as they were given and as they are sent, in batches."""
@@ -1367,7 +1367,7 @@ class Cache(Functions):
             return _in_batches(self._only, keys, names)
         parts: dict[int, _Part] = {}
         for key, name in zip(keys, names, strict=True):
-            place = self._core.home_of(name)
+            place = self._state.place_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
             part[1].append(key)
             part[2].append(name)
@@ -1376,7 +1376,7 @@ class Cache(Functions):
     def _without(self, error: CacheError) -> None:
         """Go on without the server, or raise, as the cache was told."""
         self._stats.errors += 1
-        if self._core.raises:
+        if self._state.raises:
             raise error
 
 
@@ -1412,8 +1412,8 @@ def _invalidation(server: Transport, names: tuple[bytes, ...], tags: tuple[bytes
 def _note_missed(write: _Write | _ManyWrites) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
-    if server.home is not None:
-        server.home.undelivered(keys, tags, sent=False)
+    if server.endpoint is not None:
+        server.endpoint.undelivered(keys, tags, sent=False)
 
 
 def _whole(name: str, number: int) -> int:

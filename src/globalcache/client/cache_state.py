@@ -1,35 +1,35 @@
-"""What the faces of one cache share: servers, values, counts. Made from options; opens nothing."""
+"""What the sync and async faces of one cache share: servers, values, counts. Made from options; opens nothing."""
 
 from __future__ import annotations
 
 import threading
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.transport import NullTransport
 from globalcache.client.address import Address
 from globalcache.client.claims import Claims
+from globalcache.client.endpoint import Endpoint
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flights
-from globalcache.client.home import Events, Home, Stats
+from globalcache.client.options import CacheOptions
+from globalcache.client.stats import Events, Stats
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
 from globalcache.client.work import Work
 from globalcache.errors import ConfigError
-from globalcache.policy import Duration, seconds
+from globalcache.policy import seconds
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Unpack
 
     from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.transport import Transport
     from globalcache.client.functions import Loader
-    from globalcache.client.guard import Guard
     from globalcache.client.local import LocalServer
-    from globalcache.policy import Policy
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
@@ -37,56 +37,13 @@ TIMEOUT, WAIT = 1.0, 30.0
 LOCAL_LOADS = 32
 
 
-class Options(TypedDict, total=False):
-    """The options of a cache beside its servers and its namespace; `Cache` says what they mean."""
-
-    timeout: Duration | None
-    wait: Duration
-    default_ttl: Duration | None
-    on_error: Literal["miss", "raise"]
-    codec: Literal["json", "msgpack", "pickle"]
-    secret: bytes | str | None
-    compress_over: int | None
-    local_loads: int
-    on_event: Callable[[str, dict[str, Any]], object] | None
-    tls: ssl.SSLContext | str | None
-    tell_text: bool
-    # Runs what it is given, a load of a thread in the background, for instance with a database session of its own.
-    around_load: Callable[[Callable[[], Any]], Any] | None
-    # The time of memory:// in seconds.
-    clock: Callable[[], float] | None
-
-
-class _Loading(TypedDict, total=False):
-    ttl: Duration | None
-    refresh_after: Duration | None
-    stale_if_error: Duration | None
-    negative_ttl: Duration | None
-    tags: str | Iterable[str]
-    type: Any
-    wait: Duration | None
-    guard: Guard | None
-
-
-class ManyOptions(_Loading, total=False):
-    """The options of get_or_load_many, which says what they mean."""
-
-    policy: Policy | None
-
-
-class LoadOptions(_Loading, total=False):
-    """The options of get_or_load, which says what they mean."""
-
-    policy: Policy | Callable[[], Policy] | None
-
-
-class Core:
+class CacheState:
     """The configuration of a cache and all that its sync and async faces and its namespaces share."""
 
-    def __init__(self, url: str | Sequence[str] | None = None, **options: Unpack[Options]) -> None:
-        if unknown := options.keys() - Options.__optional_keys__:
+    def __init__(self, url: str | Sequence[str] | None = None, **options: Unpack[CacheOptions]) -> None:
+        if unknown := options.keys() - CacheOptions.__optional_keys__:
             raise TypeError(
-                f"Cache has no option {min(unknown)!r}; it has {', '.join(sorted(Options.__optional_keys__))}"
+                f"Cache has no option {min(unknown)!r}; it has {', '.join(sorted(CacheOptions.__optional_keys__))}"
             )
         on_error = options.get("on_error", "miss")
         clock, timeout, tls = options.get("clock"), options.get("timeout"), options.get("tls")
@@ -133,7 +90,7 @@ class Core:
             raise ConfigError("url: memory:// and null:// stand alone")
         if clock is not None and kinds != {"memory"}:
             raise ConfigError("clock: only memory:// has one")
-        self.homes: list[Home] = []
+        self.endpoints: list[Endpoint] = []
         self.transports: Sequence[Transport] = [NullTransport()]
         if "null" in kinds:
             return
@@ -149,19 +106,21 @@ class Core:
             self._hash = hashlib.blake2b
             self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
             list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
-        self.homes = [self.home(address, list_hash=list_hash) for address in self.addresses]
+        self.endpoints = [self.endpoint(address, list_hash=list_hash) for address in self.addresses]
         if kinds == {"memory"}:
             from globalcache.client.local import BlockingLocal, LocalServer, local_server  # noqa: PLC0415 - few need it
 
             local = local_server(self.addresses[0].path) if clock is None else LocalServer(clock)
-            self.homes[0].local = local
-            self.transports = [BlockingLocal(self.homes[0], local)]
+            self.endpoints[0].local = local
+            self.transports = [BlockingLocal(self.endpoints[0], local)]
             return
-        self.transports = [BlockingServer(home) for home in self.homes]
+        self.transports = [BlockingServer(endpoint) for endpoint in self.endpoints]
 
-    def home(self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None) -> Home:
+    def endpoint(
+        self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None
+    ) -> Endpoint:
         """Return what the connections to a server share."""
-        return Home(
+        return Endpoint(
             address,
             timeout=self.timeout,
             stats=self.stats,
@@ -174,17 +133,17 @@ class Core:
     @cached_property
     def async_transports(self) -> Sequence[AsyncTransport]:
         """The servers for tasks; threads need no asyncio, which takes long to import."""
-        if not self.homes:
+        if not self.endpoints:
             from globalcache.client._async.transport import AsyncNullTransport  # noqa: PLC0415
 
             return [AsyncNullTransport()]
-        if (local := self.homes[0].local) is not None:
+        if (local := self.endpoints[0].local) is not None:
             from globalcache.client.local_tasks import MultiplexedLocal  # noqa: PLC0415
 
-            return [MultiplexedLocal(self.homes[0], local)]
+            return [MultiplexedLocal(self.endpoints[0], local)]
         from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
 
-        return [MultiplexedServer(home) for home in self.homes]
+        return [MultiplexedServer(endpoint) for endpoint in self.endpoints]
 
     @cached_property
     def async_work(self) -> Any:
@@ -201,7 +160,7 @@ class Core:
         self.flights.detach(keys)
         self.unstored.forget(keys)
 
-    def home_of(self, key: bytes) -> int:
+    def place_of(self, key: bytes) -> int:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""
         best, place = b"", 0
         for index, seed in enumerate(self._seeds):
@@ -211,8 +170,8 @@ class Core:
         return place
 
     def counts(self) -> dict[str, Any]:
-        """Return what was counted, and what is owed to servers that are away."""
-        return self.stats.as_dict() | {"owed": sum(len(home.owed) for home in self.homes)}
+        """Return what was counted, and how many invalidations are pending (`owed`)."""
+        return self.stats.as_dict() | {"owed": sum(len(endpoint.pending) for endpoint in self.endpoints)}
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.addresses))
