@@ -16,7 +16,7 @@ import pytest
 
 from globalcache.client.address import Address
 from globalcache.client.functions import Functions
-from globalcache.loaders import worker as module
+from globalcache.loaders import loader_queue
 from globalcache.loaders.worker import LONGEST_END, Worker
 
 if TYPE_CHECKING:
@@ -496,7 +496,7 @@ async def disturb(server: Server, draw: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_random_loads_are_answered_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that hang, return late or raise anything; a connection that is lost, silent or away; refused FILLs."""
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
+    monkeypatch.setattr(loader_queue, "ThreadPoolExecutor", Threads)
     draw = random.Random(seed)
     drawn = Drawn(draw)
 

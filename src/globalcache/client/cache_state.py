@@ -14,11 +14,13 @@ from globalcache.client.endpoint import Endpoint
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flights
 from globalcache.client.options import CacheOptions
+from globalcache.client.refresher import Refresher
+from globalcache.client.runner import Runner
+from globalcache.client.single_flight import SingleFlight
 from globalcache.client.stats import Events, Stats
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
-from globalcache.client.work import Work
 from globalcache.errors import ConfigError
 from globalcache.policy import seconds
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from globalcache.client._sync.transport import Transport
     from globalcache.client.functions import Loader
     from globalcache.client.local import LocalServer
+    from globalcache.client.refresher_tasks import AsyncRefresher
+    from globalcache.client.runner_tasks import AsyncRunner
+    from globalcache.client.single_flight_tasks import AsyncSingleFlight
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
@@ -68,7 +73,9 @@ class CacheState:
         self.tls = tls
         self.failures = Failures(time.monotonic if clock is None else clock, tell_text=self.tell_text)
         self.flights = Flights(options.get("local_loads", LOCAL_LOADS))
-        self.work = Work(self.flights, options.get("around_load"))
+        self.runner = Runner(options.get("around_load"))
+        self.single_flight = SingleFlight(self.flights)
+        self.refresher = Refresher()
         self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
@@ -146,18 +153,32 @@ class CacheState:
         return [MultiplexedServer(endpoint) for endpoint in self.endpoints]
 
     @cached_property
-    def async_work(self) -> Any:
-        """What runs beside, for tasks."""
-        from globalcache.client.tasking import AsyncWork  # noqa: PLC0415
+    def async_runner(self) -> AsyncRunner:
+        """What runs loads, for tasks."""
+        from globalcache.client.runner_tasks import AsyncRunner  # noqa: PLC0415
 
-        return AsyncWork(self.flights)
+        return AsyncRunner()
 
-    def detach(self, keys: Iterable[bytes] | None) -> None:
+    @cached_property
+    def async_single_flight(self) -> AsyncSingleFlight:
+        """What leads and joins the flights of this cache, for tasks."""
+        from globalcache.client.single_flight_tasks import AsyncSingleFlight  # noqa: PLC0415
+
+        return AsyncSingleFlight(self.flights)
+
+    @cached_property
+    def async_refresher(self) -> AsyncRefresher:
+        """What refreshes in the background, for tasks."""
+        from globalcache.client.refresher_tasks import AsyncRefresher  # noqa: PLC0415
+
+        return AsyncRefresher()
+
+    def forget_loads(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join a load of these keys that has begun in this process; None: of any key.
 
         Whoever asks after a write of this process must not see what was before it.
         """
-        self.flights.detach(keys)
+        self.flights.forget(keys)
         self.unstored.forget(keys)
 
     def place_of(self, key: bytes) -> int:

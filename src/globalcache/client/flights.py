@@ -10,7 +10,7 @@ so two batches with keys in common never wait for each other:
 A load that asks for keys itself holds up whoever waits for its flight. It does not wait for a flight that waits for it
 in turn, nor for one that has no room yet, as the room may be its own: it leads another flight of such a key.
 
-Knows neither caches nor what is loaded; work.py and tasking.py wait here, each in its way.
+Knows neither caches nor what is loaded; single_flight.py and single_flight_tasks.py wait here, each in its way.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class Flights:
             for name in [name for name, flight in self._by_name.items() if flight.is_over]:
                 del self._by_name[name]
 
-    def detach(self, keys: Iterable[bytes] | None) -> None:
+    def forget(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join the flights of these keys any more; None: of any key."""
         if self._by_name:
             with self._lock:

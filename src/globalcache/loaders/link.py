@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("globalcache.worker")
 
-Load = tuple[bytes, int]
+PushedLoad = tuple[bytes, int]
 
 
 def command(*words: bytes) -> bytes:
@@ -37,7 +37,7 @@ class Link(asyncio.Protocol):
 
     def __init__(
         self,
-        loads: Callable[[list[Load]], None],
+        loads: Callable[[list[PushedLoad]], None],
         lost: Callable[[Link], None],
         refused: Callable[[Any, str], None],
     ) -> None:
@@ -66,7 +66,7 @@ class Link(asyncio.Protocol):
         """Hand on what arrived."""
         self._heard = self._loop.time()
         self._reader.feed(data)
-        loads: list[Load] = []
+        loads: list[PushedLoad] = []
         try:
             while (message := self._reader.gets()) is not False:
                 if isinstance(message, hiredis.PushNotification):

@@ -20,10 +20,10 @@ from globalcache.client.flights import Running, keys_in_loads, loading, loads_ar
 from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, qualified, text_of
 from globalcache.client.raised import Handled, Raised
+from globalcache.client.runner import Failed
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, tag_name, translate, word_of
-from globalcache.client.work import Failed
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -203,8 +203,10 @@ class Cache(Functions):
         self._own_tags = tuple(b"ns:" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
         self._servers = state.transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
-        self._work = state.work
-        self._detach = state.detach
+        self._runner = state.runner
+        self._single_flight = state.single_flight
+        self._refresher = state.refresher
+        self._forget_loads = state.forget_loads
         self._values = state.values
         self._decode = state.values.decode
         self._stats = state.stats
@@ -426,7 +428,7 @@ class Cache(Functions):
         if most is not None and len(data) > most:
             raise ValueTooLargeError(too_long(key, len(data), most))
         words = policy.words(flags=flags, tags=self._tags(policy.tags))
-        self._detach((name,))
+        self._forget_loads((name,))
         try:
             written = server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
         except _AWAY as error:
@@ -458,7 +460,7 @@ class Cache(Functions):
         shared = self._tags(policy.tags)
         written = 0
         encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
-        self._detach([self._name(key) for key in values])
+        self._forget_loads([self._name(key) for key in values])
         writes: list[_ManyWrites] = []
         for server, part, names in self._spread(list(values)):
             commands: list[Words] = []
@@ -512,7 +514,7 @@ class Cache(Functions):
             except Exception as error:  # noqa: BLE001 - raised when all had their turn
                 return Failed(error)
 
-        results = self._work.deliver(attempt, writes, _note_missed)
+        results = self._runner.deliver(attempt, writes, _note_missed)
         self._raise_first([result.error for result in results if result.__class__ is Failed])
         return [result for result in results if result.__class__ is not Failed]
 
@@ -544,7 +546,7 @@ class Cache(Functions):
         own = self._tags((tags,) if isinstance(tags, str) else tuple(tags))
         if own:
             words += b"TAGS", b"%d" % len(own), *own
-        self._detach((name,))
+        self._forget_loads((name,))
         return int(self._server(name).call(b"CACHE.INCR", name, b"%d" % number, *words, keys=(name,)))
 
     def decr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
@@ -573,7 +575,7 @@ class Cache(Functions):
         """Remove several values; returns how many there were."""
         parts = self._spread(list(dict.fromkeys(keys)))
         for _, _, names in parts:
-            self._detach(names)
+            self._forget_loads(names)
         writes: list[_Write] = [(server, (b"DEL", *names), tuple(names), ()) for server, _, names in parts]
         return sum(self._deliver(self._send_one, writes))
 
@@ -605,7 +607,7 @@ class Cache(Functions):
         writes += [_invalidation(server, names, ()) for server, names in parts]
         # Who joined a load in this process before this may have its value; nobody after it.
         for _, _, names, tags in writes:
-            self._detach(None if tags else names)
+            self._forget_loads(None if tags else names)
         return sum(self._deliver(self._send_one, writes))
 
     # Loading
@@ -693,7 +695,7 @@ class Cache(Functions):
         lease = reply[2] or None
         if value is not UNREADABLE:
             if lease is not None:
-                lease.is_handed_over = self._work.refresh((lease,), self._refreshing(want))
+                lease.is_handed_over = self._refresher.refresh((lease,), self._refreshing(want))
             return value
         if lease is None and reply[1] is not None and want.again:
             # It was written by other code, as another type: make room for one that can be read.
@@ -839,7 +841,7 @@ class Cache(Functions):
         The next holder would meet it too, and SystemExit would end one process after another. A caller that was
         cancelled or interrupted hands its leases on.
         """
-        if self._work.is_own(error):
+        if self._runner.is_own(error):
             cause = self._failures.message(error)
             self._answer_all([(lease, (b"CACHE.FAIL", _sent(cause))) for lease in leases])
 
@@ -869,7 +871,7 @@ class Cache(Functions):
         running, around = Running(names), loads_around()
         try:
             loading.set((*around, weakref.ref(running)))
-            result = self._work.call(load)
+            result = self._runner.call(load)
         finally:
             # First what calls nothing, so that nothing can interrupt it: the load is over, whatever comes next.
             del running
@@ -948,7 +950,7 @@ class Cache(Functions):
         left: Sequence[bytes] = names
         while left:
             run = functools.partial(self._run_here, load, failures)
-            mine, others = self._work.alone(left, load.guard, run, end)
+            mine, others = self._single_flight.do(left, load.guard, run, end)
             try:
                 if mine.raised is not None:
                     mine.raised.again()
@@ -992,7 +994,7 @@ class Cache(Functions):
     def _by_themselves(self, names: Sequence[bytes], load: _LocalLoad, wait: float) -> dict[bytes, Any]:
         """Load without a lease, whoever else does, as soon as there is room. Raises what the call raises."""
         outcomes: dict[bytes, Any] = {}
-        self._work.limited(lambda: self._run_here(load, _NO_FAILURES, names, outcomes), wait)
+        self._single_flight.limited(lambda: self._run_here(load, _NO_FAILURES, names, outcomes), wait)
         return {name: _shown_of(outcome) for name, outcome in outcomes.items()}
 
     def _run_here(
@@ -1082,7 +1084,7 @@ class Cache(Functions):
             server = self._server(name)
             return self._once_more(server, name, want, left)
 
-        came = dict(zip(keys, self._work.each(wait_for, keys), strict=True))
+        came = dict(zip(keys, self._runner.each(wait_for, keys), strict=True))
         deferred = {key: value.failure for key, value in came.items() if value.__class__ is _Deferred}
         if deferred:
             failures = {self._name(key): failure for key, failure in deferred.items() if failure is not None}
@@ -1099,7 +1101,7 @@ class Cache(Functions):
             def refresh(leases: Sequence[Lease]) -> None:
                 self._load_many(leases, load_many, policy, type, guard)
 
-            if self._work.refresh(batch.stale, refresh):
+            if self._refresher.refresh(batch.stale, refresh):
                 for lease in batch.stale:
                     lease.is_handed_over = True
         if batch.mine:
@@ -1152,7 +1154,7 @@ class Cache(Functions):
 
     def _one_of(self, load: _LocalLoad, key: str) -> Callable[[], Any]:
         def run() -> Any:
-            return load.rows([key], self._work.settle(load.run([key])))[0]
+            return load.rows([key], self._runner.result_of(load.run([key])))[0]
 
         return run
 

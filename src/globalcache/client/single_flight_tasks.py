@@ -1,117 +1,53 @@
-"""What a cache does beside answering its caller, for tasks; work.py has it for threads, who need no asyncio."""
+"""Loads without a lease, one at a time for a key and process, for tasks; threads need no asyncio."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import inspect
-import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.flights import Flight, Flights, Place, aboard, is_in_load, loading, outer_flights, place_of
+from globalcache.client.flights import Flight, Flights, Place, aboard, is_in_load, outer_flights, place_of
 from globalcache.client.holder import Holder
 from globalcache.client.raised import Raised
-from globalcache.client.work import MOST_QUEUED, Failed
+from globalcache.client.runner_tasks import AsyncRunner
 from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
     from globalcache.client.guard import Guard
-    from globalcache.client.leases import Lease
-    from globalcache.client.work import Run
+    from globalcache.client.single_flight import Run
 
-_log = logging.getLogger("globalcache")
-# Refreshes of one loop that run at a time.
-_REFRESHES = 32
 # Seconds after which a task looks again whether what it waits for has come, though nobody has woken it.
 _LOOK_AGAIN = 1.0
 
 
-class _OfLoop:
-    """The room for refreshes of one loop, and its tasks that lead flights: loops refer to their tasks weakly."""
-
-    def __init__(self) -> None:
-        self.room = asyncio.Semaphore(_REFRESHES)
-        self.leaders: set[asyncio.Task[Any]] = set()
-
-
-class AsyncWork:
-    """The form for tasks; refreshes and their limit are those of one event loop."""
+class AsyncSingleFlight:
+    """The flights of a cache as its tasks lead and join them."""
 
     def __init__(self, flights: Flights) -> None:
         self._flights = flights
-        # By the loops themselves: the number of one that was collected may be another's. See `_forget_closed`.
-        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # The tasks that lead flights, since loops refer to their tasks weakly. By the loops themselves: the number of
+        # one that was collected may be another's.
+        self._leaders: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 
-    async def call(self, load: Callable[[], Any]) -> Any:
-        """Run a load: a function, or one that gives an awaitable."""
-        return await self.settle(load())
-
-    def is_own(self, error: BaseException) -> bool:
-        """Return whether a load raised this by itself, rather than that its caller was cancelled or interrupted."""
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            return task is not None and not task.cancelling()
-        return isinstance(error, SystemExit)
-
-    async def settle(self, value: Any) -> Any:
-        """Return what a load gave, or gives when it is awaited."""
-        return await value if inspect.isawaitable(value) else value
-
-    async def each(self, work: Callable[[str], Awaitable[Any]], keys: Iterable[str]) -> list[Any]:
-        """Return what came of each key, or Failed; all at once."""
-
-        async def run(key: str) -> Any:
-            try:
-                return await work(key)
-            except Exception as error:  # noqa: BLE001 - kept until all are done
-                return Failed(error)
-
-        return await asyncio.gather(*map(run, keys))
-
-    def refresh(self, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]) -> bool:
-        """Run something as a task of its own; tells whether it will be run.
-
-        `work` is given those leases whose load begins within 10 s; all are released when it ends.
-        """
-        loop = asyncio.get_running_loop()
-        room = self._of(loop).room
-        if len(self._tasks) >= MOST_QUEUED:
-            return False
-        for lease in leases:
-            lease.queue()
-        task = loop.create_task(_refresh(room, leases, work))
-        self._tasks.add(task)
-
-        def ended(task: asyncio.Task[Any]) -> None:
-            self._tasks.discard(task)
-            # A task that was cancelled before it began has run no line of its own.
-            for lease in leases:
-                lease.release()
-
-        task.add_done_callback(ended)
-        return True
-
-    def _of(self, loop: asyncio.AbstractEventLoop) -> _OfLoop:
-        found = self._loops.get(loop)
+    def _leaders_of(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+        found = self._leaders.get(loop)
         if found is None:
             self._forget_closed()
-            found = self._loops[loop] = _OfLoop()
+            found = self._leaders[loop] = set()
         return found
 
     def _forget_closed(self) -> None:
-        """Forget the loops that were closed: what they had not finished never ends, and must not count any more."""
-        for loop in [loop for loop in list(self._loops) if loop.is_closed()]:
-            self._loops.pop(loop, None)
+        """Forget the loops that were closed: the loads that they had not finished never end."""
+        for loop in [loop for loop in list(self._leaders) if loop.is_closed()]:
+            self._leaders.pop(loop, None)
         self._flights.forget_lost()
-        self._tasks.difference_update([task for task in list(self._tasks) if task.get_loop().is_closed()])
 
-    async def alone(
+    async def do(
         self, names: Iterable[bytes], guard: Guard, run: Run, end: float
     ) -> tuple[Flight, dict[bytes, Flight]]:
         """Load those of these keys that nobody loads in this process, and then wait for who loads the others.
@@ -139,7 +75,7 @@ class AsyncWork:
         return flight, others
 
     async def _led(self, loop: asyncio.AbstractEventLoop, flight: Flight, run: Run, end: float) -> dict[bytes, Flight]:
-        leaders = self._of(loop).leaders
+        leaders = self._leaders_of(loop)
         task = flight.task = loop.create_task(self._lead(flight, run))
         # One that is cancelled before it begins runs no line of its own.
         task.add_done_callback(functools.partial(self._landed, flight, leaders))
@@ -162,7 +98,7 @@ class AsyncWork:
             if flight.names:
                 await run(flight.names, flight.outcomes)
         except BaseException as error:
-            if not isinstance(error, Exception) and not self.is_own(error):
+            if not isinstance(error, Exception) and not AsyncRunner.is_own(error):
                 raise
             flight.raised = Raised(error)
         finally:
@@ -215,36 +151,3 @@ class AsyncWork:
                 async with asyncio.timeout(min(left, _LOOK_AGAIN)):
                     await bell.wait()
             bell.clear()
-
-    async def deliver(
-        self, send: Callable[[Any], Awaitable[Any]], parts: Sequence[Any], missed: Callable[[Any], object]
-    ) -> list[Any]:
-        """Return what `send` gave for each part; all at once, so that they are on their way if the caller is cancelled.
-
-        `missed` is called then with those that had not begun.
-        """
-        waiting = dict(enumerate(parts))
-        try:
-            return await asyncio.gather(*(_begin(number, waiting, send) for number in range(len(parts))))
-        except BaseException:
-            for part in waiting.values():
-                missed(part)
-            raise
-
-
-async def _refresh(
-    room: asyncio.Semaphore, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]
-) -> None:
-    # It may outlast the load that asked for it, and nobody waits for it.
-    loading.set(())
-    try:
-        async with room:
-            begun = [lease for lease in leases if lease.start()]
-            if begun:
-                await work(begun)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - nobody waits for it, and SystemExit would end the loop
-        _log.warning("globalcache: in the background: %s: %s", type(error).__name__, error)
-
-
-async def _begin(number: int, waiting: dict[int, Any], send: Callable[[Any], Awaitable[Any]]) -> Any:
-    return await send(waiting.pop(number))
