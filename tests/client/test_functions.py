@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, assert_type
 import pytest
 
 import globalcache
-from globalcache.client.functions import AsyncCachedFunction, CachedFunction, Functions
+from globalcache.client._async.cached_function import AsyncCachedFunction
+from globalcache.client._sync.cached_function import CachedFunction
+from globalcache.client.decorators import Decorators
 from globalcache.client.guard import Absent, Guard
 from globalcache.errors import CacheError, ConfigError, KeyFormatError
 
@@ -100,7 +102,7 @@ class Awaited(Plain):
         super().set(key, value, policy=policy)
 
 
-class Cache(Functions):
+class Cache(Decorators):
     """Both doors over one dict."""
 
     def __init__(self) -> None:
@@ -108,11 +110,11 @@ class Cache(Functions):
         self.awaited.values = self.plain.values
 
     @property
-    def sync_door(self) -> Plain:
+    def sync(self) -> Plain:
         return self.plain
 
     @property
-    def async_door(self) -> Awaited:
+    def aio(self) -> Awaited:
         return self.awaited
 
 

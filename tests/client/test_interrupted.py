@@ -407,7 +407,8 @@ class Service:
 _INTERRUPTED = {
     "threads": ("globalcache/client/",),
     "tasks": tuple(
-        f"client/{name}" for name in ("_async/cache", "functions", "single_flight", "refresher", "runner", "flights")
+        f"client/{name}"
+        for name in ("_async/cache", "_async/batch_loader", "single_flight", "refresher", "runner", "flights")
     ),
 }
 SCENARIOS = [(name, url) for name in ("nested", "many", "written") for url in ("memory://", "")] + [

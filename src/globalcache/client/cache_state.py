@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.transport import Transport
-    from globalcache.client.functions import Loader
+    from globalcache.client.loader import Loader
     from globalcache.client.local import LocalServer
     from globalcache.client.refresher_tasks import AsyncRefresher
     from globalcache.client.runner_tasks import AsyncRunner

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
-from globalcache.client.functions import Functions
+from globalcache.client.decorators import Decorators
 from globalcache.client.login import with_password
 from globalcache.client.tls import tls_context
 from globalcache.errors import ConfigError
@@ -22,7 +22,7 @@ from globalcache.loaders.worker import Worker, patterns_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from globalcache.client.functions import Loader
+    from globalcache.client.loader import Loader
 
 # Connections of a worker to one server, unless it has more namespaces: a server takes a thousand from all workers.
 _MOST_CONNECTIONS = 16
@@ -42,7 +42,7 @@ def find(target: str) -> Any:
     found: Any = importlib.import_module(module)
     for part in (name or "cache").split("."):
         found = getattr(found, part, None)
-    if not isinstance(found, Functions):
+    if not isinstance(found, Decorators):
         raise ConfigError(f"{target}: there is no cache of this name in {module}")
     if not _spaces(found):
         raise ConfigError(f"{target}: the cache has no loaders: decorate a function with @cache.loader")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
-    from globalcache.client.functions import Loader
+    from globalcache.client.loader import Loader
     from globalcache.loaders.worker import Worker
 
 log = logging.getLogger("globalcache.worker")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from globalcache.client.address import Address
-    from globalcache.client.functions import Loader
+    from globalcache.client.loader import Loader
 
 # Seconds between two looks at the time of loads.
 _TICK = 0.25

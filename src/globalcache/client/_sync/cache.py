@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.batches import rows_of
 from globalcache.client.cache_state import CacheState
+from globalcache.client.decorators import Decorators
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import Running, keys_in_loads, loading, loads_around
-from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, qualified, text_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.runner import Failed
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from globalcache.client._sync.transport import Transport
     from globalcache.client.claims import Claims
     from globalcache.client.flights import Flight
-    from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
+    from globalcache.client.loader import Loader
     from globalcache.client.options import CacheOptions
     from globalcache.client.wire import Words
 
@@ -163,7 +163,7 @@ class _Sorted:
                 lease.release()
 
 
-class Cache(Functions):
+class Cache(Decorators):
     """A cache shared by all nodes of an application.
 
     `url` is a server, a list of them, or nothing for $GLOBALCACHE_URL. Making one connects to nothing and needs no
@@ -245,13 +245,8 @@ class Cache(Functions):
         return self._other
 
     @property
-    def async_door(self) -> Any:
-        """The face for async functions."""
-        return self.aio
-
-    @property
-    def sync_door(self) -> Any:
-        """The face for plain functions."""
+    def sync(self) -> Self:
+        """The same cache for plain functions: this one."""
         return self
 
     @property
@@ -1349,7 +1344,7 @@ class Cache(Functions):
         tags: str | Iterable[str],
     ) -> Policy:
         own = (tags,) if isinstance(tags, str) else tuple(tags)
-        return Policy(self._lives(ttl), refresh_after, stale_if_error, negative_ttl, own)
+        return Policy(self._ttl_or_default(ttl), refresh_after, stale_if_error, negative_ttl, own)
 
     @staticmethod
     def _kept(policy: Policy | Callable[[], Policy] | None) -> Policy | None:
