@@ -398,7 +398,7 @@ class Service:
 
     def check(self) -> None:
         """Nothing runs, is waited for, or has the one room there is."""
-        single_flight = self.face.cache._single_flight  # noqa: SLF001
+        single_flight = self.face.cache._state.single_flight  # noqa: SLF001
         assert not self.face.run(is_in_load)
         assert self.face.run(lambda: single_flight.limited(self.room, 0)) == "room"
 

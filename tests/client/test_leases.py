@@ -76,7 +76,7 @@ def noting(loaded: threading.Event, value: Any) -> Callable[[], Any]:
 def finish(face: Face) -> None:
     """Let refreshes of the loop end; those of threads end by themselves."""
     if face.runner is not None:
-        tasks = face.cache._refresher._tasks  # noqa: SLF001 - below what users see
+        tasks = face.cache._state.async_refresher._tasks  # noqa: SLF001 - below what users see
 
         async def wait() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,8 +12,8 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, LoadError
-from globalcache.client._async.cache import _LocalLoad as _AsyncLocalLoad
-from globalcache.client._sync.cache import _LocalLoad
+from globalcache.client._async.local_loading import LocalLoad as AsyncLocalLoad
+from globalcache.client._sync.local_loading import LocalLoad
 from globalcache.client.flights import Flight
 from globalcache.contrib.testing import CacheForTests
 from tests.client.faces import Face
@@ -76,7 +76,7 @@ def test_tasks_refresh_behind_as_well(clock: Clock) -> None:
         assert await cache.get_or_load("x", load, ttl=300, refresh_after=60) == 1
         clock.now += 61
         assert await cache.get_or_load("x", load, ttl=300, refresh_after=60) == 1
-        await asyncio.gather(*cache._refresher._tasks)  # noqa: SLF001 - what runs behind
+        await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001 - what runs behind
         assert await cache.get("x") == 2
 
     asyncio.run(run())
@@ -372,10 +372,10 @@ def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyP
     """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
     cache, row, got = Cache("null://"), Row(), list[int]()
     waiting = count_waits(monkeypatch)
-    load = _LocalLoad(lambda _: row.load(), lambda _, value: (value,), int, GUARD)
+    load = LocalLoad(lambda _: row.load(), lambda _, value: (value,), int, GUARD)
 
     def ask() -> None:
-        got.append(cache._alone([b"k"], load, 20, joins=False)[b"k"])  # noqa: SLF001
+        got.append(cache._loading.local.load_shared([b"k"], load, 20, joins=False)[b"k"])  # noqa: SLF001
 
     threads = [threading.Thread(target=ask) for _ in range(11)]
     threads[0].start()
@@ -401,10 +401,10 @@ def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
             await go.wait()
             return found
 
-        load = _AsyncLocalLoad(read, lambda _, value: (value,), int, GUARD)
+        load = AsyncLocalLoad(read, lambda _, value: (value,), int, GUARD)
 
         async def ask() -> int:
-            return int((await cache._alone([b"k"], load, 20, joins=False))[b"k"])  # noqa: SLF001
+            return int((await cache._loading.local.load_shared([b"k"], load, 20, joins=False))[b"k"])  # noqa: SLF001
 
         tasks = [asyncio.create_task(ask())]
         while not reads:  # noqa: ASYNC110 - it is no event
@@ -513,7 +513,7 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
 
     async def run() -> None:
         assert await cache.aio.get_or_load("outer", outer_task) == 1
-        await asyncio.gather(*cache.aio._refresher._tasks)  # noqa: SLF001 - what runs behind
+        await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001 - what runs behind
 
     if kind == "threads":
         assert cache.get_or_load("outer", outer) == 1

@@ -212,7 +212,7 @@ def test_no_lease_is_forgotten_by_tasks(*, with_replies: bool) -> None:
                     proxy.cut()
                 await run_and_cancel(cache, draw)
                 if number % 8 == 7:
-                    refreshes = cache._refresher._tasks  # noqa: SLF001
+                    refreshes = cache._state.async_refresher._tasks  # noqa: SLF001
                     await asyncio.gather(*refreshes, return_exceptions=True)
                     await asyncio.to_thread(until_none_held, servers, KEYS + MANY)
             await cache.aclose()

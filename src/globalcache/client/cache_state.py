@@ -21,7 +21,7 @@ from globalcache.client.stats import Events, Stats
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
-from globalcache.errors import ConfigError
+from globalcache.errors import CacheError, ConfigError
 from globalcache.policy import seconds
 
 if TYPE_CHECKING:
@@ -180,6 +180,19 @@ class CacheState:
         """
         self.flights.forget(keys)
         self.unstored.forget(keys)
+
+    def on_unavailable(self, error: CacheError) -> None:
+        """Go on without the server, or raise, as `on_error` says."""
+        self.stats.errors += 1
+        if self.raises:
+            raise error
+
+    def is_too_long(self, most: int | None, function: str, key: str, data: bytes) -> bool:
+        """Tell whether a server would not take a value, and warn if so; `most` is its `max_value`."""
+        if most is None or len(data) <= most:
+            return False
+        self.unstored.warn(function, key, len(data), most, time.monotonic())
+        return True
 
     def place_of(self, key: bytes) -> int:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""

@@ -58,16 +58,14 @@ def _spaces(cache: Any) -> list[Any]:
 
 def patterns(cache: Any) -> list[str]:
     """Return the patterns of the keys that the workers of a cache load."""
-    found = (patterns_of(space.loaders.values(), space._prefix) for space in _spaces(cache))  # noqa: SLF001
+    found = (patterns_of(space.loaders.values(), space.key_prefix) for space in _spaces(cache))
     return [pattern.decode() for some in found for pattern in some]
 
 
 def templates(cache: Any) -> list[str]:
     """Return the templates of the keys, for people to read."""
     return [
-        space._prefix + loader.template.template  # noqa: SLF001
-        for space in _spaces(cache)
-        for loader in space.loaders.values()
+        space.key_prefix + loader.template.template for space in _spaces(cache) for loader in space.loaders.values()
     ]
 
 
@@ -101,8 +99,8 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
                 loaders,
                 at,
                 state.values.encode,
-                prefix=space._prefix,  # noqa: SLF001
-                tags=space._own_tags,  # noqa: SLF001
+                prefix=space.key_prefix,
+                tags=space._keyspace.own_tags,  # noqa: SLF001
                 tls=tls_context(at, state.tls),
                 tell_text=state.tell_text,
             )
