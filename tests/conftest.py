@@ -18,7 +18,7 @@ import pytest
 
 import globalcache
 from globalcache import _core
-from globalcache.client import blocking, multiplexed
+from globalcache.client import connection, connection_pool, multiplexed
 from globalcache.client import wire as wire_module
 from globalcache.loaders import link
 
@@ -66,7 +66,7 @@ def _only_bytes_are_packed() -> Iterator[None]:
         return pack(words)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (wire_module, blocking, multiplexed, link):
+        for module in (wire_module, connection, connection_pool, multiplexed, link):
             patch.setattr(module, "pack", checked)
         yield
     # Threads that renew leases log what they raise.

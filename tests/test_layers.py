@@ -214,7 +214,7 @@ def test_arrows_are_found_however_they_are_written(tmp_path: Path) -> None:
 def test_the_client_imports_no_heavy_module() -> None:
     code = "import sys, globalcache; globalcache.Cache(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "globalcache.client.blocking" in loaded
+    assert "globalcache.client.connection_pool" in loaded
     assert not {"globalcache._core", "pydantic", "sqlalchemy", "typer", "rich", "zstandard", "asyncio", "ssl"} & set(
         loaded
     )

@@ -21,7 +21,7 @@ import pytest
 
 import globalcache
 from globalcache import Cache
-from globalcache.client import blocking, lookup, multiplexed
+from globalcache.client import connection, connection_pool, lookup, multiplexed
 from globalcache.client.endpoint import Endpoint
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
 from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
@@ -233,9 +233,9 @@ def test_what_is_never_sent_is_unavailable(
     """Each connection ends between the look at it and the write: callers get the class that errors.py lists."""
     with Face(kind, server.url, timeout=5, on_error="raise") as face:
         assert face("set", "x", 0)
-        take, flush = blocking.BlockingServer._take, multiplexed.Link._flush  # noqa: SLF001
+        take, flush = connection_pool.ConnectionPool._take, multiplexed.Link._flush  # noqa: SLF001
 
-        def take_closed(server: blocking.BlockingServer) -> Any:
+        def take_closed(server: connection_pool.ConnectionPool) -> Any:
             connection = take(server)
             connection.close()
             return connection
@@ -245,7 +245,7 @@ def test_what_is_never_sent_is_unavailable(
                 link.give_up(UnavailableError("closed"))
             flush(link)
 
-        monkeypatch.setattr(blocking.BlockingServer, "_take", take_closed)
+        monkeypatch.setattr(connection_pool.ConnectionPool, "_take", take_closed)
         monkeypatch.setattr(multiplexed.Link, "_flush", flush_closed)
         with pytest.raises(UnavailableError) as caught:
             face(*call)
@@ -316,10 +316,10 @@ def test_addresses_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += left
         raise TimeoutError
 
-    monkeypatch.setattr(blocking, "_connected", connect)
-    monkeypatch.setattr("globalcache.client.blocking.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(connection, "_connected", connect)
+    monkeypatch.setattr("globalcache.client.connection.time.monotonic", lambda: now[0])
     with pytest.raises(TimeoutError):
-        blocking._open_one([(0, 0, 0, "", None)] * 4, 101.0)  # noqa: SLF001
+        connection._open_one([(0, 0, 0, "", None)] * 4, 101.0)  # noqa: SLF001
     assert given == [0.25] * 4
 
 
@@ -534,13 +534,13 @@ def most_at_once(face: Face, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         longest[0] = max(longest[0], len(data))
 
     if face.runner is None:
-        ask = blocking.Connection.ask
+        ask = connection.Connection.ask
 
         def asking(connection: Any, request: bytes) -> Any:
             note(request)
             return ask(connection, request)
 
-        monkeypatch.setattr(blocking.Connection, "ask", asking)
+        monkeypatch.setattr(connection.Connection, "ask", asking)
     else:
         flush = multiplexed.Link._flush  # noqa: SLF001
 
@@ -660,7 +660,7 @@ def stopping_after(steps: int) -> Any:
     left = [steps]
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(("blocking.py", "leases.py")):
+        if not frame.f_code.co_filename.endswith(("connection.py", "connection_pool.py", "leases.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -679,7 +679,7 @@ def test_an_exception_between_any_two_steps_loses_no_room(
     server: globalcache.Server, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A call ends after each of its steps in turn; few connections are allowed, and all can be used afterwards."""
-    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(connection_pool, "MOST_CONNECTIONS", 3)
     with Cache(server.url, timeout=5) as cache:
         below = transport(cache)
         call = functools.partial(getattr(cache, name), "x", *[lambda: 1] * (name != "get"))
@@ -707,8 +707,8 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
     server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More threads wait for one load than there may be connections: other calls, and the answer, find one at once."""
-    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
-    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    monkeypatch.setattr(connection_pool, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(connection_pool, "_MOST_TAKEN", 4)
     begun, ending, looking = threading.Event(), threading.Event(), threading.Semaphore(0)
     loads: list[int] = []
     got: list[int] = []
@@ -757,8 +757,8 @@ def test_readers_of_served_keys_leave_room_for_others(
     server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More threads read keys that a worker is slow to load than there may be connections; a write finds one at once."""
-    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
-    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    monkeypatch.setattr(connection_pool, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(connection_pool, "_MOST_TAKEN", 4)
     looking, got = threading.Semaphore(0), list[Any]()
     with Cache(server.url, timeout=10, on_error="raise") as cache, Wire(server.address) as worker:
         below = transport(cache)

@@ -101,7 +101,7 @@ class CacheState:
         self.transports: Sequence[Transport] = [NullTransport()]
         if "null" in kinds:
             return
-        from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - null:// needs none
+        from globalcache.client.connection_pool import ConnectionPool  # noqa: PLC0415 - null:// needs none
 
         names = [address.name for address in self.addresses]
         if len(set(names)) < len(names):
@@ -115,13 +115,13 @@ class CacheState:
             list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
         self.endpoints = [self.endpoint(address, list_hash=list_hash) for address in self.addresses]
         if kinds == {"memory"}:
-            from globalcache.client.local import BlockingLocal, LocalServer, local_server  # noqa: PLC0415 - few need it
+            from globalcache.client.local import LocalConnectionPool, LocalServer, local_server  # noqa: PLC0415 - few need it
 
             local = local_server(self.addresses[0].path) if clock is None else LocalServer(clock)
             self.endpoints[0].local = local
-            self.transports = [BlockingLocal(self.endpoints[0], local)]
+            self.transports = [LocalConnectionPool(self.endpoints[0], local)]
             return
-        self.transports = [BlockingServer(endpoint) for endpoint in self.endpoints]
+        self.transports = [ConnectionPool(endpoint) for endpoint in self.endpoints]
 
     def endpoint(
         self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None

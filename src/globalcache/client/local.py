@@ -1,6 +1,6 @@
 """memory://, the engine of a server inside this process.
 
-It is the engine of `globalcache serve`, so its leases, tags, limits and errors are the same. BlockingServer uses it
+It is the engine of `globalcache serve`, so its leases, tags, limits and errors are the same. ConnectionPool uses it
 through a socket that carries bytes to the engine instead of a network; local_tasks.py has that for tasks. Nothing
 happens there between two calls: whoever waits calls again every 10 ms, so that leases and waits whose time is over end.
 """
@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.blocking import BlockingServer
+from globalcache.client.connection_pool import ConnectionPool
 from globalcache.client.fork import when_forked
 from globalcache.errors import ConfigError
 
@@ -185,7 +185,7 @@ class LocalSocket:
         self.close()
 
 
-class BlockingLocal(BlockingServer):
+class LocalConnectionPool(ConnectionPool):
     """The engine for threads: a fresh value is read at once, everything else as from a server."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer) -> None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.cache import Cache
 from globalcache.client.address import Address
-from globalcache.client.blocking import BlockingServer
+from globalcache.client.connection_pool import ConnectionPool
 from globalcache.client.failures import Failures
-from globalcache.client.local import BlockingLocal, LocalServer
+from globalcache.client.local import LocalConnectionPool, LocalServer
 from globalcache.client.local_tasks import MultiplexedLocal
 from globalcache.client.pending_invalidations import PendingInvalidations
 from globalcache.errors import DeadlineError, UnavailableError
@@ -83,7 +83,7 @@ class Faults:
         return self._during("lost reply")
 
     @contextmanager
-    def around(self, server: BlockingServer, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
+    def around(self, server: ConnectionPool, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
         """Do to one call what is to go wrong; `keys` and `tags` are what it writes, `server` is one without faults."""
         fault = self._fault
         if fault == "dead":
@@ -101,7 +101,7 @@ class Faults:
             self._pending.add(keys, tags, sent=True)
             raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it lost")
 
-    def _replay(self, server: BlockingServer) -> None:
+    def _replay(self, server: ConnectionPool) -> None:
         if len(self._pending):
             snapshot = self._pending.snapshot()
             server.call_many(snapshot.commands())
@@ -111,13 +111,13 @@ class Faults:
         return f"Faults({self._fault or 'none'})"
 
 
-class _Blocking(BlockingLocal):
+class _Blocking(LocalConnectionPool):
     """The engine for threads, reached through faults."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
         super().__init__(endpoint, local)
         self._faults = faults
-        self._plain = BlockingServer(endpoint)
+        self._plain = ConnectionPool(endpoint)
 
     def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
         return self._faults.around(self._plain, keys, tags)
@@ -153,7 +153,7 @@ class _Multiplexed(MultiplexedLocal):
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
         super().__init__(endpoint, local)
         self._faults = faults
-        self._plain = BlockingServer(endpoint)
+        self._plain = ConnectionPool(endpoint)
 
     def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
         return self._faults.around(self._plain, keys, tags)
