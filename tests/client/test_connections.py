@@ -21,7 +21,7 @@ import pytest
 
 import globalcache
 from globalcache import Cache
-from globalcache.client import connection, connection_pool, lookup, multiplexed
+from globalcache.client import connection, connection_pool, lookup, multiplexed_connection
 from globalcache.client.endpoint import Endpoint
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
 from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
@@ -179,7 +179,7 @@ def test_tasks_notice_the_end_of_an_idle_connection(proxy: Proxy) -> None:
     async def run() -> None:
         async with globalcache.AsyncCache(f"globalcache://{proxy.address}", timeout=5) as cache:
             assert await cache.incr("n") == 1
-            (link,) = transport(cache)._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._connections.values()  # noqa: SLF001
             await asyncio.to_thread(proxy.cut)
             async with asyncio.timeout(10):
                 while link.closed is None:  # noqa: ASYNC110 - it is no event
@@ -233,20 +233,20 @@ def test_what_is_never_sent_is_unavailable(
     """Each connection ends between the look at it and the write: callers get the class that errors.py lists."""
     with Face(kind, server.url, timeout=5, on_error="raise") as face:
         assert face("set", "x", 0)
-        take, flush = connection_pool.ConnectionPool._take, multiplexed.Link._flush  # noqa: SLF001
+        take, flush = connection_pool.ConnectionPool._take, multiplexed_connection.MultiplexedConnection._flush  # noqa: SLF001
 
         def take_closed(server: connection_pool.ConnectionPool) -> Any:
             connection = take(server)
             connection.close()
             return connection
 
-        def flush_closed(link: multiplexed.Link) -> None:
+        def flush_closed(link: multiplexed_connection.MultiplexedConnection) -> None:
             if link.synced_serial >= 0:
                 link.give_up(UnavailableError("closed"))
             flush(link)
 
         monkeypatch.setattr(connection_pool.ConnectionPool, "_take", take_closed)
-        monkeypatch.setattr(multiplexed.Link, "_flush", flush_closed)
+        monkeypatch.setattr(multiplexed_connection.MultiplexedConnection, "_flush", flush_closed)
         with pytest.raises(UnavailableError) as caught:
             face(*call)
         assert type(caught.value) is UnavailableError
@@ -542,13 +542,13 @@ def most_at_once(face: Face, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         monkeypatch.setattr(connection.Connection, "ask", asking)
     else:
-        flush = multiplexed.Link._flush  # noqa: SLF001
+        flush = multiplexed_connection.MultiplexedConnection._flush  # noqa: SLF001
 
         def flushing(link: Any) -> None:
             note(b"".join(link._output))  # noqa: SLF001
             flush(link)
 
-        monkeypatch.setattr(multiplexed.Link, "_flush", flushing)
+        monkeypatch.setattr(multiplexed_connection.MultiplexedConnection, "_flush", flushing)
     return longest
 
 
@@ -831,7 +831,7 @@ def test_requests_of_a_lost_connection_have_their_own_errors() -> None:
     async def run() -> None:
         server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._state.async_transports[0]  # noqa: SLF001
         loop = asyncio.get_running_loop()
-        link = multiplexed.Link(server.endpoint, loop, server._leases_of(loop))  # noqa: SLF001
+        link = multiplexed_connection.MultiplexedConnection(server.endpoint, loop, server._leases_of(loop))  # noqa: SLF001
         futures = [link.ask(b"PING\r\n") for _ in range(3)]
         link._output.clear()  # noqa: SLF001 - sent
         futures += [link.ask(b"PING\r\n") for _ in range(3)]

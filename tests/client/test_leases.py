@@ -185,7 +185,7 @@ def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache
         ):
             task = asyncio.create_task(call())
             await asyncio.sleep(0)
-            (link,) = transport(cache)._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._connections.values()  # noqa: SLF001
             received = link.data_received
 
             def cancel(data: bytes, received: Any = received, task: Any = task) -> None:
@@ -507,7 +507,7 @@ def test_the_leases_of_a_lost_connection_are_renewed_at_once(server: globalcache
             lease = (await below.fetch(b"x", 0))[2]
             lease.taken = True
             lease._grant.due += 1000  # noqa: SLF001
-            (link,) = below._links.values()  # noqa: SLF001
+            (link,) = below._connections.values()  # noqa: SLF001
             call_many, renewed = below.call_many, asyncio.get_running_loop().create_future()
 
             async def note(commands: Any) -> Any:

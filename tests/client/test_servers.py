@@ -166,7 +166,7 @@ def test_a_batch_that_cannot_be_queued_is_pending(server: globalcache.Server, mo
         async with AsyncCache(server.url, timeout=20) as cache:
             await cache.set_many({"a": "old", "b": "old"})
             with monkeypatch.context() as patch:
-                patch.setattr("globalcache.client.multiplexed._MOST_OPEN", -1)
+                patch.setattr("globalcache.client.multiplexed_connection._MOST_OPEN", -1)
                 assert await cache.set_many({"a": "new", "b": "new"}) == 0
             assert await cache.get_many(["a", "b"]) == {}
 

@@ -179,7 +179,7 @@ def cancel_with_replies(cache: AsyncCache, draw: random.Random) -> None:
     """Cancel tasks of the loop in the turn in which replies arrive: what came for them is theirs no more."""
     servers: list[Any] = list(cache._servers)  # noqa: SLF001
     for server in servers:
-        for link in server._links.values():  # noqa: SLF001
+        for link in server._connections.values():  # noqa: SLF001
             received = link.data_received
 
             def data_received(data: bytes, received: Callable[[bytes], None] = received) -> None:

@@ -145,12 +145,12 @@ class CacheState:
 
             return [AsyncNullTransport()]
         if (local := self.endpoints[0].local) is not None:
-            from globalcache.client.local_tasks import MultiplexedLocal  # noqa: PLC0415
+            from globalcache.client.local_tasks import LocalMultiplexedTransport  # noqa: PLC0415
 
-            return [MultiplexedLocal(self.endpoints[0], local)]
-        from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
+            return [LocalMultiplexedTransport(self.endpoints[0], local)]
+        from globalcache.client.multiplexed import MultiplexedTransport  # noqa: PLC0415
 
-        return [MultiplexedServer(endpoint) for endpoint in self.endpoints]
+        return [MultiplexedTransport(endpoint) for endpoint in self.endpoints]
 
     @cached_property
     def async_runner(self) -> AsyncRunner:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import hiredis
 
-from globalcache.client.endpoint import ASK_LONGEST, Endpoint, NotSentError, OutdatedError
+from globalcache.client.endpoint import Endpoint, NotSentError, OutdatedError
+from globalcache.client.greeting import ASK_LONGEST
 from globalcache.client.lookup import addresses
 from globalcache.client.wire import MORE, Push, Reply, Words, batches, is_denied, is_fatal, pack, reader, translate
 from globalcache.errors import CacheError, DeadlineError, UnavailableError

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from globalcache.client.backoff import Backoff
+from globalcache.client.greeting import LIB_NAME, client_name, hello, least_absence, longest_value, select
 from globalcache.client.pending_invalidations import PendingInvalidations
 from globalcache.client.tls import tls_context
 from globalcache.client.wire import translate
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("globalcache")
 # Errors by which a server says that it cannot serve anybody now.
 _NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
-# The longest value of a server that does not say another one.
-_LONGEST_VALUE = 16 << 20
-# What a server is asked that did not tell its longest value in the greeting, as those of the version before.
-ASK_LONGEST = (b"CONFIG", b"GET", b"proto-max-bulk-len")
 # The first byte of a TLS record with an alert, which a TLS port answers plain text with.
 _TLS_ALERT = r"\x15"
 
@@ -82,15 +78,10 @@ class Endpoint:
 
     def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
         """Return the commands that open a connection."""
-        hello: tuple[bytes, ...] = (b"HELLO", b"3")
-        if self.address.password is not None:
-            hello += (b"AUTH", (self.address.user or "default").encode(), self.address.password.encode())
-        hello += (b"SETNAME", client_name())
         session: tuple[bytes, ...] = (b"CACHE.SESSION", self.session, b"%d" % generation, b"TICKETS")
         if self._list_hash is not None:
             session += (b"SERVERS", self._list_hash)
-        select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
-        return [hello, session, *select, (b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache")]
+        return [hello(self.address, client_name()), session, *select(self.address), LIB_NAME]
 
     def check_greeting(self, replies: list[Any]) -> bool:
         """Note what a server answered to a greeting; raises what it refused.
@@ -182,16 +173,6 @@ class Endpoint:
         return f"Endpoint({self.address}, {'away' if self.backoff.failures else 'up'}, {self.pending!r})"
 
 
-def least_absence(facts: dict[Any, Any]) -> int:
-    """Return for how many milliseconds an absence has to be kept at least, from what CACHE.SESSION answered."""
-    return 0 if b"version" in facts else 1
-
-
-def longest_value(config: Any) -> int:
-    """Return how many bytes a value may have, from the reply to ASK_LONGEST; an error if the user may not ask."""
-    return int(config[ASK_LONGEST[2]]) if isinstance(config, dict) else _LONGEST_VALUE
-
-
 def broken(endpoint: Endpoint, error: BaseException) -> CacheError | None:
     """Return what an error of a connection is called here; None for what is none, such as a signal handler's own."""
     if isinstance(error, CacheError):
@@ -209,13 +190,6 @@ def broken(endpoint: Endpoint, error: BaseException) -> CacheError | None:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return UnavailableError(f"{endpoint.address}: {text}")
     return None
-
-
-def client_name() -> bytes:
-    """Return what CLIENT LIST shows of this process: its program and number, without what a name may not have."""
-    program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119 - it may be no path
-    printable = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in program[:40])
-    return f"{printable}:{os.getpid()}".encode()
 
 
 def _warn_of(pending: PendingInvalidations, address: str) -> None:

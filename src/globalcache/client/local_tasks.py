@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.local import LOOK_AGAIN, LocalServer
-from globalcache.client.multiplexed import MultiplexedServer
+from globalcache.client.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class LocalTransport(asyncio.Transport):
             self._server.close(self._place)
 
 
-class MultiplexedLocal(MultiplexedServer):
+class LocalMultiplexedTransport(MultiplexedTransport):
     """The engine for tasks: a fresh value is read at once, everything else as from a server."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer) -> None:

@@ -20,7 +20,7 @@ from globalcache.client.address import Address
 from globalcache.client.connection_pool import ConnectionPool
 from globalcache.client.failures import Failures
 from globalcache.client.local import LocalConnectionPool, LocalServer
-from globalcache.client.local_tasks import MultiplexedLocal
+from globalcache.client.local_tasks import LocalMultiplexedTransport
 from globalcache.client.pending_invalidations import PendingInvalidations
 from globalcache.errors import DeadlineError, UnavailableError
 from globalcache.policy import Duration, seconds
@@ -147,7 +147,7 @@ class _Blocking(LocalConnectionPool):
             return super().call_many(commands)
 
 
-class _Multiplexed(MultiplexedLocal):
+class _Multiplexed(LocalMultiplexedTransport):
     """The engine for tasks, reached through faults."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:

@@ -23,7 +23,7 @@ from globalcache.client.batches import apart, rows_of
 from globalcache.client.circuit_breaker import CircuitBreaker
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
 from globalcache.client.wire import tag_name
-from globalcache.loaders.link import command
+from globalcache.loaders.connection import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

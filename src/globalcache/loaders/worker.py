@@ -13,10 +13,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.endpoint import ASK_LONGEST, least_absence, longest_value
+from globalcache.client.greeting import ASK_LONGEST, LIB_NAME, hello, least_absence, longest_value, select
 from globalcache.client.guard import text_of
 from globalcache.errors import ConfigError
-from globalcache.loaders.link import Link, PushedLoad, command
+from globalcache.loaders.connection import PushedLoad, WorkerConnection, command
 from globalcache.loaders.loader_queue import CLOSE, LEASE, Load, LoaderQueue, log, text_of_key, wait_for
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from globalcache.client.address import Address
     from globalcache.client.loader import Loader
+    from globalcache.client.wire import Words
 
 # Seconds between two looks at the time of loads.
 _TICK = 0.25
@@ -78,7 +79,7 @@ class Worker:
             raise ConfigError("the cache has no loaders: decorate a function with @cache.loader")
         self._stop = asyncio.Event()
         self._lost = asyncio.Event()
-        self._link: Link | None = None
+        self._connection: WorkerConnection | None = None
         self._complained: dict[str, float] = {}
 
     @property
@@ -101,8 +102,8 @@ class Worker:
             ticking.cancel()
             stopping.cancel()
             await asyncio.gather(*(queue.close() for queue in self.queues))
-            if self._link is not None:
-                self._link.close()
+            if self._connection is not None:
+                self._connection.close()
                 await asyncio.sleep(0)
 
     async def _serve(self, ready: Callable[[], None], stopping: asyncio.Task[Any]) -> None:
@@ -138,26 +139,26 @@ class Worker:
 
     async def _connect(self) -> None:
         self._lost.clear()
-        self._link = None
-        link: Link | None = None
+        self._connection = None
+        connection: WorkerConnection | None = None
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
-                link = await self._open()
-                self._link = link
-                await self._greet(link)
+                connection = await self._open()
+                self._connection = connection
+                await self._greet(connection)
         except BaseException:
             # A connection that was refused, or answered too late, must not stay open beside the next one.
-            self._link = None
+            self._connection = None
             self._drop_waiting()
-            if link is not None:
-                link.abort()
+            if connection is not None:
+                connection.abort()
             raise
 
-    async def _open(self) -> Link:
+    async def _open(self) -> WorkerConnection:
         loop = asyncio.get_running_loop()
 
-        def make() -> Link:
-            return Link(self._take, self._lost_it, self._refused)
+        def make() -> WorkerConnection:
+            return WorkerConnection(self._take, self._lost_it, self._refused)
 
         address = self.address
         if address.kind == "unix":
@@ -165,33 +166,27 @@ class Worker:
         tls = (self.tls or True) if address.tls else None
         return (await loop.create_connection(make, address.host, address.port, ssl=tls))[1]
 
-    async def _greet(self, link: Link) -> None:
-        address = self.address
-        words = [b"HELLO", b"3"]
-        if address.password is not None:
-            words += b"AUTH", (address.user or "default").encode(), address.password.encode()
-        greeting = [command(*words, b"SETNAME", f"worker:{os.getpid()}".encode())]
-        if address.db:
-            greeting.append(command(b"SELECT", b"%d" % address.db))
-        await link.ask(greeting)
-        await self._ask_limits(link)
+    async def _greet(self, connection: WorkerConnection) -> None:
+        name = f"worker:{os.getpid()}".encode()
+        await connection.ask([hello(self.address, name), *select(self.address)])
+        await self._ask_limits(connection)
         credit = min(sum(queue.credit for queue in self.queues), _MOST_LOADS)
-        await link.ask([command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"%d" % credit)])
+        await connection.ask([self._registration(credit)])
 
-    async def _ask_limits(self, link: Link) -> None:
+    def _registration(self, credit: int) -> Words:
+        """Return the command that says what the worker loads, and how many loads it may have at a time."""
+        return (b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"%d" % credit)
+
+    async def _ask_limits(self, connection: WorkerConnection) -> None:
         """Ask how long a value may be and how an absence is kept, and say what this client is."""
         own = os.urandom(8).hex().encode()
-        commands = [
-            command(b"CACHE.SESSION", own, b"1"),
-            command(b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache"),
-        ]
-        session, _ = await link.ask_all(commands)
+        session, _ = await connection.ask_all([(b"CACHE.SESSION", own, b"1"), LIB_NAME])
         facts = session if isinstance(session, dict) else {}  # a user who may not ask
-        self.max_value = facts.get(b"max_value") or longest_value(*await link.ask_all([command(*ASK_LONGEST)]))
+        self.max_value = facts.get(b"max_value") or longest_value(*await connection.ask_all([ASK_LONGEST]))
         self.least_absence = least_absence(facts)
 
-    def _lost_it(self, link: Link) -> None:
-        if link is not self._link:
+    def _lost_it(self, connection: WorkerConnection) -> None:
+        if connection is not self._connection:
             return  # one that was given up before
         self._drop_waiting()
         self._lost.set()
@@ -253,13 +248,13 @@ class Worker:
             now = self.clock()
             for queue in self.queues:
                 queue.tick(now)
-            if self._link is not None:
-                self._link.check(_PING_AFTER, _DEAD_AFTER)
+            if self._connection is not None:
+                self._connection.check(_PING_AFTER, _DEAD_AFTER)
 
     async def _drain(self) -> None:
         """Answer for what was begun; the rest is for others. Waits for no call that does not end when cancelled."""
-        if self._link is not None:
-            self.say(command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"1"))
+        if self._connection is not None:
+            self.say(command(*self._registration(1)))
         for queue in self.queues:
             for load in queue.waiting:
                 self.release(load)
@@ -269,8 +264,8 @@ class Worker:
 
     def say(self, data: bytes, load: Load | None = None) -> None:
         """Send one command, for a load if it fills one; dropped while there is no connection: its lease passes on."""
-        if self._link is not None:
-            self._link.say(data, load)
+        if self._connection is not None:
+            self._connection.say(data, load)
 
     def fail(self, key: bytes, token: int, cause: str, retry_ms: int | None = None) -> None:
         """Say that a load failed, and why."""
