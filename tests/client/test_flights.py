@@ -306,7 +306,7 @@ def test_a_plain_call_does_not_wait_for_tasks_of_its_loop() -> None:
 
         task = asyncio.create_task(world.cache.aio.get_or_load("a", load))
         rooms = world.cache._state.flights.rooms  # noqa: SLF001
-        while not rooms.taken and not task.done():
+        while not rooms.taken and not task.done():  # noqa: ASYNC110 - it is no event
             await asyncio.sleep(0.001)
         assert len(rooms.taken) == 1
         assert [world.cache.get_or_load(key, lambda: 2, wait=5) for key in "ab"] == [2, 2]

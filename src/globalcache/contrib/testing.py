@@ -111,7 +111,7 @@ class Faults:
         return f"Faults({self._fault or 'none'})"
 
 
-class _Blocking(LocalConnectionPool):
+class _FaultyPool(LocalConnectionPool):
     """The engine for threads, reached through faults."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
@@ -147,7 +147,7 @@ class _Blocking(LocalConnectionPool):
             return super().call_many(commands)
 
 
-class _Multiplexed(LocalMultiplexedTransport):
+class _FaultyMultiplexed(LocalMultiplexedTransport):
     """The engine for tasks, reached through faults."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
@@ -204,8 +204,8 @@ class CacheForTests(Cache):
         state.endpoints = [endpoint]
         # Failures are held off by the clock of the test, and end with it.
         state.failures = Failures(self.clock, tell_text=state.tell_text)
-        state.transports = [_Blocking(endpoint, self._engine, self.faults)]
-        state.__dict__["async_transports"] = [_Multiplexed(endpoint, self._engine, self.faults)]
+        state.transports = [_FaultyPool(endpoint, self._engine, self.faults)]
+        state.__dict__["async_transports"] = [_FaultyMultiplexed(endpoint, self._engine, self.faults)]
 
     @classmethod
     def _of(cls, state: CacheState, names: Sequence[str]) -> Any:
