@@ -1,0 +1,167 @@
+"""Peers of the mixed load that come and go, and what the server says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from tests.faults.load_clients import REPLY_LIMIT, Resp, Stopped, packed
+from tests.faults.test_server import resident
+
+if TYPE_CHECKING:
+    from tests.faults.load_run import Run
+
+
+class Strangers:
+    """Peers that go away in the middle of something, storms of connects, and readers that wait and leave."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.draw = random.Random(run.draw.random())
+
+    async def lane(self) -> None:
+        while not self.run.ended:
+            with contextlib.suppress(Stopped, OSError):
+                kinds = [self.torn, self.torn, self.parked, self.half, self.storm, self.tracking]
+                await self.draw.choice(kinds)()
+            await asyncio.sleep(0.02)
+
+    def request(self) -> bytes:
+        value = b"q" * self.run.length(self.draw)
+        key = f"q:{self.draw.randrange(50)}"
+        match self.draw.randrange(6):
+            case 0:
+                return packed("SET", key, value)
+            case 1:
+                return b"set %b 0 0 %d\r\n%b\r\n" % (key.encode(), len(value), value)
+            case 2:
+                text = {
+                    "src": "c",
+                    "dest": "cache",
+                    "body": {"type": "set", "key": key, "value": value.decode(), "msg_id": 1},
+                }
+                return json.dumps(text).encode() + b"\n"
+            case 3:
+                return packed("CACHE.FETCH", f"q:{self.draw.randrange(5)}", "WAIT", 1000)
+            case 4:
+                return b"MULTI\r\n" + packed("SET", key, value) * 3
+            case _:
+                return packed("MGET", *[f"load:{n}" for n in range(30)])
+
+    async def torn(self) -> None:
+        """Stop at any byte."""
+        _, output = await self.run.connect()
+        data = self.request() * self.draw.randrange(1, 4)
+        output.write(data[: self.draw.randrange(len(data) + 1)])
+        await asyncio.sleep(self.draw.choice([0, 0.01, 0.3]))
+        output.transport.abort() if self.draw.randrange(2) else output.close()
+
+    async def parked(self) -> None:
+        """Wait for a load, with more input behind, and leave."""
+        _, output = await self.run.connect()
+        output.write(b"".join(packed("GET", f"load:{self.draw.randrange(400)}") for _ in range(5)))
+        output.write(b"PING\r\n" * self.draw.randrange(1, 5000))
+        await asyncio.sleep(self.draw.choice([0, 0.005, 0.05]))
+        output.transport.abort()
+
+    async def half(self) -> None:
+        """End the input and read all replies: they all come, then the end."""
+        stream, output = await self.run.connect()
+        many = self.draw.randrange(1, 300)
+        output.write(b"PING\r\n" * many)
+        output.write_eof()
+        data = b""
+        with contextlib.suppress(TimeoutError):
+            while more := await asyncio.wait_for(stream.read(1 << 16), REPLY_LIMIT):
+                data += more
+        self.run.findings.check(
+            data == b"+PONG\r\n" * many, "a half-closed peer missed replies", f"{len(data)} of {7 * many}"
+        )
+        output.transport.abort()
+
+    async def storm(self) -> None:
+        peers = [asyncio.create_task(self.run.connect()) for _ in range(self.draw.randrange(1, 60))]
+        for peer in await asyncio.gather(*peers, return_exceptions=True):
+            if isinstance(peer, tuple):
+                peer[1].transport.abort()
+
+    async def tracking(self) -> None:
+        """An invalidation reaches whoever tracks the key, through writes by others."""
+        told: set[bytes] = set()
+
+        def pushed(push: list[Any]) -> None:
+            if push[0] == b"invalidate":
+                told.update(push[1] or [b"all"])
+
+        reader, writer = Resp(self.run, pushed), await Resp(self.run).open()
+        await reader.open()
+        try:
+            mode = self.draw.choice([(), ("NOLOOP",), ("BCAST", "PREFIX", "tr:")])
+            await reader.ask("CLIENT", "TRACKING", "ON", *mode)
+            keys = [f"tr:{self.draw.getrandbits(40)}" for _ in range(self.draw.randrange(1, 50))]
+            if not await self.stored(writer, keys, "1") or not await self.read_all(reader, keys):
+                return
+            told.clear()
+            stored = await self.stored(writer, keys, "2")
+            end = time.monotonic() + 3
+            while not {key.encode() for key in keys} <= told and b"all" not in told and time.monotonic() < end:
+                await reader.ask("PING")
+            missed = [key for key in keys if key.encode() not in told]
+            whole = not missed or b"all" in told or not stored
+            self.run.findings.check(whole, "an invalidation did not come", f"{mode}: {len(missed)} of {len(keys)}")
+            await writer.ask("DEL", *keys)
+        finally:
+            reader.close()
+            writer.close()
+
+    async def stored(self, writer: Resp, keys: list[str], value: str) -> bool:
+        replies = await writer.many(*[("SET", key, value, "PX", 60_000) for key in keys])
+        return all(reply == b"OK" for reply in replies)
+
+    async def read_all(self, reader: Resp, keys: list[str]) -> bool:
+        return all(value is not None for value in await reader.many(*[("GET", key) for key in keys]))
+
+
+class Monitor:
+    """Looks at the server from outside, some times a second."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.resident: list[int] = []
+        self.slowest = 0.0
+
+    async def lane(self) -> None:
+        run, number = self.run, 0
+        while not run.ended:
+            await asyncio.sleep(0.2)
+            with contextlib.suppress(Stopped):
+                before = time.monotonic()
+                peer = await Resp(run).open()
+                await peer.ask("PING")
+                took = time.monotonic() - before
+                self.slowest = max(self.slowest, took)
+                run.pace.saw(took - 0.1)
+                number += 1
+                await self.unrelated(peer, number)
+                peer.close()
+            if run.process.returncode is not None:
+                run.findings.fault("the server ended", str(run.process.returncode))
+                run.ended = True
+                return
+            self.resident.append(resident(run.process.pid))
+        self.judge()
+
+    async def unrelated(self, peer: Resp, number: int) -> None:
+        """Invalidate tags that no load has; no fill may be refused by them."""
+        words = [("CACHE.INVALIDATE", "TAGS", 2, f"other:{number}:{n}", f"more:{n}") for n in range(50)]
+        await peer.many(*words)
+
+    def judge(self) -> None:
+        # Connections' buffers have 64 MiB, and the allocator keeps what a burst needed for a while.
+        bound = self.run.memory * 1.05 + (16 << 20) + (64 << 20) + (32 << 20)
+        highest = max(self.resident, default=0)
+        self.run.findings.check(highest <= bound, "memory above its bound", f"{highest >> 20} MiB")
