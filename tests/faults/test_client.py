@@ -282,7 +282,7 @@ def test_threads_without_a_server_load_a_key_once(proxy: Proxy) -> None:
     threads = [threading.Thread(target=lambda: got.append(cache.get_or_load("x", load))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    until(lambda: len(cache._work._flights) == 1 and cache.stats()["errors"] == 8)  # noqa: SLF001
+    until(lambda: len(cache._core.flights) == 1 and cache.stats()["errors"] == 8)  # noqa: SLF001
     # Each knows that there is no server; the last of them has a few lines to go until it waits for the load.
     time.sleep(0.2)
     go.set()
