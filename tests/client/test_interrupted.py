@@ -34,6 +34,7 @@ from globalcache.client.leases import RENEW_EVERY, NoLease, ThreadLeases
 from globalcache.client.raised import Handled
 from globalcache.client.work import Refresher, Work
 from globalcache.errors import DeadlineError
+from globalcache.keys import KeyTemplate
 from tests.client.faces import Face
 from tests.client.test_loading import GUARD, alone
 from tests.conftest import until
