@@ -113,8 +113,16 @@ pub(crate) const TURN: usize = 8192;
 /// Loads that a command asks for in one turn.
 pub(super) const LOADS: usize = 1024;
 
-/// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
-const MAX_LOOKED_AT: usize = 1 << 20;
+/// What a transaction may cost beyond the keys that it names, in keys that are looked at: about a second, since it holds its
+/// shards so long.
+pub(super) const MAX_COST: usize = 1 << 20;
+
+/// Bytes that it takes as long to copy as to look at a key.
+pub(super) const BYTES_OF_A_KEY: usize = 1024;
+
+/// A transaction has cost as much as it may.
+const TOO_COSTLY: Error =
+    Error::new(Kind::Busy, "BUSY the transaction has looked at or copied too much already");
 
 impl Context<'_> {
     /// A step of the store, at the command's time and by whoever asked for it.
@@ -188,15 +196,10 @@ impl Context<'_> {
         over
     }
 
-    /// An error if a transaction, which has locked shards, has looked at so many items already without naming them that it
-    /// may not look at more. Asked before each part of a command of bounded length.
+    /// An error if a transaction, which has locked shards, has cost so much already that it may not look at more. Asked
+    /// before each part of a command of bounded length.
     pub(crate) fn may_look(&self) -> Result<(), Error> {
-        let busy = self.held.is_some() && self.waits.looked_at >= MAX_LOOKED_AT;
-        if busy {
-            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys or channels already"))
-        } else {
-            Ok(())
-        }
+        if self.held.is_some() && self.waits.looked_at >= MAX_COST { Err(TOO_COSTLY) } else { Ok(()) }
     }
 
     /// Removes everything, or everything in one database.

@@ -108,15 +108,26 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Info(sections) => return info(cx, sections).map(Reply::Text),
         Command::Hello { version, auth, name } => return hello(cx.engine, client, version, auth, name),
         Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
-        Command::Acl(command) => return acl::run(cx, client, &command),
+        Command::Acl(command) => {
+            cx.may_look()?;
+            return acl::run(cx, client, &command);
+        }
         Command::Client(command) => return client::run(cx, client, &command),
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => Reply::Fixed(&ALL),
+        Command::CommandAll => {
+            cx.may_look()?;
+            Reply::Fixed(&ALL)
+        }
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList(filter) => return list(cx, filter),
-        Command::CommandInfo(names) => return describe_named(names),
-        Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
-        Command::CommandDocs(names) => return document_named(names),
+        Command::CommandInfo(names) => {
+            cx.may_look()?;
+            return describe_named(names);
+        }
+        Command::CommandDocs(names) => {
+            cx.may_look()?;
+            return if names.is_empty() { Ok(Reply::Fixed(&DOCUMENTS)) } else { document_named(names) };
+        }
         Command::Text(command) => return text::run(cx, client, &command),
         Command::Key(command) => return keyspace::run(cx, client, &command),
         Command::Config(command) => return config::run(cx, &command),

@@ -428,6 +428,11 @@ impl Leases {
         self.map.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Whether the step has something to settle or to tell.
     #[inline]
     pub(super) fn has_pending(&self) -> bool {
