@@ -34,8 +34,12 @@ struct Talk<'e> {
 
 impl Talk<'_> {
     fn new(engine: &Engine) -> Talk<'_> {
-        let (session, scratch, out) = (Session::new(ConnectionId::default()), Scratch::default(), Output::default());
-        Talk { engine, session, input: Vec::new(), scratch, out }
+        Talk::with_id(engine, 0)
+    }
+
+    fn with_id(engine: &Engine, id: u64) -> Talk<'_> {
+        let session = Session::new(ConnectionId { id, ..ConnectionId::default() });
+        Talk { engine, session, input: Vec::new(), scratch: Scratch::default(), out: Output::default() }
     }
 
     /// One turn of the thread that serves it; what it answers, and whether it has more to do.
@@ -637,7 +641,8 @@ fn every_read_is_refused_once_a_transaction_cost_too_much() {
         })
         .filter(|request| !["FUNCTION", "CACHE.FORGET"].contains(&request[0]))
         .collect();
-    requests.extend([&["COMMAND"][..], &["COMMAND", "DOCS"], &["COMMAND", "INFO"], &["CLIENT", "LIST"]].map(<[_]>::to_vec));
+    requests
+        .extend([&["COMMAND"][..], &["COMMAND", "DOCS"], &["COMMAND", "INFO"], &["CLIENT", "LIST"]].map(<[_]>::to_vec));
     let mut refused = |requests: &[Vec<&str>]| {
         talk.ask(&["MULTI"]);
         (0..60).for_each(|_| _ = talk.ask(&["KEYS", "none:*"]));
@@ -649,6 +654,52 @@ fn every_read_is_refused_once_a_transaction_cost_too_much() {
     assert!(before > 0);
     let (count, answer) = refused(&requests);
     assert_eq!(count - before, requests.len(), "{answer}");
+}
+
+/// EXISTS of many keys runs in turns, and others write meanwhile. What workers load of them is asked for once, before it
+/// begins to count.
+#[test]
+fn many_keys_are_counted_in_turns() {
+    let engine = engine(64 << 20, 4, true);
+    let (mut talk, mut other) = (Talk::new(&engine), Talk::new(&engine));
+    let names = names(30_000);
+    fill(&engine.store, &names);
+    let words: Vec<&str> = std::iter::once("EXISTS").chain(names.iter().map(String::as_str)).chain(["none"]).collect();
+    let mut count = |begin: usize| {
+        talk.send(&words);
+        let mut turns = 0;
+        loop {
+            let (answer, goes_on) = talk.turn();
+            if !goes_on {
+                return (answer, turns);
+            }
+            turns += 1;
+            if turns == begin + 1 {
+                // One that it has counted, and one that it has not.
+                assert_eq!(other.ask(&["DEL", "key:0", "key:29999"]), ":2\\r\\n");
+            }
+        }
+    };
+    assert_eq!(count(0), (":29999\\r\\n".to_owned(), 3));
+    engine.loaders.declare(0, b"none").unwrap();
+    engine.store.with(Key { db: 0, bytes: b"none" }, NOW.mono, |entry| entry.set(b"v", &Meta::default())).unwrap();
+    assert_eq!(count(5), (":29999\\r\\n".to_owned(), 3));
+}
+
+/// The first client that subscribed is gone, and its many channels are forgotten a part at a time. Another one, which
+/// listens to nothing, unsubscribes from many names and is gone in the middle of that: the first stays uncounted.
+#[test]
+fn one_that_never_subscribed_ends_no_other_subscription() {
+    let engine = engine(64 << 20, 1, true);
+    let [mut first, mut second, mut other] = [1, 2, 3].map(|id| Talk::with_id(&engine, id));
+    let channels = names(20_000);
+    let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+    first.ask(&[&["SUBSCRIBE"][..], &channels].concat());
+    first.session.close(&engine, NOW);
+    second.send(&[&["UNSUBSCRIBE"][..], &channels].concat());
+    assert!(second.turn().1);
+    second.session.close(&engine, NOW);
+    assert!(channels.iter().all(|channel| other.ask(&["PUBLISH", channel, "m"]) == ":0\\r\\n"));
 }
 
 /// The replies of a transaction lie one behind the other: a short MGET behind long ones is not too long.

@@ -6,7 +6,7 @@ use crate::clock::Now;
 use crate::glob::Pattern;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
-use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
+use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
 use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, PATTERN_TOO_LONG, Values};
 
 /// What a command works with.
@@ -49,7 +49,7 @@ pub trait LockedShards {
     /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
     fn stats(&self) -> Stats;
     /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>));
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize));
     /// As [`Store::cursor_at`](crate::store::Store::cursor_at); all shards are locked.
     fn cursor_at(&self, random: u64) -> u64;
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
@@ -94,7 +94,7 @@ impl LockedShards for Locked<'_> {
         Locked::stats(self)
     }
 
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>)) {
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize)) {
         Locked::each_holder(self, visit);
     }
 
@@ -121,8 +121,7 @@ pub(super) const MAX_COST: usize = 1 << 20;
 pub(super) const BYTES_OF_A_KEY: usize = 1024;
 
 /// A transaction has cost as much as it may.
-const TOO_COSTLY: Error =
-    Error::new(Kind::Busy, "BUSY the transaction has looked at or copied too much already");
+const TOO_COSTLY: Error = Error::new(Kind::Busy, "BUSY the transaction has looked at or copied too much already");
 
 impl Context<'_> {
     /// A step of the store, at the command's time and by whoever asked for it.
@@ -221,7 +220,7 @@ impl Context<'_> {
     }
 
     /// As [`Store::each_holder`](crate::store::Store::each_holder).
-    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>)) {
+    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize)) {
         match &self.held {
             None => self.engine.store.each_holder(visit),
             Some(held) => held.each_holder(visit),
