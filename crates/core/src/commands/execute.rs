@@ -110,10 +110,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Info(sections) => return info(cx, sections).map(Reply::Text),
         Command::Hello { version, auth, name } => return hello(cx.engine, client, version, auth, name),
         Command::Auth(user, password) => return connection::auth(cx.engine, client, user, password),
-        Command::Acl(command) => {
-            cx.may_look()?;
-            return acl::run(cx, client, &command);
-        }
+        Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
         Command::CommandAll => {

@@ -27,8 +27,14 @@ pub(crate) fn add(value: &[u8], by: &[u8]) -> Result<String, Error> {
     if sum.is_finite() { Ok(format!("{sum}")) } else { Err(NO_NUMBER) }
 }
 
+/// Longest text that may be a number, as in Redis.
+const MAX_NUMBER: usize = 5 * 1024 - 1;
+
 /// The text of a number, if it is one and nothing else.
 fn read(text: &[u8]) -> Result<&str, Error> {
+    if text.len() > MAX_NUMBER {
+        return Err(NO_FLOAT);
+    }
     let text = std::str::from_utf8(text).map_err(|_| NO_FLOAT)?;
     match text.parse::<f64>() {
         Ok(number) if !number.is_nan() => Ok(text),
