@@ -107,6 +107,7 @@ mod tests {
         for text in ["", "abc", "1 ", " 1", "nan", "1.2.3", "0x10"] {
             assert_eq!(add(text.as_bytes(), b"1"), Err(NO_FLOAT), "{text:?}");
         }
+        assert_eq!(add(&[b'1'; MAX_NUMBER + 1], b"1"), Err(NO_FLOAT), "a long value is not read");
         assert_eq!(add(b"1", b"inf"), Err(NO_NUMBER));
         assert_eq!(add(b"1.7e308", b"1.7e308"), Err(NO_NUMBER));
     }

@@ -140,5 +140,7 @@ mod tests {
     fn sums_are_known_whatever_their_case() {
         assert_eq!(known(b"C3F8721CBB97F72BC19E972846BD7AAF91901658"), Some(Script::Release));
         assert_eq!(known(sha1(b"return 1").as_bytes()), None);
+        assert_eq!(sum(b"return 1"), Some(sha1(b"return 1")));
+        assert_eq!(sum(&[b' '; MAX_SCRIPT + 1]), None, "a long text is not summed up");
     }
 }
