@@ -25,6 +25,7 @@ import pytest
 
 from globalcache.client import failures, leases, lookup
 from globalcache.client import refresher as refreshing
+from globalcache.client.claims import Claim, Claims
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flight, Flights, is_in_load
 from globalcache.client.guard import Guard
@@ -34,6 +35,7 @@ from globalcache.client.raised import Handled
 from globalcache.client.refresher import Refresher
 from globalcache.client.single_flight import SingleFlight
 from globalcache.errors import DeadlineError
+from globalcache.keys import KeyTemplate
 from tests.client.faces import Face
 from tests.client.test_single_flight import GUARD, load_once
 from tests.conftest import until
@@ -202,6 +204,26 @@ def test_refreshes_find_a_thread_after_interruptions(monkeypatch: pytest.MonkeyP
         times=refreshing._REFRESHERS,  # noqa: SLF001
     )
     assert steps > 5
+
+
+def test_claims_can_be_looked_at_after_interruptions() -> None:
+    """Whoever decorates a function is interrupted while its keys are noted: the next decoration finds them or not."""
+    made = [Claims()]
+
+    def add() -> None:
+        made[-1].add(Claim("", KeyTemplate("a:{number}", value_of), value_of), shared=True)
+
+    def check() -> None:
+        made[-1].near("")
+        add()
+        assert [claim.template for claim in made[-1].near("")] == ["a:{number}"]
+        made.append(Claims())
+
+    assert at_every_step("client/claims.py", call=add, check=check) > 5
+
+
+def value_of(number: int) -> int:
+    return number
 
 
 class Recording:

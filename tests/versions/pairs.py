@@ -310,9 +310,12 @@ def test_a_failure_is_remembered_and_forgotten(server: TheServer, client: Peer, 
         client("row", 1)
     assert caught.value.kind == "Broken"
     assert "Broken" in client("cache.inspect", "row:1")["failure"]
-    found = value_of(other, "row", 1)  # it may try itself, which is not stored, or raise LoadError
+    # It raises LoadError, or loads itself where the 100 ms are over in which nobody may or it is this version.
+    errors = server.errors()
+    found = value_of(other, "row", 1)
     assert found is None or found["process"] == other("pid")
-    server.meant = int(found is None)  # a load that failed is answered as LOADFAILED by both
+    server.meant = server.errors() - errors
+    assert server.meant <= 1  # LOADFAILED
     client("database.heal", "row:1")
     server.pass_time(2)
     until(lambda: value_of(client, "row", 1))

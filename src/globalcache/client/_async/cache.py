@@ -443,10 +443,12 @@ class AsyncCache(Decorators):
     ) -> Loaded:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
-        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
-        once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
-        and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
-        when something is loaded; `guard` has the options of a decorator about exceptions.
+        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at once
+        and refreshed in the background, and now and then so is one whose end is near: `load` may run after the call, so
+        it must not use variables that change meanwhile, such as that of a loop. A value that was loaded before an
+        invalidation is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and
+        may be a function that is asked for it when something is loaded; `guard` has the options of a decorator about
+        exceptions.
 
         Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
         and TypeError for a value that would not come back the same. After a failure in another process `load` runs
