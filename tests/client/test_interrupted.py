@@ -158,7 +158,7 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
     threads = [threading.Thread(target=lambda: got.append(load_once(single_flight, b"k", load))) for _ in range(2)]
     threads[0].start()
     assert begun.wait(10)
-    assert at_every_step("single_flight.py", "flights.py", call=wait, check=lambda: None) > 5
+    assert at_every_step("single_flight.py", "flights.py", "load_slots.py", call=wait, check=lambda: None) > 5
     threads[1].start()
     go.set()
     for thread in threads:
@@ -430,7 +430,14 @@ _INTERRUPTED = {
     "threads": ("globalcache/client/",),
     "tasks": tuple(
         f"client/{name}"
-        for name in ("_async/cache", "_async/batch_loader", "single_flight", "refresher", "runner", "flights")
+        for name in (
+            "_async/",
+            "single_flight",
+            "refresher",
+            "runner",
+            "flights",
+            "load_slots",
+        )
     ),
 }
 SCENARIOS = [(name, url) for name in ("nested", "many", "written") for url in ("memory://", "")] + [

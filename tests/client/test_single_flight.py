@@ -154,6 +154,6 @@ def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
 
     assert asyncio.run(run()) == 7
     flights = single_flight._flights  # noqa: SLF001
-    left = len(flights), len(flights.rooms.taken), len(refresher._tasks)  # noqa: SLF001
+    left = len(flights), len(flights.slots.taken), len(refresher._tasks)  # noqa: SLF001
     assert left == (0, 0, 0)
-    assert (len(single_flight._leaders), len(refresher._rooms)) == (1, 1)  # noqa: SLF001
+    assert (len(single_flight._leaders), len(refresher._semaphores)) == (1, 1)  # noqa: SLF001

@@ -24,7 +24,7 @@ class AsyncRefresher:
 
     def __init__(self) -> None:
         # By the loops themselves: the number of one that was collected may be another's. See `_forget_closed`.
-        self._rooms: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._semaphores: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def refresh(self, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]) -> bool:
@@ -33,12 +33,12 @@ class AsyncRefresher:
         `work` is given those leases whose load begins within 10 s; all are released when it ends.
         """
         loop = asyncio.get_running_loop()
-        room = self._room_of(loop)
+        semaphore = self._semaphore_of(loop)
         if len(self._tasks) >= MOST_QUEUED:
             return False
         for lease in leases:
             lease.queue()
-        task = loop.create_task(_refresh(room, leases, work))
+        task = loop.create_task(_refresh(semaphore, leases, work))
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -50,27 +50,27 @@ class AsyncRefresher:
         task.add_done_callback(ended)
         return True
 
-    def _room_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
-        found = self._rooms.get(loop)
+    def _semaphore_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+        found = self._semaphores.get(loop)
         if found is None:
             self._forget_closed()
-            found = self._rooms[loop] = asyncio.Semaphore(_REFRESHES)
+            found = self._semaphores[loop] = asyncio.Semaphore(_REFRESHES)
         return found
 
     def _forget_closed(self) -> None:
         """Forget the loops that were closed: what they had not finished never ends, and must not count any more."""
-        for loop in [loop for loop in list(self._rooms) if loop.is_closed()]:
-            self._rooms.pop(loop, None)
+        for loop in [loop for loop in list(self._semaphores) if loop.is_closed()]:
+            self._semaphores.pop(loop, None)
         self._tasks.difference_update([task for task in list(self._tasks) if task.get_loop().is_closed()])
 
 
 async def _refresh(
-    room: asyncio.Semaphore, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]
+    semaphore: asyncio.Semaphore, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Awaitable[Any]]
 ) -> None:
     # It may outlast the load that asked for it, and nobody waits for it.
     loading.set(())
     try:
-        async with room:
+        async with semaphore:
             begun = [lease for lease in leases if lease.start()]
             if begun:
                 await work(begun)

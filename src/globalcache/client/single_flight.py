@@ -7,8 +7,9 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from globalcache.client.flights import LOOK_AGAIN, Flight, Flights, Place, aboard, is_in_load, outer_flights, place_of
+from globalcache.client.flights import LOOK_AGAIN, Flight, Flights, aboard, is_in_load, outer_flights
 from globalcache.client.holder import Holder
+from globalcache.client.load_slots import LoadSlot, slot_of
 from globalcache.client.raised import Raised
 from globalcache.client.runner import Runner
 from globalcache.errors import DeadlineError
@@ -32,7 +33,7 @@ class SingleFlight:
         """Load those of these keys that nobody loads in this process, and then wait for who loads the others.
 
         Returns the flight of the caller, and those of the other keys, which are over or have lasted until `end`. What
-        the load raises is in its flight; then nothing is waited for. Raises DeadlineError if it has no room in time.
+        the load raises is in its flight; then nothing is waited for. Raises DeadlineError if it has no slot in time.
         """
         leader = Holder()
         others: dict[bytes, Flight] = {}
@@ -74,30 +75,30 @@ class SingleFlight:
         return others
 
     def limited(self, load: Callable[[], Any], wait: float) -> Any:
-        """Run a load as soon as there is room for it. Raises DeadlineError if there was none within `wait` seconds."""
+        """Run a load as soon as a slot is free. Raises DeadlineError if there was none within `wait` seconds."""
         return self._limited(load, time.monotonic() + wait)
 
     def _limited(self, load: Callable[[], Any], end: float) -> Any:
-        # A load inside a load has its room already.
+        # A load inside a load has its slot already.
         if is_in_load():
             return load()
-        room = Holder()
-        place = place_of(room, self._flights.rooms)
+        holder = Holder()
+        slot = slot_of(holder, self._flights.slots)
         try:
-            self._enter(place, end)
+            self._enter(slot, end)
             result = load()
         finally:
             # First, for it calls nothing, so nothing can interrupt it.
-            del room
-            self._flights.rooms.leave(place)
+            del holder
+            self._flights.slots.leave(slot)
         return result
 
-    def _enter(self, place: Place, end: float) -> None:
-        """Wait for room."""
-        rooms, bell = self._flights.rooms, threading.Lock()
+    def _enter(self, slot: LoadSlot, end: float) -> None:
+        """Wait for a slot."""
+        slots, bell = self._flights.slots, threading.Lock()
         bell.acquire()
-        while not rooms.enter(place, bell.release):
+        while not slots.enter(slot, bell.release):
             left = end - time.monotonic()
             if left <= 0:
-                raise DeadlineError(f"{rooms.most} loads run already")
+                raise DeadlineError(f"{slots.most} loads run already")
             bell.acquire(timeout=min(left, LOOK_AGAIN))

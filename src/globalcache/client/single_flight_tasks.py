@@ -9,8 +9,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.flights import Flight, Flights, Place, aboard, is_in_load, outer_flights, place_of
+from globalcache.client.flights import Flight, Flights, aboard, is_in_load, outer_flights
 from globalcache.client.holder import Holder
+from globalcache.client.load_slots import LoadSlot, slot_of
 from globalcache.client.raised import Raised
 from globalcache.client.runner_tasks import AsyncRunner
 from globalcache.errors import DeadlineError
@@ -53,7 +54,7 @@ class AsyncSingleFlight:
         """Load those of these keys that nobody loads in this process, and then wait for who loads the others.
 
         Returns the flight of the caller, and those of the other keys, which are over or have lasted until `end`. What
-        the load raises is in its flight; then nothing is waited for. Raises DeadlineError if it has no room in time.
+        the load raises is in its flight; then nothing is waited for. Raises DeadlineError if it has no slot in time.
 
         The load is a task of its own, so that a caller that is cancelled takes nothing from the others.
         """
@@ -82,7 +83,7 @@ class AsyncSingleFlight:
         leaders.add(task)
         await asyncio.wait([task], timeout=max(0.0, end - time.monotonic()))
         if not flight.has_begun and not task.done():
-            raise DeadlineError(f"{self._flights.rooms.most} loads run already")
+            raise DeadlineError(f"{self._flights.slots.most} loads run already")
         return await asyncio.shield(task)
 
     async def _lead(self, flight: Flight, run: Run) -> dict[bytes, Flight]:
@@ -123,30 +124,30 @@ class AsyncSingleFlight:
             await asyncio.wait([future], timeout=left if flight.loop is loop else min(left, _LOOK_AGAIN))
 
     async def limited(self, load: Callable[[], Awaitable[Any]], wait: float) -> Any:
-        """Run a load as soon as there is room for it. Raises DeadlineError if there was none within `wait` seconds."""
+        """Run a load as soon as a slot is free. Raises DeadlineError if there was none within `wait` seconds."""
         return await self._limited(load, time.monotonic() + wait)
 
     async def _limited(self, load: Callable[[], Awaitable[Any]], end: float = math.inf) -> Any:
-        # A load inside a load has its room already.
+        # A load inside a load has its slot already.
         if is_in_load():
             return await load()
-        room = Holder()
-        place = place_of(room, self._flights.rooms, asyncio.get_running_loop())
+        holder = Holder()
+        slot = slot_of(holder, self._flights.slots, asyncio.get_running_loop())
         try:
-            await self._enter(place, end)
+            await self._enter(slot, end)
             return await load()
         finally:
-            del room
-            self._flights.rooms.leave(place)
+            del holder
+            self._flights.slots.leave(slot)
 
-    async def _enter(self, place: Place, end: float) -> None:
-        """Wait for room."""
-        rooms, bell = self._flights.rooms, asyncio.Event()
+    async def _enter(self, slot: LoadSlot, end: float) -> None:
+        """Wait for a slot."""
+        slots, bell = self._flights.slots, asyncio.Event()
         wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, bell.set)
-        while not rooms.enter(place, wake):
+        while not slots.enter(slot, wake):
             left = end - time.monotonic()
             if left <= 0:
-                raise DeadlineError(f"{rooms.most} loads run already")
+                raise DeadlineError(f"{slots.most} loads run already")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LOOK_AGAIN)):
                     await bell.wait()
