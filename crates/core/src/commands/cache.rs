@@ -13,6 +13,7 @@ use crate::state::loaders::Serving;
 use crate::state::users::{Access, Need};
 use crate::state::waits::wait_number;
 use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Meta, Outcome, Step};
+use crate::table::redis;
 use crate::version::VERSION;
 use crate::vocabulary::{Args, Blob, CacheCommand, EntryOptions, Error, Kind, Reply, SetCondition, Values, integer};
 
@@ -399,7 +400,7 @@ pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
     match &client.access {
         Access::Limited(user) => {
             let need = Need { read: false, write: true };
-            user.rights().any(|rights| rights.may_run_named("cache.fill") && rights.may_use(key, need))
+            user.rights().any(|rights| rights.may_run(redis::FILL) && rights.may_use(key, need))
         }
         _ => true,
     }

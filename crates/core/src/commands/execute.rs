@@ -6,49 +6,41 @@ use super::connection::hello;
 use super::context::{Context, expires_at};
 use super::info::info;
 use super::keys::{count, expire, persist, remove, ttl};
+use super::memcached::is_fill;
 use super::server::{ALL, DOCUMENTS, describe_named, document_named, keys_of, list, memory_stats};
 use super::strings::{get, increment, mget, mset, set};
 use super::waiting::load_first;
 use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub, scripts, stats, text, transaction};
 use crate::state::client::Client;
 use crate::store::Key;
-use crate::table::{Row, TABLE, flag, needed};
-use crate::vocabulary::{Args, Blob, CacheCommand, Command, Error, PubSubCommand, Reply};
+use crate::table::{Request, TABLE, flag};
+use crate::vocabulary::{Blob, Command, Error, Reply};
 
-/// Runs a command of the table, after loading what it depends on where workers load.
+/// Runs the command of a request, after loading what it depends on where workers load.
 #[inline]
-pub(crate) fn execute_row(
+pub(crate) fn execute_request(
     cx: &mut Context<'_>,
     client: &mut Client,
-    row: &'static Row,
-    args: Args<'_>,
+    request: &Request<'_>,
     command: &Command<'_>,
 ) -> Reply {
-    if cx.engine.loaders.any() {
-        // Reads of values look for themselves: a hit must not look twice.
-        let reads = matches!(
-            command,
-            Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
-        );
+    let fills = |cx: &mut _, client: &_| matches!(command, Command::Memcached(item) if is_fill(cx, client, item));
+    if cx.engine.loaders.any() && !request.looks && !fills(cx, client) {
         let db = client.db;
-        if !reads {
-            match load_first(cx, client, needed(row, args, command).map(|bytes| Key { db, bytes })) {
-                Ok(false) => {}
-                Ok(true) => return Reply::Parked,
-                Err(error) => return Reply::Error(error),
-            }
+        match load_first(cx, client, request.needed(command).map(|bytes| Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
         }
     }
     if client.tracking.is_some() {
-        client::remember_reads(cx, client, row, args);
+        client::remember_reads(cx, client, request);
     }
     let reply = execute(cx, client, command);
     if !client.watched.is_empty() && !matches!(reply, Reply::Parked) {
-        transaction::note_reads(client, row, args, command, cx.waits);
+        transaction::note_reads(client, request, command, cx.waits);
     }
-    if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0
-        && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::PubSub(PubSubCommand::Publish(..)))
-    {
+    if request.row.has(flag::CONNECTION | flag::TRANSACTION) && !request.row.has(flag::UNSEEN) {
         client.show();
     }
     reply
@@ -132,7 +124,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Nothing => Reply::Ok,
         Command::Help(lines) => Reply::Array(lines.iter().map(|line| Reply::Word(line)).collect()),
         Command::Multi => return transaction::begin(client),
-        Command::Exec => return transaction::exec(cx, client, execute_row),
+        Command::Exec => return transaction::exec(cx, client, execute_request),
         Command::Discard => return transaction::discard(cx, client),
         Command::Watch(keys) => return transaction::watch(cx, client, keys),
         Command::Unwatch => {

@@ -6,7 +6,7 @@ use super::number;
 use super::strings::{get_served, write_all};
 use crate::state::client::Client;
 use crate::store::{Key, Meta, Refused};
-use crate::table::{lookup, read_time};
+use crate::table::read_late_expiry;
 use crate::vocabulary::{After, Args, Blob, Error, Expiry, Reply, TextCommand};
 
 pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &TextCommand<'_>) -> Result<Reply, Error> {
@@ -129,9 +129,7 @@ fn take_and(cx: &mut Context<'_>, client: &Client, key: Key<'_>, after: After<'_
                 return Ok(reply);
             }
             After::Persist => Expiry::Never,
-            After::Expire(text, unit, absolute) => {
-                read_time(lookup(b"GETEX").expect("a row of the table"), text, unit, absolute)?
-            }
+            After::Expire(text, unit, absolute) => read_late_expiry(text, unit, absolute)?,
         };
         if matches!(expiry, Expiry::At(wall) if wall <= now.wall) {
             entry.remove();

@@ -18,7 +18,7 @@ use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
 use crate::state::waits::{Waits, wait_number, wait_parts};
 use crate::store::{Changes, ConnectionId, Key, Loaded, Outcome, Refused};
-use crate::table::{Row, flag, needed};
+use crate::table::{Request, Row, flag};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
 /// Keys that one client may watch.
@@ -35,8 +35,8 @@ const NO_ROOM_FOR_ERROR: Error = Error::new(
 );
 
 /// A request was refused before it could be queued; what it answers.
-pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8], error: Error) -> Error {
-    if name.eq_ignore_ascii_case(b"EXEC") {
+pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, row: Option<&Row>, error: Error) -> Error {
+    if row.is_some_and(|row| row.has(flag::EXECUTES)) {
         client.queue = None;
         unwatch(engine, now, client);
         return discarded(&error);
@@ -112,10 +112,10 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
 /// answer that nothing was written depends on what was there. A command that was sent before WATCH and had to wait changes
 /// nothing of what is watched.
 #[cold]
-pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command: &Command<'_>, waits: &Waits) {
+pub(crate) fn note_reads(client: &mut Client, request: &Request<'_>, command: &Command<'_>, waits: &Waits) {
     let db = client.db;
-    let reads_stored = row.flags & (flag::READ | flag::LOAD) == flag::READ;
-    for bytes in needed(row, args, command).chain(row.keys(args).filter(|_| reads_stored)) {
+    let reads_stored = request.row.has(flag::READ) && !request.row.has(flag::LOAD);
+    for bytes in request.needed(command).chain(request.keys().filter(|_| reads_stored)) {
         let key = Key { db, bytes };
         let place = client.watched.position(key);
         let known = place.and_then(|place| client.watched.get_mut(place));
@@ -144,7 +144,7 @@ fn rebase(client: &mut Client, waits: &Waits) {
 }
 
 /// Runs one command of a transaction. An argument, since EXEC is one of the commands itself.
-pub(crate) type Execute = fn(&mut Context<'_>, &mut Client, &'static Row, Args<'_>, &Command<'_>) -> Reply;
+pub(crate) type Execute = fn(&mut Context<'_>, &mut Client, &Request<'_>, &Command<'_>) -> Reply;
 
 /// EXEC.
 pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) -> Result<Reply, Error> {
@@ -168,7 +168,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
     let wide = queue.is_wide();
     let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
     let mut run = |held: &mut dyn LockedShards| {
-        if queue.requests().any(|(row, _)| row.name == "CACHE.INVALIDATE") {
+        if queue.requests().any(|(row, _)| row.has(flag::TAGS)) {
             held.hold_to_invalidate();
         }
         if watched.iter().any(|known| !known.holds(held)) {
@@ -199,7 +199,7 @@ fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
         // One that cannot be read, or whose load fails, answers so in its place.
         let Ok(command) = permitted(client, row, args) else { continue };
         let done = if index == first { first_key } else { 0 };
-        for (place, bytes) in needed(row, args, &command).enumerate().skip(done) {
+        for (place, bytes) in Request::new(row, args).needed(&command).enumerate().skip(done) {
             if cx.ends_asking(end, wait_number(index, place)) {
                 return true;
             }
@@ -229,7 +229,7 @@ fn one(
 ) -> Reply {
     let begun = cx.scratch.len();
     let reply = match permitted(client, row, args) {
-        Ok(command) => execute(cx, client, row, args, &command),
+        Ok(command) => execute(cx, client, &Request::new(row, args), &command),
         Err(error) => Reply::Error(error),
     };
     let (failed, length) = (matches!(reply, Reply::Error(_)), reply.memory());
@@ -247,7 +247,7 @@ fn one(
 
 /// A queued request as a command: what the user may do can have changed since it was queued.
 fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    gate::permit(client, row, args).and_then(|()| (row.read)(row, args.from(1)))
+    gate::permit(client, &Request::new(row, args)).and_then(|()| (row.read)(row, args.from(1)))
 }
 
 impl Watched {

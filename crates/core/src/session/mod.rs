@@ -15,10 +15,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::clock::Now;
 use crate::commands::cache::end_unread_fill;
 use crate::commands::context::{Context, TOO_MUCH, expires_at};
-use crate::commands::execute::{execute, execute_row};
-use crate::commands::memcached::is_fill;
+use crate::commands::execute::execute_request;
 use crate::commands::strings::why_refused;
-use crate::commands::waiting::load_first;
 use crate::commands::{gate, transaction};
 use crate::limits::Limits;
 use crate::output::Output;
@@ -35,7 +33,7 @@ use crate::state::mailbox::Event;
 use crate::state::users::Access;
 use crate::state::waits::{Waits, wait_parts};
 use crate::store::{AHEAD, ConnectionId, Entry, Granted, Key, Meta, Outcome, Step, Value};
-use crate::table::{Row, fill_of, flag, lookup, unknown};
+use crate::table::{Fast, Request, Row, fill_of, flag, lookup, unknown};
 use crate::vocabulary::{
     Args, Blob, CacheCommand, Command, Condition, Error, Expiry, Kind, MemcachedCommand, Mode, Replies, Reply, Span,
     check_keys, too_long,
@@ -164,10 +162,10 @@ impl Plain {
     /// What a request is, if it is as plain as that.
     #[inline]
     fn new(row: &'static Row, args: Args<'_>) -> Option<Plain> {
-        let plain = match (row.name, args.len()) {
-            ("GET", 2) => Plain::Get,
-            ("SET", 3) => Plain::Set(Expiry::Never),
-            ("SET", 5) => match (row.read)(row, args.from(1)) {
+        let plain = match (row.fast?, args.len()) {
+            (Fast::Get, 2) => Plain::Get,
+            (Fast::Set, 3) => Plain::Set(Expiry::Never),
+            (Fast::Set, 5) => match (row.read)(row, args.from(1)) {
                 Ok(Command::Set { expiry: Expiry::Keep, .. }) => return None,
                 Ok(Command::Set { expiry, condition: Condition::Always, get: false, .. }) => Plain::Set(expiry),
                 _ => return None,
@@ -503,7 +501,7 @@ impl Session {
 
     /// Runs an MGET, its values going from the store to the output at once; whether it is one, and well formed.
     fn run_mget(&self, run: &mut Run<'_>, input: &[u8], frame: &Frame, out: &mut Output) -> bool {
-        if !matches!(frame.name, Name::Redis(Some(row)) if row.name == "MGET") {
+        if !matches!(frame.name, Name::Redis(Some(row)) if row.fast == Some(Fast::GetMany)) {
             return false;
         }
         let (db, resp3, limit) = (self.client.db, self.client.resp == 3, run.engine.limits.max_request);
@@ -598,19 +596,18 @@ impl Session {
     #[cold]
     fn refuse_too_long(&mut self, run: &mut Run<'_>, input: &[u8], frame: &Frame, out: &mut Output) -> bool {
         let args = Args::new(&input[frame.start..], &run.scratch.spans[frame.spans.0..frame.spans.1]);
-        let name = args.get(0).unwrap_or_default();
-        let row = lookup(name);
+        let row = args.get(0).and_then(lookup);
         let length = self.reader.too_long().unwrap_or_default();
         let mut error = too_long(length, run.engine.limits.max_value);
-        if let Some(Err(refused)) = row.map(|row| gate::permit(&self.client, row, args)) {
+        if let Some(Err(refused)) = row.map(|row| gate::permit(&self.client, &Request::new(row, args))) {
             error = refused;
-        } else if row.is_some_and(|row| row.name == "CACHE.FILL")
+        } else if row.is_some_and(|row| row.has(flag::FILL))
             && self.client.queue.is_none()
             && let Some(fill) = fill_of(args.from(1))
         {
             end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
         }
-        let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, name, error);
+        let reply = transaction::refused(run.engine, run.now.mono, &mut self.client, row, error);
         let reply = Reply::Error(reply);
         self.skip_one_reply();
         self.send_reply(run, &reply, out);
@@ -649,7 +646,8 @@ impl Session {
                 return true;
             }
         };
-        if let Err(error) = gate::permit_like(&self.client, &command) {
+        let request = Request::of(&command);
+        if let Err(error) = gate::permit(&self.client, &request) {
             run.errors += 1;
             if self.client.access.user().is_none() {
                 memcached::refuse(self.authenticate_by_set(run.engine, &command), out);
@@ -669,7 +667,7 @@ impl Session {
             waits: &mut waits,
         };
         self.number = number_waits(cx.waits, self.number);
-        let reply = execute_loaded(&mut cx, &mut self.client, &command);
+        let reply = execute_request(&mut cx, &mut self.client, &request, &command);
         if matches!(reply, Reply::Parked) {
             self.parked = Some(waits);
             return false;
@@ -730,7 +728,7 @@ impl Session {
         waits.in_turns = true;
         self.number = number_waits(&mut waits, self.number);
         let reply = match admit(row, name, args, &self.client) {
-            Ok(row) if self.client.only_listens() && !row.is_for_listeners() => {
+            Ok(row) if self.client.only_listens() && !row.has(flag::LISTENER) => {
                 let text = format!(
                     "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
                      this context",
@@ -738,7 +736,7 @@ impl Session {
                 );
                 Reply::Error(Error::with(Kind::Malformed, text))
             }
-            Ok(row) if self.client.queue.is_some() && row.flags & flag::TRANSACTION == 0 => {
+            Ok(row) if self.client.queue.is_some() && !row.has(flag::TRANSACTION) => {
                 let queue = self.client.queue.as_mut().expect("a transaction has begun");
                 queue.push(row, args, run.engine.limits.max_request)
             }
@@ -756,10 +754,10 @@ impl Session {
                         held: None,
                         waits: &mut waits,
                     };
-                    execute_row(&mut cx, &mut self.client, row, args, command)
+                    execute_request(&mut cx, &mut self.client, &Request::new(row, args), command)
                 }
                 Err(error) => {
-                    if row.name == "CACHE.FILL"
+                    if row.has(flag::FILL)
                         && let Some(fill) = fill_of(args.from(1))
                     {
                         end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);
@@ -767,10 +765,10 @@ impl Session {
                     Reply::Error(error.clone())
                 }
             },
-            Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
+            Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, row, error)),
         };
         let reply = match reply {
-            Reply::Parked => match self.park(run.engine, run.now, args, waits, out) {
+            Reply::Parked => match self.park(run.engine, run.now, row, args, waits, out) {
                 Some(reply) => reply,
                 None => return false,
             },
@@ -782,7 +780,7 @@ impl Session {
             }
         };
         // A request that waits in its place takes its CLIENT CACHING when it runs.
-        self.client.end_caching(name);
+        self.client.end_caching(row);
         let reply = match reply {
             Reply::Value(Blob::Scratch(range)) if self.client.replies == Replies::All => {
                 run.commands += 1;
@@ -827,7 +825,15 @@ impl Session {
 
     /// Keeps a request that waits, or leaves it where it is; what is answered at once if what follows is run.
     #[cold]
-    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits, out: &mut Output) -> Option<Reply> {
+    fn park(
+        &mut self,
+        engine: &Engine,
+        now: Now,
+        row: Option<&'static Row>,
+        args: Args<'_>,
+        mut waits: Waits,
+        out: &mut Output,
+    ) -> Option<Reply> {
         if waits.progress.is_some() {
             self.send_pushes(&mut waits, out);
             self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
@@ -851,7 +857,7 @@ impl Session {
         }
         waits.caching = self.client.tracking.as_ref().map(|options| options.caching);
         self.keep(waits, Kept::of(args), self.client.db);
-        Some(ticket_reply(args.get(0).unwrap_or_default(), number))
+        Some(ticket_reply(row, number))
     }
 
     /// Keeps a request that waits beside others.
@@ -907,7 +913,7 @@ impl Session {
                     held: None,
                     waits: &mut waits,
                 };
-                execute_row(&mut cx, &mut self.client, row, args, &command)
+                execute_request(&mut cx, &mut self.client, &Request::new(row, args), &command)
             }
             Err(error) => Reply::Error(error),
         };
@@ -916,7 +922,7 @@ impl Session {
             self.under_way = Some(Ticket { waits, request, db });
             return false;
         }
-        self.client.end_caching(row.name.as_bytes());
+        self.client.end_caching(Some(row));
         self.send_reply(run, &reply, out);
         true
     }
@@ -1147,7 +1153,7 @@ impl Session {
                             held: None,
                             waits: &mut waits,
                         };
-                        execute_row(&mut cx, &mut self.client, row, args, &command)
+                        execute_request(&mut cx, &mut self.client, &Request::new(row, args), &command)
                     }
                     Err(error) => Reply::Error(error),
                 };
@@ -1271,7 +1277,7 @@ impl Session {
         let error = too_long(length, run.engine.limits.max_value);
         if let Some(command) = message.command()
             && let Err(refused) =
-                check_keys(message.keys().iter()).and_then(|()| gate::permit_like(&self.client, &command))
+                check_keys(message.keys().iter()).and_then(|()| gate::permit(&self.client, &Request::of(&command)))
         {
             return Reply::Error(refused);
         }
@@ -1294,7 +1300,8 @@ impl Session {
         }
         let command = admitted.map(|()| message.command());
         let permitted = command.and_then(|command| {
-            command.as_ref().map_or(Ok(()), |command| gate::permit_like(&self.client, command)).map(|()| command)
+            let permit = |command| gate::permit(&self.client, &Request::of(command));
+            command.as_ref().map_or(Ok(()), permit).map(|()| command)
         });
         let length = message.value_len();
         let reply = match permitted {
@@ -1309,7 +1316,7 @@ impl Session {
                     held: None,
                     waits: &mut waits,
                 };
-                execute_loaded(&mut cx, &mut self.client, &command)
+                execute_request(&mut cx, &mut self.client, &Request::of(&command), &command)
             }),
             Err(error) => Reply::Error(error),
         };
@@ -1366,33 +1373,16 @@ fn admit(row: Option<&'static Row>, name: &[u8], args: Args<'_>, client: &Client
         return Err(Error::new(Kind::TooLarge, "ERR too many arguments"));
     }
     check_keys(row.keys(args))?;
-    gate::permit(client, row, args)?;
-    if client.worker && row.flags & flag::WORKER == 0 {
+    gate::permit(client, &Request::new(row, args))?;
+    if client.worker && !row.has(flag::WORKER) {
         return Err(Error::new(Kind::Denied, "ERR this connection is a loader worker's: use another one for the rest"));
     }
     Ok(row)
 }
 
-/// As [`execute_row`], for protocols whose commands are no rows of the table.
-#[inline]
-fn execute_loaded(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
-    if cx.engine.loaders.any()
-        && let Some(bytes) = command.depends_on()
-        && !matches!(command, Command::Memcached(item) if is_fill(cx, client, item))
-    {
-        let db = client.db;
-        match load_first(cx, client, std::iter::once(Key { db, bytes })) {
-            Ok(false) => {}
-            Ok(true) => return Reply::Parked,
-            Err(error) => return Reply::Error(error),
-        }
-    }
-    execute(cx, client, command)
-}
-
 /// What a request answers at once that waits beside others.
-fn ticket_reply(name: &[u8], number: u64) -> Reply {
-    if name.eq_ignore_ascii_case(b"CACHE.FETCH") {
+fn ticket_reply(row: Option<&Row>, number: u64) -> Reply {
+    if row.is_some_and(|row| row.has(flag::TICKET)) {
         let int = |number: i64| Reply::Int(number);
         return Reply::Array(vec![Reply::word("waiting"), Reply::Null, int(number as i64), int(0), int(-2), int(0)]);
     }
