@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use super::context::{Context, LOADS, TOO_MUCH, take, take_next};
-use super::strings::why_refused;
-use super::waiting::{LoadState, asks_in_turns, ensure_loaded_to_read, load_failed, load_many, refresh};
+use super::context::{Context, take};
+use super::read::{Form, get, get_many};
+use super::strings::{add, why_refused};
+use super::waiting::load_failed;
 use crate::limits::MAX_TAGS;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
@@ -15,7 +16,7 @@ use crate::state::waits::wait_number;
 use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Meta, Outcome, Step};
 use crate::table::redis;
 use crate::version::VERSION;
-use crate::vocabulary::{Args, Blob, CacheCommand, EntryOptions, Error, Kind, Reply, SetCondition, Values, integer};
+use crate::vocabulary::{Blob, CacheCommand, EntryOptions, Error, Kind, Reply, SetCondition};
 
 /// Leases and waits that a connection may have: what a busy process has under way.
 const MAX_HOLDS: usize = 1 << 14;
@@ -29,8 +30,8 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
     let db = client.db;
     let key_of = |bytes| Key { db, bytes };
     match *command {
-        CacheCommand::Get(key) => Ok(get(cx, client, key_of(key))),
-        CacheCommand::GetMany(keys) => get_many(cx, client, keys),
+        CacheCommand::Get(key) => Ok(get(cx, client, key_of(key), Form::WithFlags)),
+        CacheCommand::GetMany(keys) => get_many(cx, client, keys, Form::WithFlags),
         CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
         CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
         CacheCommand::Fill { key, token, value, keep, problem } => {
@@ -69,7 +70,9 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         // Those who wait are known to the session, which leaves the queues before this is run.
         CacheCommand::Cancel(_) => Ok(Reply::Int(0)),
         CacheCommand::Set { key, value, keep, only } => set(cx, key_of(key), value, &keep, only),
-        CacheCommand::Increment { key, delta, keep } => increment(cx, key_of(key), delta, &keep),
+        CacheCommand::Increment { key, delta, keep } => with_meta(cx, db, &keep, |cx, meta| {
+            cx.with(key_of(key), |entry, _| add(entry, delta, meta)).map(Reply::Int)
+        }),
         CacheCommand::Loader { patterns, inflight } => {
             if client.resp != 3 {
                 return Err(Error::new(Kind::Malformed, "ERR loads are pushed: a worker says HELLO 3 first"));
@@ -186,101 +189,6 @@ fn set(
             Ok(Reply::Int(written as i64))
         })
     })
-}
-
-fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &EntryOptions<'_>) -> Result<Reply, Error> {
-    with_meta(cx, key.db, keep, |cx, meta| {
-        cx.with(key, |entry, _| {
-            let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
-            let after = before.unwrap_or(0).checked_add(delta).ok_or(crate::commands::strings::OVERFLOW)?;
-            let mut digits = itoa::Buffer::new();
-            let digits = digits.format(after).as_bytes();
-            match before {
-                Some(_) => entry.replace(digits)?,
-                None => entry.set(digits, meta)?,
-            };
-            Ok(Reply::Int(after))
-        })
-    })
-}
-
-/// A value as the lean reads tell it: with its flags only if it has any.
-fn lean(blob: Blob, flags: u32) -> Reply {
-    match flags {
-        0 => Reply::Value(blob),
-        _ => Reply::Array(vec![Reply::Value(blob), Reply::Int(flags.into())]),
-    }
-}
-
-fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
-    if !cx.waits.keys.is_empty() && cx.held.is_none() {
-        // What it waited for is its answer: a second look would count a hit that was none.
-        return get_served(cx, client, key);
-    }
-    let seen = cx.with(key, |entry, scratch| {
-        let now = entry.now();
-        entry.get().map(|item| {
-            let stale = item.fresh_until.is_some_and(|at| at <= now);
-            (lean(take(scratch, item.value), item.flags), stale)
-        })
-    });
-    let served = cx.engine.loaders.any();
-    match seen {
-        Some((reply, stale)) => {
-            if stale && served {
-                refresh(cx, client, key);
-            }
-            reply
-        }
-        None if served => get_served(cx, client, key),
-        None => Reply::Null,
-    }
-}
-
-/// A value that is not there, where workers load.
-pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
-    match ensure_loaded_to_read(cx, client, key) {
-        LoadState::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
-        LoadState::Failed(error) => Reply::Error(error),
-        LoadState::Waits => Reply::Parked,
-        // There is no such row, nobody loads it, or a transaction found it.
-        LoadState::Settled | LoadState::Loaded(_) => cx.with(key, |entry, scratch| {
-            entry.get().map_or(Reply::Null, |item| lean(take(scratch, item.value), item.flags))
-        }),
-    }
-}
-
-fn get_many(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
-    let (db, limit, served) = (client.db, cx.engine.limits.max_request, cx.engine.loaders.any());
-    if cx.waits.asked > 0 && load_many(cx, client, keys) {
-        return Ok(Reply::Parked);
-    }
-    let (mut values, mut stale) = (Values::new(keys.len(), cx.scratch), Vec::new());
-    cx.read_all(db, keys, |now, item, scratch| {
-        if served && item.as_ref().and_then(|item| item.fresh_until).is_some_and(|at| at <= now) {
-            stale.extend(keys.get(values.len()));
-        }
-        take_next(&mut values, item.map(|item| (item.value, item.flags)), scratch);
-        scratch.len() <= limit
-    });
-    if cx.scratch.len() > limit {
-        return Err(TOO_MUCH);
-    }
-    // The others are refreshed by who reads them next.
-    for bytes in stale.into_iter().take(LOADS) {
-        refresh(cx, client, Key { db, bytes });
-    }
-    if !served || !values.any_missing() {
-        return Ok(Reply::Values(values));
-    }
-    if asks_in_turns(cx, values.missing()) && load_many(cx, client, keys) {
-        return Ok(Reply::Parked);
-    }
-    let mut replies = values.replies();
-    for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {
-        *reply = get_served(cx, client, Key { db, bytes });
-    }
-    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(replies) })
 }
 
 /// The answer to a fetch.

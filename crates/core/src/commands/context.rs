@@ -116,7 +116,19 @@ pub(super) const LOADS: usize = 1024;
 /// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
 const MAX_LOOKED_AT: usize = 1 << 20;
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// What a command of a connection works with, outside of transactions.
+    #[inline]
+    pub fn new(
+        engine: &'a Engine,
+        now: Now,
+        actor: u64,
+        scratch: &'a mut Vec<u8>,
+        waits: &'a mut Waits,
+    ) -> Context<'a> {
+        Context { engine, now, actor, scratch, held: None, waits }
+    }
+
     /// A step of the store, at the command's time and by whoever asked for it.
     #[inline]
     pub fn step(&self) -> Step {

@@ -7,12 +7,13 @@ use super::context::{Context, expires_at};
 use super::info::info;
 use super::keys::{count, expire, persist, remove, ttl};
 use super::memcached::is_fill;
+use super::read::{Form, get, get_many};
 use super::server::{ALL, DOCUMENTS, describe_named, document_named, keys_of, list, memory_stats};
-use super::strings::{get, increment, mget, mset, set};
+use super::strings::{add, mset, set};
 use super::waiting::load_first;
 use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub, scripts, stats, text, transaction};
 use crate::state::client::Client;
-use crate::store::Key;
+use crate::store::{Key, Meta};
 use crate::table::{Request, TABLE, flag};
 use crate::vocabulary::{Blob, Command, Error, Reply};
 
@@ -51,7 +52,7 @@ pub(crate) fn execute_request(
 pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
     // What most requests are is not looked for among all the others.
     if let Command::Get(bytes) = *command {
-        return get(cx, client, Key { db: client.db, bytes });
+        return get(cx, client, Key { db: client.db, bytes }, Form::Plain);
     }
     run(cx, client, command).unwrap_or_else(Reply::Error)
 }
@@ -59,18 +60,20 @@ pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>)
 fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Result<Reply, Error> {
     let db = client.db;
     Ok(match *command {
-        Command::Get(key) => get(cx, client, Key { db, bytes: key }),
+        Command::Get(key) => get(cx, client, Key { db, bytes: key }, Form::Plain),
         Command::Set { key, value, expiry, condition, get } => {
             return set(cx, Key { db, bytes: key }, value, expiry, condition, get);
         }
-        Command::MGet(keys) => return mget(cx, client, keys),
+        Command::MGet(keys) => return get_many(cx, client, keys, Form::Plain),
         Command::MSet(pairs) => return mset(cx, db, pairs),
         Command::Delete(keys) => return Ok(remove(cx, db, keys)),
         Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
         Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
         Command::Persist(key) => persist(cx, Key { db, bytes: key }),
-        Command::Increment(key, by) => return increment(cx, Key { db, bytes: key }, by),
+        Command::Increment(key, by) => {
+            return cx.with(Key { db, bytes: key }, |entry, _| add(entry, by, &Meta::default())).map(Reply::Int);
+        }
         Command::DbSize => Reply::Int(cx.len(db) as i64),
         Command::Flush { all } => {
             cx.clear((!all).then_some(db));

@@ -6,8 +6,8 @@ use crate::limits::MAX_CHANNEL;
 use crate::state::client::Client;
 use crate::state::users::{Access, Need, Rights, User};
 use crate::table::redis::{self, KeySpec, UNITS};
-use crate::table::{Request, Uses, flag};
-use crate::vocabulary::{Args, CacheCommand, Command, Error, Kind};
+use crate::table::{Request, Row, Uses, flag, unknown};
+use crate::vocabulary::{Args, CacheCommand, Command, Error, Kind, check_keys};
 
 const NO_AUTH: Error = Error::new(Kind::Denied, "NOAUTH Authentication required.");
 const NO_KEY: Error =
@@ -15,6 +15,34 @@ const NO_KEY: Error =
 const NO_WORDS: Args<'static> = Args::new(b"", &[]);
 const NO_CHANNEL: Error =
     Error::new(Kind::Denied, "NOPERM this user has no permissions to access one of the channels used as arguments");
+
+/// The row of a request of Redis, if there is one and the client may ask for it.
+#[inline]
+pub fn admit(row: Option<&'static Row>, args: Args<'_>, client: &Client) -> Result<&'static Row, Error> {
+    let row = row.ok_or_else(|| unknown(args))?;
+    if !row.takes(args.len()) {
+        return Err(row.wrong_arity());
+    }
+    if row.is_too_wordy(args.len()) {
+        return Err(Error::new(Kind::TooLarge, "ERR too many arguments"));
+    }
+    check_keys(row.keys(args))?;
+    permit(client, &Request::new(row, args))?;
+    if client.worker && !row.has(flag::WORKER) {
+        return Err(Error::new(Kind::Denied, "ERR this connection is a loader worker's: use another one for the rest"));
+    }
+    Ok(row)
+}
+
+/// What a client of RESP2 that listens to channels is answered to other commands.
+pub fn only_listens(row: &Row) -> Error {
+    let name = row.name.to_ascii_lowercase();
+    let text = format!(
+        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context"
+    );
+    Error::with(Kind::Malformed, text)
+}
 
 /// Whether the client may ask for this.
 #[inline]

@@ -238,6 +238,7 @@ fn too_late(engine: &Engine, key: Key<'_>) -> Error {
 mod tests {
     use super::*;
     use crate::clock::Now;
+    use crate::commands::read::{Form, get_loaded};
     use crate::limits::Limits;
     use crate::state::facts::Facts;
     use crate::state::waits::{MAX_KEYS, Waits, wait_parts};
@@ -303,9 +304,9 @@ mod tests {
         let meta = Meta { flags: 7, ..Meta::default() };
         with(&engine, &mut Waits::default(), |cx| {
             cx.with(key, |entry, _| entry.set(b"row", &meta).unwrap());
-            let reply = crate::commands::cache::get_served(cx, &client, key);
+            let reply = get_loaded(cx, &client, key, Form::WithFlags);
             assert!(matches!(&reply, Reply::Array(parts) if matches!(parts[..], [Reply::Value(_), Reply::Int(7)])));
-            let reply = crate::commands::strings::get_served(cx, &client, key, Reply::Null);
+            let reply = get_loaded(cx, &client, key, Form::Plain);
             assert!(matches!(reply, Reply::Value(Blob::Shared(value)) if *value == *b"row"));
         });
     }

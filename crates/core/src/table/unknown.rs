@@ -52,7 +52,8 @@ fn is_of_another_type(name: &[u8]) -> bool {
 }
 
 /// Redis quotes the beginning of what it did not understand.
-pub fn unknown(name: &[u8], args: Args<'_>) -> Error {
+pub fn unknown(args: Args<'_>) -> Error {
+    let name = args.get(0).unwrap_or_default();
     if is_of_another_type(name) {
         let name = String::from_utf8_lossy(name).to_ascii_uppercase();
         let text = format!("ERR unknown command '{name}': values are strings here, no lists, hashes, sets or streams");
