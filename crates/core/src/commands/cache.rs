@@ -13,10 +13,10 @@ use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::users::{Access, Need};
 use crate::state::waits::wait_number;
-use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Meta, Outcome, Step};
+use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Loaded, Meta, Outcome, Step};
 use crate::table::redis;
 use crate::version::VERSION;
-use crate::vocabulary::{Blob, CacheCommand, EntryOptions, Error, Kind, Reply, SetCondition};
+use crate::vocabulary::{Blob, CacheCommand, EntryOptions, Error, Fetched, Kind, Reply, SetCondition, State};
 
 /// Leases and waits that a connection may have: what a busy process has under way.
 const MAX_HOLDS: usize = 1 << 14;
@@ -33,7 +33,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         CacheCommand::Get(key) => Ok(get(cx, client, key_of(key), Form::WithFlags)),
         CacheCommand::GetMany(keys) => get_many(cx, client, keys, Form::WithFlags),
         CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
-        CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
+        CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key_of(key), (wait, lease), ticket),
         CacheCommand::Fill { key, token, value, keep, problem } => {
             let filled = with_meta(cx, db, &keep, |cx, meta| {
                 cx.with(key_of(key), |entry, _| match problem {
@@ -45,7 +45,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
                 })
             });
             answered(cx, client, key_of(key), token);
-            Ok(Reply::Int(filled?.unwrap_or(0) as i64))
+            Ok(Reply::Stored(filled?))
         }
         CacheCommand::Fail { key, token, message, retry } => {
             let message = String::from_utf8_lossy(&message[..message.len().min(MAX_MESSAGE)]);
@@ -183,123 +183,129 @@ fn set(
                 SetCondition::Version(wanted) => version == Some(wanted),
             };
             if !met {
-                return Ok(Reply::Int(0));
+                return Ok(Reply::Stored(None));
             }
             let written = entry.set(value, meta).map_err(|refused| why_refused(refused, value, most))?;
-            Ok(Reply::Int(written as i64))
+            Ok(Reply::Stored(Some(written)))
         })
     })
 }
 
-/// The answer to a fetch.
-fn state(state: &'static str, value: Reply, token: u64, version: u64, ttl: i64, flags: u32) -> Reply {
-    Reply::Array(vec![
-        Reply::word(state),
-        value,
-        Reply::Int(token as i64),
-        Reply::Int(version as i64),
-        Reply::Int(ttl),
-        Reply::Int(flags.into()),
-    ])
+fn fetched(fetched: Fetched) -> Reply {
+    Reply::Fetched(Box::new(fetched))
 }
 
-fn nothing(word: &'static str, token: u64) -> Reply {
-    state(word, Reply::Null, token, 0, -2, 0)
+fn left(expires_at: Option<u64>, now: u64) -> Option<u64> {
+    expires_at.map(|at| at.saturating_sub(now))
 }
 
-fn ttl(expires_at: Option<u64>, now: u64) -> i64 {
-    expires_at.map_or(-1, |at| at.saturating_sub(now) as i64)
-}
-
-fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: u64, now: u64) -> Reply {
-    let ttl = ttl(item.expires_at, now);
-    if item.absent {
-        return state("absent", cause(item.value.bytes()), token, item.version, ttl, item.flags);
+/// An item that was found. Of one that stands for absence the value is what the FILL with ABSENT gave: the name of the
+/// exception that says "no such row", if any.
+fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: Option<u64>, now: u64) -> Fetched {
+    Fetched {
+        state: match () {
+            () if item.absent => State::Absent,
+            () if stale => State::Stale,
+            () => State::Hit,
+        },
+        value: (!item.absent || !item.value.bytes().is_empty()).then(|| take(scratch, item.value)),
+        token,
+        version: Some(item.version),
+        ttl: left(item.expires_at, now),
+        flags: item.flags,
+        age: item.written_at.map(|at| now.saturating_sub(at)),
     }
-    let word = if stale { "stale" } else { "hit" };
-    state(word, Reply::Value(take(scratch, item.value)), token, item.version, ttl, item.flags)
 }
 
-/// What a FILL with ABSENT gave in place of a value: the name of the exception that says "no such row", if any.
-#[cold]
-fn cause(name: &[u8]) -> Reply {
-    if name.is_empty() { Reply::Null } else { Reply::Value(Blob::Owned(name.to_vec())) }
+/// What was loaded for a request that waited.
+fn loaded(loaded: Loaded, now: u64) -> Fetched {
+    let Loaded { value, version, flags, expires_at, stale, absent } = loaded;
+    Fetched {
+        state: match () {
+            () if absent => State::Absent,
+            () if stale => State::Stale,
+            () => State::Hit,
+        },
+        value: (!absent || !value.is_empty()).then(|| Blob::Shared(value)),
+        token: None,
+        version,
+        ttl: left(expires_at, now),
+        flags,
+        age: None,
+    }
+}
+
+/// How a wait ended.
+fn outcome_of(cx: &Context<'_>, client: &mut Client, key: Key<'_>, outcome: Outcome) -> Result<Reply, Error> {
+    Ok(fetched(match outcome {
+        Outcome::Loaded(value) => loaded(value, cx.now.mono),
+        Outcome::Lease(granted) => {
+            remember(cx, client, key, granted.token);
+            Fetched::nothing(State::Miss, Some(granted.token))
+        }
+        Outcome::Failed(cause) => return Err(load_failed(key.bytes, &cause)),
+        Outcome::Timeout => Fetched::nothing(State::Timeout, None),
+        Outcome::Full | Outcome::Unserved => Fetched::nothing(State::Miss, None),
+    }))
 }
 
 fn fetch(
     cx: &mut Context<'_>,
     client: &mut Client,
-    bytes: &[u8],
-    wait: u64,
-    lease: u64,
+    key: Key<'_>,
+    (wait, lease): (u64, Option<u64>),
     ticket: bool,
 ) -> Result<Reply, Error> {
-    let key = Key { db: client.db, bytes };
     let now = cx.now.mono;
-    if let Some(outcome) = cx.waits.outcome(key) {
-        return match outcome.clone() {
-            Outcome::Loaded(loaded) if loaded.absent => {
-                let name = cause(&loaded.value);
-                Ok(state("absent", name, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
-            }
-            Outcome::Loaded(loaded) => {
-                let word = if loaded.stale { "stale" } else { "hit" };
-                let ttl = ttl(loaded.expires_at, now);
-                Ok(state(word, Reply::Value(Blob::Shared(loaded.value)), 0, loaded.version, ttl, loaded.flags))
-            }
-            Outcome::Lease(granted) => {
-                remember(cx, client, key, granted.token);
-                Ok(nothing("miss", granted.token))
-            }
-            Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
-            Outcome::Timeout => Ok(nothing("timeout", 0)),
-            Outcome::Full | Outcome::Unserved => Ok(nothing("miss", 0)),
-        };
+    if let Some(outcome) = cx.waits.outcome(key).cloned() {
+        return outcome_of(cx, client, key, outcome);
     }
+    let request = request(cx, client, key, (wait, lease), ticket);
+    // None: it waits.
+    let seen = cx.with(key, |entry, scratch| {
+        Ok(Some(match entry.fetch(&request) {
+            FetchResult::Found { item, stale, token } => found(scratch, &item, stale, token, now),
+            FetchResult::Lease(token) => Fetched::nothing(State::Miss, Some(token)),
+            FetchResult::Busy => Fetched::nothing(State::Waiting, None),
+            FetchResult::Nothing | FetchResult::Full => Fetched::nothing(State::Miss, None),
+            FetchResult::Failed(cause) => return Err(load_failed(key.bytes, &cause)),
+            FetchResult::Waits => return Ok(None),
+        }))
+    })?;
+    let Some(seen) = seen else {
+        cx.waits.wait_for(key);
+        client.ticket_once = ticket && client.resp == 3;
+        return Ok(Reply::Parked);
+    };
+    if let Some(token) = seen.token {
+        remember(cx, client, key, token);
+    }
+    Ok(fetched(seen))
+}
+
+/// A fetch as the store is asked.
+fn request(
+    cx: &Context<'_>,
+    client: &mut Client,
+    key: Key<'_>,
+    (wait, lease): (u64, Option<u64>),
+    ticket: bool,
+) -> FetchRequest {
+    let now = cx.now.mono;
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;
     // Who holds a lease may be waiting for itself, and in place nothing else of the connection is run.
     let (store, connection, locked) = (&cx.engine.store, client.connection, cx.held.is_some());
     let stands = |hold| store.stands(hold, connection);
     let waits = wait > 0 && !locked && (pushed || !client.holds.any(stands));
-    let request = FetchRequest {
-        connection: client.connection,
+    // Nobody is made to load who could not store what was loaded.
+    let may_load = !locked && !client.holds.is_full(MAX_HOLDS, now, stands) && may_fill(client, key.bytes);
+    FetchRequest {
+        connection,
         wait: wait_number(cx.waits.number, 0),
-        deadline: if waits { now + wait.min(1 << 40) } else { 0 },
-        // Nobody is made to load who could not store what was loaded.
-        lease: if !locked && !client.holds.is_full(MAX_HOLDS, now, stands) && may_fill(client, bytes) {
-            lease
-        } else {
-            0
-        },
+        deadline: waits.then(|| now + wait.min(1 << 40)),
+        lease: lease.filter(|_| may_load),
         served: cx.engine.loaders.serving(key) == Serving::Worker,
         bound: true,
-    };
-    enum Seen {
-        Reply(Reply, u64),
-        Waits,
-        Failed(Arc<str>),
-    }
-    let seen = cx.with(key, |entry, scratch| match entry.fetch(&request) {
-        FetchResult::Found { item, stale, token } => Seen::Reply(found(scratch, &item, stale, token, now), token),
-        FetchResult::Lease(token) => Seen::Reply(nothing("miss", token), token),
-        FetchResult::Busy => Seen::Reply(nothing("waiting", 0), 0),
-        FetchResult::Nothing | FetchResult::Full => Seen::Reply(nothing("miss", 0), 0),
-        FetchResult::Failed(cause) => Seen::Failed(cause),
-        FetchResult::Waits => Seen::Waits,
-    });
-    match seen {
-        Seen::Reply(reply, token) => {
-            if token > 0 {
-                remember(cx, client, key, token);
-            }
-            Ok(reply)
-        }
-        Seen::Failed(cause) => Err(load_failed(bytes, &cause)),
-        Seen::Waits => {
-            cx.waits.wait_for(key);
-            client.ticket_once = ticket && client.resp == 3;
-            Ok(Reply::Parked)
-        }
     }
 }
 
@@ -315,29 +321,13 @@ pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
 }
 
 fn entry(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    cx.with(key, |entry, scratch| {
+    Reply::Entry(Box::new(cx.with(key, |entry, scratch| {
         let now = entry.now();
-        let age_of = |item: &Item<'_>| item.written_at.map_or(-1, |at| now.saturating_sub(at) as i64);
-        let absent = entry.is_known_absent().then(|| entry.inspect().item).flatten().map(|item| {
-            let reply = state("absent", Reply::Null, 0, item.version, ttl(item.expires_at, now), item.flags);
-            with_age(reply, age_of(&item))
-        });
-        match (entry.get(), absent) {
-            (Some(item), _) => with_age(found(scratch, &item, item.is_stale(now), 0, now), age_of(&item)),
-            (None, Some(reply)) => reply,
-            (None, None) => with_age(nothing("miss", 0), -1),
-        }
-    })
-}
-
-fn with_age(reply: Reply, age: i64) -> Reply {
-    match reply {
-        Reply::Array(mut parts) => {
-            parts.push(Reply::Int(age));
-            Reply::Array(parts)
-        }
-        other => other,
-    }
+        let absent = entry.is_known_absent().then(|| entry.inspect().item).flatten();
+        let absent = absent.map(|item| Fetched { value: None, ..found(scratch, &item, false, None, now) });
+        let item = entry.get().map(|item| found(scratch, &item, item.is_stale(now), None, now));
+        item.or(absent).unwrap_or_else(|| Fetched::nothing(State::Miss, None))
+    })))
 }
 
 fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {

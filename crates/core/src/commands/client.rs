@@ -347,7 +347,7 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, request: &Re
         // A value that was waited for is answered as it was loaded. If it is not there any more, the client is sent an
         // invalidation at once: the change came before this registration.
         let loaded = cx.waits.outcome(key).and_then(|outcome| match outcome {
-            Outcome::Loaded(loaded) => Some((!loaded.absent).then_some(loaded.version)),
+            Outcome::Loaded(loaded) => Some((loaded.absent, loaded.version)),
             _ => None,
         });
         let version = cx.with(key, |entry, _| {
@@ -357,7 +357,10 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, request: &Re
             }
             entry.peek().map(|item| item.version)
         });
-        if loaded.is_some_and(|loaded| loaded != version) {
+        let is_as_loaded = |absent, stored: Option<u64>| {
+            if absent { version.is_none() } else { stored.is_some() && stored == version }
+        };
+        if loaded.is_some_and(|(absent, stored)| !is_as_loaded(absent, stored)) {
             tracking.changed_before(connection.id, bytes, &cx.engine.mail);
         }
     }

@@ -253,9 +253,9 @@ fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<C
 impl Watched {
     /// The client gets what was loaded for it. Only the first read counts as the state that was watched.
     fn told(&mut self, loaded: &Loaded) {
-        // What was not stored, and has version 0, is not there when EXEC looks.
-        if !self.read && !loaded.absent && loaded.version != 0 && self.state.is_none() {
-            self.state = Some((loaded.version, loaded.expires_at));
+        // What was not stored, and has no version, is not there when EXEC looks.
+        if !self.read && !loaded.absent && self.state.is_none() {
+            self.state = loaded.version.map(|version| (version, loaded.expires_at));
         }
         self.read = true;
     }

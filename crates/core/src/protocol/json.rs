@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use crate::json_value::{append_compact, append_string, append_view};
 use crate::limits::{LEASE, MAX_MILLIS, MAX_TAGS};
 use crate::vocabulary::{
-    Args, Blob, CacheCommand, Command, Condition, EntryOptions, Error, Expiry, Kind, Reply, SetCondition, Span, integer,
+    Args, Blob, CacheCommand, Command, Condition, EntryOptions, Error, Expiry, Fetched, Kind, Reply, SetCondition,
+    Span, State, integer,
 };
 
 type Raw<'a> = Option<&'a RawValue>;
@@ -362,7 +363,7 @@ impl Message {
                 Command::Cache(CacheCommand::Set { key, value, keep: keep(), only: SetCondition::Always })
             }
             Type::Fetch => {
-                let lease = length.unwrap_or(LEASE);
+                let lease = Some(length.unwrap_or(LEASE)).filter(|length| *length > 0);
                 Command::Cache(CacheCommand::Fetch { key, wait, lease, ticket: false })
             }
             Type::Fill => {
@@ -453,16 +454,16 @@ fn append_reply(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A token or version: a string, since not every reader of JSON keeps 63 bits of a number.
-fn append_number(name: &str, number: &Reply, out: &mut Vec<u8>) {
+fn append_number(name: &str, number: Option<u64>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     match number {
-        Reply::Int(number) if *number > 0 => {
+        Some(number) => {
             out.extend_from_slice(b"\":\"");
-            out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
             out.push(b'"');
         }
-        _ => out.extend_from_slice(b"\":null"),
+        None => out.extend_from_slice(b"\":null"),
     }
 }
 
@@ -478,25 +479,27 @@ fn append_replies(replies: &[Reply], scratch: &[u8], out: &mut Vec<u8>) {
 }
 
 fn append_fetched(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
-    let Reply::Array(parts) = reply else { return };
-    let [state, value, token, version, ttl, ..] = &parts[..] else { return };
+    let Reply::Fetched(fetched) = reply else { return };
+    let Fetched { state, value, token, version, .. } = &**fetched;
+    out.extend_from_slice(b",\"state\":\"");
+    out.extend_from_slice(state.word().as_bytes());
+    out.extend_from_slice(b"\",\"value\":");
     // A key that is known to be absent has no value here: what CACHE.FILL stored in its place is for Python clients.
-    let is_absent = matches!(state, Reply::Value(Blob::Owned(word)) if word == b"absent");
-    let value = if is_absent { &Reply::Null } else { value };
-    out.extend_from_slice(b",\"state\":");
-    append_reply(state, scratch, out);
-    out.extend_from_slice(b",\"value\":");
-    append_reply(value, scratch, out);
-    append_number("token", token, out);
-    append_number("version", version, out);
+    match value.as_ref().filter(|_| *state != State::Absent) {
+        Some(value) => append_view(value.bytes(scratch), out),
+        None => out.extend_from_slice(b"null"),
+    }
+    append_number("token", *token, out);
+    append_number("version", *version, out);
     out.extend_from_slice(b",\"ttl_ms\":");
-    append_reply(ttl, scratch, out);
+    out.extend_from_slice(itoa::Buffer::new().format(fetched.ttl_told()).as_bytes());
 }
 
 fn append_filled(reply: &Reply, out: &mut Vec<u8>) {
-    let stored: &[u8] = if *reply == Reply::Int(0) { b",\"stored\":false" } else { b",\"stored\":true" };
+    let Reply::Stored(version) = reply else { return };
+    let stored: &[u8] = if version.is_some() { b",\"stored\":true" } else { b",\"stored\":false" };
     out.extend_from_slice(stored);
-    append_number("version", reply, out);
+    append_number("version", *version, out);
 }
 
 fn append_facts(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
@@ -505,7 +508,8 @@ fn append_facts(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
         let Reply::Value(Blob::Owned(name)) = name else { continue };
         let name = String::from_utf8_lossy(name);
         if name == "version" {
-            append_number("version", fact, out);
+            let version = if let Reply::Int(version @ 1..) = fact { Some(*version as u64) } else { None };
+            append_number("version", version, out);
             continue;
         }
         out.extend_from_slice(b",\"");

@@ -16,7 +16,7 @@ use crate::state::engine::Engine;
 use crate::state::waits::{Waits, wait_parts};
 use crate::store::{Granted, Key, Outcome};
 use crate::table::{Request, Row, flag, lookup};
-use crate::vocabulary::{Args, Error, Kind, Replies, Reply};
+use crate::vocabulary::{Args, Error, Fetched, Kind, Replies, Reply, State};
 
 impl Session {
     /// Gives a request its number under which it could wait, unless it has waited.
@@ -225,8 +225,7 @@ fn decline(engine: &Engine, now: Now, outcome: Outcome) -> Outcome {
 /// What a request answers at once that waits beside others.
 fn ticket_reply(row: Option<&Row>, number: u64) -> Reply {
     if row.is_some_and(|row| row.has(flag::TICKET)) {
-        let int = |number: i64| Reply::Int(number);
-        return Reply::Array(vec![Reply::word("waiting"), Reply::Null, int(number as i64), int(0), int(-2), int(0)]);
+        return Reply::Fetched(Box::new(Fetched::nothing(State::Waiting, Some(number))));
     }
     Reply::Error(Error::with(Kind::Busy, format!("WAITING {number}")))
 }

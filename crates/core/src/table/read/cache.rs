@@ -94,12 +94,13 @@ pub(crate) fn read_entry<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Err
 }
 
 pub(crate) fn read_fetch<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let (mut wait, mut lease, mut ticket, mut at) = (0, LEASE, false, 1);
+    let (mut wait, mut lease, mut ticket, mut at) = (0, Some(LEASE), false, 1);
     while let Some(option) = args.get(at) {
         if is(option, "WAIT") {
             (wait, at) = (millis(args, at + 1, 0)?, at + 2);
         } else if is(option, "LEASE") {
-            (lease, at) = (millis(args, at + 1, 0)?.min(MAX_AGE), at + 2);
+            let length = millis(args, at + 1, 0)?.min(MAX_AGE);
+            (lease, at) = (Some(length).filter(|length| *length > 0), at + 2);
         } else if is(option, "TICKET") {
             (ticket, at) = (true, at + 1);
         } else {
