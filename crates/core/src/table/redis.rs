@@ -383,3 +383,17 @@ pub fn place_in(row: &'static Row, args: Args<'_>) -> usize {
     let place = place_of_row(row);
     if row.has(flag::SUBCOMMANDS) { sub().unwrap_or(place) } else { place }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_their_subcommands_fit_together() {
+        for (place, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.has(flag::SUBCOMMANDS), UNITS[place].subs().next().is_some(), "{}", row.name);
+            assert!(row.granted_by.iter().all(|name| lookup(name.as_bytes()).is_some()), "{}", row.name);
+            assert_eq!(place_of_row(row), place_of(row.name).unwrap());
+        }
+    }
+}
