@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +27,24 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 GLOBALCACHE = str(Path(sys.executable).with_name("globalcache"))
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def until(holds: Callable[[], Any], why: Callable[[], str] = str, limit: float = 60) -> None:
+    """Wait for what another thread or process does in its own time; fails with `why()` after `limit` seconds."""
+    end = time.monotonic() + limit
+    while not holds():
+        assert time.monotonic() < end, why()
+        time.sleep(0.002)
 
 
 def transport(cache: Any) -> Any:

@@ -67,7 +67,7 @@ def test_wrong_keys_and_values_are_refused() -> None:
         store.set("k", b"", ttl=0)
 
 
-def test_it_stays_within_its_memory_and_forgets_rather_than_mixes_up() -> None:
+def test_it_stays_within_its_memory_and_mixes_nothing_up() -> None:
     store, chance = globalcache.Store(memory="1MiB"), random.Random(1)
     for step in range(20_000):
         number = chance.randrange(4_000)

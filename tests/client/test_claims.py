@@ -246,7 +246,7 @@ def test_classes_that_a_factory_makes_are_another_each_time(make: Callable[[str]
                 way(cache, "us")
 
 
-def test_attributes_of_functions_and_classes_of_objects_tell_them_apart() -> None:
+def test_attributes_and_classes_tell_functions_apart() -> None:
     def by_attribute(region: str) -> Any:
         def price(id: int) -> str:
             return f"{price.region}{id}"  # type: ignore[attr-defined]

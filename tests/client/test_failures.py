@@ -32,8 +32,8 @@ from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
 from globalcache.errors import ReplyError
-from tests.client.test_loading import count_waits, until
-from tests.conftest import transport
+from tests.client.test_loading import count_waits
+from tests.conftest import transport, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -656,7 +656,7 @@ def test_a_shared_exception_has_nothing_of_its_callers() -> None:
     assert len(shown[1]) == len(shown[3])
 
 
-def test_a_shared_exception_of_a_batch_has_nothing_of_its_callers() -> None:
+def test_a_shared_exception_of_a_batch_keeps_no_caller() -> None:
     _, (cache,) = processes(1)
     calls = [lambda: cache.get_or_load_many(["a", "b"], lambda _: broken()) for _ in range(2)]
     first = request_of_ann(calls[0])
@@ -681,7 +681,7 @@ def test_a_cause_that_callers_add_is_not_shared() -> None:
     assert raised(lambda: cache.get_or_load("k", broken)).__cause__ is None
 
 
-def test_an_exception_of_its_caller_keeps_what_the_caller_handles() -> None:
+def test_an_exception_keeps_what_its_caller_handles() -> None:
     """What passes through is nobody else's, so it is as it would be without a cache."""
     _, (cache,) = processes(1)
     error = request_of_ann(lambda: readers(cache)("guest", lambda: None))

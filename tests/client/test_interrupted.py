@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,15 @@ import pytest
 from globalcache.client import failures, leases, lookup
 from globalcache.client import work as working
 from globalcache.client.failures import Failures
+from globalcache.client.flights import Flight, Flights
 from globalcache.client.guard import Guard
 from globalcache.client.holder import Holder
 from globalcache.client.leases import RENEW_EVERY, NoLease, ThreadLeases
 from globalcache.client.raised import Handled
 from globalcache.client.work import Refresher, Work
 from globalcache.errors import DeadlineError
-from tests.client.test_loading import until
+from tests.client.test_loading import GUARD, alone
+from tests.conftest import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,17 +111,18 @@ def test_a_leader_that_is_interrupted_blocks_nobody() -> None:
 
     The next one finds neither a load that it would wait for nor the only room taken: it has no time to wait.
     """
-    work = Work(1)
+    work = Work(Flights(1))
 
     def check() -> None:
-        assert work.alone(b"k", lambda: 7, 0, joins=True) == 7
+        assert alone(work, b"k", lambda: 7, 0) == 7
+        assert len(work._flights) == 0  # noqa: SLF001
 
-    assert at_every_step("work.py", call=lambda: work.alone(b"k", lambda: 1, 10, joins=True), check=check) > 10
+    assert at_every_step("work.py", "flights.py", call=lambda: alone(work, b"k", lambda: 1), check=check) > 20
 
 
 def test_waiters_that_are_interrupted_block_nobody() -> None:
     """One thread loads; others come to wait for it and are interrupted at every step. The last one gets the value."""
-    work, begun, go = Work(1), threading.Event(), threading.Event()
+    work, begun, go = Work(Flights(1)), threading.Event(), threading.Event()
     got: list[int] = []
 
     def load() -> int:
@@ -128,12 +132,12 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
 
     def wait() -> None:
         with pytest.raises(DeadlineError):
-            work.alone(b"k", load, 0, joins=True)
+            alone(work, b"k", load, 0)
 
-    threads = [threading.Thread(target=lambda: got.append(work.alone(b"k", load, 20, joins=True))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: got.append(alone(work, b"k", load))) for _ in range(2)]
     threads[0].start()
     assert begun.wait(10)
-    assert at_every_step("work.py", call=wait, check=lambda: None) > 5
+    assert at_every_step("work.py", "flights.py", call=wait, check=lambda: None) > 5
     threads[1].start()
     go.set()
     for thread in threads:
@@ -143,12 +147,14 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
 
 def test_a_load_whose_leader_is_lost_is_led_by_a_waiter() -> None:
     """The leader ends without a word while another thread waits for its load: that one loads for itself."""
-    work = Work(2)
+    work = Work(Flights(2))
     leader = Holder()
-    flight = work._flights[b"k"] = working._Flight(leader)  # noqa: SLF001
-    assert not flight.wait(time.monotonic())
+    flight = Flight([b"k"], GUARD, weakref.ref(leader))
+    assert work._flights.claim(flight) == {}  # noqa: SLF001
+    flight.wait(time.monotonic())
+    assert not flight.is_over
     got: list[int] = []
-    waiter = threading.Thread(target=lambda: got.append(work.alone(b"k", lambda: 7, 20, joins=True)))
+    waiter = threading.Thread(target=lambda: got.append(alone(work, b"k", lambda: 7)))
     waiter.start()
     del leader
     waiter.join(10)

@@ -365,7 +365,7 @@ def lines_of_table(number: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return counting.lines
 
 
-def test_what_a_lease_costs_does_not_depend_on_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_lease_is_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as many leases, each renewed at a time of its own and released, take twice as many steps."""
     assert lines_of_table(400, monkeypatch) < 2.2 * lines_of_table(200, monkeypatch)
 
@@ -404,7 +404,7 @@ async def lines_of_loop(number: int) -> int:
     return counting.lines
 
 
-def test_what_a_lease_of_a_loop_costs_does_not_depend_on_how_many_there_are() -> None:
+def test_the_cost_of_a_lease_of_a_loop_is_constant() -> None:
     """A batch is granted all its keys in one turn of the loop; some are answered, some released, some dropped."""
     assert asyncio.run(lines_of_loop(400)) < 2.2 * asyncio.run(lines_of_loop(200))
 

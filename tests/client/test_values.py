@@ -122,7 +122,7 @@ def test_typed_values_come_back(value: Any, kind: Any, codec: str) -> None:
         (bytearray(b"x"), "bytearray"),
     ],
 )
-def test_what_would_not_come_back_the_same_is_refused_by_its_place(value: Any, place: str) -> None:
+def test_a_value_that_would_change_is_refused_by_its_place(value: Any, place: str) -> None:
     with pytest.raises(TypeError, match=place):
         JSON.encode(value)
 
@@ -170,7 +170,7 @@ def test_pickle_is_signed() -> None:
     assert JSON.decode(data, flags) is UNREADABLE
 
 
-def test_whole_numbers_stay_what_a_server_can_count_with_pickle_too() -> None:
+def test_integers_can_be_counted_with_pickle_too() -> None:
     values = Values("pickle", secret=b"s")
     assert values.encode(-5) == (b"-5", 0)
     for number in (2**63 - 1, -(2**63), 2**63, 10**30, True):
@@ -370,7 +370,7 @@ def test_msgpack_has_nan_without_a_type(value: Any) -> None:
         values.encode([(1, 2)])
 
 
-def test_a_record_that_shows_something_else_than_it_holds_is_refused() -> None:
+def test_a_record_that_shows_other_values_is_refused() -> None:
     @dataclasses.dataclass
     class Twice:
         a: int

@@ -559,7 +559,10 @@ class BlockingServer:
 
     def call(self, *words: Word, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
         """Ask for a command; with `keys` or `tags` it is a write that is remembered if it may have been lost."""
-        reply = self._ask(pack(words), None, keys, tags)
+        request = pack(words)
+        reply = self._ask(request, None if keys or tags else _LOOKING, keys, tags)
+        if reply is _CROWDED:
+            reply = self._asked_again(request)
         if type(reply) is not bytes and isinstance(reply, Exception):
             raise translate(reply)
         return reply

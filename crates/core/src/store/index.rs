@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_misses_nothing_that_was_there_all_the_time_while_tables_grow_and_shrink() {
+    fn a_scan_misses_nothing_while_tables_grow_and_shrink() {
         let mut index = Index::new(100);
         let hash = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for number in 0..500 {

@@ -14,13 +14,14 @@ from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
+from globalcache.client.flights import Running, keys_in_load, loading
 from globalcache.client.functions import Functions
-from globalcache.client.guard import Absent, Guard, cause_of, text_of
+from globalcache.client.guard import Absent, Guard, cause_of, qualified, text_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
-from globalcache.client.work import Failed, Names, Running, keys_in_load, loading
+from globalcache.client.work import Failed
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from globalcache.client._sync.cache import Cache
     from globalcache.client.claims import Claims
     from globalcache.client.core import LoadOptions, ManyOptions, Options
+    from globalcache.client.flights import Flight
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
@@ -56,6 +58,9 @@ _TOO_LARGE = "too large"
 _PLAIN = {bytes, None.__class__}
 _class_of = type
 _AWAY = (UnavailableError, DeadlineError)
+_NO_FAILURES: Mapping[bytes, LoadError] = {}
+# Stands for what came of a key whose load failed for its caller alone.
+_PRIVATE: Any = object()
 # Tags that may be given to one item, and those that it may have with those of its namespaces.
 _MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
@@ -84,15 +89,27 @@ class _Want(NamedTuple):
     guard: Guard
     # Whether a value of another type may be invalidated, to be fetched once more.
     again: bool = True
+    # Whether a load without a lease is left to the caller, as a _Deferred.
+    defers: bool = False
 
 
 class _LocalLoad(NamedTuple):
-    """A load without a lease: `run` loads, and `rows` gives what came of each key in their order."""
+    """A load without a lease: `run` loads keys, and `rows` gives what came of each of them in their order."""
 
-    run: Callable[[], Any]
-    rows: Callable[[Any], Sequence[Any]]
+    run: Callable[[list[str]], Any]
+    rows: Callable[[list[str], Any], Sequence[Any]]
     type: Any
     guard: Guard
+
+
+class _Deferred:
+    """What stands for a key that is to be loaded without a lease, together with others.
+
+    `failure` is that of another process; None if nobody has failed whom this caller would believe.
+    """
+
+    def __init__(self, failure: LoadError | None = None) -> None:
+        self.failure = failure
 
 
 class _Form(NamedTuple):
@@ -112,6 +129,7 @@ class _Sorted:
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
+        self.failed: dict[str, Raised] = {}
         self.mine: list[Lease] = []
         self.stale: list[Lease] = []
         self.later: list[str] = []
@@ -126,6 +144,29 @@ class _Sorted:
         """Leave these to who loads them."""
         given = set(map(id, leases))
         self._leases = [lease for lease in self._leases if id(lease) not in given]
+
+    def add(self, came: Mapping[str, Any]) -> None:
+        """Note what came of keys: values, None for what has no row, and Raised."""
+        for key, value in came.items():
+            if value.__class__ is Raised:
+                self.failed[key] = value
+            else:
+                self.found[key] = None if value.__class__ is Absent else value
+
+    def raise_failures(self) -> None:
+        """Raise an error that is that of all keys as it is; different ones as one that names them."""
+        failed, self.failed = self.failed, {}
+        if not failed:
+            return
+        first = next(iter(failed.values()))
+        try:
+            if all(one.error is first.error for one in failed.values()):
+                first.again()
+            named = "; ".join(f"{key}: {text_of(one.error)}" for key, one in list(failed.items())[:_NAMED])
+            raise LoadError(f"{len(failed)} keys could not be loaded: {named}", key=next(iter(failed))) from first.error
+        finally:
+            # A traceback holds this frame, which must not hold the exceptions.
+            del failed, first
 
     def release(self) -> None:
         """Release what was not answered."""
@@ -531,8 +572,9 @@ class AsyncCache(Functions):
         server = self._server(name)
         try:
             if ttl is None:
-                # PERSIST says no of what has no time to live, and of what is not there.
-                return any(await server.call_many([(b"PERSIST", name), (b"EXISTS", name)]))
+                # PERSIST says no of what has no time to live, and of what is not there. Not sent together: EXISTS may
+                # wait for a load.
+                return bool(await server.call(b"PERSIST", name) or await server.call(b"EXISTS", name))
             return bool(await server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except _AWAY as error:
             self._without(error)
@@ -692,14 +734,19 @@ class AsyncCache(Functions):
         reply = await self._fetched(server, name, 0)
         if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
             self._stats.misses += 1
-            forms = await self._work.limited(lambda: self._run_here((name,), _one_local(want)), want.wait)
-            return forms[0].shown
+            if want.defers:
+                return _Deferred()
+            outcomes = await self._by_themselves([name], _one_local(want), want.wait)
+            return _given(outcomes, name)
         return await self._not_hit_again(server, name, reply, want)
 
     async def _fetched(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
         """Return what a fetch gives; None without a server."""
         try:
-            return await server.fetch(name, wait)
+            try:
+                return await server.fetch(name, wait)
+            except UnavailableError:
+                return await server.fetch(name, wait)
         except _AWAY as error:
             self._without(error)
         return None
@@ -858,11 +905,7 @@ class AsyncCache(Functions):
         try:
             await self._answer(lease, b"CACHE.FAIL", *words)
             if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
-                reply = await lease.server.fetch(lease.name, 0, 0)
-                if reply.__class__ is list and reply[1] is not None and reply[0] != b"absent":
-                    value = self._decode(reply[1], reply[5], want.type)
-                    self._stats.stale += value is not UNREADABLE
-                    return value
+                return self._standing_in(await lease.server.fetch(lease.name, 0, 0), want.type)
         except CacheError:
             self._stats.errors += 1
         return UNREADABLE
@@ -883,11 +926,13 @@ class AsyncCache(Functions):
         try:
             if failure.__class__ is not LoadError or is_lost(failure):
                 raise failure
-            is_failure = f"{_text(name)}: {_TOO_LARGE}" not in str(reply)
-            return await self._load_here(name, want, self._failures.elsewhere(name, failure) if is_failure else None)
+            failed = None
+            if f"{_text(name)}: {_TOO_LARGE}" not in str(reply):
+                failed = self._failures.elsewhere(name, failure)
+            return await self._load_here(name, want, failed)
         finally:
             # A traceback holds this frame, which must not hold what the traceback belongs to.
-            del failure
+            failure = failed = None  # type: ignore[assignment]
 
     async def _load_here(
         self, name: bytes, want: _Want, failure: LoadError | None = None, *, joins: bool = False
@@ -897,49 +942,103 @@ class AsyncCache(Functions):
         `failure` is that of another process. `joins`: there is no server, so a load that runs already is as good as a
         new one.
         """
+        if want.defers:
+            return _Deferred(failure)
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
-        return (await self._alone(name, _one_local(want), want.wait, failure, joins=joins))[0]
+        failures = {} if failure is None else {name: failure}
+        return _given(await self._alone([name], _one_local(want), want.wait, failures, joins=joins), name)
 
     async def _alone(
-        self, names: Names, load: _LocalLoad, wait: float, failure: LoadError | None = None, *, joins: bool
-    ) -> list[Any]:
-        """Return what a load without a lease gives, or that of another caller; each has values of its own."""
-        is_mine = False
+        self,
+        names: Sequence[bytes],
+        load: _LocalLoad,
+        wait: float,
+        failures: Mapping[bytes, LoadError] = _NO_FAILURES,
+        *,
+        joins: bool,
+    ) -> dict[bytes, Any]:
+        """Return what loads without a lease give for these keys: values of this caller's own, and Raised.
 
-        async def run() -> list[_Form]:
-            nonlocal is_mine
-            is_mine = True
-            return await self._run_here(names if isinstance(names, tuple) else (names,), load, failure)
+        What nobody loads is loaded in one call, and only then are the loads of others waited for. Raises what the own
+        call raises.
+        """
+        arrived = time.monotonic()
+        end, since = arrived + wait, 0.0 if joins else arrived
+        found: dict[bytes, Any] = {}
+        left: Sequence[bytes] = names
+        while left:
+            run = functools.partial(self._run_here, load, failures)
+            mine, others = await self._work.alone(left, load.guard, run, end)
+            try:
+                if mine.raised is not None:
+                    mine.raised.again()
+                found |= {name: _shown_of(mine.outcome(name)) for name in mine.names}
+                came = {
+                    name: self._joined(name, flight, load, since) if flight.is_over else self._too_late(name, wait)
+                    for name, flight in others.items()
+                }
+            finally:
+                # A traceback holds this frame, which must not hold the exception.
+                del mine, others
+            left = [name for name, value in came.items() if value is UNREADABLE]
+            alone = [name for name, value in came.items() if value is _PRIVATE]
+            found |= {name: value for name, value in came.items() if value is not UNREADABLE}
+            if alone:
+                found |= await self._by_themselves(alone, load, end - time.monotonic())
+        return found
 
-        end = time.monotonic() + wait
-        while True:
-            is_mine = False
-            left = max(0.0, end - time.monotonic())
-            forms = await self._work.alone(names, run, left, load.guard.pass_through, joins=joins)
-            values = [form.shown if is_mine else self._copied(form, load.type) for form in forms]
-            if not any(value is UNREADABLE for value in values):
-                return values
+    def _joined(self, name: bytes, flight: Flight, load: _LocalLoad, since: float) -> Any:
+        """Return what a caller has of another one's load; _PRIVATE if that failed for the other alone.
+
+        UNREADABLE if there is nothing: none has begun after `since`, it was interrupted, it gave a value of another
+        type, or another function than that of the caller has failed.
+        """
+        outcome = flight.outcome(name) if flight.begun > since else None
+        if outcome is None:
+            return UNREADABLE
+        if outcome.__class__ is not Raised:
+            return self._copied(outcome, load.type)
+        if flight.guard is not load.guard:
+            return UNREADABLE
+        if not isinstance(outcome.error, Exception):
+            # It would end this caller as well, or look as if that had been cancelled.
+            key, cause = self._key(name), qualified(type(outcome.error))
+            return Raised(LoadError(f"{key}: {cause}", key=key, cause_class=cause))
+        return _PRIVATE if isinstance(outcome.error, load.guard.pass_through) else outcome
+
+    def _too_late(self, name: bytes, wait: float) -> Raised:
+        return Raised(DeadlineError(f"{self._key(name)}: its load took longer than {wait:g} s"))
+
+    async def _by_themselves(self, names: Sequence[bytes], load: _LocalLoad, wait: float) -> dict[bytes, Any]:
+        """Load without a lease, whoever else does, as soon as there is room. Raises what the call raises."""
+        outcomes: dict[bytes, Any] = {}
+        await self._work.limited(lambda: self._run_here(load, _NO_FAILURES, names, outcomes), wait)
+        return {name: _shown_of(outcome) for name, outcome in outcomes.items()}
 
     async def _run_here(
-        self, names: tuple[bytes, ...], load: _LocalLoad, failure: LoadError | None = None
-    ) -> list[_Form]:
+        self, load: _LocalLoad, failures: Mapping[bytes, LoadError], names: Iterable[bytes], outcomes: dict[bytes, Any]
+    ) -> None:
+        """Load those of these keys that may be tried, in one call; what came of each is put into `outcomes`."""
         guard = load.guard
-        for name in names:
-            self._failures.try_alone(name, self._key(name), guard, failure)
+        outcomes |= self._failures.refused(names, guard, failures)
+        tried = tuple(name for name in names if name not in outcomes)
+        if not tried:
+            return
+        keys = list(map(self._key, tried))
+        self._failures.check(keys[0], guard)
         self._stats.local_loads += 1
         handled = Handled()
         ran = False
         try:
-            loaded = await self._run(names, load.run)
+            loaded = await self._run(tried, lambda: load.run(list(keys)))
             ran = True
-            forms = [
-                self._form(name, row, load.type, guard) for name, row in zip(names, load.rows(loaded), strict=True)
-            ]
+            rows = zip(tried, load.rows(keys, loaded), strict=True)
+            forms = {name: self._form(name, row, load.type, guard) for name, row in rows}
         except Exception as error:
-            self._failures.failed(names, error, guard, handled, ran=ran)
+            self._failures.failed(tried, error, guard, handled, ran=ran)
             raise
         self._failures.succeeded(guard)
-        return forms
+        outcomes |= forms
 
     def _copied(self, form: _Form, type: Any) -> Any:
         """Return what another caller's load gave as one's own, as a server would: callers may change what they get."""
@@ -996,23 +1095,33 @@ class AsyncCache(Functions):
             await self._load_batch(batch, load_many, policy, type, guard)
         finally:
             batch.release()
-        found, end = batch.found, time.monotonic() + limit
+        end = time.monotonic() + limit
+        load = _LocalLoad(load_many, functools.partial(rows_of, guard.name), type, guard)
         if batch.away:
-            away = batch.away
-            load = _LocalLoad(lambda: load_many(list(away)), lambda rows: rows_of(guard.name, away, rows), type, guard)
-            found |= await self._load_many_here(away, load, policy, limit)
+            self._tags(policy.tags)  # what is wrong with them is told now as well
+            batch.add(await self._many_here(batch.away, load, limit, joins=True))
         if batch.later:
+            batch.add(await self._waited_for(batch.later, load, policy, end))
+        batch.raise_failures()
+        return {key: batch.found[key] for key in keys}
 
-            async def wait_for(key: str) -> Any:
-                load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
-                return await self.get_or_load(key, load, policy=policy, type=type, wait=left, guard=guard)
+    async def _waited_for(self, keys: list[str], load: _LocalLoad, policy: Policy, end: float) -> dict[str, Any]:
+        """Return what others load, and Raised; what nobody has a lease of after that is loaded here in one call."""
 
-            came = dict(zip(batch.later, await self._work.each(wait_for, batch.later), strict=True))
-            failed = {key: value.error for key, value in came.items() if value.__class__ is Failed}
-            if failed:
-                _raise_all(failed)
-            found |= came
-        return {key: found[key] for key in keys}
+        async def wait_for(key: str) -> Any:
+            left = max(0.001, end - time.monotonic())
+            want = _Want(self._one_of(load, key), policy, load.type, left, load.guard, defers=True)
+            name = self._name(key)
+            server = self._server(name)
+            return await self._not_hit_again(server, name, await self._fetched(server, name, left), want)
+
+        came = dict(zip(keys, await self._work.each(wait_for, keys), strict=True))
+        deferred = {key: value.failure for key, value in came.items() if value.__class__ is _Deferred}
+        if deferred:
+            failures = {self._name(key): failure for key, failure in deferred.items() if failure is not None}
+            left = max(0.0, end - time.monotonic())
+            came |= await self._many_here(list(deferred), load, left, failures, joins=False)
+        return {key: Raised(value.error) if value.__class__ is Failed else value for key, value in came.items()}
 
     async def _load_batch(
         self, batch: _Sorted, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
@@ -1060,17 +1169,25 @@ class AsyncCache(Functions):
             else:
                 batch.later.append(key)
 
-    async def _load_many_here(self, keys: list[str], load: _LocalLoad, policy: Policy, wait: float) -> dict[str, Any]:
-        """Load without a server, in one call. Nothing is stored; equal batches of this process run one at a time."""
-        self._tags(policy.tags)  # what is wrong with them is told now as well
-        values = await self._alone(tuple(map(self._name, keys)), load, wait, joins=False)
-        return dict(zip(keys, values, strict=True))
+    async def _many_here(
+        self,
+        keys: list[str],
+        load: _LocalLoad,
+        wait: float,
+        failures: Mapping[bytes, LoadError] = _NO_FAILURES,
+        *,
+        joins: bool,
+    ) -> dict[str, Any]:
+        """Load without leases, in one call, what nobody loads in this process; nothing is stored."""
+        names = list(map(self._name, keys))
+        found = await self._alone(names, load, wait, failures, joins=joins)
+        return {key: found[name] for key, name in zip(keys, names, strict=True)}
 
-    def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
-        async def load() -> Any:
-            return rows_of(guard.name, [key], await self._work.settle(load_many([key])))[0]
+    def _one_of(self, load: _LocalLoad, key: str) -> Callable[[], Any]:
+        async def run() -> Any:
+            return load.rows([key], await self._work.settle(load.run([key])))[0]
 
-        return load
+        return run
 
     async def _load_many(
         self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
@@ -1100,7 +1217,11 @@ class AsyncCache(Functions):
             self._stats.load_errors += 1
             words = self._failures.failed([lease.name for lease in leases], error, guard, handled, ran=ran)
             await self._answer_all([(lease, (b"CACHE.FAIL", *words)) for lease in leases])
-            raise
+            if policy.stale_if_error and not ran and not isinstance(error, guard.pass_through):
+                shown = await self._stale(leases, type)
+            if len(shown) < len(leases):
+                raise
+            return shown
         except BaseException as error:
             await self._interrupted(leases, error)
             raise
@@ -1108,6 +1229,28 @@ class AsyncCache(Functions):
         await self._answer_all(answers)
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
+
+    async def _stale(self, leases: Sequence[Lease], type: Any) -> dict[str, Any]:
+        """Return the stale values that stand in for loads that failed, by key; each server is asked once."""
+        found: dict[str, Any] = {}
+        for server in {id(lease.server): lease.server for lease in leases}.values():
+            names = [lease.name for lease in leases if lease.server is server]
+            try:
+                replies = await server.fetch_many(names, 0, 0)
+            except CacheError:
+                self._stats.errors += 1
+                continue
+            values = {name: self._standing_in(reply, type) for name, reply in zip(names, replies, strict=True)}
+            found |= {self._key(name): value for name, value in values.items() if value is not UNREADABLE}
+        return found
+
+    def _standing_in(self, reply: Any, type: Any) -> Any:
+        """Return the value in a reply after a load that failed; UNREADABLE if there is none."""
+        if reply.__class__ is not list or reply[1] is None or reply[0] == b"absent":
+            return UNREADABLE
+        value = self._decode(reply[1], reply[5], type)
+        self._stats.stale += value is not UNREADABLE
+        return value
 
     async def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
@@ -1270,7 +1413,23 @@ class AsyncCache(Functions):
 
 
 def _one_local(want: _Want) -> _LocalLoad:
-    return _LocalLoad(want.load, lambda value: (value,), want.type, want.guard)
+    return _LocalLoad(lambda _: want.load(), lambda _, value: (value,), want.type, want.guard)
+
+
+def _shown_of(outcome: _Form | Raised) -> Any:
+    return outcome if isinstance(outcome, Raised) else outcome.shown
+
+
+def _given(outcomes: Mapping[bytes, Any], name: bytes) -> Any:
+    """Return the value of a key, or raise what its load raised."""
+    value = outcomes[name]
+    try:
+        if value.__class__ is Raised:
+            value.again()
+        return value
+    finally:
+        # A traceback holds this frame, which must not hold the exception.
+        del outcomes, value
 
 
 def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
@@ -1323,12 +1482,3 @@ def _text(value: Any) -> Any:
 
 def _path(chain: Iterable[bytes], name: bytes) -> str:
     return " -> ".join(map(_text, (*chain, name)))
-
-
-def _raise_all(errors: Mapping[str, Exception]) -> None:
-    """Raise an error that is that of all keys as it is; different ones as one that names them."""
-    first = next(iter(errors.values()))
-    if all(error is first for error in errors.values()):
-        Raised(first).again()
-    named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
-    raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first
