@@ -195,6 +195,14 @@ fn fetched(fetched: Fetched) -> Reply {
     Reply::Fetched(Box::new(fetched))
 }
 
+fn state_of(absent: bool, stale: bool) -> State {
+    match (absent, stale) {
+        (true, _) => State::Absent,
+        (false, true) => State::Stale,
+        (false, false) => State::Hit,
+    }
+}
+
 fn left(expires_at: Option<u64>, now: u64) -> Option<u64> {
     expires_at.map(|at| at.saturating_sub(now))
 }
@@ -203,11 +211,7 @@ fn left(expires_at: Option<u64>, now: u64) -> Option<u64> {
 /// exception that says "no such row", if any.
 fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: Option<u64>, now: u64) -> Fetched {
     Fetched {
-        state: match () {
-            () if item.absent => State::Absent,
-            () if stale => State::Stale,
-            () => State::Hit,
-        },
+        state: state_of(item.absent, stale),
         value: (!item.absent || !item.value.bytes().is_empty()).then(|| take(scratch, item.value)),
         token,
         version: Some(item.version),
@@ -221,12 +225,8 @@ fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: Option<u64>
 fn loaded(loaded: Loaded, now: u64) -> Fetched {
     let Loaded { value, version, flags, expires_at, stale, absent } = loaded;
     Fetched {
-        state: match () {
-            () if absent => State::Absent,
-            () if stale => State::Stale,
-            () => State::Hit,
-        },
-        value: (!absent || !value.is_empty()).then(|| Blob::Shared(value)),
+        state: state_of(absent, stale),
+        value: (!absent || !value.is_empty()).then_some(Blob::Shared(value)),
         token: None,
         version,
         ttl: left(expires_at, now),
