@@ -28,60 +28,20 @@ struct Envelope<'a> {
     body: &'a RawValue,
 }
 
-/// Fields of a body. Unknown ones are passed over, as the protocol asks.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Body<'a> {
-    #[serde(borrow, deserialize_with = "present")]
-    r#type: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    msg_id: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    node_id: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    node_ids: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    key: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    keys: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    tags: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    value: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    from: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    to: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    create_if_not_exists: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    ttl_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    refresh_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    grace_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    cost_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    absent: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    wait_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    lease_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    token: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    message: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    retry_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    by: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    user: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    password: Raw<'a>,
+macro_rules! body {
+    ($($field:ident),*) => {
+        /// Fields of a body. Unknown ones are passed over, as the protocol asks.
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body<'a> {
+            $(#[serde(borrow, deserialize_with = "present")] $field: Raw<'a>),*
+        }
+    };
+}
+
+body! {
+    r#type, msg_id, node_id, node_ids, key, keys, tags, value, from, to, create_if_not_exists, ttl_ms, refresh_ms,
+    grace_ms, cost_ms, absent, wait_ms, lease_ms, token, message, retry_ms, ms, by, user, password
 }
 
 /// A field that is there, null included; a plain Option would take null for nothing.
@@ -89,47 +49,21 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Er
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// What a message asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
-    Init,
-    Get,
-    Set,
-    Delete,
-    Cas,
-    Read,
-    Write,
-    Incr,
-    MGet,
-    Invalidate,
-    Auth,
-    Fetch,
-    Fill,
-    Fail,
-    Renew,
-    Release,
-    Inspect,
+macro_rules! types {
+    ($($kind:ident $name:literal),*) => {
+        /// What a message asks for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Type { $($kind),* }
+
+        const TYPES: &[(&str, Type)] = &[$(($name, Type::$kind)),*];
+    };
 }
 
-const TYPES: [(&str, Type); 17] = [
-    ("init", Type::Init),
-    ("get", Type::Get),
-    ("set", Type::Set),
-    ("delete", Type::Delete),
-    ("cas", Type::Cas),
-    ("read", Type::Read),
-    ("write", Type::Write),
-    ("incr", Type::Incr),
-    ("mget", Type::MGet),
-    ("invalidate", Type::Invalidate),
-    ("auth", Type::Auth),
-    ("fetch", Type::Fetch),
-    ("fill", Type::Fill),
-    ("fail", Type::Fail),
-    ("renew", Type::Renew),
-    ("release", Type::Release),
-    ("inspect", Type::Inspect),
-];
+types! {
+    Init "init", Get "get", Set "set", Delete "delete", Cas "cas", Read "read",
+    Write "write", Incr "incr", MGet "mget", Invalidate "invalidate", Auth "auth", Fetch "fetch",
+    Fill "fill", Fail "fail", Renew "renew", Release "release", Inspect "inspect"
+}
 
 /// A message, or as much of it as could be understood.
 #[derive(Debug, Default)]
@@ -211,8 +145,8 @@ impl Message {
             self.msg_id = Some(id.get().to_owned());
         }
         let name = string(body.r#type, "ERR body has no type")?;
-        let kind = TYPES.into_iter().find(|(known, _)| *known == name);
-        let kind = kind.ok_or_else(|| Error::with(Kind::Unknown, format!("ERR unknown type '{name}'")))?;
+        let kind = TYPES.iter().find(|(known, _)| *known == name);
+        let kind = *kind.ok_or_else(|| Error::with(Kind::Unknown, format!("ERR unknown type '{name}'")))?;
         self.kind = Some(kind);
         self.read_fields(kind.1, &body)
     }
