@@ -18,6 +18,9 @@ import pytest
 
 import globalcache
 from globalcache import _core
+from globalcache.client import blocking, multiplexed
+from globalcache.client import wire as wire_module
+from globalcache.loaders import link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +53,24 @@ def until(holds: Callable[[], Any], why: Callable[[], str] = str, limit: float =
 def transport(cache: Any) -> Any:
     """Return how a cache reaches its first server, below what users see."""
     return cache._servers[0]  # noqa: SLF001
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_bytes_are_packed() -> Iterator[None]:
+    """Have every command of every test looked at: hiredis crashes when a signal handler raises over other words."""
+    pack, others = wire_module.pack, []
+
+    def checked(words: tuple[bytes, ...]) -> bytes:
+        others.extend([word for word in words if type(word) is not bytes])
+        assert not others
+        return pack(words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (wire_module, blocking, multiplexed, link):
+            patch.setattr(module, "pack", checked)
+        yield
+    # Threads that renew leases log what they raise.
+    assert not others
 
 
 class Wire:

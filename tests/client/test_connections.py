@@ -489,7 +489,7 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
         assert len(loads) == 1
         assert other.inspect("x")["lease"] == "none"
         assert [words[0] for words in sent if words[0] in {b"CACHE.FILL", b"CACHE.FAIL"}] == [b"CACHE.FAIL"]
-        assert any(str(words[-1]).startswith("too large (load ") for words in sent)
+        assert any(words[-1].startswith(b"too large (load ") for words in sent)
         other.invalidate("x")
         assert small("get_or_load_many", ["x", "y"], lambda _: {"x": value, "y": 1}) == {"x": value, "y": 1}
     assert small("get", "y") == 1

@@ -27,7 +27,7 @@ from sqlalchemy.exc import NoResultFound
 
 import globalcache
 from globalcache import AsyncCache, Cache, ConfigError, LoadError
-from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
+from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures, is_private
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
@@ -573,6 +573,19 @@ async def tasks_refused(cache: AsyncCache, users: list[str]) -> dict[str, str]:
             return f"Forbidden: {error}"
 
     return dict(zip(users, await asyncio.gather(*map(call, users)), strict=True))
+
+
+@pytest.mark.parametrize("name", ["Forbidden" * 70, "É" * 300, "漢" * 220, "a" + "é" * 300])
+def test_a_private_failure_is_recognised_however_long_its_name(server: globalcache.Server, name: str) -> None:
+    """A server keeps 512 bytes of a cause, and what says that it is private stands at its end."""
+    private = type(name, (Exception,), {})
+    said = Failures().failed([b"x"], private(), Guard("f", (), [private]), Handled(), ran=False)
+    with Cache(server.url) as cache:
+        below = transport(cache)
+        lease = below.fetch(b"x", 0)[2]
+        below.call(b"CACHE.FAIL", *lease.words, said[0], b"RETRY", b"1000")
+        lease.close()
+        assert is_private(below.fetch(b"x", 0))
 
 
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:

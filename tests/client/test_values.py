@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import enum
 import itertools
 import subprocess
 import sys
@@ -393,3 +394,33 @@ def test_classes_that_are_made_at_each_call_are_let_go(monkeypatch: pytest.Monke
         assert values.decode(data, flags, kind) == kind(number)
     for held in (values._decoders, values._walks):  # noqa: SLF001
         assert 0 < len(held) <= 10
+
+
+@pytest.mark.parametrize("base", [enum.Flag, enum.IntFlag])
+@pytest.mark.parametrize("reads_before", [True, False])
+def test_a_flag_that_was_made_of_false_is_that_of_nothing(base: Any, reads_before: bool) -> None:
+    """Permission(False) is Permission(0) to Python, which writes it as false from then on and not as a number."""
+
+    class Permission(base):  # type: ignore[misc]
+        READ = 1
+        WRITE = 2
+
+    kind, values = list[Permission], Values()
+    whole = [Permission.READ, Permission.READ | Permission.WRITE]
+    if reads_before:
+        assert values.decode(*values.encode(whole, kind), kind) == whole
+    nothing = Permission(False)
+    everything = [*whole, nothing]
+    assert values.encode(everything, kind) == (b"[1,3,0]", 0)
+    assert values.decode(b"[1,3,0]", 0, kind) == everything
+    assert Values().decode(b"[1,3,0]", 0, kind) == everything
+
+
+def test_a_flag_that_was_made_of_false_is_read_first() -> None:
+    """Another process has written the value, and this one writes none."""
+
+    class Permission(enum.Flag):
+        READ = 1
+
+    Permission(False)
+    assert Values().decode(b"1", 0, Permission) is Permission.READ

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import CodeType
 
+    from globalcache.client.wire import Words
+
 _log = logging.getLogger("globalcache")
 
 # Exceptions that are kept, and functions without a decorator whose failures are counted.
@@ -217,9 +219,7 @@ class Failures:
             with self._lock:
                 self._of(guard).breaker.succeeded()
 
-    def failed(
-        self, names: Sequence[bytes], error: Exception, guard: Guard, handled: Handled, *, ran: bool
-    ) -> tuple[Any, ...]:
+    def failed(self, names: Sequence[bytes], error: Exception, guard: Guard, handled: Handled, *, ran: bool) -> Words:
         """Keep an exception for the callers of this process; returns the words of CACHE.FAIL after its token.
 
         `names` are the keys of the load, which is one failure however many they are; `handled` is what its caller
@@ -227,17 +227,17 @@ class Failures:
         its database.
         """
         if isinstance(error, SkippedError):
-            return error.cause_class or "", b"RETRY", error.retry_ms
+            return (error.cause_class or "").encode(), b"RETRY", b"%d" % error.retry_ms
         if isinstance(error, guard.pass_through):
             # Its text is nobody else's business, whatever the cache was told of texts.
-            return qualified(type(error)) + _PRIVATE, b"RETRY", 0
+            return (qualified(type(error)) + _PRIVATE).encode(), b"RETRY", b"0"
         handled.cut_from(error)
         self._keep(names, error, guard)
         if ran:
             self.succeeded(guard)
         else:
             self._count(names[0], error, guard)
-        return (self.message(error),)
+        return (self.message(error).encode(),)
 
     def message(self, error: BaseException) -> str:
         """Return what is sent to the server: the qualified name of the class, and the text only with tell_text=True."""

@@ -28,7 +28,7 @@ from globalcache.client.home import when_forked
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from globalcache.client.guard import Guard
     from globalcache.client.raised import Raised
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 LOOK_AGAIN = 0.04
 
 
-class Running:
-    """The keys of a load while it runs; none afterwards, for a task or thread that the load began may outlive it."""
+class Running(Holder):
+    """The keys of a load, held by the frame that runs it."""
 
     __slots__ = ("names",)
 
@@ -48,17 +48,26 @@ class Running:
 
 
 # The loads within which this code runs, outermost first: a load that asks for a key of theirs would wait for itself.
-loading: contextvars.ContextVar[tuple[Running, ...]] = contextvars.ContextVar("globalcache_loading", default=())
+# A task or thread that a load began may outlive it, and an exception from outside may end it before it is taken out.
+loading: contextvars.ContextVar[tuple[weakref.ref[Running], ...]] = contextvars.ContextVar(
+    "globalcache_loading", default=()
+)
 
 
-def keys_in_load() -> Iterator[bytes]:
-    """Return the keys of the loads within which the caller runs, of those that have not ended."""
-    return (name for load in loading.get() for name in load.names)
+def loads_around() -> tuple[weakref.ref[Running], ...]:
+    """Return the loads within which the caller runs, of those that have not ended."""
+    return tuple([load for load in loading.get() if load() is not None])
+
+
+def keys_in_loads() -> list[dict[bytes, None]]:
+    """Return the keys of each of these loads."""
+    # No variable has the load itself: a traceback would keep it.
+    return [names for load in loading.get() if (names := getattr(load(), "names", None))]
 
 
 def is_in_load() -> bool:
     """Return whether the caller runs within a load that has not ended."""
-    return any(load.names for load in loading.get())
+    return bool(loads_around())
 
 
 class Flight:
@@ -82,8 +91,9 @@ class Flight:
         self.begun = float("inf")
         self.outcomes: dict[bytes, Any] = {}
         self.raised: Raised | None = None
-        # The loop of its leader, if that is a task.
+        # The loop of its leader, if that is a task, and the task.
         self.loop = loop
+        self.task: asyncio.Task[Any] | None = None
         # The flights that its load waits for.
         self.waits_for: set[Flight] = set()
         self._leader = leader

@@ -123,20 +123,24 @@ class AsyncWork:
         """
         loop = asyncio.get_running_loop()
         flight = Flight(names, guard, lambda: None if loop.is_closed() else loop, loop)
-        others = self._flights.claim(flight)
+        others: dict[bytes, Flight] = {}
         try:
+            others = self._flights.claim(flight)
             if flight.names:
                 others |= await self._led(loop, flight, run, end)
             if flight.raised is None:
                 for other in set(others.values()):
                     await self._wait(loop, other, end)
         finally:
+            if flight.task is None:
+                # Interrupted before there was a task that ends it.
+                self._flights.end(flight)
             self._flights.leave(others.values())
         return flight, others
 
     async def _led(self, loop: asyncio.AbstractEventLoop, flight: Flight, run: Run, end: float) -> dict[bytes, Flight]:
         leaders = self._of(loop).leaders
-        task = loop.create_task(self._lead(flight, run))
+        task = flight.task = loop.create_task(self._lead(flight, run))
         # One that is cancelled before it begins runs no line of its own.
         task.add_done_callback(functools.partial(self._landed, flight, leaders))
         leaders.add(task)

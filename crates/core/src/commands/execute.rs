@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::connection::hello;
 use super::context::{Context, expires_at};
 use super::info::info;
-use super::keys::{count, expire, persist, remove, ttl};
+use super::keys::{exist, expire, persist, remove, ttl};
 use super::memcached::is_fill;
 use super::read::{Form, get, get_many};
 use super::server::{ALL, DOCUMENTS, describe_named, document_named, keys_of, list, memory_stats};
@@ -25,8 +25,10 @@ pub(crate) fn execute_request(
     request: &Request<'_>,
     command: &Command<'_>,
 ) -> Reply {
+    // What goes on in another turn has asked for its keys.
+    let begins = cx.waits.progress.is_none();
     let fills = |cx: &mut _, client: &_| matches!(command, Command::Memcached(item) if is_fill(cx, client, item));
-    if cx.engine.loaders.any() && !request.looks && !fills(cx, client) {
+    if begins && cx.engine.loaders.any() && !request.looks && !fills(cx, client) {
         let db = client.db;
         match load_first(cx, client, request.needed(command).map(|bytes| Key { db, bytes })) {
             Ok(false) => {}
@@ -34,7 +36,7 @@ pub(crate) fn execute_request(
             Err(error) => return Reply::Error(error),
         }
     }
-    if client.tracking.is_some() {
+    if begins && client.tracking.is_some() {
         client::remember_reads(cx, client, request);
     }
     let reply = execute(cx, client, command);
@@ -67,7 +69,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::MGet(keys) => return get_many(cx, client, keys, Form::Plain),
         Command::MSet(pairs) => return mset(cx, db, pairs),
         Command::Delete(keys) => return Ok(remove(cx, db, keys)),
-        Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
+        Command::Exists(keys) => exist(cx, db, keys),
         Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
         Command::Persist(key) => persist(cx, Key { db, bytes: key }),
@@ -106,12 +108,20 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => Reply::Fixed(&ALL),
+        Command::CommandAll => {
+            cx.may_look()?;
+            Reply::Fixed(&ALL)
+        }
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList(filter) => return list(cx, filter),
-        Command::CommandInfo(names) => return describe_named(names),
-        Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
-        Command::CommandDocs(names) => return document_named(names),
+        Command::CommandInfo(names) => {
+            cx.may_look()?;
+            return describe_named(names);
+        }
+        Command::CommandDocs(names) => {
+            cx.may_look()?;
+            return if names.is_empty() { Ok(Reply::Fixed(&DOCUMENTS)) } else { document_named(names) };
+        }
         Command::Text(command) => return text::run(cx, client, &command),
         Command::Key(command) => return keyspace::run(cx, client, &command),
         Command::Config(command) => return config::run(cx, &command),

@@ -92,13 +92,15 @@ pub(super) fn get_many(cx: &mut Context<'_>, client: &Client, keys: Args<'_>, fo
     if cx.waits.asked > 0 && load_many(cx, client, keys) {
         return Ok(Reply::Parked);
     }
+    // Before it stand other replies of the same transaction.
+    let begun = cx.scratch.len();
     let (mut values, mut stale) = (Values::new(keys.len(), cx.scratch), Vec::new());
     each_value(cx, db, keys, |now, item, scratch| {
         if served && item.is_some_and(|item| item.is_stale(now)) {
             stale.extend(keys.get(values.len()));
         }
         take_next(&mut values, item.map(|item| (item.value, form.flags(item.flags))), scratch);
-        scratch.len()
+        scratch.len() - begun
     })?;
     // The others are refreshed by who reads them next.
     for bytes in stale.into_iter().take(LOADS) {

@@ -159,6 +159,12 @@ impl Index {
         Index { tables: vec![Table::default(); tables as usize].into(), buckets: 0 }
     }
 
+    /// Where its tables lie.
+    #[cfg(test)]
+    pub(super) fn tables_at(&self) -> usize {
+        self.tables.as_ptr() as usize
+    }
+
     fn table_of(&self, hash: u64) -> usize {
         (hash >> TAG_BITS) as usize & (self.tables.len() - 1)
     }

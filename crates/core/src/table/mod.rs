@@ -14,9 +14,9 @@ mod unknown;
 
 pub use page::page;
 pub(crate) use read::cache::fill_of;
-pub(crate) use read::scripts::{NO_LUA, known, sha1};
+pub(crate) use read::scripts::{NO_LUA, known, sum};
 pub use request::Request;
-pub use row::{Fast, Row, Uses, flag};
+pub use row::{Copies, Fast, Row, Uses, flag};
 pub(crate) use rows::read_late_expiry;
 pub use rows::{TABLE, lookup};
 pub(crate) use unknown::unknown;

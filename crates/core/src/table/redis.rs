@@ -40,7 +40,7 @@ impl KeySpec {
         if row.uses != Uses::ValueBefore {
             return *self;
         }
-        let reads = args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"));
+        let reads = asks_for_value(args);
         KeySpec { reads, flags: if reads { "RW access update" } else { "OW update" }, ..*self }
     }
 
@@ -57,6 +57,11 @@ impl KeySpec {
         };
         (end <= args.len()).then(|| (first..end).step_by(step).filter_map(move |at| args.get(at)))
     }
+}
+
+/// Whether a SET returns or compares what was there.
+pub fn asks_for_value(args: Args<'_>) -> bool {
+    args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"))
 }
 
 /// A command or a subcommand, which rights can be given to.

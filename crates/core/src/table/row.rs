@@ -77,6 +77,19 @@ pub enum Uses {
     ChannelPatterns,
 }
 
+/// What a write copies at most of values that are there: what a transaction may cost is bounded by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// A short value if it loads what is there, else nothing.
+    Usual,
+    /// A short value.
+    Short,
+    /// A short value, twice.
+    TwoShort,
+    /// A value, however long it is.
+    Long,
+}
+
 /// A short way to a command, for requests without options of clients that have set nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fast {
@@ -111,6 +124,8 @@ pub struct Row {
     pub read: for<'a> fn(&Row, Args<'a>) -> Result<Command<'a>, Error>,
     /// What it uses besides those keys.
     pub uses: Uses,
+    /// What it copies, if it writes.
+    pub copies: Copies,
     /// The short way to it.
     pub fast: Option<Fast>,
     /// Whoever may run one of these commands may run it, too.

@@ -6,7 +6,7 @@ use super::read::basic::*;
 use super::read::words::{arg, read_time};
 use super::read::{acl, cache, client, config, keyspace, pubsub, scripts, text};
 use super::row::flag::*;
-use super::row::{Fast, Row, Uses};
+use super::row::{Copies, Fast, Row, Uses};
 use crate::vocabulary::{
     After, CacheCommand, Command, Error, Expiry, KeyCommand, PubSubCommand, Rename, TextCommand, Topic, integer,
 };
@@ -26,6 +26,7 @@ const PLAIN: Row = Row {
     summary: "",
     read: |_, _| Ok(Command::Nothing),
     uses: Uses::Keys,
+    copies: Copies::Usual,
     fast: None,
     granted_by: &[],
 };
@@ -33,16 +34,16 @@ const PLAIN: Row = Row {
 macro_rules! table {
     ($($name:literal $arity:literal $flags:expr, $keys:expr, $group:literal $since:literal $summary:literal, $read:expr
         $(, $extra:ident: $value:expr)*;)*) => {
-        &[$(Row { name: $name, arity: $arity, flags: $flags, keys: $keys, group: $group, since: $since,
-            summary: $summary, read: $read, $($extra: $value,)* ..PLAIN }),*]
+        /// A static of its own, so that each row has one place in memory, by which it is known.
+        static ROWS: [Row; [$($name),*].len()] = [$(Row { name: $name, arity: $arity, flags: $flags, keys: $keys,
+            group: $group, since: $since, summary: $summary, read: $read, $($extra: $value,)* ..PLAIN }),*];
     };
 }
 
-/// Every command there is.
 #[rustfmt::skip]
-pub static TABLE: &[Row] = table! {
+table! {
     "ACL" -2 CONNECTION | SUBCOMMANDS, NO_KEY, "server" "6.0.0" "Tells of users and what they may do.", acl::read_acl;
-    "APPEND" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "2.0.0" "Puts bytes behind a value and returns its new length.", |_, a| Ok(Command::Text(TextCommand::Append(arg(a, 0), arg(a, 1))));
+    "APPEND" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "2.0.0" "Puts bytes behind a value and returns its new length.", |_, a| Ok(Command::Text(TextCommand::Append(arg(a, 0), arg(a, 1)))), copies: Copies::Long;
     "AUTH" -2 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Authenticates the connection.", read_auth;
     "CACHE.CANCEL" 2 FAST | CONNECTION | ALONE | LOADER, NO_KEY, "cache" "7.4.0" "Leaves the queue that a ticket stands for.", |_, a| Ok(Command::Cache(CacheCommand::Cancel(cache::token(a, 0)?))), granted_by: &["CACHE.FILL", "CACHE.FETCH"];
     "CACHE.ENTRY" 2 READ | FAST | LOAD, ONE_KEY, "cache" "7.4.0" "Returns an item with its state, version, times and flags.", |_, a| Ok(Command::Cache(CacheCommand::Entry(arg(a, 0))));
@@ -71,8 +72,8 @@ pub static TABLE: &[Row] = table! {
     "DELIFEQ" 3 WRITE | FAST | LOAD, ONE_KEY, "string" "9.0.0" "Removes a key if it has the given value.", |_, a| Ok(Command::Text(TextCommand::RemoveIf(arg(a, 0), arg(a, 1))));
     "DISCARD" 1 FAST | TRANSACTION, NO_KEY, "transactions" "2.0.0" "Forgets the commands of a transaction.", |_, _| Ok(Command::Discard);
     "ECHO" 2 FAST | CONNECTION | WORKER | UNSEEN, NO_KEY, "connection" "1.0.0" "Returns the message.", |_, a| Ok(Command::Echo(arg(a, 0)));
-    "EVAL" -3 WRITE | DENY_OOM, NO_KEY, "scripting" "2.6.0" "Runs one of the scripts that are known by their SHA-1.", scripts::read_eval;
-    "EVALSHA" -3 WRITE | DENY_OOM, NO_KEY, "scripting" "2.6.0" "Runs one of the scripts that are known by their SHA-1.", scripts::read_evalsha;
+    "EVAL" -3 WRITE | DENY_OOM, NO_KEY, "scripting" "2.6.0" "Runs one of the scripts that are known by their SHA-1.", scripts::read_eval, copies: Copies::Short;
+    "EVALSHA" -3 WRITE | DENY_OOM, NO_KEY, "scripting" "2.6.0" "Runs one of the scripts that are known by their SHA-1.", scripts::read_evalsha, copies: Copies::Short;
     "EXEC" 1 TRANSACTION | EXECUTES, NO_KEY, "transactions" "1.2.0" "Runs the commands of a transaction in one step.", |_, _| Ok(Command::Exec);
     "EXISTS" -2 READ | FAST | LOAD, ALL_KEYS, "generic" "1.0.0" "Returns how many of the keys there are.", |_, a| Ok(Command::Exists(a));
     "EXPIRE" -3 WRITE | FAST | LOAD, ONE_KEY, "generic" "1.0.0" "Sets after how many seconds a key expires.", |r, a| read_expire(r, a, 1000, false);
@@ -83,7 +84,7 @@ pub static TABLE: &[Row] = table! {
     "FUNCTION" -2 ADMIN | SUBCOMMANDS, NO_KEY, "scripting" "7.0.0" "There are no functions; FLUSH has nothing to do.", scripts::read_function;
     "GET" 2 READ | FAST | LOAD | LOOKS, ONE_KEY, "string" "1.0.0" "Returns the value of a key.", |_, a| Ok(Command::Get(arg(a, 0))), fast: Some(Fast::Get);
     "GETDEL" 2 WRITE | FAST | LOAD, ONE_KEY, "string" "6.2.0" "Returns the value of a key and removes it.", |_, a| Ok(Command::Text(TextCommand::Take(arg(a, 0), After::Remove)));
-    "GETEX" -2 WRITE | FAST | LOAD, ONE_KEY, "string" "6.2.0" "Returns the value of a key and sets when it expires.", text::read_getex;
+    "GETEX" -2 WRITE | FAST | LOAD, ONE_KEY, "string" "6.2.0" "Returns the value of a key and sets when it expires.", text::read_getex, copies: Copies::TwoShort;
     "GETRANGE" 4 READ | LOAD, ONE_KEY, "string" "2.4.0" "Returns a part of a value.", |_, a| Ok(Command::Text(TextCommand::Range(arg(a, 0), integer(arg(a, 1))?, integer(arg(a, 2))?)));
     "GETSET" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Writes a value and returns the one before.", read_getset;
     "HELLO" -1 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "6.0.0" "Chooses the protocol version and tells who the server is.", read_hello;
@@ -122,7 +123,7 @@ pub static TABLE: &[Row] = table! {
     "SET" -3 WRITE | DENY_OOM, ONE_KEY, "string" "1.0.0" "Writes the value of a key.", read_set, uses: Uses::ValueBefore, fast: Some(Fast::Set);
     "SETEX" 4 WRITE | DENY_OOM, ONE_KEY, "string" "2.0.0" "Writes a value that expires after so many seconds.", |r, a| read_setex(r, a, 1000);
     "SETNX" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Writes a value if there is none.", |_, a| Ok(Command::Text(TextCommand::SetNew(arg(a, 0), arg(a, 1))));
-    "SETRANGE" 4 WRITE | DENY_OOM | LOAD, ONE_KEY, "string" "2.2.0" "Writes over a part of a value.", text::read_setrange;
+    "SETRANGE" 4 WRITE | DENY_OOM | LOAD, ONE_KEY, "string" "2.2.0" "Writes over a part of a value.", text::read_setrange, copies: Copies::Long;
     "STRLEN" 2 READ | FAST | LOAD, ONE_KEY, "string" "2.2.0" "Returns the length of a value.", |_, a| Ok(Command::Text(TextCommand::Length(arg(a, 0))));
     "SUBSCRIBE" -2 CONNECTION | ALONE | LISTENER, NO_KEY, "pubsub" "2.0.0" "Listens to channels.", pubsub::read_subscribe, uses: Uses::Channels;
     "SUBSTR" 4 READ | LOAD, ONE_KEY, "string" "1.0.0" "Returns a part of a value; GETRANGE by its old name.", |_, a| Ok(Command::Text(TextCommand::Range(arg(a, 0), integer(arg(a, 1))?, integer(arg(a, 2))?)));
@@ -134,17 +135,20 @@ pub static TABLE: &[Row] = table! {
     "UNSUBSCRIBE" -1 CONNECTION | ALONE | LISTENER, NO_KEY, "pubsub" "2.0.0" "Listens to channels no more.", |_, a| Ok(Command::PubSub(PubSubCommand::Unsubscribe(Topic::Channel, a)));
     "UNWATCH" 1 FAST, NO_KEY, "transactions" "2.2.0" "Forgets what is watched.", |_, _| Ok(Command::Unwatch);
     "WATCH" -2 FAST | TRANSACTION, ALL_KEYS, "transactions" "2.2.0" "Lets the next transaction run only if nothing happens to these keys.", |_, a| Ok(Command::Watch(a));
-};
+}
+
+/// Every command there is.
+pub static TABLE: &[Row] = &ROWS;
 
 /// The row of a command, looked for when this is compiled.
 pub(super) const fn row(name: &str) -> &'static Row {
-    &TABLE[place(name)]
+    &ROWS[place(name)]
 }
 
 /// The place of a command in the table, looked for when this is compiled.
 pub(super) const fn place(name: &str) -> usize {
     let mut at = 0;
-    while !is_same(TABLE[at].name.as_bytes(), name.as_bytes()) {
+    while !is_same(ROWS[at].name.as_bytes(), name.as_bytes()) {
         at += 1;
     }
     at
@@ -213,6 +217,7 @@ mod tests {
     fn every_row_is_found_whatever_its_case() {
         for row in TABLE {
             assert!(std::ptr::eq(lookup(row.name.as_bytes()).unwrap(), row), "{}", row.name);
+            assert!(std::ptr::eq(super::row(row.name), row), "{}", row.name);
             assert!(std::ptr::eq(lookup(row.name.to_ascii_lowercase().as_bytes()).unwrap(), row), "{}", row.name);
         }
         for name in [&b""[..], b"G", b"GETT", b"\xc7\xc5\xd4", b"NOSUCH"] {

@@ -8,19 +8,21 @@ from __future__ import annotations
 import functools
 import random
 import time
+import weakref
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
-from globalcache.client.flights import Running, keys_in_load, loading
+from globalcache.client.flights import Running, keys_in_loads, loading, loads_around
 from globalcache.client.functions import Functions
 from globalcache.client.guard import Absent, Guard, cause_of, qualified, text_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate, word_of
 from globalcache.client.work import Failed
 from globalcache.errors import (
     CacheError,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from globalcache.client.flights import Flight
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
+    from globalcache.client.wire import Words
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -68,7 +71,8 @@ _NAMED = 10
 # A server with keys as they were given and as they are sent.
 _Part: TypeAlias = "tuple[Transport, list[str], list[bytes]]"
 # A server with what it has to do, and the keys and tags that this changes.
-_Write: TypeAlias = "tuple[Transport, Any, tuple[bytes, ...], tuple[bytes, ...]]"
+_Write: TypeAlias = "tuple[Transport, Words, tuple[bytes, ...], tuple[bytes, ...]]"
+_ManyWrites: TypeAlias = "tuple[Transport, list[Words], tuple[bytes, ...], tuple[()]]"
 
 
 class _Want(NamedTuple):
@@ -126,16 +130,8 @@ class _Sorted:
         self.stale: list[Lease] = []
         self.later: list[str] = []
         self.away: list[str] = []
-        self._leases: list[Lease] = []
-
-    def own(self, replies: Iterable[Any]) -> None:
-        """Answer for all leases of these replies."""
-        self._leases += [lease for lease in map(_lease_of, replies) if lease is not None]
-
-    def hand_over(self, leases: list[Lease]) -> None:
-        """Leave these to who loads them."""
-        given = set(map(id, leases))
-        self._leases = [lease for lease in self._leases if id(lease) not in given]
+        # All replies, whose leases are this caller's.
+        self.replies: list[Any] = []
 
     def add(self, came: Mapping[str, Any]) -> None:
         """Note what came of keys: values, None for what has no row, and Raised."""
@@ -161,9 +157,10 @@ class _Sorted:
             del failed, first
 
     def release(self) -> None:
-        """Release what was not answered."""
-        for lease in self._leases:
-            lease.release()
+        """Release what was neither answered nor left to a refresh."""
+        for lease in filter(None, map(_lease_of, self.replies)):
+            if not lease.is_handed_over:
+                lease.release()
 
 
 class Cache(Functions):
@@ -462,9 +459,9 @@ class Cache(Functions):
         written = 0
         encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
         self._detach([self._name(key) for key in values])
-        writes: list[_Write] = []
+        writes: list[_ManyWrites] = []
         for server, part, names in self._spread(list(values)):
-            commands = []
+            commands: list[Words] = []
             for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
                 if not self._is_too_long(server, "set_many", key, data):
@@ -486,7 +483,7 @@ class Cache(Functions):
         return written
 
     @staticmethod
-    def _send_many(write: _Write) -> Any:
+    def _send_many(write: _ManyWrites) -> Any:
         server, commands, keys, _ = write
         return server.call_many(commands, keys=keys)
 
@@ -495,7 +492,7 @@ class Cache(Functions):
         server, words, keys, tags = write
         return server.call(*words, keys=keys, tags=tags)
 
-    def _deliver(self, send: Callable[[_Write], Any], writes: Sequence[_Write]) -> list[Any]:
+    def _deliver(self, send: Callable[[Any], Any], writes: Sequence[_Write | _ManyWrites]) -> list[Any]:
         """Send each write to its server; returns what they gave. Every server has its turn before anything is raised.
 
         An invalidation that ended at the first server would leave old values at the others, and none of them would
@@ -509,7 +506,7 @@ class Cache(Functions):
                 self._without(error)
                 return []
 
-        def attempt(write: _Write) -> Any:
+        def attempt(write: Any) -> Any:
             try:
                 return send(write)
             except Exception as error:  # noqa: BLE001 - raised when all had their turn
@@ -630,10 +627,12 @@ class Cache(Functions):
     ) -> T:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
-        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
-        once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
-        and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
-        when something is loaded; `guard` has the options of a decorator about exceptions.
+        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at once
+        and refreshed in the background, and now and then so is one whose end is near: `load` may run after the call, so
+        it must not use variables that change meanwhile, such as that of a loop. A value that was loaded before an
+        invalidation is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and
+        may be a function that is asked for it when something is loaded; `guard` has the options of a decorator about
+        exceptions.
 
         Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
         and TypeError for a value that would not come back the same. After a failure in another process `load` runs
@@ -659,7 +658,10 @@ class Cache(Functions):
             if found is not UNREADABLE:
                 self._stats.hits += 1
                 return found
-        lease = _lease_of(reply)
+        # No call comes between, which could be interrupted: from here on this call answers for the lease.
+        lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+        if lease is not None:
+            lease.taken = True
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
             want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
@@ -698,29 +700,34 @@ class Cache(Functions):
         if lease is None and reply[1] is not None and want.again:
             # It was written by other code, as another type: make room for one that can be read.
             self._invalidate([self._key(name)], [])
-            return self._once_more(server, name, want._replace(again=False))
+            return self._once_more(server, name, want._replace(again=False), want.wait)
         self._stats.misses += 1
         if lease is not None:
             return self._load(lease, want)
         return self._load_here(name, want)
 
-    def _once_more(self, server: Transport, name: bytes, want: _Want) -> Any:
-        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
-        return self._not_hit_again(server, name, self._fetched(server, name, want.wait), want)
+    def _once_more(self, server: Transport, name: bytes, want: _Want, wait: float, *, alone: bool = False) -> Any:
+        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load.
 
-    def _by_itself(self, server: Transport, name: bytes, want: _Want) -> Any:
-        """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
-
-        All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
+        `alone`: a load has failed for its caller alone, and all who waited for it ask at the same moment. One of them
+        is granted the lease; the others load without one, since others may fail so as well.
         """
-        reply = self._fetched(server, name, 0)
-        if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
-            self._stats.misses += 1
-            if want.defers:
-                return _Deferred()
-            outcomes = self._by_themselves([name], _one_local(want), want.wait)
-            return _given(outcomes, name)
-        return self._not_hit_again(server, name, reply, want)
+        lease: Lease | None = None
+        try:
+            reply = self._fetched(server, name, wait)
+            # As in `get_or_load`.
+            lease = (reply[2] or None) if reply.__class__ is list else None
+            if lease is not None:
+                lease.taken = True
+            elif alone and (is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"})):
+                self._stats.misses += 1
+                if want.defers:
+                    return _Deferred()
+                return _given(self._by_themselves([name], _one_local(want), want.wait), name)
+            return self._not_hit(server, name, reply, want)
+        finally:
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
 
     def _fetched(self, server: Transport, name: bytes, wait: float) -> Any:
         """Return what a fetch gives; None without a server."""
@@ -732,14 +739,6 @@ class Cache(Functions):
         except _AWAY as error:
             self._without(error)
         return None
-
-    def _not_hit_again(self, server: Transport, name: bytes, reply: Any, want: _Want) -> Any:
-        lease = _lease_of(reply)
-        try:
-            return self._not_hit(server, name, reply, want)
-        finally:
-            if lease is not None and not lease.is_handed_over:
-                lease.release()
 
     def _refreshing(self, want: _Want) -> Callable[[Sequence[Lease]], Any]:
         def refresh(leases: Sequence[Lease]) -> None:
@@ -813,7 +812,7 @@ class Cache(Functions):
         """
         cause = self._kept_as(lease, form, cause, policy)
         try:
-            self._answer(lease, b"CACHE.FAIL", cause)
+            self._answer(lease, b"CACHE.FAIL", _sent(cause))
         except CacheError:
             self._stats.errors += 1
 
@@ -828,11 +827,11 @@ class Cache(Functions):
             self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
         return cause
 
-    def _answer(self, lease: Lease, command: bytes, *words: Any) -> Any:
+    def _answer(self, lease: Lease, command: bytes, *words: bytes) -> Any:
         """Answer for a lease; 0 if it is not this process's any more, as in a child that was forked since."""
         if not lease.is_open:
             return 0
-        reply = lease.server.call(command, lease.name, lease.token, *words)
+        reply = lease.server.call(command, *lease.words, *words)
         lease.close()
         return reply
 
@@ -844,7 +843,7 @@ class Cache(Functions):
         """
         if self._work.is_own(error):
             cause = self._failures.message(error)
-            self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
+            self._answer_all([(lease, (b"CACHE.FAIL", _sent(cause))) for lease in leases])
 
     def _form(self, name: bytes, value: Any, type: Any, guard: Guard) -> _Form:
         if value is None:
@@ -868,13 +867,15 @@ class Cache(Functions):
         )
 
     def _run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
-        running = Running(names)
-        before = loading.set((*loading.get(), running))
+        running, around = Running(names), loads_around()
         try:
-            return self._work.call(load)
+            loading.set((*around, weakref.ref(running)))
+            result = self._work.call(load)
         finally:
-            running.names = {}
-            loading.reset(before)
+            # First what calls nothing, so that nothing can interrupt it: the load is over, whatever comes next.
+            del running
+            loading.set(around)
+        return result
 
     def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
         """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
@@ -899,7 +900,7 @@ class Cache(Functions):
         is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
         """
         if is_private(reply):
-            return self._by_itself(server, name, want)
+            return self._once_more(server, name, want, 0, alone=True)
         kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
@@ -1080,7 +1081,7 @@ class Cache(Functions):
             want = _Want(self._one_of(load, key), policy, load.type, left, load.guard, defers=True)
             name = self._name(key)
             server = self._server(name)
-            return self._not_hit_again(server, name, self._fetched(server, name, left), want)
+            return self._once_more(server, name, want, left)
 
         came = dict(zip(keys, self._work.each(wait_for, keys), strict=True))
         deferred = {key: value.failure for key, value in came.items() if value.__class__ is _Deferred}
@@ -1100,7 +1101,8 @@ class Cache(Functions):
                 self._load_many(leases, load_many, policy, type, guard)
 
             if self._work.refresh(batch.stale, refresh):
-                batch.hand_over(batch.stale)
+                for lease in batch.stale:
+                    lease.is_handed_over = True
         if batch.mine:
             batch.found |= self._load_many(batch.mine, load_many, policy, type, guard)
 
@@ -1116,7 +1118,8 @@ class Cache(Functions):
             self._without(error)
             batch.away.extend(part)
             return
-        batch.own(replies)
+        # No call comes between, which could be interrupted: from here on the batch answers for the leases.
+        batch.replies += replies
         for key, reply in zip(part, replies, strict=True):
             if reply.__class__ is not list or reply[0] == b"waiting":
                 batch.later.append(key)
@@ -1163,7 +1166,7 @@ class Cache(Functions):
         ran = False
         keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
-        answers: list[tuple[Lease, tuple[Any, ...]]] = []
+        answers: list[tuple[Lease, Words]] = []
         try:
             self._failures.check(keys[0], guard)
             self._stats.loads += 1
@@ -1175,7 +1178,7 @@ class Cache(Functions):
                 shown[key] = form.shown
                 options = self._filling(policy, form, cost)
                 if self._is_too_long(lease.server, guard.name, key, form.data):
-                    answers.append((lease, (b"CACHE.FAIL", self._kept_as(lease, form, _TOO_LARGE, policy))))
+                    answers.append((lease, (b"CACHE.FAIL", _sent(self._kept_as(lease, form, _TOO_LARGE, policy)))))
                 else:
                     answers.append((lease, (b"CACHE.FILL", form.data, *options)))
         except Exception as error:
@@ -1217,13 +1220,13 @@ class Cache(Functions):
         self._stats.stale += value is not UNREADABLE
         return value
 
-    def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
+    def _answer_all(self, answers: list[tuple[Lease, Words]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
-        failures: list[tuple[Lease, tuple[Any, ...]]] = []
+        failures: list[tuple[Lease, Words]] = []
         answers = [(lease, words) for lease, words in answers if lease.is_open]
         for server in {id(lease.server): lease.server for lease, _ in answers}.values():
             part = [(lease, words) for lease, words in answers if lease.server is server]
-            commands = [(words[0], lease.name, lease.token, *words[1:]) for lease, words in part]
+            commands = [(words[0], *lease.words, *words[1:]) for lease, words in part]
             try:
                 replies = server.call_many(commands)
             except CacheError:
@@ -1235,7 +1238,7 @@ class Cache(Functions):
                     lease.close()
                 elif words[0] == b"CACHE.FILL":
                     self._stats.errors += 1
-                    failures.append((lease, (b"CACHE.FAIL", f"it could not be stored: {reply}"[:200])))
+                    failures.append((lease, (b"CACHE.FAIL", _sent(f"it could not be stored: {reply}"[:200]))))
         if failures:
             self._answer_all(failures)
 
@@ -1247,12 +1250,12 @@ class Cache(Functions):
             server.call(b"PING")
         return True
 
-    def command(self, *words: str | bytes | int) -> Any:
+    def command(self, *words: str | bytes | float) -> Any:
         """Send a command as it is, whatever the namespace, and return its reply. For a cache of one server."""
         if self._only is None:
             raise ConfigError("command: which of the servers?")
-        words_sent = (words[0].upper().encode() if isinstance(words[0], str) else words[0], *words[1:])
-        return self._only.call(*words_sent)
+        name, *given = map(word_of, words)
+        return self._only.call(name.upper(), *given)
 
     def server_info(self) -> list[dict[str, str]]:
         """Return what every server tells of itself (INFO)."""
@@ -1287,10 +1290,11 @@ class Cache(Functions):
 
     def _check_chain(self, names: Iterable[bytes]) -> None:
         """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
+        around = keys_in_loads()
         for name in names:
-            if any(name in load.names for load in loading.get()):
+            if any(name in load for load in around):
                 key = self._key(name)
-                raise LoadError(f"{key}: its load asks for itself: {_path(keys_in_load(), name)}", key=key)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain(*around), name)}", key=key)
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
@@ -1398,15 +1402,15 @@ def _given(outcomes: Mapping[bytes, Any], name: bytes) -> Any:
 
 
 def _invalidation(server: Transport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
-    words: list[bytes] = [b"CACHE.INVALIDATE"]
+    words: Words = (b"CACHE.INVALIDATE",)
     if names:
-        words += b"KEYS", b"%d" % len(names), *names
+        words += (b"KEYS", b"%d" % len(names), *names)
     if tags:
-        words += b"TAGS", b"%d" % len(tags), *tags
+        words += (b"TAGS", b"%d" % len(tags), *tags)
     return server, words, names, tags
 
 
-def _note_missed(write: _Write) -> None:
+def _note_missed(write: _Write | _ManyWrites) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
     if server.home is not None:
@@ -1430,11 +1434,13 @@ def _in_batches(server: Transport, keys: list[str], names: list[bytes]) -> list[
 
 
 def _lease_of(reply: Any) -> Lease | None:
-    """Return the lease that a reply brought, which is this caller's from now on."""
-    lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
-    if lease is not None:
-        lease.taken = True
-    return lease
+    """Return the lease that a reply brought."""
+    return (reply[2] or None) if reply.__class__ is list else None
+
+
+def _sent(cause: str) -> bytes:
+    """Return why a load failed as it is sent; a reply that it quotes may be no UTF-8."""
+    return cause.encode(errors="backslashreplace")
 
 
 def _text(value: Any) -> Any:
