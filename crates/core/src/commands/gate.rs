@@ -258,6 +258,22 @@ mod tests {
         }
     }
 
+    /// A user who may do nothing may still say who he is and leave, in whatever protocol.
+    #[test]
+    fn everybody_may_say_who_he_is_and_leave() {
+        let users = Users::new(&[], "user app on nopass\n").unwrap();
+        let user = users.authenticate(b"app", b"").unwrap().user().unwrap().clone();
+        for (command, permitted) in [
+            (Command::Quit, true),
+            (Command::Auth(None, b"secret"), true),
+            (Command::Ping(None), false),
+            (Command::Stats(None), false),
+            (Command::Shutdown, false),
+        ] {
+            assert_eq!(limited(&user, &Request::of(&command)).is_ok(), permitted, "{command:?}");
+        }
+    }
+
     /// Requests that were read to have more keys than those that the gate looked at.
     #[test]
     fn an_option_given_twice_hides_no_key() {

@@ -1,9 +1,9 @@
 //! Strings: writing and counting values.
 
-use super::context::{Context, LockedShards, expires_at, take};
+use super::context::{Context, expires_at, take};
 use crate::clock::Now;
 use crate::json_value;
-use crate::store::{Entry, Item, Key, Meta, Refused, Written};
+use crate::store::{Entry, Item, Key, Locked, Meta, Refused, Written};
 use crate::vocabulary::{Args, Condition, Error, Expiry, Kind, Reply, integer, too_long};
 
 const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
@@ -27,13 +27,13 @@ pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Repl
 /// Writes several values, all or none. Within a transaction room was made for all that it writes; so much need not be left
 /// any more.
 pub(super) fn write_all<'a>(
-    all: &mut dyn LockedShards,
+    all: &mut Locked<'_>,
     in_transaction: bool,
     keys: impl Iterator<Item = Key<'a>> + Clone,
     values: impl Iterator<Item = &'a [u8]> + Clone,
 ) -> Result<(), Refused> {
     let written = |(key, value): (Key<'a>, &[u8])| Written { key, length: value.len(), from: None };
-    if !in_transaction && !all.fits(&mut keys.clone().zip(values.clone()).map(written)) {
+    if !in_transaction && !all.fits(keys.clone().zip(values.clone()).map(written)) {
         return Err(Refused::Full);
     }
     for (key, value) in keys.zip(values) {

@@ -8,7 +8,7 @@
 //! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
 //! after the client has read that there is none, wherever that answer came from.
 
-use super::context::{BYTES_OF_A_KEY, Context, LockedShards, MAX_COST};
+use super::context::{BYTES_OF_A_KEY, Context, MAX_COST};
 use super::gate;
 use super::room::{Writes, may_cost_much};
 use super::waiting::ensure_loaded;
@@ -17,7 +17,7 @@ use crate::state::engine::Engine;
 use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
 use crate::state::waits::{Waits, wait_number, wait_parts};
-use crate::store::{Changes, ConnectionId, Key, Loaded, Outcome, Refused};
+use crate::store::{Changes, ConnectionId, Key, Loaded, Locked, Outcome, Refused};
 use crate::table::{Request, Row, flag};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
@@ -169,33 +169,37 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         rebase(client, cx.waits);
     }
     let watched = std::mem::take(&mut client.watched);
-    let (engine, now, actor, step) = (cx.engine, cx.now, cx.actor, cx.step());
+    let (store, step) = (&cx.engine.store, cx.step());
     let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
-    let wide = queue.is_wide();
-    let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
-    let mut run = |held: &mut dyn LockedShards| {
-        if queue.requests().any(|(row, _)| row.has(flag::TAGS)) {
-            held.hold_to_invalidate();
-        }
-        if watched.iter().any(|known| !known.holds(held)) {
-            return Reply::NoArray;
-        }
-        match cost_of_writes(engine, &queue, client, held) {
-            Ok(cost) => waits.looked_at += cost,
-            Err(error) => return Reply::Error(discarded(&error)),
-        }
-        let mut cx = Context { engine, now, actor, scratch, held: Some(held), waits };
-        let mut room = engine.limits.max_reply;
-        let each = queue.requests().map(|request| one(&mut cx, client, request, &mut room, execute));
-        Reply::Array(each.collect())
-    };
-    let reply = if wide {
-        engine.store.with_everything(step, |all| run(all))
-    } else {
-        engine.store.with_all(keys, step, |all| run(all))
-    };
-    release(engine, now.mono, client.connection, &watched);
+    let held = if queue.is_wide() { store.lock_everything(step) } else { store.lock_all(keys, step) };
+    cx.held = Some(Box::new(held));
+    let reply = run_held(cx, client, &queue, &watched, execute);
+    cx.held = None;
+    release(cx.engine, cx.now.mono, client.connection, &watched);
     Ok(reply)
+}
+
+/// Runs a transaction whose shards are locked, if nothing happened to what it has watched and it may cost so much.
+fn run_held(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    queue: &Queue,
+    watched: &KeyList<Watched>,
+    execute: Execute,
+) -> Reply {
+    let Some(held) = &mut cx.held else { return Reply::NoArray };
+    if queue.requests().any(|(row, _)| row.has(flag::TAGS)) {
+        held.hold_to_invalidate();
+    }
+    if watched.iter().any(|known| !known.holds(held)) {
+        return Reply::NoArray;
+    }
+    match cost_of_writes(cx.engine, queue, client, held) {
+        Ok(cost) => cx.waits.looked_at += cost,
+        Err(error) => return Reply::Error(discarded(&error)),
+    }
+    let mut room = cx.engine.limits.max_reply;
+    Reply::Array(queue.requests().map(|request| one(cx, client, request, &mut room, execute)).collect())
 }
 
 /// Asks for the loads of what a transaction depends on, in turns; whether it has to wait or to be run again.
@@ -218,12 +222,7 @@ fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
 
 /// What its writes cost, in keys that are looked at. An error, before anything is run, if that is too much, or if not all of
 /// them fit for sure where nothing may be evicted.
-fn cost_of_writes(
-    engine: &Engine,
-    queue: &Queue,
-    client: &Client,
-    held: &mut dyn LockedShards,
-) -> Result<usize, Error> {
+fn cost_of_writes(engine: &Engine, queue: &Queue, client: &Client, held: &mut Locked<'_>) -> Result<usize, Error> {
     let (evict, longest) = (engine.store.options().evict, engine.limits.max_value);
     let leases = if queue.is_wide() { held.stats().leases as usize } else { 0 };
     if evict && !may_cost_much(queue.requests(), longest, leases) {
@@ -286,7 +285,7 @@ impl Watched {
         self.read = true;
     }
 
-    fn holds(&self, held: &mut dyn LockedShards) -> bool {
+    fn holds(&self, held: &mut Locked<'_>) -> bool {
         let entry = held.entry(Key { db: self.db, bytes: &self.key });
         let now = entry.peek().map(|item| (item.version, item.expires_at));
         now == self.state && self.changes.is_none_or(|before| self.is_unchanged(before, entry.changes()))

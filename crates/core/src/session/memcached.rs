@@ -57,6 +57,7 @@ impl Session {
         self.number_waits(&mut waits);
         let mut cx = Context::new(run.engine, run.now, self.client.id, values, &mut waits);
         let reply = execute_request(&mut cx, &mut self.client, &request, &command);
+        drop(cx);
         if matches!(reply, Reply::Parked) {
             self.parked = Some(waits);
             return false;

@@ -34,7 +34,9 @@ impl Session {
         waits.in_turns = true;
         self.number_waits(&mut waits);
         let mut cx = Context::new(run.engine, run.now, self.client.id, values, &mut waits);
-        let reply = match self.reply_to(&mut cx, row, args) {
+        let reply = self.reply_to(&mut cx, row, args);
+        drop(cx);
+        let reply = match reply {
             Reply::Parked => match self.park(run.engine, run.now, (row, args), waits, out) {
                 Some(reply) => reply,
                 None => return false,
