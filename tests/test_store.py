@@ -117,7 +117,7 @@ def test_threads_share_it() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_can_use_it_whatever_threads_did() -> None:
-    """Threads copy long values into the store, and clear it, without the interpreter's lock. The process forks meanwhile."""
+    """Threads copy long values into a store and clear it without the interpreter's lock, while the process forks."""
     store, ended = globalcache.Store(memory="64MiB"), threading.Event()
 
     def write(number: int) -> None:

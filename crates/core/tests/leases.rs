@@ -447,6 +447,19 @@ fn with_tickets_nothing_waits_in_its_place() {
     assert!(world.ask(worker, "GET user:2").starts_with("-ERR this connection is a loader worker's"));
 }
 
+/// A reader with tickets asks for what a worker loads, and then for a command that there is not.
+#[test]
+fn a_ticket_is_not_counted_as_an_error() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER user:*");
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    assert!(world.ask(reader, "GET user:1").starts_with("-WAITING "));
+    assert!(world.ask(reader, "INFO stats").contains("total_error_replies:0"));
+    world.ask(reader, "NOSUCH");
+    assert!(world.ask(reader, "INFO stats").contains("total_error_replies:1"));
+}
+
 #[test]
 fn requests_of_a_fenced_connection_are_not_run() {
     let mut world = World::new();

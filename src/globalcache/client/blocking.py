@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hiredis
 
-from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.home import ASK_LONGEST, Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases import ThreadLeases
 from globalcache.client.lookup import addresses
 from globalcache.client.wire import (
@@ -157,7 +157,8 @@ class Connection:
             elif home.local is not None:
                 self.poll = self._socket.poll
             self.limit(begun + home.timeout - time.monotonic())
-            home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
+            if not home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)])):
+                home.check_longest(*self.ask_all([pack(ASK_LONGEST)]))
             self.settle()
             self.limit(begun + home.timeout - time.monotonic())
         except BaseException:

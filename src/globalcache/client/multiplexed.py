@@ -19,7 +19,7 @@ from asyncio import Future, get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.home import ASK_LONGEST, Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases_tasks import LoopLeases
 from globalcache.client.raised import fresh
 from globalcache.client.wire import (
@@ -640,7 +640,8 @@ class MultiplexedServer:
                 connection = await _open(loop, address.host, address.port, home.timeout)
                 name = address.host if home.tls else None
                 await loop.create_connection(lambda: link, sock=connection, ssl=home.tls, server_hostname=name)
-            home.check_greeting(await link.ask_all(home.greeting(link.generation)))
+            if not home.check_greeting(await link.ask_all(home.greeting(link.generation))):
+                home.check_longest(*await link.ask_all([ASK_LONGEST]))
             await link.settle()
             await link.close_with_loop()
         except BaseException as error:

@@ -86,6 +86,15 @@ def _load_error(text: str, name: str, prefix: str) -> LoadError:
     return LoadError(text, key=(name or key).removeprefix(prefix), cause_class=found[1] if found else None)
 
 
+def tag_name(text: str) -> bytes:
+    """Return a tag of a user as it is sent.
+
+    Tags of namespaces begin with `ns:`. One of a user that does so too begins with a byte that no text has.
+    """
+    name = text.encode()
+    return b"\xff" + name if name.startswith(b"ns:") else name
+
+
 def ticket_of(reply: Reply) -> int:
     """Return the ticket that stands for the outcome of a command, or 0."""
     if type(reply) is list:

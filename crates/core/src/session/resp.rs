@@ -10,7 +10,7 @@ use crate::commands::{gate, transaction};
 use crate::output::Output;
 use crate::protocol::resp;
 use crate::table::{Request, Row, fill_of, flag, lookup};
-use crate::vocabulary::{Args, Blob, CacheCommand, Command, Replies, Reply, too_long};
+use crate::vocabulary::{Args, Blob, CacheCommand, Command, Kind, Replies, Reply, too_long};
 
 impl Session {
     /// Runs a request; false if it has to wait in its place.
@@ -130,7 +130,7 @@ impl Session {
     #[inline]
     pub(super) fn send_reply(&mut self, run: &mut Run<'_>, reply: &Reply, out: &mut Output) {
         run.commands += 1;
-        run.errors += u64::from(matches!(reply, Reply::Error(_)));
+        run.errors += u64::from(matches!(reply, Reply::Error(error) if error.kind != Kind::Waiting));
         if self.client.replies == Replies::All || matches!(reply, Reply::Push(_) | Reply::Several(_)) {
             resp::encode(reply, self.client.resp == 3, &run.scratch.values, out);
         }

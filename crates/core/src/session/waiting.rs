@@ -227,5 +227,5 @@ fn ticket_reply(row: Option<&Row>, number: u64) -> Reply {
     if row.is_some_and(|row| row.has(flag::TICKET)) {
         return Reply::Fetched(Box::new(Fetched::nothing(State::Waiting, Some(number))));
     }
-    Reply::Error(Error::with(Kind::Busy, format!("WAITING {number}")))
+    Reply::Error(Error::with(Kind::Waiting, format!("WAITING {number}")))
 }

@@ -22,7 +22,7 @@ from globalcache.client.guard import Absent, Guard, cause_of, qualified, text_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate, word_of
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, tag_name, translate, word_of
 from globalcache.client.work import Failed
 from globalcache.errors import (
     CacheError,
@@ -206,9 +206,9 @@ class AsyncCache(Functions):
         # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
         levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
         self._prefix = "".join(levels)
-        # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
-        # byte that no text has, so no tag of a user is one.
-        self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
+        # Every level of names is a tag of all that is written under it, so that each can be cleared. No tag of a user
+        # is one (`tag_name`). Clients of the version before write and clear the same.
+        self._own_tags = tuple(b"ns:" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
         self._servers = core.async_transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.async_work
@@ -813,7 +813,7 @@ class AsyncCache(Functions):
 
     async def _fill(self, lease: Lease, form: _Form, cost: float, want: _Want) -> None:
         """Store a value that was loaded; a server that does not take it is told that the load is over."""
-        words = self._filling(want.policy, form, cost)
+        words = self._filling(lease.server, want.policy, form, cost)
         try:
             if self._is_too_long(lease.server, want.guard.name, self._key(lease.name), form.data):
                 await self._refused(lease, form, _TOO_LARGE, want.policy)
@@ -877,10 +877,11 @@ class AsyncCache(Functions):
         except Exception as error:  # whatever a class raises that is pickled
             raise TypeError(f"{guard.name}: {self._key(name)}: value cannot be stored: {text_of(error)}") from error
 
-    def _filling(self, policy: Policy, form: _Form, cost: float) -> list[bytes]:
+    def _filling(self, server: Any, policy: Policy, form: _Form, cost: float) -> list[bytes]:
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
             absent=form.is_absent,
+            least_absence=server.home.least_absence if server.home else 0,
             cost=cost,
             flags=form.flags,
             tags=self._tags(policy.tags),
@@ -1213,7 +1214,7 @@ class AsyncCache(Functions):
             for key, lease, value in zip(keys, leases, rows_of(guard.name, keys, loaded), strict=True):
                 form = self._form(lease.name, value, type, guard)
                 shown[key] = form.shown
-                options = self._filling(policy, form, cost)
+                options = self._filling(lease.server, policy, form, cost)
                 if self._is_too_long(lease.server, guard.name, key, form.data):
                     answers.append((lease, (b"CACHE.FAIL", _sent(self._kept_as(lease, form, _TOO_LARGE, policy)))))
                 else:
@@ -1365,12 +1366,12 @@ class AsyncCache(Functions):
     def _tag(self, tag: str) -> bytes:
         if tag.__class__ is not str or not tag:
             raise KeyFormatError(f"a tag is a str that is not empty, not {written(tag)}")
-        return (self._prefix + tag).encode()
+        return tag_name(self._prefix + tag)
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         if not tags:
             return self._own_tags
-        given = tuple(self._tag(tag) for tag in tags)
+        given = tuple(map(self._tag, tags))
         most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
         if len(given) > most:
             raise ConfigError(f"tags: {len(given)}: at most {most} here, for each level of namespaces is one as well")
