@@ -226,10 +226,16 @@ impl Test {
 
     fn lease(&mut self, db: u8, key: u16) {
         let party = ConnectionId { mailbox: 0, slot: 0, id: self.now };
-        let request =
-            FetchRequest { connection: party, wait: 0, deadline: 0, lease: LEASE, served: false, bound: false };
+        let request = FetchRequest {
+            connection: party,
+            wait: 0,
+            deadline: None,
+            lease: Some(LEASE),
+            served: false,
+            bound: false,
+        };
         let granted = self.with(db, key, |entry| match entry.fetch(&request) {
-            FetchResult::Lease(token) | FetchResult::Found { token: token @ 1.., .. } => Some(token),
+            FetchResult::Lease(token) | FetchResult::Found { token: Some(token), .. } => Some(token),
             _ => None,
         });
         if let Some(token) = granted {
