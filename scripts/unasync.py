@@ -1,4 +1,4 @@
-"""Make the cache for threads from the cache for tasks: `python scripts/unasync.py`, or `--check` to see whether it is.
+"""Make the modules for threads from those for tasks: `python scripts/unasync.py`, or `--check` to see whether it is.
 
 Words are exchanged and `async` and `await` left out; the formatter puts the lines right.
 """
@@ -21,7 +21,12 @@ EXCHANGED = {
     "sync_door": "async_door",
     "async functions": "plain functions",
     "plain functions": "async functions",
-    "multiplexed": "blocking",
+    "async_transports": "transports",
+    "AsyncTransport": "Transport",
+    "AsyncNullTransport": "NullTransport",
+    "Awaitable[Any]": "Any",
+    "Awaitable[list[Any]]": "list[Any]",
+    "Awaitable, Sequence": "Sequence",
     "async_work": "work",
     "aclose": "close",
     "__aenter__": "__enter__",
@@ -30,27 +35,38 @@ EXCHANGED = {
     "async def": "def",
     "def sync": "def aio",
     "self.sync": "self.aio",
+    "Awaitable, Callable": "Callable",
+    "LoadOptions, ManyOptions, Options": "Options",
+    "OneLoad": "Callable[[], T]",
+    "Loaded": "T",
+    "ManyLoad": "Callable[[list[str]], Mapping[str, T]]",
+    "ManyLoaded": "dict[str, T | None]",
 }
+# What stands between these two lines is left out.
+ALONE = re.compile(r" *# For tasks alone\.\n.*?# For both\.\n", re.DOTALL)
 WORDS = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z_])" for word in EXCHANGED))
 
 
 def made(source: str) -> str:
     """Return the text for threads."""
-    text = WORDS.sub(lambda match: EXCHANGED[match[0]], source).replace("await ", "")
-    command = [str(Path(sys.executable).with_name("ruff")), "format", "--stdin-filename", "cache.py", "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    text = WORDS.sub(lambda match: EXCHANGED[match[0]], ALONE.sub("", source)).replace("await ", "")
+    for command in (["check", "--quiet", "--select", "I", "--fix"], ["format"]):
+        words = [str(Path(sys.executable).with_name("ruff")), *command, "--stdin-filename", "module.py", "-"]
+        text = subprocess.run(words, input=text, capture_output=True, text=True, check=True).stdout
+    return text
 
 
 def main() -> int:
     """Write or check; returns the exit status."""
-    target = CLIENT / "_sync/cache.py"
-    text = made((CLIENT / "_async/cache.py").read_text())
-    if "--check" not in sys.argv:
-        target.write_text(text)
-    elif target.read_text() != text:
-        print("_sync/cache.py is not what scripts/unasync.py makes of _async/cache.py")
-        return 1
-    return 0
+    different = 0
+    for source in sorted((CLIENT / "_async").glob("*.py")):
+        target, text = CLIENT / "_sync" / source.name, made(source.read_text())
+        if "--check" not in sys.argv:
+            target.write_text(text)
+        elif not target.exists() or target.read_text() != text:
+            print(f"_sync/{source.name} is not what scripts/unasync.py makes of _async/{source.name}")
+            different = 1
+    return different
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import hypothesis
 import pytest
@@ -26,6 +26,11 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 GLOBALCACHE = str(Path(sys.executable).with_name("globalcache"))
+
+
+def transport(cache: Any) -> Any:
+    """Return how a cache reaches its first server, below what users see."""
+    return cache._servers[0]  # noqa: SLF001
 
 
 class Wire:

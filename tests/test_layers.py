@@ -27,7 +27,7 @@ LAYERS = {
     "vocabulary": set(),
     "leaves": set(),
 }
-LEAVES = {"clock", "glob", "json_value", "limits", "output", "version"}
+LEAVES = {"base64", "clock", "glob", "json_value", "limits", "output", "version"}
 
 
 def ours(crate: str) -> set[str]:

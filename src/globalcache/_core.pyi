@@ -67,6 +67,8 @@ class LocalServer:
         """Return a value that is fresh and need not be loaded early, its version, TTL in ms (-1: no end) and flags."""
     def close(self, place: int, now: int) -> list[int]:
         """Close a connection; return those for which something has arrived."""
+    def after_fork(self, now: int) -> None:
+        """Close all connections in a child process, so that their leases pass on; what is stored stays."""
 
 @final
 class Store:

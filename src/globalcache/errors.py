@@ -15,6 +15,9 @@ CacheError                    whatever goes wrong with the cache; catch this to 
     └── AuthError             the server knows neither user nor password, or does not allow this
 """
 
+# Characters of a value that a message shows.
+_LONGEST_TEXT = 300
+
 
 class CacheError(Exception):
     """Whatever goes wrong with the cache."""
@@ -59,3 +62,15 @@ class ReplyError(CacheError):
 
 class AuthError(ReplyError):
     """The server knows neither user nor password, or does not allow this."""
+
+
+def written(value: object) -> str:
+    """Return a value as a message shows it: in a few hundred characters, and even if its own __repr__ raises.
+
+    What is no Exception passes, as everywhere: a time-out of gevent or a signal may end any code at any moment.
+    """
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - code of the application
+        return f"<{type(value).__qualname__}, which has no text>"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."

@@ -42,12 +42,13 @@ from uuid import UUID
 
 import msgspec
 
-from globalcache.errors import KeyFormatError
+from globalcache.errors import KeyFormatError, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 LONGEST = 250
+_SHORT = LONGEST // 4  # characters of a key that is not too long, whatever they are
 _HASHED = "%h"  # nothing that is escaped looks like it, nor do the marks below: their letters are no digits of 16
 _CONVERTERS = {"int": int, "str": str, "path": str}
 _INT = re.compile(r"0|-?[1-9][0-9]*")
@@ -216,7 +217,7 @@ class _Field(msgspec.Struct, frozen=True):
         if self.kinds and kind not in self.kinds:
             if kind is not int or not self.takes_float or not _is_float(value):
                 allowed = " or ".join(kind.__name__.replace("NoneType", "None") for kind in self.kinds)
-                raise TypeError(f"{self.name}: {value!r} is no {allowed}")
+                raise TypeError(f"{self.name}: {written(value)} is no {allowed}")
             kind, value = float, float(value)
         is_sole = len(self.kinds) == 1
         if issubclass(kind, Enum):
@@ -229,8 +230,8 @@ class _Field(msgspec.Struct, frozen=True):
             raise TypeError(f"{self.name}: {error}") from None
         if type(value) is not kind and (_is_more(value) or _loses(how, plain, value)):
             raise TypeError(
-                f"{self.name}: {type(value).__name__} {value!r} is more than the {kind.__name__} that would stand in "
-                f"the key: pass a {kind.__name__}"
+                f"{self.name}: {type(value).__name__} {written(value)} is more than the {kind.__name__} that would "
+                f"stand in the key: pass a {kind.__name__}"
             )
         text = self._escape(plain)
         is_clear = is_sole or (kind is str and not self._reads_as_another(text))
@@ -371,6 +372,8 @@ class KeyTemplate:
         if not is_tag:
             self._check_complete(wanted, receiver, where)
         self.prefix = self._parts[0][0]
+        # What all keys end in, unless they are too long.
+        self._tail = self._parts[-1][0] if self._parts[-1][1] is None else ""
         self._floats = [field.parameter for field in self._fields if field.takes_float and not field.attributes]
         self.is_constant = not self._fields
         self._form = "".join(literal + ("%s" if name is not None else "") for literal, name, _ in self._parts)
@@ -385,6 +388,8 @@ class KeyTemplate:
         self._places = [
             (names.index(field.parameter), field.takes_int and not field.attributes, field) for field in self._fields
         ]
+        # Most have one field.
+        self._sole = self._places[0] if len(self._places) == 1 else None
         self.pattern = "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
         self._regex = self._expression()
 
@@ -404,6 +409,8 @@ class KeyTemplate:
         """Tell whether a key of this template can be one of the other's, each behind its prefix."""
         head, other_head = prefix + self.prefix, other_prefix + other.prefix
         if not head.startswith(other_head) and not other_head.startswith(head):
+            return False
+        if not self._tail.endswith(other._tail) and not other._tail.endswith(self._tail):
             return False
         return _meet(self._atoms(prefix), other._atoms(other_prefix))
 
@@ -473,11 +480,16 @@ class KeyTemplate:
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the key of a call. Raises TypeError for an argument that cannot be part of a key."""
+        # Whole numbers, the most frequent, are written by % without a call.
+        if not kwargs and len(args) == self._most and self._sole is not None:
+            at, takes_int, field = self._sole
+            value = args[at]
+            key = self._form % (value if takes_int and type(value) is int else field.write(field.pick_from(value)),)
+            return key if len(key) <= _SHORT else self._shortened(key)
         if kwargs or not self._least <= len(args) <= self._most:
             return self.format(self.bind(args, kwargs))
         if len(args) < self._most:
             args += self._defaults[len(args) - self._least :]
-        # Whole numbers, the most frequent, are written by % without a call.
         return self._join(
             tuple(
                 [
@@ -497,7 +509,11 @@ class KeyTemplate:
 
     def _join(self, texts: tuple[Any, ...]) -> str:
         key = self._form % texts
-        if self._longest is None or len(key) * 4 <= self._longest or len(key.encode()) <= self._longest:
+        return key if len(key) <= _SHORT else self._shortened(key)
+
+    def _shortened(self, key: str) -> str:
+        """Return a key, with a hash for its end if it is too long."""
+        if self._longest is None or len(key.encode()) <= self._longest:
             return key
         import hashlib  # noqa: PLC0415 - slow to import, and most keys are short
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import msgspec
 from msgspec.structs import force_setattr
 
-from globalcache.errors import ConfigError
+from globalcache.errors import ConfigError, written
 from globalcache.units import parse_duration
 
 if TYPE_CHECKING:
@@ -37,18 +37,20 @@ def seconds(name: str, duration: Duration, *, least: float = 0.0) -> float:
     try:
         value = parse_duration(duration)
     except ValueError as error:
-        raise ConfigError(f"{name}: {duration!r}: {error}") from None
+        raise ConfigError(f"{name}: {written(duration)}: {error}") from None
     if 0 < value < _SHORTEST:
         least = _SHORTEST
     if not value >= least:
-        raise ConfigError(f"{name}: {duration!r}: should be at least {least:g} s" + " (1 ms)" * (least == _SHORTEST))
+        raise ConfigError(
+            f"{name}: {written(duration)}: should be at least {least:g} s" + " (1 ms)" * (least == _SHORTEST)
+        )
     return min(value, _LONGEST)
 
 
 def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
     texts = (given,) if isinstance(given, str) else given
     if not isinstance(texts, Iterable) or not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"{name}: {given!r}: should be a text or several")
+        raise ConfigError(f"{name}: {written(given)}: should be a text or several")
     return tuple(texts)
 
 

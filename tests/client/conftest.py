@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 import globalcache
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def url(request: pytest.FixtureRequest) -> str:
         return f"memory://{next(_number)}"
     server = request.getfixturevalue({"tcp": "server", "unix": "unix_server", "tls": "tls_server"}[request.param])
     with globalcache.Cache(server.url, tls=getattr(server, "context", None)) as cache:
-        cache._servers[0].call(b"FLUSHALL")  # noqa: SLF001 - no call of the API does that
+        transport(cache).call(b"FLUSHALL")
     return str(server.url)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from globalcache.client.batches import apart, rows_of
+from globalcache.client.batches import apart, check_apart, rows_of
 
 
 def test_equal_items_come_into_groups_of_their_own() -> None:
@@ -27,8 +27,9 @@ def test_equal_items_come_into_groups_of_their_own() -> None:
 
 
 def test_rows_of_equal_items_are_refused() -> None:
-    """A dict has one row for 1 and True; stored for both, it would be wrong for one of them."""
-    found: dict[Any, str] = {1: "one", 2: "two"}
+    """A dict has one row for 1 and True; stored or returned for both, it would be wrong for one of them."""
     with pytest.raises(TypeError, match="flag: 1, True are equal in Python"):
-        rows_of("flag", [1, 2, True], found)
-    assert rows_of("flag", [1, 2, "1"], {**found, "1": "text"}) == ["one", "two", "text"]
+        check_apart("flag", [1, 2, True])
+    check_apart("flag", [1, 2, "1"])
+    found: dict[Any, str] = {1: "one", 2: "two", "1": "text"}
+    assert rows_of("flag", [1, 2, "1"], found) == ["one", "two", "text"]

@@ -16,6 +16,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import hiredis
 import pytest
 
 import globalcache
@@ -25,7 +26,7 @@ from globalcache.client.home import Home
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
 from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
 from tests.client.faces import Face
-from tests.conftest import Wire
+from tests.conftest import Wire, transport
 from tests.faults.proxy import Proxy
 from tests.faults.test_leases import until_none_held
 
@@ -92,7 +93,7 @@ def wait_until_closed(connection: Any) -> None:
 def idle_connections(cache: Cache, count: int) -> list[Any]:
     """Have a pool of so many connections, by as many threads that ask at the same time."""
     barrier, taken = threading.Barrier(count), []
-    server = cache._servers[0]  # noqa: SLF001 - below what users see
+    server = transport(cache)
 
     def take() -> None:
         connection = server._take()  # noqa: SLF001
@@ -130,7 +131,7 @@ def test_a_connection_in_use_when_the_cache_is_closed(server: globalcache.Server
     """Another thread closes the cache while a request is on its way: its connection is closed when it is put back."""
     with Cache(server.url, timeout=20) as cache:
         assert cache.incr("n") == 1
-        pool = cache._servers[0]._idle  # noqa: SLF001
+        pool = transport(cache)._idle  # noqa: SLF001
         (connection,) = pool
         write = connection._write  # noqa: SLF001
 
@@ -142,16 +143,16 @@ def test_a_connection_in_use_when_the_cache_is_closed(server: globalcache.Server
         assert cache.incr("n") == 2
         assert connection._socket is None  # noqa: SLF001
         assert not pool
-        assert not cache._servers[0]._idle  # noqa: SLF001
+        assert not transport(cache)._idle  # noqa: SLF001
         assert cache.incr("n") == 3  # over a new connection
-        assert [len(pool.living), len(cache._servers[0]._idle.living)] == [0, 1]  # noqa: SLF001
+        assert [len(pool.living), len(transport(cache)._idle.living)] == [0, 1]  # noqa: SLF001
 
 
 @pytest.mark.parametrize("call", [("get_or_load", "x", lambda: 1), ("get_many", ["x"]), ("set_many", {"x": 1, "y": 2})])
 def test_every_call_puts_back_into_the_pool_it_took_from(server: globalcache.Server, call: tuple[Any, ...]) -> None:
     with Cache(server.url, timeout=20) as cache:
         cache.set("x", 1)
-        (connection,) = cache._servers[0]._idle  # noqa: SLF001
+        (connection,) = transport(cache)._idle  # noqa: SLF001
         write = connection._write  # noqa: SLF001
         connection._write = lambda data: (cache.close(), write(data))[1]  # type: ignore[func-returns-value]  # noqa: SLF001
         getattr(cache, call[0])(*call[1:])
@@ -162,7 +163,7 @@ def test_one_death_ends_all_older_connections(proxy: Proxy) -> None:
     """What ended one ended those before it; they are closed, also if their end has not arrived."""
     with Cache(f"globalcache://{proxy.address}", timeout=5) as cache:
         taken = sorted(idle_connections(cache, 4), key=lambda connection: connection.number)
-        server = cache._servers[0]  # noqa: SLF001
+        server = transport(cache)
         server._idle.clear()  # noqa: SLF001
         server._idle.extend([taken[0], taken[3], taken[1], taken[2]])  # noqa: SLF001
         taken[2]._socket.shutdown(socket.SHUT_RD)  # noqa: SLF001 - as if the server had closed it
@@ -178,7 +179,7 @@ def test_tasks_notice_the_end_of_an_idle_connection(proxy: Proxy) -> None:
     async def run() -> None:
         async with globalcache.AsyncCache(f"globalcache://{proxy.address}", timeout=5) as cache:
             assert await cache.incr("n") == 1
-            (link,) = cache._servers[0]._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._links.values()  # noqa: SLF001
             await asyncio.to_thread(proxy.cut)
             async with asyncio.timeout(10):
                 while link.closed is None:  # noqa: ASYNC110 - it is no event
@@ -213,7 +214,7 @@ def test_what_was_not_sent_is_sent_again(proxy: Proxy) -> None:
     """The connection was alive when it was looked at, and ends before a byte of the request is taken."""
     with Cache(f"globalcache://{proxy.address}", timeout=5) as cache:
         assert cache.incr("n") == 1
-        (connection,) = cache._servers[0]._idle  # noqa: SLF001
+        (connection,) = transport(cache)._idle  # noqa: SLF001
 
         def refuse(_: bytes) -> int:
             raise BrokenPipeError
@@ -640,7 +641,7 @@ def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
 def test_a_connection_keeps_no_limit_of_its_last_use(server: globalcache.Server, seconds: float) -> None:
     """A call waits for a load, or has little of its time left: the next call on that connection has its own limit."""
     with Cache(server.url, timeout=5) as cache:
-        below = cache._servers[0]  # noqa: SLF001 - below what users see
+        below = transport(cache)
         connection = below._take()  # noqa: SLF001
         connection.limit(seconds)
         below._idle.append(connection)  # noqa: SLF001
@@ -680,7 +681,7 @@ def test_an_exception_between_any_two_steps_loses_no_room(
     """A call ends after each of its steps in turn; few connections are allowed, and all can be used afterwards."""
     monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 3)
     with Cache(server.url, timeout=5) as cache:
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         call = functools.partial(getattr(cache, name), "x", *[lambda: 1] * (name != "get"))
         step, ended = 0, False
         while not ended:
@@ -696,6 +697,8 @@ def test_an_exception_between_any_two_steps_loses_no_room(
             finally:
                 sys.settrace(tracing)
         assert step > 100
+        # Not while the thread that releases what was interrupted has a connection.
+        below.leases.tend()
         assert len(below._idle.living) == len(below._idle)  # noqa: SLF001
         assert len(set(idle_connections(cache, 3))) == 3
 
@@ -710,7 +713,7 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
     loads: list[int] = []
     got: list[int] = []
     with Cache(server.url, timeout=2) as cache:
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         look = below._looked_for  # noqa: SLF001
 
         def looked_for(*args: Any) -> Any:
@@ -740,6 +743,46 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
     assert loads == [1]
 
 
+def token_of_load(worker: Wire) -> int:
+    """Return the token of the first load that a worker is sent."""
+    reader = hiredis.Reader()
+    while True:
+        reader.feed(worker.socket.recv(1 << 16))
+        while (message := reader.gets()) is not False:
+            if isinstance(message, hiredis.PushNotification):
+                return int(message[1][1])
+
+
+def test_readers_of_served_keys_leave_room_for_others(
+    server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More threads read keys that a worker is slow to load than there may be connections; a write finds one at once."""
+    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    looking, got = threading.Semaphore(0), list[Any]()
+    with Cache(server.url, timeout=10, on_error="raise") as cache, Wire(server.address) as worker:
+        below = transport(cache)
+        look = below._asked_again  # noqa: SLF001
+
+        def asked_again(request: bytes) -> Any:
+            looking.release()
+            return look(request)
+
+        below._asked_again = asked_again  # noqa: SLF001
+        worker.send(b"HELLO 3\r\nCACHE.LOADER served:* INFLIGHT 100\r\n")
+        reads: list[Any] = [lambda: cache.get("served:1"), lambda: cache.get_many(["served:1"])["served:1"]] * 10
+        threads = [threading.Thread(target=lambda read=read: got.append(read())) for read in reads]
+        for thread in threads:
+            thread.start()
+        for _ in range(15):
+            assert looking.acquire(timeout=10)
+        assert cache.incr("n") == 1
+        worker.send(b"CACHE.FILL served:1 %d 7\r\n" % token_of_load(worker))
+        for thread in threads:
+            thread.join(10)
+    assert got == [7] * 20
+
+
 def test_a_name_server_that_is_silent_costs_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking a name up takes as long as the system likes. Nobody waits longer than the time-out; one thread looks."""
     asked, answering = [], threading.Event()
@@ -760,3 +803,41 @@ def test_a_name_server_that_is_silent_costs_one_deadline(monkeypatch: pytest.Mon
         answering.set()
         assert lookup.addresses("cache.example", 7411, math.inf) == ["cache.example"]
         assert asked == ["cache.example"]
+
+
+def test_tasks_whose_connection_fails_get_errors_of_their_own() -> None:
+    """Tasks share a connection, and so its end: notes that one adds, and its frames, are none of the others'."""
+    with socket.socket() as refused:
+        refused.bind(("127.0.0.1", 0))
+        port = refused.getsockname()[1]
+
+        async def run() -> list[Any]:
+            async with globalcache.AsyncCache(f"globalcache://127.0.0.1:{port}", on_error="raise") as cache:
+                return await asyncio.gather(*(cache.get(f"k{each}") for each in range(5)), return_exceptions=True)
+
+        errors = asyncio.run(run())
+    assert {type(error) for error in errors} == {UnavailableError}
+    assert len(set(map(id, errors))) == 5
+
+
+def test_requests_of_a_lost_connection_fail_with_errors_of_their_own() -> None:
+    async def run() -> None:
+        server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._core.async_transports[0]  # noqa: SLF001
+        loop = asyncio.get_running_loop()
+        link = multiplexed.Link(server.home, loop, server._leases_of(loop))  # noqa: SLF001
+        futures = [link.ask(b"PING\r\n") for _ in range(3)]
+        link._output.clear()  # noqa: SLF001 - sent
+        futures += [link.ask(b"PING\r\n") for _ in range(3)]
+        error = UnavailableError("gone")
+        error.__cause__ = OSError("reset")
+        link.give_up(error)
+        failed = [future.exception() for future in futures]
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="gone") as caught:
+                link.ask(b"PING\r\n")
+            failed.append(caught.value)
+        assert len({id(each) for each in (error, *failed)}) == 9
+        assert [str(each.__cause__) for each in failed[:3] if each] == ["reset"] * 3
+        assert error.__traceback__ is None
+
+    asyncio.run(run())

@@ -21,6 +21,7 @@ import globalcache
 from globalcache import CacheError, ConfigError, DeadlineError, Entry, KeyFormatError, LoadError
 from tests.client.conftest import InThreads
 from tests.client.typed import draw, picture
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -477,7 +478,7 @@ async def test_keys_are_checked_before_they_are_sent(cache: Any) -> None:
 
 async def test_waiting_ends(make: Callable[..., Any]) -> None:
     cache = make()
-    held = getattr(cache, "cache", cache)._servers[0]  # noqa: SLF001 - a lease that nobody fills
+    held = transport(getattr(cache, "cache", cache))
     reply = held.fetch(b"x", 0)
     lease = (await reply if inspect.isawaitable(reply) else reply)[2]
     lease.taken = True

@@ -16,6 +16,7 @@ import threading
 import traceback
 import weakref
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failu
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
-from globalcache.errors import DeadlineError, ReplyError
+from globalcache.errors import ReplyError
+from tests.client.test_loading import count_waits, until
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -351,7 +354,7 @@ def outcome_of(call: Callable[[], Any]) -> str:
 def test_who_waited_for_a_private_failure_loads(server: globalcache.Server) -> None:
     """A guest's load is refused while others wait for it, in this process and in another one.
 
-    Each of them then has its own: guests are refused by their own names, and ada's page is stored.
+    Each of them then has its own: guests are refused by their own names, and ada gets her page.
     """
     go, got = threading.Event(), dict[str, str]()
     watcher: Any
@@ -371,7 +374,6 @@ def test_who_waited_for_a_private_failure_loads(server: globalcache.Server) -> N
             thread.join(20)
         assert (got["mallory"], got["ada"]) == ("Forbidden: mallory", "page for ada")
         assert all(got[user] in {f"Forbidden: {user}", "page for ada"} for user in got)
-        assert one.get("page") == "page for ada"
 
 
 def test_tasks_that_waited_for_a_private_failure_load(server: globalcache.Server) -> None:
@@ -399,13 +401,13 @@ def test_tasks_that_waited_for_a_private_failure_load(server: globalcache.Server
                 pass
             go.set()
             assert all(got in {user, "page"} for user, got in zip(users, await asyncio.gather(*tasks), strict=True))
-            assert tasks[-1].result() == await one.get("page") == "page"
+            assert tasks[-1].result() == "page"
 
     asyncio.run(run())
 
 
-def test_a_hundred_who_are_refused_in_turn(server: globalcache.Server) -> None:
-    """Each waits for its turn; none is refused by another one's name, whatever the number of turns before it."""
+def test_a_hundred_who_are_refused(server: globalcache.Server) -> None:
+    """They all wait for one load that is refused; none is refused by another one's name."""
 
     async def run() -> None:
         async with AsyncCache(server.url, timeout=20) as cache:
@@ -424,12 +426,111 @@ def test_a_hundred_who_are_refused_in_turn(server: globalcache.Server) -> None:
     asyncio.run(run())
 
 
-def test_who_waits_behind_private_failures_waits_no_longer_than_wanted() -> None:
-    """One load after another is refused while its caller waits: its time is over nevertheless."""
+def test_nobody_waits_for_a_second_private_failure() -> None:
+    """One load after another is refused while a caller asks: it loads for itself after the second answer."""
     _, (cache,) = processes(1)
-    cache._servers[0].fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))  # noqa: SLF001
-    with pytest.raises(DeadlineError):
-        cache.get_or_load("k", lambda: 1, wait=0.01)
+    fetch = transport(cache).fetch = Mock(return_value=ReplyError("LOADFAILED test:k: a.B" + _PRIVATE))
+    assert cache.get_or_load("k", lambda: 1, wait=10) == 1
+    assert [call.args[1] for call in fetch.call_args_list] == [10, 0]
+
+
+class Crowd:
+    """One caller that is refused while others wait for its load, and what those load then.
+
+    The loads of the others end when so many of them run at a time.
+    """
+
+    guard = Guard("page", (), (Forbidden,))
+
+    def __init__(self, number: int, at_a_time: int) -> None:
+        self.number = number
+        self.first, self.go = threading.Event(), threading.Event()
+        self.running = self.most = 0
+        self.is_waiting: Callable[[], bool] = lambda: False
+        self._lock = threading.Lock()
+        self._at_a_time = at_a_time
+
+    def load(self, number: int) -> None:
+        if number == 0:
+            assert self.first.wait(20)
+        else:
+            self._count(1)
+            assert self.go.wait(20)
+            self._count(-1)
+        raise Forbidden(number)
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self.running += more
+            self.most = max(self.most, self.running)
+            if self.running == self._at_a_time:
+                self.go.set()
+
+    def call_threads(self, cache: Cache) -> list[str]:
+        def call(number: int) -> str:
+            return outcome_of(lambda: cache.get_or_load("page", partial(self.load, number), guard=self.guard))
+
+        with ThreadPoolExecutor(self.number + 1) as pool:
+            calls = [pool.submit(call, 0)]
+            until(lambda: cache.stats()["loads"] + cache.stats()["local_loads"] == 1)
+            calls += [pool.submit(call, number) for number in range(1, self.number + 1)]
+            until(self.is_waiting)
+            self.first.set()
+            return [call.result() for call in calls]
+
+    async def call_tasks(self, cache: AsyncCache) -> list[str]:
+        # Loads run in threads, of which there have to be enough.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self.number + 1))
+
+        async def call(number: int) -> str:
+            try:
+                run = partial(asyncio.to_thread, self.load, number)
+                await cache.get_or_load("page", run, guard=self.guard)
+            except Forbidden as error:
+                return f"Forbidden: {error}"
+            return "loaded"
+
+        async with cache:
+            tasks = [asyncio.create_task(call(number)) for number in range(self.number + 1)]
+            await asyncio.to_thread(until, self.is_waiting)
+            self.first.set()
+            return await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("local_loads", [20, 4])
+@pytest.mark.parametrize("others", ["threads", "tasks"])
+def test_all_who_waited_for_a_private_failure_load_at_once(
+    server: globalcache.Server, others: str, local_loads: int
+) -> None:
+    """One caller is refused while twenty wait for its lease: they do not wait for each other as well.
+
+    Their loads end when as many of them run as may run at a time. If each waited for the one before it, none would.
+    """
+    crowd = Crowd(20, local_loads)
+    with Cache(server.url, timeout=20, local_loads=local_loads) as cache, Cache(server.url) as watcher:
+        crowd.is_waiting = lambda: watcher.inspect("page").get("waiters", 0) == crowd.number
+        got = crowd.call_threads(cache) if others == "threads" else asyncio.run(crowd.call_tasks(cache.aio))
+    assert got == [f"Forbidden: {number}" for number in range(crowd.number + 1)]
+    # One of them may have the lease.
+    assert crowd.most <= local_loads + 1
+
+
+@pytest.mark.parametrize("local_loads", [20, 4])
+@pytest.mark.parametrize("others", ["threads", "tasks"])
+def test_all_who_joined_a_private_failure_load_at_once(
+    monkeypatch: pytest.MonkeyPatch, others: str, local_loads: int
+) -> None:
+    """As above without a server: twenty have joined the load of their process that is refused."""
+    crowd, waits = Crowd(20, local_loads), count_waits(monkeypatch)
+    cache = Cache("globalcache://127.0.0.1:1", local_loads=local_loads)
+    if others == "threads":
+        crowd.is_waiting = lambda: len(waits) == crowd.number
+        got = crowd.call_threads(cache)
+    else:
+        crowd.is_waiting = lambda: cache.stats()["errors"] == crowd.number + 1
+        got = asyncio.run(crowd.call_tasks(cache.aio))
+    assert got == [f"Forbidden: {number}" for number in range(crowd.number + 1)]
+    assert crowd.most <= local_loads
 
 
 @pytest.mark.parametrize("others", ["threads", "tasks"])
@@ -474,16 +575,11 @@ async def tasks_refused(cache: AsyncCache, users: list[str]) -> dict[str, str]:
     return dict(zip(users, await asyncio.gather(*map(call, users)), strict=True))
 
 
-def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        pass
-
-
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:
     """Even a cache that lets others read texts does not send this one."""
     with Cache(server.url, tell_text=True) as cache:
-        call = Mock(side_effect=cache._servers[0].call)  # noqa: SLF001
-        cache._servers[0].call = call  # noqa: SLF001
+        call = Mock(side_effect=transport(cache).call)
+        transport(cache).call = call
         assert outcome_of(lambda: readers(cache)("SECRET", lambda: None)) == "Forbidden: SECRET"
         ((words, _),) = call.call_args_list
         assert words[0] == b"CACHE.FAIL"
@@ -698,7 +794,7 @@ def test_an_interrupted_load_is_handed_on_and_an_exit_fails() -> None:
     _, (cache, other) = processes(2)
     for error in (KeyboardInterrupt(), SystemExit(1)):
         assert raised(lambda error=error: cache.get_or_load("k", failing(error))) is error  # type: ignore[misc]
-        store = other._servers[0]  # noqa: SLF001
+        store = transport(other)
         is_held_off = isinstance(store.fetch(b"test:k", 0, None), Exception)
         assert is_held_off == isinstance(error, SystemExit)
 
@@ -717,14 +813,14 @@ def test_a_load_that_raises_cancelled_error_fails() -> None:
         with pytest.raises(asyncio.CancelledError):
             await cache.get_or_load("k", cancelled)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001 - what runs behind
-        assert isinstance(world._core.blocking[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
+        assert isinstance(world._core.transports[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
 
         waiting = asyncio.create_task(cache.get_or_load("other", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.gather(*cache._work._tasks)  # noqa: SLF001
-        reply: Any = world._core.blocking[0].fetch(b"test:other", 0)  # noqa: SLF001
+        reply: Any = world._core.transports[0].fetch(b"test:other", 0)  # noqa: SLF001
         assert reply[0] == b"miss"
 
     asyncio.run(run())

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import functools
 import inspect
+import pickle
 import sqlite3
+import sys
 from collections.abc import Mapping  # noqa: TC003 - read as the type of values
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
@@ -139,6 +144,28 @@ def test_a_function_runs_once_for_a_key() -> None:
     assert repr(price).endswith("price 'price:{id}:{lang}'>")
     with pytest.raises(TypeError, match="id: '1' is no int"):
         price("1")  # type: ignore[arg-type]
+
+
+def test_a_hit_calls_few_functions() -> None:
+    """Each costs a hundredth of a hit of a real server."""
+    cache, called = Cache(), list[str]()
+
+    @cache.cached("user:{id}")
+    def user(id: int) -> int:
+        return id
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_qualname)
+
+    user(1)
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        user(1)
+    finally:
+        sys.setprofile(before)
+    assert called == ["CachedFunction.__call__", "KeyTemplate.key", "Plain.get_or_load"]
 
 
 def test_an_async_function_is_awaited() -> None:
@@ -462,6 +489,35 @@ def test_batches_say_what_is_wrong_with_them() -> None:
     ):
         with pytest.raises(TypeError, match=line):
             call()
+
+
+@pytest.mark.parametrize("pair", [(1, True), (0.0, -0.0), (1, 1.0), (Decimal("1.0"), Decimal("1.00"))])
+def test_a_warm_batch_refuses_equal_items_as_a_cold_one(pair: tuple[Any, Any]) -> None:
+    """Keys tell them apart and the dict that is returned does not: the value of one would stand for both."""
+    cache = Cache()
+
+    @cache.batch_loader("flag:{id}")
+    def flags(ids: list[Any]) -> dict[Any, str]:
+        return {each: repr(each) for each in ids}
+
+    @cache.batch_loader("aflag:{id}")
+    async def awaited(ids: list[Any]) -> dict[Any, str]:
+        return {each: repr(each) for each in ids}
+
+    async def run(call: Callable[..., Any], *args: Any) -> Any:
+        return await call(*args)
+
+    for _ in ("cold", "warm"):
+        for call in (partial(flags, pair), partial(flags.refresh, *pair)):
+            with pytest.raises(TypeError, match="are equal in Python"):
+                call()
+        for task in (partial(run, awaited, pair), partial(run, awaited.refresh, *pair)):
+            with pytest.raises(TypeError, match="are equal in Python"):
+                asyncio.run(task())
+        assert [flags([each])[each] for each in pair] == list(map(repr, pair))
+        assert [asyncio.run(run(awaited, [each]))[each] for each in pair] == list(map(repr, pair))
+    flags.invalidate(*pair)
+    assert not [key for key in cache.plain.values if key.startswith("flag:")]
 
 
 def test_two_loaders_of_one_pattern_are_refused() -> None:
@@ -819,3 +875,56 @@ def test_a_bound_method_is_read_as_its_function_says() -> None:
         assert list(inspect.signature(Users.user).parameters) == ["self", "id"]
     finally:
         del globals()["Late"]
+
+
+PICKLED = Cache()
+
+
+@PICKLED.cached("pickled:{id}")
+def pickled(id: int) -> int:
+    return id
+
+
+@PICKLED.batch_loader("pickled_rows:{id}")
+async def pickled_rows(ids: list[int]) -> dict[int, int]:
+    return {each: each for each in ids}
+
+
+class Till:
+    """An object with a cached method, which is equal to another one with the same number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @PICKLED.cached("pickled_method:{self.number}:{id}")
+    async def price(self, id: int) -> int:
+        return id * self.number
+
+    @staticmethod
+    @PICKLED.loader("pickled_static:{id}")
+    def rate(id: int) -> int:
+        return id
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_cached_functions_are_pickled_by_name_as_others(protocol: int) -> None:
+    """As processes need it that are not forked, whose arguments are pickled."""
+    for function in (pickled, pickled_rows, Till.price, Till.rate):
+        assert pickle.loads(pickle.dumps(function, protocol)) is function  # noqa: S301
+    bound = pickle.loads(pickle.dumps(Till(3).price, protocol))  # noqa: S301
+    assert asyncio.run(bound(7)) == 21
+    local = PICKLED.cached("pickled_local:{number}")(lambda number: number)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(local, protocol)
+
+
+def test_cached_functions_are_copied_as_others() -> None:
+    """A function is its own copy; a method of an object that is copied deeply belongs to the copy."""
+    for function in (pickled, pickled_rows, Till.price):
+        assert copy.copy(function) is copy.deepcopy(function) is function
+    till = Till(2)
+    prices: dict[str, Any] = copy.deepcopy({"till": till, "price": till.price})
+    till.number = 3
+    assert prices["till"] is not till
+    assert prices["price"]._receiver == (prices["till"],)  # noqa: SLF001
+    assert copy.copy(till.price)._receiver == (till,)  # noqa: SLF001

@@ -6,8 +6,10 @@ These leases do not lapse while a test runs, so one that was forgotten is still 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +18,15 @@ import globalcache
 from globalcache import AsyncCache, Cache
 from globalcache.client import work
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
+from globalcache.client.leases_tasks import LoopLeases
 from tests.client.faces import Face
+from tests.conftest import transport
 from tests.faults.test_leases import held, last_long, until_none_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
+    from typing import Self
 
 KINDS = ["threads", "tasks"]
 
@@ -179,7 +185,7 @@ def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache
         ):
             task = asyncio.create_task(call())
             await asyncio.sleep(0)
-            (link,) = cache._servers[0]._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._links.values()  # noqa: SLF001
             received = link.data_received
 
             def cancel(data: bytes, received: Any = received, task: Any = task) -> None:
@@ -226,7 +232,7 @@ def test_a_batch_cancelled_between_its_replies_is_released(server: globalcache.S
 
     async def run() -> None:
         cache = last_long(AsyncCache(server.url))
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         lease = (await below.fetch(b"c", 0))[2]
         lease.taken = True
         task = asyncio.create_task(below.fetch_many([b"a", b"b", b"c"], 30))
@@ -315,6 +321,94 @@ class Recording(Leases):
     _wake = _watch
 
 
+class Counting:
+    """Counts the lines of the modules of leases that run within it."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if "leases" not in frame.f_code.co_filename:
+            return None
+        self.lines += event == "line"
+        return self._trace
+
+    def __enter__(self) -> Self:
+        self._tracing = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._tracing)
+
+
+def lines_of_table(number: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many lines run for so many leases, a millisecond apart, that are renewed for three seconds."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    table, held, renewed = Recording(None), [], Counter[bytes]()
+    with Counting() as counting:
+        for key in range(number):
+            now[0] = 100 + key / 1000
+            held.append(table.grant(b"%d" % key, key + 1))
+            held[-1].queue()
+        while (pause := table.pause(now[0])) is not None and now[0] + pause < 103:
+            now[0] += pause
+            renewed.update(words[1] for words in table.due(now[0])[0])
+        for lease in held:
+            lease.release()
+        _, releases = table.due(now[0])
+        table.released(releases)
+        assert table.pause(now[0]) is None
+    assert set(renewed.values()) == {2}
+    assert len(renewed) == len(releases) == number
+    return counting.lines
+
+
+def test_what_a_lease_costs_does_not_depend_on_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many leases, each renewed at a time of its own and released, take twice as many steps."""
+    assert lines_of_table(400, monkeypatch) < 2.2 * lines_of_table(200, monkeypatch)
+
+
+async def lines_of_loop(number: int) -> int:
+    """Return how many lines run for so many leases that tasks are granted, of which one half is released or dropped."""
+    sent: list[tuple[Any, ...]] = []
+
+    def send_now(commands: list[tuple[Any, ...]]) -> bool:
+        sent.extend(commands)
+        return True
+
+    table = LoopLeases(None, send_now)
+    loop = asyncio.get_running_loop()
+    with Counting() as counting:
+        futures = [loop.create_future() for _ in range(number)]
+        for token, future in enumerate(futures, 1):
+            table.grant_to(future, b"%d" % token, [b"miss", None, token, 0, 0, 0])
+        held = [(await future)[2] for future in futures]
+        for lease in held:
+            lease.taken = True
+        del lease, future
+        futures.clear()
+        for lease in held[::4]:
+            lease.release()
+        for lease in held[1::4]:
+            lease.close()
+        del lease, held[1::2]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert sorted(words[2] for words in sent) == sorted([*range(1, number, 4), *range(4, number + 1, 4)])
+    assert {words[0] for words in sent} == {b"CACHE.RELEASE"}
+    assert len(table.grants) == number // 4
+    for lease in held:
+        lease.close()
+    return counting.lines
+
+
+def test_what_a_lease_of_a_loop_costs_does_not_depend_on_how_many_there_are() -> None:
+    """A batch is granted all its keys in one turn of the loop; some are answered, some released, some dropped."""
+    assert asyncio.run(lines_of_loop(400)) < 2.2 * asyncio.run(lines_of_loop(200))
+
+
 def test_a_queued_refresh_is_renewed_and_then_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for its turn: renewed every second, released after ten, and then it does not begin any more."""
     now = [100.0]
@@ -379,14 +473,14 @@ def test_a_lease_that_is_dropped_is_released() -> None:
 
 def until_closed(cache: Cache, number: int) -> None:
     """Wait until the server has noticed the end of a connection."""
-    while f"id={number} ".encode() in cache._servers[0].call(b"CLIENT", b"LIST"):  # noqa: SLF001
+    while f"id={number} ".encode() in transport(cache).call(b"CLIENT", b"LIST"):
         pass
 
 
 def test_a_lost_connection_is_closed_after_leases_are_renewed(server: globalcache.Server) -> None:
     """A call is interrupted on the only connection, on which another thread was granted a lease that it still has."""
     with Cache(server.url, timeout=5) as cache, Cache(server.url, timeout=5) as other:
-        below = cache._servers[0]  # noqa: SLF001
+        below = transport(cache)
         lease = below.fetch(b"x", 0)[2]
         got: list[str] = []
         waiter = threading.Thread(target=lambda: got.append(other.get_or_load("x", lambda: "again", wait=30)))
@@ -409,7 +503,7 @@ def test_the_leases_of_a_lost_connection_are_renewed_at_once(server: globalcache
 
     async def run() -> None:
         async with AsyncCache(server.url) as cache:
-            below = cache._servers[0]  # noqa: SLF001
+            below = transport(cache)
             lease = (await below.fetch(b"x", 0))[2]
             lease.taken = True
             lease._grant.due += 1000  # noqa: SLF001

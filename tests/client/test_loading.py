@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, LoadError
+from globalcache.client.leases import NoLease
 from globalcache.client.tasking import AsyncWork
-from globalcache.client.work import Work
+from globalcache.client.work import Work, _Flight
 from globalcache.contrib.testing import CacheForTests
+from tests.client.faces import Face
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +43,18 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that grows with each thread that waits for a load of its process."""
+    waits, wait = list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waits.append(None)
+        return wait(flight, end)
+
+    monkeypatch.setattr(_Flight, "wait", note)
+    return waits
 
 
 def test_a_stale_value_is_served_at_once_and_refreshed_behind(clock: Clock) -> None:
@@ -119,7 +135,7 @@ def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
 
 def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     cache, got = Cache("memory://", clock=clock), []
-    server = cache._servers[0]  # noqa: SLF001
+    server = transport(cache)
     lease = server.fetch(b"x", 0, 50)[2]  # of somebody who never fills
     thread = threading.Thread(target=lambda: got.append(cache.get_or_load("x", lambda: 7)))
     thread.start()
@@ -172,9 +188,9 @@ def test_a_long_load_keeps_its_lease(server: globalcache.Server, monkeypatch: py
     monkeypatch.setattr("globalcache.client.leases.RENEW_EVERY", 0.05)
     monkeypatch.setattr("globalcache.client.leases.LEASE_MS", 300)
     with Cache(server.url) as cache:
-        core_fetch = cache._servers[0].fetch  # noqa: SLF001
+        core_fetch = transport(cache).fetch
         # A short lease, so that the test is short as well.
-        monkeypatch.setattr(cache._servers[0], "fetch", lambda key, wait, lease=300: core_fetch(key, wait, lease))  # noqa: SLF001
+        monkeypatch.setattr(transport(cache), "fetch", lambda key, wait, lease=300: core_fetch(key, wait, lease))
         loads = []
 
         def slow() -> int:
@@ -313,12 +329,16 @@ class Outside(BaseException):
 
 
 def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
-    """Loads are interrupted between taking room and giving it back; the frame that had it goes away."""
-    work = Work(2)
+    """Loads are interrupted while they have room; each traceback is kept, as a log keeps it."""
+    work, kept = Work(2), list[Outside]()
+
+    def stop() -> None:
+        raise Outside
+
     for _ in range(5):
-        room = work._limited(1)  # noqa: SLF001
-        room.__enter__()
-        del room
+        with pytest.raises(Outside) as raised:
+            work.limited(stop, 1)
+        kept.append(raised.value)
     assert work.alone(b"k", lambda: 7, 1, joins=True) == 7
 
 
@@ -368,14 +388,14 @@ def test_an_exit_in_a_refresh_does_not_end_the_loop() -> None:
         async with AsyncCache("memory://") as cache:
             ran = asyncio.Event()
 
-            async def load() -> None:
+            async def load() -> int:
                 ran.set()
                 raise SystemExit(1)
 
             await cache.set("k", 1, refresh_after=0.001)
             while (await cache.inspect("k"))["state"] != "stale":  # noqa: ASYNC110 - it is no event
                 await asyncio.sleep(0.001)
-            value: int = await cache.get_or_load("k", load)
+            value = await cache.get_or_load("k", load)
             await ran.wait()
             await asyncio.sleep(0.01)
             return value
@@ -446,13 +466,19 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
     assert (sorted(got), set(row.reads)) == ([1, 2, 2, 2], {1, 2})
 
 
-def test_who_comes_during_a_load_shares_the_next_one() -> None:
+def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
     work, row = Work(8), Row()
-    got: list[int] = []
+    got, waiting, wait = list[int](), list[None](), _Flight.wait
+
+    def note(flight: _Flight, end: float) -> bool:
+        waiting.append(None)
+        return wait(flight, end)
 
     def ask() -> None:
         got.append(work.alone(b"k", row.load, 20, joins=False))
+
+    monkeypatch.setattr(_Flight, "wait", note)
 
     threads = [threading.Thread(target=ask) for _ in range(11)]
     threads[0].start()
@@ -460,12 +486,47 @@ def test_who_comes_during_a_load_shares_the_next_one() -> None:
     row.version = 2
     for thread in threads[1:]:
         thread.start()
-    (flight,) = work._flights.values()  # noqa: SLF001
-    until(lambda: len(flight.done._cond._waiters) == 10)  # type: ignore[attr-defined]  # noqa: SLF001
+    until(lambda: len(waiting) == 10)
     row.go.set()
     for thread in threads:
         thread.join(20)
     assert (sorted(got), row.reads.count(1)) == ([1] + [2] * 10, 1)
+
+
+def leave_unfinished(work: AsyncWork) -> None:
+    """Begin a load and a refresh in a loop that is closed before they end."""
+    loop = asyncio.new_event_loop()
+
+    async def never() -> None:
+        await loop.create_future()
+
+    async def begin() -> None:
+        load = asyncio.create_task(work.alone(b"k", never, 10, joins=True))
+        lease: Any = NoLease(None, b"k")
+        assert work.refresh([lease], lambda _: never())
+        await asyncio.sleep(0.001)
+        assert not load.done()
+
+    loop.set_exception_handler(lambda *_: None)
+    loop.run_until_complete(begin())
+    loop.close()
+
+
+def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops are closed while a load and a refresh run in them, which therefore never end.
+
+    A loop that comes later, perhaps at the same address, neither joins such a load nor counts such a refresh.
+    """
+    monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 2)
+    work = AsyncWork(1)
+    for _ in range(5):
+        leave_unfinished(work)
+
+    async def load() -> int:
+        return 7
+
+    assert asyncio.run(work.alone(b"k", load, 10, joins=True)) == 7
+    assert (len(work._flights), len(work._tasks), len(work._rooms)) == (0, 0, 1)  # noqa: SLF001
 
 
 def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
@@ -596,3 +657,51 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
     else:
         asyncio.run(run())
     until(lambda: cache.get("inner") == 2)
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_a_batch_without_a_server_is_loaded_in_one_call(kind: str) -> None:
+    """A server is away and a batch is asked for: its function is called once for all keys, not once for each."""
+    calls: list[list[str]] = []
+
+    def load_many(keys: list[str]) -> dict[str, int]:
+        calls.append(keys)
+        return {key: len(key) for key in keys if key != "none"}
+
+    face = Face(kind, "globalcache://127.0.0.1:1", timeout=0.2)
+    keys = [f"k{number}" for number in range(100)] + ["none"]
+    assert face("get_or_load_many", keys, load_many) == {key: len(key) for key in keys[:-1]} | {"none": None}
+    assert calls == [keys]
+    assert face.cache.stats()["local_loads"] == 1
+    face.close()
+
+
+def test_equal_batches_without_a_server_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten threads ask for the same batch: one loads, the next load serves all who came meanwhile, each its own copy."""
+    cache = Cache("globalcache://127.0.0.1:1", timeout=0.2)
+    running, most, calls = 0, 0, 0
+    begun, go = threading.Event(), threading.Event()
+    waiting = count_waits(monkeypatch)
+
+    def load_many(keys: list[str]) -> dict[str, list[int]]:
+        nonlocal running, most, calls
+        running, calls = running + 1, calls + 1
+        most = max(most, running)
+        begun.set()
+        assert go.wait(20)
+        if calls == 2:
+            until(lambda: len(waiting) == 9 + 8)  # all others wait for this one
+        running -= 1
+        return {key: [1] for key in keys}
+
+    with ThreadPoolExecutor(10) as pool:
+        results = [pool.submit(cache.get_or_load_many, ["a", "b"], load_many)]
+        assert begun.wait(20)
+        results += [pool.submit(cache.get_or_load_many, ["a", "b"], load_many) for _ in range(9)]
+        until(lambda: len(waiting) == 9)
+        go.set()
+        found = [result.result()["a"] for result in results]
+    assert found == [[1]] * 10
+    assert len({id(value) for value in found}) == 10
+    assert most == 1
+    assert calls == 2

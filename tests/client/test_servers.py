@@ -13,6 +13,7 @@ from globalcache import AsyncCache, Cache
 from globalcache.client.wire import MOST_BYTES
 from globalcache.errors import AuthError, UnavailableError
 from tests.client.faces import Face
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +114,7 @@ def test_a_cancelled_task_leaves_no_server_untold(urls: list[str], call: str, *,
         async with AsyncCache(urls, timeout=20, namespace="shop") as cache:
             await cache.get_many(keys)  # both are connected
             if begun:
-                silence(cache._servers[0])  # noqa: SLF001
+                silence(transport(cache))
             name, args, options = of(*keys)[call]
             task = asyncio.create_task(getattr(cache, name)(*args, **options))
             for _ in range(3 if begun else 1):

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from globalcache import ConfigError
+from globalcache.client import values as values_module
 from globalcache.client.values import UNREADABLE, Values
 
 JSON = Values()
@@ -380,3 +381,15 @@ def test_a_record_that_shows_something_else_than_it_holds_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"value\.a"):
         JSON.encode(Twice(4), Twice)
+
+
+def test_classes_that_are_made_at_each_call_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function with a class of its own would otherwise keep one more for ever at each call."""
+    monkeypatch.setattr(values_module, "_MOST_TYPES", 10)
+    values = Values("json")
+    for number in range(25):
+        kind = dataclasses.make_dataclass("Row", [("id", int)])
+        data, flags = values.encode(kind(number), kind)
+        assert values.decode(data, flags, kind) == kind(number)
+    for held in (values._decoders, values._walks):  # noqa: SLF001
+        assert 0 < len(held) <= 10

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from globalcache import AsyncCache, Cache, UnavailableError
+from tests.conftest import transport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +91,7 @@ def test_it_stands_in_for_the_cache_of_an_application(globalcache: CacheForTests
         assert (price(1), queries) == (2, [1, 1, 1])
     globalcache.give_back()
     assert "127.0.0.1:1" in repr(app)
-    assert app._servers[0].__class__.__name__ == "BlockingServer"  # noqa: SLF001
+    assert transport(app).__class__.__name__ == "BlockingServer"
 
 
 async def test_it_stands_in_for_both_faces(globalcache: CacheForTests) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.pool import StaticPool
 from globalcache import AsyncCache, Cache
 from globalcache.contrib.sqlalchemy import invalidate_after_commit
 from globalcache.errors import UnavailableError
+from tests.conftest import transport
 from tests.postgres import cluster
 
 if TYPE_CHECKING:
@@ -135,13 +136,13 @@ def test_several_caches_and_all_that_they_want_is_one_call_each(session: Session
     other = Cache("memory://")
     other.set("x", 1)
     calls: list[bytes] = []
-    run = cache._servers[0].call  # noqa: SLF001
+    run = transport(cache).call
 
     def counted(*words: Any, **names: Any) -> Any:
         calls.append(words[0])
         return run(*words, **names)
 
-    cache._servers[0].call = counted  # noqa: SLF001
+    transport(cache).call = counted
     write(session)
     invalidate_after_commit(session, "a", cache=cache)
     invalidate_after_commit(session, "b", "a", cache=cache)

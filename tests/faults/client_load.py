@@ -161,8 +161,7 @@ class Part:
         self.log = Log(folder / "log")
         # Where the cache raises, a write that returned was acknowledged.
         self.raises = number % 2 == 0
-        on_error = "raise" if self.raises else "miss"
-        self.cache = Cache(urls, on_error=on_error, timeout=1, wait=WAIT, local_loads=8)
+        self.cache = Cache(urls, on_error="raise" if self.raises else "miss", timeout=1, wait=WAIT, local_loads=8)
         self.aio = self.cache.aio
         self.numbers = itertools.count()
         self.raised: dict[int, NoDatabaseError] = {}
@@ -489,19 +488,22 @@ def _marked(*, is_away: bool) -> Iterator[None]:
 
 
 def _mark_local(face: Any) -> None:
-    """Let loads know whether they run without a lease."""
-    inner = face._load_here  # noqa: SLF001 - below what users see
+    """Let loads know whether they run without a lease. A batch does so only where there is no server."""
+    for name, is_away in (("_load_here", False), ("_load_many_here", True)):
+        setattr(face, name, _marking(getattr(face, name), is_away=is_away))
 
-    def load_here(*args: Any, joins: bool = False) -> Any:
+
+def _marking(inner: Any, *, is_away: bool) -> Any:
+    def load_here(*args: Any, **options: Any) -> Any:
         # A coroutine is not begun here: the other face's is marked when it is.
-        with _marked(is_away=joins):
-            return inner(*args, joins=joins)
+        with _marked(is_away=options.get("joins", is_away)):
+            return inner(*args, **options)
 
-    async def load_here_async(*args: Any, joins: bool = False) -> Any:
-        with _marked(is_away=joins):
-            return await inner(*args, joins=joins)
+    async def load_here_async(*args: Any, **options: Any) -> Any:
+        with _marked(is_away=options.get("joins", is_away)):
+            return await inner(*args, **options)
 
-    face._load_here = load_here_async if asyncio.iscoroutinefunction(inner) else load_here  # noqa: SLF001
+    return load_here_async if asyncio.iscoroutinefunction(inner) else load_here
 
 
 def _never_early(face: Any) -> None:

@@ -127,13 +127,19 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._listener.close()
-        # Links that are being accepted have no task yet; they get one in the next turns of the loop.
+        # A link that is being accepted gets its task in the next turns of the loop; cancelled before, it stays open.
+        await self._turns()
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
         # A transport closes its socket a turn after it was told to.
-        await asyncio.sleep(0)
+        await self._turns()
+
+    @staticmethod
+    async def _turns() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     def _cut(self) -> None:
         for writer in self._links:

@@ -177,7 +177,8 @@ async def run_and_cancel(cache: AsyncCache, draw: random.Random) -> None:
 
 def cancel_with_replies(cache: AsyncCache, draw: random.Random) -> None:
     """Cancel tasks of the loop in the turn in which replies arrive: what came for them is theirs no more."""
-    for server in cache._servers:  # noqa: SLF001
+    servers: list[Any] = list(cache._servers)  # noqa: SLF001
+    for server in servers:
         for link in server._links.values():  # noqa: SLF001
             received = link.data_received
 

@@ -140,3 +140,26 @@ def test_it_ends_in_time_under_load(serve: Callable[..., Any]) -> None:
             thread.join()
     report("SIGTERM under load", f"{runs} runs, longest {longest:.2f} s", "5 s")
     assert longest <= 5
+
+
+def test_a_transaction_that_changes_a_long_value_many_times_holds_it_once(serve: Callable[..., Any]) -> None:
+    """Fifty commands of one transaction, then fifty of one write, each make a long value anew: none is kept."""
+    server, size = serve("--memory", "64MiB"), 8 << 20
+    with Wire(server.address) as wire:
+        wire.ask(b"*3\r\n$3\r\nSET\r\n$1\r\nx\r\n$%d\r\n%b\r\n" % (size, b"x" * size), b"+OK\r\n")
+        for command in (b"APPEND x y\r\n", b"SETRANGE x 5 z\r\n"):
+            wire.ask(b"MULTI\r\n" + command * 50 + b"EXEC\r\n", b"+OK\r\n" + b"+QUEUED\r\n" * 50 + b"*50\r\n")
+            wire.expect(b"".join(wire_lengths(command, size)))
+            size += 50 if command.startswith(b"APPEND") else 0
+            wire.ask(command * 50, b"".join(wire_lengths(command, size)))
+            size += 50 if command.startswith(b"APPEND") else 0
+    most = next(line for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if "VmHWM" in line)
+    held = int(most.split()[1]) * 1024
+    report("memory at most, 8 MiB changed 200 times", f"{held >> 20} MiB", "200 MiB")
+    assert held < 200 << 20
+
+
+def wire_lengths(command: bytes, size: int) -> list[bytes]:
+    """Return the replies to fifty commands that each return the new length."""
+    more = 1 if command.startswith(b"APPEND") else 0
+    return [b":%d\r\n" % (size + more * number) for number in range(1, 51)]

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
+use crate::base64;
+
 /// Appends the JSON that `stored` is seen as, on one line and without blanks.
 pub fn append_view(stored: &[u8], out: &mut Vec<u8>) {
     if serde_json::from_slice::<&RawValue>(stored).is_ok() {
@@ -16,7 +18,7 @@ pub fn append_view(stored: &[u8], out: &mut Vec<u8>) {
         append_string(text, out);
     } else {
         out.extend_from_slice(b"{\"base64\":\"");
-        append_base64(stored, out);
+        base64::append(stored, out);
         out.extend_from_slice(b"\"}");
     }
 }
@@ -78,18 +80,6 @@ fn same_number(one: &Number, other: &Number) -> bool {
     match (whole(one), whole(other)) {
         (Some(one), Some(other)) => one == other,
         _ => one.as_f64() == other.as_f64(),
-    }
-}
-
-/// Appends bytes in the base64 of RFC 4648, section 4.
-fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(word >> (18 - 6 * place)) as usize & 63];
-            out.push(if place <= chunk.len() { letter } else { b'=' });
-        }
     }
 }
 

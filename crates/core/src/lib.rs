@@ -9,6 +9,7 @@
 //! - [`table`]: the commands there are, and how their arguments are read; and, beside it, [`store`]: the items;
 //! - [`vocabulary`]: requests and replies as data; and, beside it, the modules without a folder.
 
+mod base64;
 pub mod clock;
 mod commands;
 pub mod glob;

@@ -70,8 +70,11 @@ pub const INFLIGHT: (u64, u64) = (256, 1 << 16);
 /// Patterns that loader workers may serve: far more than an application has.
 pub const MAX_PATTERNS: usize = 1024;
 
-/// Longest pattern that is kept, in bytes: of channels, of loaders.
+/// Longest pattern in bytes, of keys, channels, loaders and users.
 pub const MAX_PATTERN: usize = 1024;
+
+/// Longest name of a channel, in bytes.
+pub const MAX_CHANNEL: usize = 1024;
 
 /// Databases of a store.
 pub const DATABASES: usize = 16;

@@ -684,6 +684,7 @@ impl Simulation {
                 return (self.violations, self.counts);
             }
         }
+        self.world.engine.store.check(1 << 20);
         self.settle();
         (self.violations, self.counts)
     }

@@ -504,6 +504,91 @@ fn a_load_for_oneself_under_a_ticket_does_not_end_a_transaction() {
     assert_eq!(world.ask(client, "EXEC"), "*1 $3 row");
 }
 
+/// Replies of a transaction that are too long: each request is run all the same, those behind them too, and only what does
+/// not fit is left out. The same if the client is killed by a request of its own on the way.
+#[test]
+fn a_transaction_that_has_begun_is_done_whole() {
+    let long = "x".repeat(6_000);
+    let out = "-ERR the command was run, but its reply is left out: the replies of this transaction are too long";
+    let value = format!("$6000 {long}");
+    for (requests, replies) in [
+        ("GET long|GET long|INCR n", format!("{value} {out} :1")),
+        ("GETDEL long|SET long x GET|SET long y GET|INCR n", format!("{value} $-1 $1 x :1")),
+        ("GET long|GETDEL long|GET long|INCR n", format!("{value} {out} $-1 :1")),
+        ("GET long|SET long x GET|GET long|INCR n", format!("{value} {out} $1 x :1")),
+        ("MGET long long|INCR n|GET long", format!("{out} :1 {value}")),
+        ("CLIENT KILL ID 2 SKIPME no|GET long|INCR n", format!(":1 {value} :1")),
+        ("QUIET x|INCR n", String::new()),
+    ] {
+        let mut world = World::with(Limits { max_reply: 10_000, ..Limits::default() });
+        let (observer, client) = (world.connect(""), world.connect(""));
+        world.ask(observer, &format!("SET long {long}"));
+        world.ask(client, "MULTI");
+        requests.split('|').for_each(|request| _ = world.ask(client, request));
+        let (count, heard) = (requests.split('|').count(), world.ask(client, "EXEC"));
+        let ran = !replies.is_empty();
+        let discarded = "-EXECABORT Transaction discarded because of previous errors.".to_owned();
+        assert_eq!(heard, if ran { format!("*{count} {replies}") } else { discarded }, "{requests}");
+        assert_eq!(world.ask(observer, "GET n"), if ran { "$1 1" } else { "$-1" }, "{requests}");
+    }
+}
+
+/// CLIENT KILL runs in turns where there are many connections. One that kills itself by it gets its answer, is closed, and
+/// nothing that it has sent behind it is run, whether that arrived before or after.
+#[test]
+fn a_client_that_kills_itself_in_turns_is_closed() {
+    let mut world = World::new();
+    let observer = world.connect("");
+    (0..1_100).for_each(|_| _ = world.connect("PING"));
+    let client = world.connect("PING");
+    world.send(client, "CLIENT KILL TYPE normal SKIPME no\r\nSET x 1");
+    assert_eq!((&*world.heard(client), world.closed(client)), (":1101", true));
+    assert_eq!(world.ask(observer, "GET x"), "$-1");
+}
+
+/// A worker chooses RESP2, in which a load that it is pushed would be taken for the answer to something else.
+#[test]
+fn a_worker_stays_with_resp3() {
+    let mut world = World::new();
+    let (worker, client) = (world.connect("HELLO 3"), world.connect(""));
+    world.ask(worker, "CACHE.LOADER w:*");
+    assert_eq!(world.ask(worker, "HELLO 2"), "-ERR loads are pushed: a loader worker stays with RESP3");
+    assert!(world.ask(worker, "HELLO 3").contains("proto :3"));
+    world.send(client, "GET w:1");
+    assert!(world.heard(worker).starts_with(">"));
+}
+
+/// Somebody asks for 9,000 keys that workers load, in each protocol and within a transaction. What asks for the loads of a
+/// thousand gives its turn back before it goes on, so that others are served meanwhile; and it answers with all.
+#[test]
+fn many_loads_are_asked_for_in_turns() {
+    let keys: Vec<String> = (0..9_000).map(|number| format!("w:{number}")).collect();
+    let all = keys.join(" ");
+    let gets: String = keys.iter().map(|key| format!("GET {key}\r\n")).collect();
+    let values = "$1 v ".repeat(keys.len());
+    for (requests, reply) in [
+        (format!("MGET {all}"), format!("*9000 {values}")),
+        (format!("CACHE.MGET {all}"), format!("*9000 {values}")),
+        (format!("EXISTS {all}"), ":9000".to_owned()),
+        (format!("get {all}"), keys.iter().map(|key| format!("VALUE {key} 0 1 v ")).collect::<String>() + "END"),
+        (format!("MULTI\r\n{gets}EXEC"), format!("+OK {}*9000 {values}", "+QUEUED ".repeat(keys.len()))),
+    ] {
+        let mut world = World::with_memory(Limits::default(), 512 << 20);
+        let (worker, other) = (world.connect("HELLO 3"), world.connect(""));
+        world.ask(worker, "CACHE.LOADER w:* INFLIGHT 65536");
+        let client = world.connect("");
+        let turns = world.post_in_turns(client, &requests, |world| assert_eq!(world.ask(other, "PING"), "+PONG"));
+        assert!((9..12).contains(&turns), "{turns} of {}", &requests[..10]);
+        let told = world.ask(worker, "PING");
+        let words: Vec<&str> = told.split(' ').collect();
+        let loads = words.windows(2).filter(|words| words[0].starts_with("w:") && words[1].starts_with(':'));
+        let fills: Vec<String> = loads.map(|words| format!("CACHE.FILL {} {} v", words[0], &words[1][1..])).collect();
+        assert_eq!(fills.len(), keys.len());
+        world.ask(worker, &fills.join("\r\n"));
+        assert!(world.heard(client) == reply.trim_end(), "{}", &requests[..10]);
+    }
+}
+
 /// A watches a key that workers load and that is absent. What happens to it then, what EXEC loads for its own requests, and
 /// what EXEC returns: its own load ends no transaction, whether or not the value could be stored, and hides no change by B.
 #[test]
@@ -684,7 +769,8 @@ fn what_a_client_makes_the_server_hold_is_counted() {
     for (hold, least, let_go) in [
         (format!("MULTI\r\nSET a {long}\r\nSET b {long}"), 100_000, "DISCARD".to_owned()),
         (format!("WATCH {long}1\r\nWATCH {long}2"), 100_000, "UNWATCH".to_owned()),
-        (format!("SUBSCRIBE {long}"), 100_000, "UNSUBSCRIBE".to_owned()),
+        (format!("SUBSCRIBE {}", &long[..1000]), 2000, "UNSUBSCRIBE".to_owned()),
+        (format!("PSUBSCRIBE {}", &long[..1000]), 6000, "PUNSUBSCRIBE".to_owned()),
         (format!("CLIENT TRACKING ON BCAST PREFIX {}", &long[..1000]), 2000, "CLIENT TRACKING OFF".to_owned()),
         (format!("CACHE.FETCH {long} LEASE 1000"), 40, "RESET".to_owned()),
         (format!("CACHE.FETCH held{long} WAIT 5000 TICKET"), 100_000, "CACHE.CANCEL NUMBER".to_owned()),

@@ -3,7 +3,8 @@
 //! in their place or under tickets.
 //!
 //! A model judges each EXEC by what its client was told: it commits only if nothing that the client depends on has
-//! changed, and it is refused only if something has happened to the key since it was watched.
+//! changed, and it is refused only if something has happened to the key since it was watched. One that commits is done
+//! whole, however long its replies are.
 //!
 //! `WATCH_LOADS=10000 cargo test --release -p globalcache-core --test watch_load` runs so many.
 
@@ -12,11 +13,15 @@ mod world;
 
 use std::collections::{HashMap, VecDeque};
 
+use globalcache_core::limits::Limits;
 use random::Random;
 use world::World;
 
 const KEYS: [&str; 3] = ["a:0", "a:1", "b:0"];
 const PATTERNS: [&str; 3] = ["a:*", "b:*", "*:1"];
+/// Bytes that the replies of a transaction may have, and of a value that some transactions read several times.
+const MOST: usize = 20_000;
+const LONG: usize = 6_000;
 
 /// What a client has asked for, in which step.
 #[derive(Clone, Debug)]
@@ -24,7 +29,7 @@ enum Asked {
     Read(&'static str, u64),
     Lease(&'static str),
     Fill(&'static str),
-    Exec(Watch, u64),
+    Exec(Watch, u64, usize),
     Other,
 }
 
@@ -62,6 +67,8 @@ struct Game {
     step: u64,
     commits: u64,
     refusals: u64,
+    /// Replies that were left out, since they were too long.
+    left_out: u64,
 }
 
 /// The next reply of some lines, its parts one after the other: lists begin with their sign.
@@ -83,15 +90,20 @@ fn read(lines: &mut VecDeque<String>, parts: &mut Vec<String>) {
 
 impl Game {
     fn new(seed: u64) -> Game {
+        let mut world = World::with(Limits { load_limit: 5_000, max_reply: MOST, ..Limits::default() });
+        let observer = world.connect("");
+        world.ask(observer, &format!("SET long {}", "x".repeat(LONG)));
         Game {
-            world: World::with_load_limit(5_000),
+            world,
             random: Random((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            clients: Vec::new(),
+            // The observer is none that plays.
+            clients: vec![None],
             keys: KEYS.map(|key| (key, History::default())).into(),
             loads: Vec::new(),
             step: 0,
             commits: 0,
             refusals: 0,
+            left_out: 0,
         }
     }
 
@@ -185,8 +197,11 @@ impl Game {
                 history.loaded.push(step);
                 history.touched = step;
             }
-            Asked::Exec(watch, asked_at) if answer == "*" => self.committed(&watch, asked_at),
-            Asked::Exec(watch, _) => {
+            Asked::Exec(watch, asked_at, count) if answer == "*" => {
+                self.committed(&watch, asked_at);
+                self.was_whole(number, asked_at, (&parts[1..], count));
+            }
+            Asked::Exec(watch, ..) => {
                 self.refusals += 1;
                 assert!(self.keys[watch.key].touched > watch.since, "step {step}: refused, untouched: {watch:?}");
             }
@@ -202,6 +217,17 @@ impl Game {
             assert!(!happened(&history.loaded, *read_at), "step {step}: committed over a load: {watch:?}");
         }
         self.commits += 1;
+    }
+
+    /// Every request of a transaction was run and has its reply: the writes behind replies that are too long as well.
+    fn was_whole(&mut self, number: usize, asked_at: u64, (replies, count): (&[String], usize)) {
+        assert_eq!(replies.len(), count, "{replies:?}");
+        let left_out = replies.iter().filter(|reply| reply.contains("is left out")).count() as u64;
+        let long = replies.iter().filter(|reply| reply.len() == LONG).count() as u64;
+        assert!(left_out == 0 || long >= 2 && replies.iter().map(String::len).sum::<usize>() <= MOST, "{replies:?}");
+        self.left_out += left_out;
+        let last = self.world.ask(0, &format!("GET last:{number}"));
+        assert_eq!((last.split(' ').nth(1), &*replies[count - 1]), (Some(&*format!("s{asked_at}")), "OK"));
     }
 
     fn run_step(&mut self) {
@@ -276,12 +302,17 @@ impl Game {
             return self.ask(number, format!("GET {}", watch.key), Asked::Read(watch.key, step));
         }
         self.client(number).watch = None;
-        let reads = self.random.chance(40);
-        let get = format!("GET {}", watch.key);
-        for line in ["MULTI", "SET out 1"].into_iter().chain(reads.then_some(get.as_str())) {
-            self.ask(number, line.into(), Asked::Other);
+        let mut lines = vec!["SET out 1".to_owned()];
+        if self.random.chance(40) {
+            lines.push(format!("GET {}", watch.key));
         }
-        self.ask(number, "EXEC".into(), Asked::Exec(watch, step));
+        lines.extend((0..self.random.below(6)).map(|_| "GET long".to_owned()));
+        lines.push(format!("SET last:{number} s{step}"));
+        let count = lines.len();
+        for line in std::iter::once("MULTI".to_owned()).chain(lines) {
+            self.ask(number, line, Asked::Other);
+        }
+        self.ask(number, "EXEC".into(), Asked::Exec(watch, step, count));
     }
 
     fn end_load(&mut self) {
@@ -310,7 +341,7 @@ impl Game {
 fn transactions_depend_on_what_their_clients_read() {
     let count = std::env::var("WATCH_LOADS").map_or(350, |count| count.parse().expect("a number"));
     let from = std::env::var("WATCH_FROM").map_or(0, |from| from.parse().expect("a number"));
-    let (mut commits, mut refusals) = (0, 0);
+    let (mut commits, mut refusals, mut left_out) = (0, 0, 0);
     for seed in from..from + count {
         let mut game = Game::new(seed);
         let run = std::panic::AssertUnwindSafe(|| (0..300).for_each(|_| game.run_step()));
@@ -318,7 +349,10 @@ fn transactions_depend_on_what_their_clients_read() {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(cause);
         }
+        game.world.engine.store.check(1 << 20);
         (commits, refusals) = (commits + game.commits, refusals + game.refusals);
+        left_out += game.left_out;
     }
-    assert!(commits > count && refusals > count / 4, "{commits} commits, {refusals} refusals");
+    let enough = commits > count && refusals > count / 4 && left_out > count / 4;
+    assert!(enough, "{commits} commits, {refusals} refusals, {left_out} replies left out");
 }

@@ -16,7 +16,7 @@ mod store;
 
 /// What the native module allocates; Python's own memory is not touched by it.
 #[global_allocator]
-static ALLOCATOR: globalcache_server::pages::Pages = globalcache_server::pages::Pages;
+static ALLOCATOR: globalcache_server::page_allocator::Pages = globalcache_server::page_allocator::Pages;
 
 /// A running server within this process.
 #[pyclass(frozen)]

@@ -19,6 +19,8 @@ use pyo3::types::PyBytes;
 /// A server of this process alone.
 #[pyclass(frozen)]
 pub(crate) struct LocalServer {
+    /// Locked only by who holds the interpreter's lock, which is not given up meanwhile. So a fork, which needs that lock as
+    /// well, copies no step that is half done and no lock that nobody would unlock.
     state: Mutex<State>,
 }
 
@@ -110,6 +112,22 @@ impl State {
             }
             self.engine.pump(now);
         }
+    }
+
+    /// Closes all connections. Each keeps its place until it is closed there: nobody else's may be taken for it.
+    fn close_all(&mut self, now: Now) {
+        let time = self.engine.time(now).mono;
+        let open = |connection: &&mut Connection| !connection.closed;
+        for connection in self.connections.iter_mut().flatten().filter(open) {
+            connection.session.leave_waits(&self.engine, time);
+        }
+        for connection in self.connections.iter_mut().flatten().filter(open) {
+            connection.session.close(&self.engine, now);
+            connection.closed = true;
+            (connection.input, connection.output) = (Vec::new(), Output::default());
+        }
+        self.exchange(now);
+        self.told.clear();
     }
 
     /// What a connection is answered and told so far, which connections were told something, and whether this one is to be
@@ -208,5 +226,13 @@ impl LocalServer {
             state.exchange(now);
         }
         std::mem::take(&mut state.told)
+    }
+
+    /// This process is a fork: whoever had the connections is not here. They are closed, so that their leases pass on; what
+    /// is stored stays.
+    fn after_fork(&self, now: u64) {
+        let mut state = self.state.lock();
+        let now = state.now(now);
+        state.close_all(now);
     }
 }

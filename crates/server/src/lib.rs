@@ -7,7 +7,7 @@ mod acceptor;
 mod connection;
 mod listen;
 mod meter;
-pub mod pages;
+pub mod page_allocator;
 #[cfg(test)]
 mod scripted;
 mod stream;
@@ -163,7 +163,7 @@ impl Shared {
 
     /// Whether the buffers of all connections hold more than they may.
     fn is_too_much_held(&self) -> bool {
-        self.engine.counters.client_bytes.load(Ordering::Relaxed) > self.options.client_memory
+        self.engine.client_bytes() > self.options.client_memory
     }
 
     /// Asks a thread to close its largest connection, once until it has looked.
@@ -322,7 +322,7 @@ impl Server {
             ("rejected", count(&counters.rejected)),
             ("bytes_in", count(&counters.bytes_in)),
             ("bytes_out", count(&counters.bytes_out)),
-            ("client_bytes", count(&counters.client_bytes)),
+            ("client_bytes", self.shared.engine.client_bytes()),
             ("longest_turn_usec", count(&counters.longest_turn)),
         ]
     }

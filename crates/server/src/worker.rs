@@ -13,7 +13,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::connection::{Buffers, Connection, LANES, Ready, Turn};
+use crate::connection::{BATCH_CONNECTIONS, Buffers, Connection, Ready, Turn};
 use crate::listen::Speaks;
 use crate::meter::{Meter, TURN, ticks};
 use crate::stream::Stream;
@@ -168,14 +168,14 @@ impl Worker {
                     // Its turn of this round is to come.
                     continue;
                 }
-                if !connection.is_terse() {
+                if !connection.is_short() {
                     self.end_turns(now);
                     self.turn(slot, now);
                     continue;
                 }
                 let lane = self.begun.len();
                 self.begun.push((slot, connection.begin(&self.shared, now, &mut self.buffers, lane)));
-                if lane + 1 == LANES {
+                if lane + 1 == BATCH_CONNECTIONS {
                     self.end_turns(now);
                 }
             }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from globalcache.errors import written
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 # Keys that a message shows.
 _SHOWN = 3
@@ -28,19 +30,25 @@ def apart(items: Sequence[Any]) -> list[dict[Any, int]]:
     return groups
 
 
+def check_apart(name: str, items: Collection[Any]) -> None:
+    """Raise TypeError if two items are equal, as 1 and True are: a dict, as batches return, has one row for both."""
+    if len(set(items)) == len(items):
+        return
+    groups = apart(list(items))
+    equal = [item for group in groups for item in group if item in groups[1]]
+    raise TypeError(f"{name}: {_few(equal)} are equal in Python, so a dict cannot tell their rows apart")
+
+
 def rows_of(name: str, items: Sequence[Any], found: Any) -> list[Any]:
     """Return the row of each item, None where there is none. Raises TypeError if that cannot be known.
 
     `found` is what the loader `name` returned for `items`. It may have more than was asked for, but not while
-    something that was asked for is missing: that may be the same key in another form, as "1" for 1. No two items may
-    be equal, as 1 and True are: a dict cannot tell their rows apart.
+    something that was asked for is missing: that may be the same key in another form, as "1" for 1. No two items are
+    equal.
     """
     if not isinstance(found, Mapping):
         kind = type(found).__name__
         raise TypeError(f"{name} returned {_article(kind)}; it should return a dict of the items it was given")
-    if len(groups := apart(items)) > 1:
-        equal = [item for group in groups for item in group if item in groups[1]]
-        raise TypeError(f"{name}: {_few(equal)} are equal in Python, so a dict cannot tell their rows apart")
     rows = [found.get(item) for item in items]
     if None in rows:
         wanted = set(items)
@@ -55,7 +63,7 @@ def rows_of(name: str, items: Sequence[Any], found: Any) -> list[Any]:
 def listed(name: str, items: Any) -> Iterable[Any]:
     """Return the items that a batch loader was called with. Raises TypeError for a single one in their place."""
     if isinstance(items, str | bytes) or not hasattr(items, "__iter__"):
-        raise TypeError(f"{name} takes a list of items: [{items!r}] instead of {items!r}")
+        raise TypeError(f"{name} takes a list of items: [{written(items)}] instead of {written(items)}")
     given: Iterable[Any] = items
     return given
 
@@ -67,7 +75,7 @@ def values_of(name: str, fields: Sequence[str], item: Any) -> Sequence[Any]:
             raise TypeError(f"{name}: an item is one value, not {_article(type(item).__name__)}: pass *items")
         return (item,)
     if not isinstance(item, tuple) or len(item) != len(fields):
-        raise TypeError(f"{name}: an item is a tuple of {', '.join(fields)}, not {item!r}")
+        raise TypeError(f"{name}: an item is a tuple of {', '.join(fields)}, not {written(item)}")
     return item
 
 
@@ -76,4 +84,4 @@ def _article(kind: str) -> str:
 
 
 def _few(keys: Sequence[Any]) -> str:
-    return ", ".join(map(repr, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")
+    return ", ".join(map(written, keys[:_SHOWN])) + (", ..." if len(keys) > _SHOWN else "")

@@ -8,8 +8,8 @@ outside (a signal handler that raises, a green thread's time-out) may end a call
 that it loses is closed and counted no more when it is collected. For the same reason nothing here waits for a lock that
 is made of Python code, such as a Semaphore or an Event: such an exception can leave it locked.
 
-A FETCH that waits holds its connection. When most connections are taken, it looks again and again instead, so that
-answers and renewals, which end the waits, always find one.
+A read that waits for a load, of this process or of a worker, holds its connection. When most connections are taken, it
+looks again and again instead, so that answers and renewals, which end the waits, always find one.
 
 One is looked at before it is used again. If the server has closed it, all that were opened before it are closed as
 well, for what ended it (a restart, a time-out on the way) ended them too.
@@ -35,6 +35,7 @@ from globalcache.client.home import Home, NotSentError, OutdatedError, broken, w
 from globalcache.client.leases import ThreadLeases
 from globalcache.client.lookup import addresses
 from globalcache.client.wire import (
+    FETCH,
     MORE,
     Push,
     Reply,
@@ -48,6 +49,7 @@ from globalcache.client.wire import (
     reader,
     ticket_of,
     translate,
+    wait_words,
 )
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
@@ -63,6 +65,8 @@ MOST_CONNECTIONS = 256
 _MOST_TAKEN = MOST_CONNECTIONS * 3 // 4
 # Stands for a reply where somebody else loads and so many wait that no connection is held for one more.
 _CROWDED: Any = object()
+# Stands for the wait of a read that may be asked again.
+_LOOKING = -1.0
 # How often who waits without a connection looks for the value, in seconds: at first, and at most.
 _LOOKS = 0.005, 0.05
 # The longest limit of a read, in seconds: no kernel waits for much longer at a time.
@@ -453,11 +457,27 @@ class BlockingServer:
 
     def get(self, key: bytes) -> Reply:
         """CACHE.GET."""
-        return self._ask(b"*2\r\n$9\r\nCACHE.GET\r\n$%d\r\n%b\r\n" % (len(key), key))
+        request = b"*2\r\n$9\r\nCACHE.GET\r\n$%d\r\n%b\r\n" % (len(key), key)
+        reply = self._ask(request, _LOOKING)
+        return reply if reply is not _CROWDED else self._asked_again(request)
 
     def get_many(self, keys: Sequence[bytes]) -> Reply:
         """CACHE.MGET; an element may be an exception."""
-        return self._ask(many_request(b"CACHE.MGET", keys))
+        request = many_request(b"CACHE.MGET", keys)
+        reply = self._ask(request, _LOOKING)
+        return reply if reply is not _CROWDED else self._asked_again(request)
+
+    def _asked_again(self, request: bytes) -> Reply:
+        """Ask again and again for what a worker loads, as `_looked_for` does, and for as long as one call lasts."""
+        end = time.monotonic() + self.home.timeout
+        pause, longest = _LOOKS
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, longest)
+            reply = self._ask(request, _LOOKING if self._is_crowded() else max(0.0, end - time.monotonic()))
+            if reply is not _CROWDED:
+                return reply
+        raise DeadlineError(f"{self.home.address}: no outcome in {self.home.timeout:g} s")
 
     def fetch(
         self,
@@ -472,7 +492,11 @@ class BlockingServer:
         link = None
         try:
             link = self._take()
-            reply = link.ask(fetch_request(key, int(wait * 1000), lease_ms))
+            # `fetch_request` without a call, where a lease of the usual length is asked for.
+            words = wait_words(int(wait * 1000)) if lease_ms is None else None
+            reply = link.ask(
+                FETCH % (len(key), key, words) if words else fetch_request(key, int(wait * 1000), lease_ms)
+            )
             if reply.__class__ is not list or reply[0] != b"hit" or reply[2]:
                 reply = self._not_hit(link, key, reply, wait)
         except _FatalReplyError as error:
@@ -578,10 +602,14 @@ class BlockingServer:
         return reply
 
     def _followed(self, link: Connection, reply: Reply, wait: float | None) -> Reply:
-        """Return the outcome, if the reply is a ticket for it."""
+        """Return the outcome, if the reply is a ticket for it; _CROWDED where no connection may be held for that."""
         if is_fatal(reply):
             raise _FatalReplyError(reply)
         if ticket := ticket_of(reply):
+            if wait == _LOOKING:
+                if self._is_crowded():
+                    return link.cancel(ticket)
+                wait = None
             return link.outcome(ticket, self.home.timeout if wait is None else wait)
         return reply
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
+from globalcache.client._sync.transport import NullTransport
 from globalcache.client.address import Address
 from globalcache.client.claims import Claims
 from globalcache.client.failures import Failures
 from globalcache.client.home import Events, Home, Stats
-from globalcache.client.null import BlockingNull, MultiplexedNull
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Sequence
 
+    from globalcache.client._async.transport import AsyncTransport
+    from globalcache.client._sync.transport import Transport
     from globalcache.client.functions import Loader
+    from globalcache.client.guard import Guard
     from globalcache.client.local import LocalServer
+    from globalcache.policy import Policy
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
@@ -32,27 +36,59 @@ TIMEOUT, WAIT = 1.0, 30.0
 LOCAL_LOADS = 32
 
 
+class Options(TypedDict, total=False):
+    """The options of a cache beside its servers and its namespace; `Cache` says what they mean."""
+
+    timeout: Duration | None
+    wait: Duration
+    default_ttl: Duration | None
+    on_error: Literal["miss", "raise"]
+    codec: Literal["json", "msgpack", "pickle"]
+    secret: bytes | str | None
+    compress_over: int | None
+    local_loads: int
+    on_event: Callable[[str, dict[str, Any]], object] | None
+    tls: ssl.SSLContext | str | None
+    tell_text: bool
+    # Runs what it is given, a load of a thread in the background, for instance with a database session of its own.
+    around_load: Callable[[Callable[[], Any]], Any] | None
+    # The time of memory:// in seconds.
+    clock: Callable[[], float] | None
+
+
+class _Loading(TypedDict, total=False):
+    ttl: Duration | None
+    refresh_after: Duration | None
+    stale_if_error: Duration | None
+    negative_ttl: Duration | None
+    tags: str | Iterable[str]
+    type: Any
+    wait: Duration | None
+    guard: Guard | None
+
+
+class ManyOptions(_Loading, total=False):
+    """The options of get_or_load_many, which says what they mean."""
+
+    policy: Policy | None
+
+
+class LoadOptions(_Loading, total=False):
+    """The options of get_or_load, which says what they mean."""
+
+    policy: Policy | Callable[[], Policy] | None
+
+
 class Core:
     """The configuration of a cache and all that its sync and async faces and its namespaces share."""
 
-    def __init__(  # noqa: PLR0913 - an option each
-        self,
-        url: str | Sequence[str] | None = None,
-        *,
-        timeout: Duration | None = None,
-        wait: Duration = WAIT,
-        default_ttl: Duration | None = None,
-        on_error: str = "miss",
-        codec: str = "json",
-        compress_over: int | None = None,
-        secret: bytes | str | None = None,
-        local_loads: int = LOCAL_LOADS,
-        on_event: Callable[[str, dict[str, Any]], object] | None = None,
-        around_load: Callable[[Callable[[], Any]], Any] | None = None,
-        tls: ssl.SSLContext | str | None = None,
-        clock: Callable[[], float] | None = None,
-        tell_text: bool = False,
-    ) -> None:
+    def __init__(self, url: str | Sequence[str] | None = None, **options: Unpack[Options]) -> None:
+        if unknown := options.keys() - Options.__optional_keys__:
+            raise TypeError(
+                f"Cache has no option {min(unknown)!r}; it has {', '.join(sorted(Options.__optional_keys__))}"
+            )
+        on_error = options.get("on_error", "miss")
+        clock, timeout, tls = options.get("clock"), options.get("timeout"), options.get("tls")
         if on_error not in {"miss", "raise"}:
             raise ConfigError("on_error: should be miss or raise")
         urls = [url] if url is None or isinstance(url, str) else list(url)
@@ -60,19 +96,21 @@ class Core:
             raise ConfigError("url: no server is named")
         self.addresses = [Address.parse(one) for one in urls]
         self.raises = on_error == "raise"
-        self.values = Values(codec, compress_over=compress_over, secret=secret)
+        self.values = Values(
+            options.get("codec", "json"), compress_over=options.get("compress_over"), secret=options.get("secret")
+        )
         self.stats = Stats()
-        self.events = Events(on_event)
-        self.wait = seconds("wait", wait)
-        self.default_ttl = default_ttl
+        self.events = Events(options.get("on_event"))
+        self.wait = seconds("wait", options.get("wait", WAIT))
+        self.default_ttl = options.get("default_ttl")
         given = timeout if timeout is not None else self.addresses[0].timeout
         self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
-        self.tell_text = tell_text
+        self.tell_text = options.get("tell_text", False)
         check_tls(tls)
         self.tls = tls
-        self.failures = Failures(time.monotonic if clock is None else clock, tell_text=tell_text)
-        self._local_loads = local_loads
-        self.work = Work(local_loads, around_load)
+        self.failures = Failures(time.monotonic if clock is None else clock, tell_text=self.tell_text)
+        self._local_loads = options.get("local_loads", LOCAL_LOADS)
+        self.work = Work(self._local_loads, options.get("around_load"))
         self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
@@ -95,7 +133,7 @@ class Core:
         if clock is not None and kinds != {"memory"}:
             raise ConfigError("clock: only memory:// has one")
         self.homes: list[Home] = []
-        self.blocking: list[Any] = [BlockingNull()]
+        self.transports: Sequence[Transport] = [NullTransport()]
         if "null" in kinds:
             return
         from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - null:// needs none
@@ -116,9 +154,9 @@ class Core:
 
             local = local_server(self.addresses[0].path) if clock is None else LocalServer(clock)
             self.homes[0].local = local
-            self.blocking = [BlockingLocal(self.homes[0], local)]
+            self.transports = [BlockingLocal(self.homes[0], local)]
             return
-        self.blocking = [BlockingServer(home) for home in self.homes]
+        self.transports = [BlockingServer(home) for home in self.homes]
 
     def home(self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None) -> Home:
         """Return what the connections to a server share."""
@@ -133,10 +171,12 @@ class Core:
         )
 
     @cached_property
-    def multiplexed(self) -> list[Any]:
+    def async_transports(self) -> Sequence[AsyncTransport]:
         """The servers for tasks; threads need no asyncio, which takes long to import."""
         if not self.homes:
-            return [MultiplexedNull()]
+            from globalcache.client._async.transport import AsyncNullTransport  # noqa: PLC0415
+
+            return [AsyncNullTransport()]
         if (local := self.homes[0].local) is not None:
             from globalcache.client.local_tasks import MultiplexedLocal  # noqa: PLC0415
 

@@ -13,17 +13,19 @@ The server gets the qualified name of the class; the text of an exception may ho
 stays in the log here. For all threads and loops of the process; time comes from `clock`.
 
 An exception of `pass_through` is given to nobody but the caller whose load raised it. The server is told that the load
-failed in a way that is private to its caller and holds nobody off; all who wait, in any process, then ask again:
+failed in a way that is private to its caller and holds nobody off; all who wait, in any process, then run their own
+function at once, so that nobody waits for more than one such failure:
 
     A: lease of K, its function raises Forbidden      -> A raises it; FAIL K "shop.Forbidden: ..." RETRY 0
     B: waits for K, answered LOADFAILED K, private    -> asks again, is granted the lease and runs its own function
+    C: as B, but B has the lease                      -> runs its own function without one, within `local_loads`
 """
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import logging
-import os
 import threading
 import time
 import weakref
@@ -33,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Guard, cause_of, qualified, text_of
+from globalcache.client.holder import Holder, nobody
 from globalcache.client.home import when_forked
 from globalcache.client.raised import Handled, Raised
 from globalcache.errors import LoadError, ReplyError
@@ -104,12 +107,14 @@ class Failures:
         self._tried: OrderedDict[bytes, float] = OrderedDict()
         self._functions: weakref.WeakKeyDictionary[Guard, _Function] = weakref.WeakKeyDictionary()
         self._guards: OrderedDict[tuple[CodeType | type, tuple[type[BaseException], ...]], Guard] = OrderedDict()
-        self._sweeper_of = 0  # the process in which a thread will drop what is too old
+        # A weak reference to an argument of the thread that will drop what is too old.
+        self._sweeper: Callable[[], Holder | None] = nobody
         when_forked(self)
 
     def after_fork(self) -> None:
-        """Have a lock of one's own: another thread of the parent may have held it."""
+        """Have a lock of one's own, since another thread of the parent may have held it, and no thread yet."""
         self._lock = threading.Lock()
+        self._sweeper = nobody
 
     def guard_of(self, load: Callable[[], Any], pass_through: tuple[type[BaseException], ...] = ()) -> Guard:
         """Return the guard of a load that has no decorator: one for all calls from the same place in the code.
@@ -221,21 +226,24 @@ class Failures:
         return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
 
     def _keep(self, names: Sequence[bytes], error: Exception) -> None:
-        with self._lock:
-            now = self._clock()
-            for name in names:
-                self._kept[name] = _Kept(error, now)
-                self._kept.move_to_end(name)
-            self._drop_old(now)
-            if self._clock is not time.monotonic or self._sweeper_of == os.getpid():
-                return
-            self._sweeper_of = os.getpid()
+        me = Holder()
         try:
-            # Not by Thread.start, whose caller would wait for ever if a signal handler raised in it.
-            _thread.start_new_thread(self._sweep, ())
-        except RuntimeError:
-            # No thread can be started now: the next failure tries again, and meanwhile few are kept.
-            self._sweeper_of = 0
+            with self._lock:
+                now = self._clock()
+                kept = _Kept(error, now)
+                for name in names:
+                    self._kept[name] = kept
+                    self._kept.move_to_end(name)
+                self._drop_old(now)
+                if self._clock is not time.monotonic or self._sweeper() is not None:
+                    return
+                self._sweeper = weakref.ref(me)
+            # Not by Thread.start, whose caller would wait for ever if a signal handler raised in it. If no thread can
+            # be started now, the next failure tries again, and meanwhile few are kept.
+            with contextlib.suppress(RuntimeError):
+                _thread.start_new_thread(self._sweep, (me,))
+        finally:
+            del me
 
     def _drop_old(self, now: float) -> None:
         while self._kept:
@@ -244,14 +252,14 @@ class Failures:
                 return
             del self._kept[oldest]
 
-    def _sweep(self) -> None:
+    def _sweep(self, _me: Holder) -> None:
         """Let go of exceptions that no caller may get any more: their tracebacks keep the frames of callers alive."""
         time.sleep(LONGEST_KEPT)
         while True:
             with self._lock:
                 self._drop_old(self._clock())
                 if not self._kept:
-                    self._sweeper_of = 0
+                    self._sweeper = nobody
                     return
             time.sleep(LONGEST_HOLD_OFF / 4)
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from globalcache.errors import written
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -95,7 +97,7 @@ def _inside(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"the key {shown(key)} of {place}", key
-            yield f"{place}[{key!r}]", item
+            yield f"{place}[{written(key)}]", item
     elif isinstance(value, list | tuple | set | frozenset | deque):
         yield from ((f"{place}[{index}]", item) for index, item in enumerate(value))
     elif is_record(value):
@@ -118,7 +120,7 @@ def _of_dicts(one: dict[Any, Any], other: dict[Any, Any]) -> _Found:
         if found := _find(key, other_key):
             return "", f"has a key that {found[1]}"
         if found := _find(value, other_value):
-            return f"[{key!r}]{found[0]}", found[1]
+            return f"[{written(key)}]{found[0]}", found[1]
     return None
 
 

@@ -14,6 +14,7 @@ Keys belong to the function that was decorated first (see claims.py).
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -25,10 +26,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from globalcache.client.batches import listed, rows_of, values_of
-from globalcache.client.claims import Claim, Claims, Comparable, is_same, same_values
+from globalcache.client.batches import check_apart, listed, rows_of, values_of
+from globalcache.client.claims import Claim, Claims
 from globalcache.client.guard import Classes, Guard, Maker
-from globalcache.errors import ConfigError, KeyFormatError
+from globalcache.client.same import Comparable, is_same, same_values
+from globalcache.errors import ConfigError, KeyFormatError, written
 from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
 from globalcache.policy import Duration, Policy, seconds
 
@@ -174,48 +176,45 @@ class _Spec(msgspec.Struct, frozen=True, eq=False, dict=True):
                 return
 
 
-class _Load:
+class _Load(msgspec.Struct, eq=False):
     """One load, with an exception that says "no such row" as an Absent.
 
-    Made for every call, so it does nothing before it is asked: most calls are hits.
+    Made for every call, so it does nothing before it is asked, and is made without Python code: most calls are hits.
     """
 
-    __slots__ = ("_args", "_kwargs", "_spec")
-
-    def __init__(self, spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._spec = spec
-        self._args = args
-        self._kwargs = kwargs
+    spec: _Spec
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
     def run(self) -> Any:
         args, kwargs = self._arguments()
         try:
-            return self._spec.function(*args, **kwargs)
-        except self._spec.guard.absent as error:
-            return self._spec.guard.absence(error)
+            return self.spec.function(*args, **kwargs)
+        except self.spec.guard.absent as error:
+            return self.spec.guard.absence(error)
 
     async def run_async(self) -> Any:
         args, kwargs = self._arguments()
         try:
-            return await self._spec.function(*args, **kwargs)
-        except self._spec.guard.absent as error:
-            return self._spec.guard.absence(error)
+            return await self.spec.function(*args, **kwargs)
+        except self.spec.guard.absent as error:
+            return self.spec.guard.absence(error)
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self._spec.unwatched:
-            self._spec.check_ignored(self._args, self._kwargs)
-        return self._spec.template.as_written(self._args, self._kwargs)
+        if self.spec.unwatched:
+            self.spec.check_ignored(self.args, self.kwargs)
+        return self.spec.template.as_written(self.args, self.kwargs)
 
     def policy(self) -> Policy:
-        return self._spec.policy_of(self._args, self._kwargs)
+        return self.spec.policy_of(self.args, self.kwargs)
 
     def result(self, key: str, value: Any) -> Any:
         """Return the value, or raise what the function raises for a row that does not exist.
 
         None is a value where the annotation says so; elsewhere it is a row that another client did not find.
         """
-        if value is None and self._spec.guard.absent and not self._spec.gives_none:
-            raise self._spec.guard.missing(key)
+        if value is None and self.spec.guard.absent and not self.spec.gives_none:
+            raise self.spec.guard.missing(key)
         return value
 
 
@@ -241,7 +240,26 @@ def _wrap(cached: _Cached[Any, Any] | _Batch[Any, Any], function: Callable[..., 
     }
 
 
-class _Cached(Comparable, Generic[P, R]):
+class _Named(Comparable):
+    """A function that is pickled by its name and not copied, as any function; a bound one as its object is."""
+
+    _receiver: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        names: Any = self  # what it has taken over from its function
+        return (getattr, (*self._receiver, names.__name__)) if self._receiver else str(names.__qualname__)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._bound(copy.deepcopy(self._receiver[0], memo)) if self._receiver else self
+
+    def _bound(self, receiver: Any) -> Self:
+        raise NotImplementedError
+
+
+class _Cached(_Named, Generic[P, R]):
     """What sync and async cached functions share."""
 
     loader: Loader | None = None
@@ -250,7 +268,7 @@ class _Cached(Comparable, Generic[P, R]):
     def __init__(self, cache: Functions, spec: _Spec) -> None:
         self._cache = cache
         self._spec = spec
-        self._receiver: tuple[Any, ...] = ()
+        self._receiver = ()
         self._has_own_tags = spec.has_tags_with_fields
         self._take_type()
         _wrap(self, spec.function)
@@ -402,7 +420,7 @@ class AsyncCachedFunction(_Cached[P, R]):
         return self._bound(receiver)
 
 
-class _Batch(Comparable, Generic[K, V]):
+class _Batch(_Named, Generic[K, V]):
     """What sync and async batch loaders share: they take a list of what stands in the keys, and give a dict."""
 
     def __init__(self, cache: Functions, loader: Loader, wait: float | None) -> None:
@@ -427,7 +445,10 @@ class _Batch(Comparable, Generic[K, V]):
         return template.format_values(values_of(self.loader.name, template.field_names, item))
 
     def _keys(self, items: Iterable[K]) -> dict[str, K]:
-        return {self.key(item): item for item in items}
+        """Return items by their keys. Raises TypeError for two that are equal and have keys of their own."""
+        keys = {self.key(item): item for item in items}
+        check_apart(self.loader.name, keys.values())
+        return keys
 
     def _by_key(self, keys: Mapping[str, K], loaded: Mapping[K, V | None]) -> dict[str, V | None]:
         return dict(zip(keys, rows_of(self.loader.name, list(keys.values()), loaded), strict=True))
@@ -470,11 +491,11 @@ class BatchLoader(_Batch[K, V]):
 
     def invalidate(self, *items: K) -> None:
         """Forget these items, on every node."""
-        self._cache.sync_door.invalidate(*self._keys(items))
+        self._cache.sync_door.invalidate(*map(self.key, items))
 
     def refresh(self, *items: K) -> dict[K, V]:
         """Forget these items and load them anew."""
-        self.invalidate(*items)
+        self._cache.sync_door.invalidate(*self._keys(items))
         return self(items)
 
     def set(self, value: V | None, item: K) -> None:
@@ -515,11 +536,11 @@ class AsyncBatchLoader(_Batch[K, V]):
 
     async def invalidate(self, *items: K) -> None:
         """Forget these items, on every node."""
-        await self._cache.async_door.invalidate(*self._keys(items))
+        await self._cache.async_door.invalidate(*map(self.key, items))
 
     async def refresh(self, *items: K) -> dict[K, V]:
         """Forget these items and load them anew."""
-        await self.invalidate(*items)
+        await self._cache.async_door.invalidate(*self._keys(items))
         return await self(items)
 
     async def set(self, value: V | None, item: K) -> None:
@@ -818,7 +839,7 @@ def _check_template(decorator: str, template: object) -> None:
     if callable(template):
         raise TypeError(f"{decorator}: write @cache.{decorator}(...) with brackets")
     if not isinstance(template, str | None):
-        raise TypeError(f"{decorator}: a template is a text such as 'user:{{id}}', not {template!r}")
+        raise TypeError(f"{decorator}: a template is a text such as 'user:{{id}}', not {written(template)}")
 
 
 def _slug(template: str) -> str:

@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from globalcache.client.claims import is_same
-from globalcache.errors import ConfigError, LoadError
+from globalcache.client.same import is_same, same_values
+from globalcache.errors import ConfigError, LoadError, written
 
 Maker: TypeAlias = Callable[[str], BaseException]
 Classes: TypeAlias = Sequence[type[BaseException]]
@@ -60,8 +60,8 @@ class Guard:
     def is_same(self, other: Guard) -> bool:
         """Tell whether the same exceptions mean the same, and are made by the same code."""
         return (
-            self.absent == other.absent
-            and self.pass_through == other.pass_through
+            same_values(self.absent, other.absent)
+            and same_values(self.pass_through, other.pass_through)
             and all(is_same(maker, other._makers.get(name)) for name, maker in self._makers.items())
         )
 
@@ -86,10 +86,9 @@ def qualified(kind: type[BaseException]) -> str:
 def text_of(error: BaseException) -> str:
     """Return the text of an exception as UTF-8 can write it, even if its own __str__ raises."""
     try:
-        text = str(error)
+        return str(error).encode(errors="backslashreplace").decode()
     except Exception:  # noqa: BLE001 - code of the application
         return "(its text could not be made)"
-    return text.encode(errors="backslashreplace").decode()
 
 
 def cause_of(error: BaseException) -> str:
@@ -101,7 +100,7 @@ def _classes(name: str, option: str, given: Any) -> tuple[type[BaseException], .
     kinds = (given,) if isinstance(given, type) else tuple(given)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise ConfigError(f"{name}: {option}: {kind!r} is no class of exceptions")
+            raise ConfigError(f"{name}: {option}: {written(kind)} is no class of exceptions")
     return kinds
 
 

@@ -196,6 +196,9 @@ class Home:
         """Be another client than the parent is; what is owed stays owed, by both."""
         self.session = os.urandom(8).hex().encode()
         self.owed.after_fork()
+        if self.local is not None:
+            # Before its connections are closed one by one: those that wait would take the leases of the others.
+            self.local.after_fork()
 
     def __repr__(self) -> str:
         return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"

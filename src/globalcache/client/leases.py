@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import heapq
+import itertools
 import logging
 import threading
 import time
@@ -20,10 +22,12 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from globalcache.client.holder import Holder, nobody
 from globalcache.errors import CacheError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 log = logging.getLogger("globalcache")
 # Leases last 3 s unless renewed.
@@ -39,9 +43,12 @@ _NEVER = float("inf")
 
 
 class Grant:
-    """What is known of a lease: `due` is when it is to be renewed, or released again; `owner` refers to its Lease."""
+    """What is known of a lease: `due` is when it is to be renewed, or released again; `owner` refers to its Lease.
 
-    __slots__ = ("due", "lapses", "name", "owner", "place", "released", "start_by", "token")
+    `at` is the time of its entry in the agenda of its table.
+    """
+
+    __slots__ = ("at", "due", "lapses", "name", "owner", "place", "released", "start_by", "token")
 
     owner: weakref.ref[Lease]
 
@@ -53,6 +60,12 @@ class Grant:
         self.start_by = _NEVER
         self.released = False
         self.lapses = _NEVER
+        self.at = _NEVER
+
+    @property
+    def next(self) -> float:
+        """When it is to be looked at."""
+        return min(self.due, self.start_by)
 
 
 class Lease:
@@ -102,6 +115,7 @@ class Lease:
     def queue(self) -> None:
         """Note that the load waits for its turn: it is released if it has not begun after 10 s."""
         self._grant.start_by = time.monotonic() + START_WITHIN
+        self._table.changed.append(self._grant)
 
     def start(self) -> bool:
         """Note that the load begins; False if it was released meanwhile."""
@@ -110,7 +124,8 @@ class Lease:
             return self.is_open
 
     def __del__(self) -> None:
-        if self.is_open:
+        # An exception from outside may have ended its making.
+        if getattr(self, "_grant", None) is not None and self.is_open:
             self._table.drop(self._grant)
 
 
@@ -136,12 +151,23 @@ class NoLease:
 
 
 class Leases:
-    """The open leases of one server."""
+    """The open leases of one server.
+
+    Each grant has one entry in a heap, by when it is to be looked at, so what a lease costs does not depend on how many
+    there are. Only one thread at a time calls `due` and `pause`, which use the heap; everybody else, finalizers among
+    them, appends to `changed` the grants that are to be looked at earlier.
+    """
 
     def __init__(self, server: Any) -> None:
         self.server = server
-        self.grants: dict[tuple[bytes, int], Grant] = {}
         self.lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.grants: dict[tuple[bytes, int], Grant] = {}
+        self.changed: deque[Grant] = deque()
+        self._agenda: list[tuple[float, int, Grant]] = []
+        self._number = itertools.count()
 
     def own(self, name: bytes, reply: Any) -> Any:
         """Put a Lease in place of the token of a FETCH's reply, if it has one; returns the reply."""
@@ -155,6 +181,7 @@ class Leases:
         # First the owner: an exception out of a signal handler then drops both.
         lease = Lease(self, grant)
         self.grants[grant.place] = grant
+        self.changed.append(grant)
         self._watch()
         return lease
 
@@ -168,34 +195,55 @@ class Leases:
         self.mark(grant)
         self._wake()
 
-    @staticmethod
-    def mark(grant: Grant) -> None:
+    def mark(self, grant: Grant) -> None:
         """Note that RELEASE is to be sent."""
         now = time.monotonic()
         grant.lapses = now + LEASE_MS / 1000
         grant.due = now
         grant.released = True
+        self.changed.append(grant)
 
     def due(self, now: float) -> tuple[list[tuple[Any, ...]], list[Grant]]:
         """Return the commands to be sent now, and the grants of those that are releases."""
         commands: list[tuple[Any, ...]] = []
         releases = []
-        for grant in self.grants.copy().values():
+        while (grant := self._first()) is not None and grant.at <= now:
             if grant.start_by <= now:
                 self._expire(grant, now)
             if grant.owner() is None and not grant.released:
                 self.mark(grant)
             if grant.lapses <= now:
                 self.grants.pop(grant.place, None)
-            elif grant.due > now:
                 continue
-            elif grant.released:
+            if grant.due <= now and grant.released:
                 releases.append(grant)
                 grant.due = now + _RETRY_AFTER
-            else:
+            elif grant.due <= now:
                 commands.append((b"CACHE.RENEW", grant.name, grant.token, LEASE_MS))
                 grant.due = now + RENEW_EVERY
+            entry = grant.next, next(self._number), grant
+            grant.at = entry[0]
+            heapq.heapreplace(self._agenda, entry)
         return [(b"CACHE.RELEASE", grant.name, grant.token) for grant in releases] + commands, releases
+
+    def _first(self) -> Grant | None:
+        """Return the grant that is to be looked at first: its entry is the first of the agenda. None without grants."""
+        changed, agenda = self.changed, self._agenda
+        while changed:
+            # Taken out when it is in the agenda, so that an exception from outside loses nothing.
+            grant = changed[0]
+            if grant.next < grant.at and self.grants.get(grant.place) is grant:
+                entry = grant.next, next(self._number), grant
+                grant.at = entry[0]
+                heapq.heappush(agenda, entry)
+            changed.popleft()
+        while agenda:
+            at, _, grant = agenda[0]
+            # Not one that was closed, nor an entry that an earlier one has replaced.
+            if at == grant.at and self.grants.get(grant.place) is grant:
+                return grant
+            heapq.heappop(agenda)
+        return None
 
     def hasten(self, seconds: float = 0.0) -> bool:
         """Have all leases renewed in so many seconds; whether there is any. May be called in a finalizer.
@@ -205,7 +253,9 @@ class Leases:
         due = time.monotonic() + seconds
         grants = self.grants.copy().values()
         for grant in grants:
-            grant.due = min(grant.due, due)
+            if due < grant.due:
+                grant.due = due
+                self.changed.append(grant)
         return bool(grants)
 
     def _expire(self, grant: Grant, now: float) -> None:
@@ -222,12 +272,12 @@ class Leases:
 
     def pause(self, now: float) -> float | None:
         """Return for how many seconds there is nothing to do; None without leases."""
-        times = [min(grant.due, grant.start_by) for grant in self.grants.copy().values()]
-        return max(0.0, min(times) - now) if times else None
+        first = self._first()
+        return None if first is None else max(0.0, first.at - now)
 
     def after_fork(self) -> None:
         """Begin with nothing: the parent answers for what was granted to it."""
-        self.grants = {}
+        self._begin()
         self.lock = threading.Lock()
 
     def _watch(self) -> None:
@@ -243,12 +293,13 @@ class ThreadLeases(Leases):
     """A thread renews and releases; it is started when there is a lease, and ends when there was none for a while.
 
     The thread is one of `_thread`: starting one of `threading` waits for an event, which an exception from outside
-    could leave locked. Whoever starts one names it first, and one that is not named any more ends.
+    could leave locked. Whoever starts one names it first, and one that is not named any more ends. The name is a weak
+    reference to an argument of the thread, so that one which was never started, or is lost, has none.
     """
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
-        self._thread: object | None = None
+        self._thread: Callable[[], Holder | None] = nobody
         self._bell = threading.Lock()
         self._tending = threading.Lock()
         # Sockets to be closed after the next renewal, and the thread that sends one now.
@@ -258,7 +309,7 @@ class ThreadLeases(Leases):
     def after_fork(self) -> None:
         """Begin with nothing, threads among it."""
         super().after_fork()
-        self._thread = None
+        self._thread = nobody
         self._bell = threading.Lock()
         self._tending = threading.Lock()
         self._close(self._take_retired())
@@ -273,7 +324,7 @@ class ThreadLeases(Leases):
             # A renewal has failed. It is sent again soon, and not as fast as connections fail.
             self.hasten(_RETRY_AFTER)
             lost.close()
-        elif self._thread is None or not self.hasten():
+        elif self._thread() is None or not self.hasten():
             lost.close()
         else:
             self._retired.append(lost)
@@ -292,47 +343,48 @@ class ThreadLeases(Leases):
 
     def _watch(self) -> None:
         # The thread takes itself out before it looks for grants a last time, so one of the two sees the other.
-        if self._thread is None:
+        if self._thread() is None:
             with self.lock:
-                if self._thread is None:
+                if self._thread() is None:
                     self._start()
-        if self._thread is None:
+        if self._thread() is None:
             self.tend()
 
     def _start(self) -> None:
-        me = self._thread = object()
+        me = Holder()
         try:
-            _thread.start_new_thread(self._run, (me,))
-        except BaseException as error:
-            # If it was started all the same, it ends.
-            self._thread = None
+            self._thread = weakref.ref(me)
             # At the end of the interpreter no thread can be started.
-            if not isinstance(error, RuntimeError):
-                raise
+            with contextlib.suppress(RuntimeError):
+                _thread.start_new_thread(self._run, (me,))
+        finally:
+            del me
 
     def _wake(self) -> None:
         # A lock that is let go rings the bell: unlike an event it may be used in a finalizer.
         with contextlib.suppress(RuntimeError):
             self._bell.release()
 
-    def _run(self, me: object) -> None:
-        bell = self._bell
-        try:
-            while self._thread is me:
+    def _run(self, me: Holder) -> None:
+        bell, name = self._bell, weakref.ref(me)
+        idle_since = time.monotonic()
+        while self._thread == name:
+            with self._tending:
                 pause = self.pause(time.monotonic())
-                if not bell.acquire(timeout=_IDLE if pause is None else pause) and pause is None:
-                    self._end(me)
-                self.tend()
-        finally:
-            if self._thread is me:
-                self._thread = None
+            if pause is not None:
+                idle_since = time.monotonic()
+            # Nobody rings for a new grant: it is seen before it is to be renewed.
+            bell.acquire(timeout=RENEW_EVERY if pause is None else pause)
+            if time.monotonic() - idle_since >= _IDLE:
+                self._end(name)
+            self.tend()
 
-    def _end(self, me: object) -> None:
+    def _end(self, name: weakref.ref[Holder]) -> None:
         with self.lock:
-            if self._thread is me:
-                self._thread = None
+            if self._thread == name:
+                self._thread = nobody
                 if self.grants:
-                    self._thread = me
+                    self._thread = name
 
     def tend(self) -> None:
         """Renew and release what is due, then close what was retired. When it returns, nobody else is about to."""

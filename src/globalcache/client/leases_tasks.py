@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.leases import Grant, Lease, Leases, log
+from globalcache.client.leases import RENEW_EVERY, Grant, Lease, Leases, log
 from globalcache.errors import CacheError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ class LoopLeases(Leases):
         self.loop = asyncio.get_running_loop()
         self._send_now = send_now
         self._timer: asyncio.TimerHandle | None = None
-        self._at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def grant_to(self, future: asyncio.Future[Any], name: bytes, reply: Any) -> None:
@@ -49,7 +48,9 @@ class LoopLeases(Leases):
         except RuntimeError:
             is_here = False
         if is_here:
-            self._tend()
+            # Without a connection there is nothing to release: the server passes on what a closed one held.
+            self._send_now([(b"CACHE.RELEASE", grant.name, grant.token)])
+            self.released([grant])
         else:
             self._wake()
 
@@ -60,16 +61,9 @@ class LoopLeases(Leases):
                 self.loop.call_soon(self._tend)
 
     def _watch(self) -> None:
-        pause = self.pause(time.monotonic())
-        if pause is None:
-            return
-        at = self.loop.time() + pause
-        if self._timer is not None and not self._timer.cancelled():
-            if self._at <= at:
-                return
-            self._timer.cancel()
-        self._at = at
-        self._timer = self.loop.call_at(at, self._tend)
+        # A new grant is the last one to be renewed, so a timer that is set is early enough.
+        if self._timer is None:
+            self._timer = self.loop.call_later(RENEW_EVERY, self._tend)
 
     def _wake(self) -> None:
         # In a finalizer, so perhaps in another thread, or when the loop has ended: then its connection has as well.
@@ -77,16 +71,18 @@ class LoopLeases(Leases):
             self.loop.call_soon_threadsafe(self._tend)
 
     def _tend(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         commands, releases = self.due(time.monotonic())
         # Without a connection there is nothing to release: the server passes on what a closed one held.
         self.released(releases)
         renewals = commands[len(releases) :]
         if commands and not self._send_now(commands) and renewals:
             self._later(renewals)
-        self._watch()
+        pause = self.pause(time.monotonic())
+        if pause is not None:
+            self._timer = self.loop.call_later(pause, self._tend)
 
     def _later(self, commands: list[tuple[Any, ...]]) -> None:
         """Send over a new connection."""

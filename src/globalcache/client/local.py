@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.blocking import BlockingServer
+from globalcache.client.home import when_forked
 from globalcache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,25 +71,45 @@ class LocalServer:
         if self._wake.pop(place, None) is not None:
             self._wake_all(self._engine.close(place, int(self.clock() * 1000)), place)
 
+    def after_fork(self) -> None:
+        """Close all connections: they are the parent's. What is stored stays, and may be loaded anew at once.
+
+        Nothing of the engine is half done: its steps hold the interpreter's lock, and so does a fork.
+        """
+        self._engine.after_fork(int(self.clock() * 1000))
+
     def _wake_all(self, places: list[int], asker: int) -> None:
         for place in places:
             if place != asker and (wake := self._wake.get(place)) is not None:
                 wake()
 
 
-# The engines of memory://NAME, which all caches of the process share.
-_shared: dict[str, LocalServer] = {}
-_shared_lock = threading.Lock()
+class _Shared:
+    """The engines of memory://NAME, which all caches of the process share."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, LocalServer] = {}
+        self.after_fork()
+        when_forked(self)
+
+    def after_fork(self) -> None:
+        """Have a lock of one's own: another thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> LocalServer:
+        """Return the engine of that name."""
+        with self._lock:
+            if name not in self._servers:
+                self._servers[name] = LocalServer()
+            return self._servers[name]
+
+
+_shared = _Shared()
 
 
 def local_server(name: str) -> LocalServer:
     """Return the engine of that name; without a name a new one."""
-    if not name:
-        return LocalServer()
-    with _shared_lock:
-        if name not in _shared:
-            _shared[name] = LocalServer()
-        return _shared[name]
+    return _shared.get(name) if name else LocalServer()
 
 
 class _Bell:
@@ -115,6 +136,8 @@ class LocalSocket:
     def __init__(self, server: LocalServer) -> None:
         self._server = server
         self._bell = _Bell()
+        # Until it has one: an exception from outside may end this.
+        self._place = -1
         self._place = server.connect(self._bell.ring)
         self._arrived = b""
         self._timeout = 0.0

@@ -61,12 +61,18 @@ def addresses(host: str, port: int, deadline: float) -> list[Any]:
 
 
 def _begun(host: str, port: int) -> _Lookup:
-    lookup = _running[host, port] = _Lookup(host, port)
+    lookup = _Lookup(host, port)
     try:
+        _running[lookup.place] = lookup
         _thread.start_new_thread(lookup.run, ())
     except RuntimeError:
         # At the end of the interpreter no thread can be started.
         lookup.run()
+    except BaseException:
+        # An exception from outside, perhaps before there was a thread: nobody else may wait for this one.
+        if _running.get(lookup.place) is lookup:
+            _running.pop(lookup.place, None)
+        raise
     return lookup
 
 

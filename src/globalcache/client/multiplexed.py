@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases_tasks import LoopLeases
+from globalcache.client.raised import fresh
 from globalcache.client.wire import (
     MORE,
     Push,
@@ -173,7 +174,7 @@ class Link(asyncio.Protocol):
     def _begin(self) -> None:
         """Have what is asked for in this turn of the loop written at its end. What is closed has no output."""
         if self.closed is not None:
-            raise self.closed
+            raise fresh(self.closed)
         if len(self._open) > _MOST_OPEN:
             raise DeadlineError(f"{self._home.address}: {_MOST_OPEN} requests stand open")
         self.loop.call_soon(self._flush)
@@ -319,7 +320,7 @@ class Link(asyncio.Protocol):
             else:
                 future = entry[0] if isinstance(entry, tuple) else entry
             if not future.done():
-                future.set_exception(error if was_sent else not_sent)
+                future.set_exception(fresh(error if was_sent else not_sent))
                 future.exception()  # seen: nobody may be there to do so
 
     async def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Reply]:
@@ -560,7 +561,9 @@ class MultiplexedServer:
                         task = self._preparing[loop] = loop.create_task(self._prepare(loop))
                         # Whoever waits sees its error; if all have left, nobody needs to.
                         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-                    await asyncio.shield(task)
+                    await asyncio.wait((task,))
+                    if (error := task.exception()) is not None:
+                        raise fresh(error)
                 return link
         except TimeoutError as error:
             if isinstance(error, CacheError):

@@ -1,7 +1,7 @@
 """Exceptions that several callers are given: one object for all, without anything of a caller that others could see.
 
 Python adds to an exception wherever it is raised: the frames that it passes on its way, and as `__context__` what the
-code that raises it handles at that moment. Both belong to one caller.
+code that raises it handles at that moment. Callers add notes and causes. All of that belongs to one caller.
 
     A handles PermissionError("ann"), and its load raises OSError  -> OSError.__context__ is PermissionError("ann")
     B asks for the same key                                        -> B's log must show neither A's frames nor "ann"
@@ -10,14 +10,14 @@ code that raises it handles at that moment. Both belong to one caller.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
+from globalcache.errors import CacheError
 
 # What a class does when its attributes are set, as a frozen dataclass, is not meant for these.
 _set = object.__setattr__
+# What Python writes to an exception; the last one is set by the cause.
+_STATE = "__traceback__", "__cause__", "__context__", "__suppress_context__"
 
 
 class Handled:
@@ -48,32 +48,40 @@ class Handled:
 
 
 class Raised:
-    """An exception as it was when the load raised it."""
+    """An exception as it was when the load raised it: the same object for all, without what others have added."""
 
-    __slots__ = ("_cause", "_context", "_is_suppressed", "_trace", "error")
+    __slots__ = ("_notes", "_state", "error")
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-        self._trace: TracebackType | None = error.__traceback__
-        self._cause = error.__cause__
-        self._context = error.__context__
-        self._is_suppressed = error.__suppress_context__
+        self._state = [(name, getattr(error, name)) for name in _STATE]
+        notes = vars(error).get("__notes__")
+        self._notes = list(notes) if isinstance(notes, list) else None
 
     def restore(self) -> None:
-        """Undo what raising it in a caller has added."""
-        error = self.error
-        _set(error, "__traceback__", self._trace)
-        _set(error, "__cause__", self._cause)
-        _set(error, "__context__", self._context)
-        _set(error, "__suppress_context__", self._is_suppressed)
+        """Undo what callers have added: frames, cause, context and notes."""
+        for name, value in self._state:
+            _set(self.error, name, value)
+        attributes = vars(self.error)
+        attributes.pop("__notes__", None)
+        if self._notes is not None:
+            attributes["__notes__"] = list(self._notes)
 
     def again(self) -> NoReturn:
         """Raise it for another caller."""
+        context = dict(self._state)["__context__"]
         try:
             self.restore()
             raise self.error
         finally:
             # `raise` has made what this caller handles its context.
-            _set(self.error, "__context__", self._context)
+            _set(self.error, "__context__", context)
             # The traceback holds this frame, which must not hold the exception.
-            del self
+            del self, context
+
+
+def fresh(error: BaseException) -> BaseException:
+    """Return an error of ours anew, with its cause: each of those who share a connection writes to one of its own."""
+    again = type(error)(*error.args) if isinstance(error, CacheError) else error
+    again.__cause__ = error.__cause__
+    return again

@@ -7,11 +7,10 @@ import functools
 import inspect
 import logging
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.raised import Raised
-from globalcache.client.work import MOST_QUEUED, Failed, keys_in_load, loading
+from globalcache.client.work import MOST_QUEUED, Failed, Names, is_in_load, loading, named
 from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
@@ -43,13 +42,10 @@ class AsyncWork:
 
     def __init__(self, local_loads: int) -> None:
         self._local_loads = local_loads
-        self._flights: dict[tuple[int, bytes], asyncio.Task[_Outcome]] = {}
-        self._rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._refreshing: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
+        # By the loops themselves: the number of one that was collected may be another's. See `_forget_closed`.
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, Names], asyncio.Task[_Outcome]] = {}
+        self._rooms: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._refreshing: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def call(self, load: Callable[[], Any]) -> Any:
@@ -83,12 +79,13 @@ class AsyncWork:
 
         `work` is given those leases whose load begins within 10 s; all are released when it ends.
         """
+        loop = asyncio.get_running_loop()
+        room = self._room(self._refreshing, loop, _REFRESHES)
         if len(self._tasks) >= MOST_QUEUED:
             return False
         for lease in leases:
             lease.queue()
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(_refresh(self._room(self._refreshing, loop, _REFRESHES), leases, work))
+        task = loop.create_task(_refresh(room, leases, work))
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[Any]) -> None:
@@ -100,20 +97,30 @@ class AsyncWork:
         task.add_done_callback(ended)
         return True
 
-    @staticmethod
     def _room(
-        rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore],
+        self,
+        rooms: dict[asyncio.AbstractEventLoop, asyncio.Semaphore],
         loop: asyncio.AbstractEventLoop,
         most: int,
     ) -> asyncio.Semaphore:
         room = rooms.get(loop)
         if room is None:
+            self._forget_closed()
             room = rooms[loop] = asyncio.Semaphore(most)
         return room
 
+    def _forget_closed(self) -> None:
+        """Forget the loops that were closed: what they had not finished never ends, and must not count any more."""
+        for rooms in (self._rooms, self._refreshing):
+            for loop in [loop for loop in list(rooms) if loop.is_closed()]:
+                rooms.pop(loop, None)
+        for place in [place for place in list(self._flights) if place[0].is_closed()]:
+            self._flights.pop(place, None)
+        self._tasks.difference_update([task for task in list(self._tasks) if task.get_loop().is_closed()])
+
     async def alone(
         self,
-        key: bytes,
+        key: Names,
         load: Callable[[], Awaitable[Any]],
         wait: float,
         private: tuple[type[BaseException], ...] = (),
@@ -126,11 +133,11 @@ class AsyncWork:
         invalidation that another process was told of before this call. All who came meanwhile share the next one.
 
         The load is a task of its own, so that a caller that is cancelled takes nothing from the others. An exception
-        among `private` is given to the caller whose load raised it; those who waited load for themselves, one after
-        another, each for `wait` seconds at most.
+        among `private` is given to the caller whose load raised it; all who waited then load for themselves at once,
+        each for what is left of `wait` seconds.
         """
         loop = asyncio.get_running_loop()
-        place, arrived = (id(loop), key), time.monotonic()
+        place, arrived = (loop, key), time.monotonic()
         outcome = None
         try:
             async with asyncio.timeout(wait):
@@ -139,13 +146,18 @@ class AsyncWork:
                     # One that has ended stands there until the next turn of the loop.
                     mine = flight is None or flight.done()
                     if flight is None or flight.done():
-                        flight = self._flights[place] = loop.create_task(self._outcome(loop, load, private))
+                        flight = loop.create_task(self._outcome(loop, load, private))
                         flight.add_done_callback(functools.partial(self._landed, place))
+                        self._flights[place] = flight
                     outcome = await asyncio.shield(flight)
-                    if not mine and (outcome.is_private or (not joins and outcome.begun <= arrived)):
+                    if not mine and outcome.is_private:
+                        # Nobody joins this one, so it ends with its caller.
+                        flight = loop.create_task(self._outcome(loop, load, private))
+                        outcome = await flight
+                    elif not mine and not joins and outcome.begun <= arrived:
                         outcome = None
         except TimeoutError:
-            raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s") from None
+            raise DeadlineError(f"{named(key)}: its load took longer than {wait:g} s") from None
         try:
             if outcome.raised is not None:
                 outcome.raised.again()
@@ -166,15 +178,30 @@ class AsyncWork:
         except Exception as error:  # noqa: BLE001 - raised in all who wait
             return _Outcome(begun, raised=Raised(error), is_private=isinstance(error, private))
 
-    def _landed(self, place: tuple[int, bytes], flight: asyncio.Task[_Outcome]) -> None:
+    def _landed(self, place: tuple[asyncio.AbstractEventLoop, Names], flight: asyncio.Task[_Outcome]) -> None:
         if self._flights.get(place) is flight:
             # Another thread may detach it between the two; a flight of this loop alone would take its place.
             self._flights.pop(place, None)
         if not flight.cancelled():
             flight.exception()  # seen: all who waited may be gone
 
+    async def limited(self, load: Callable[[], Awaitable[Any]], wait: float) -> Any:
+        """Run a load as soon as there is room for it. Raises DeadlineError if there was none within `wait` seconds."""
+        if is_in_load():
+            return await load()
+        room = self._room(self._rooms, asyncio.get_running_loop(), self._local_loads)
+        try:
+            async with asyncio.timeout(wait):
+                await room.acquire()
+        except TimeoutError:
+            raise DeadlineError(f"{self._local_loads} loads run already") from None
+        try:
+            return await load()
+        finally:
+            room.release()
+
     async def _limited(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Awaitable[Any]]) -> Any:
-        if keys_in_load():
+        if is_in_load():
             return await load()
         async with self._room(self._rooms, loop, self._local_loads):
             return await load()

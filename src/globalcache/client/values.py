@@ -18,17 +18,19 @@ import math
 import re
 import types
 import typing
-from typing import TYPE_CHECKING, Any, Final, Union
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union
 
 import msgspec
 
 from globalcache.client.checks import check_type
 from globalcache.client.faithful import difference, is_pydantic, is_record, place_of, shown
-from globalcache.errors import ConfigError
+from globalcache.client.guard import text_of
+from globalcache.errors import ConfigError, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+T = TypeVar("T")
 _OURS: Final = 0x6763_0000
 _RAW, _MSGPACK, _PICKLE = 1, 2, 3
 _ZSTD = 0x10
@@ -36,6 +38,9 @@ _DIGEST = 32
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 # A reader never unpacks more than the server stores at most in one value, and some.
 _LONGEST = 256 << 20
+
+# Types of which one cache keeps how they are read and written.
+_MOST_TYPES = 1000
 
 UNREADABLE: Final = object()
 
@@ -143,7 +148,7 @@ class Values:
         walk = self._walks.get(kind)
         if walk is None:
             walk = _walk_of(kind) if kind is None or self._can_read(kind) else None
-            walk = self._walks[kind] = walk or _never
+            walk = _kept(self._walks, kind, walk or _never)
         return walk
 
     def _can_read(self, kind: Any) -> bool:
@@ -242,7 +247,7 @@ class Values:
         name = _members(kind) or kind
         decode = self._decoders.get(name)
         if decode is None:
-            decode = self._decoders[name] = _decoder(kind)
+            decode = _kept(self._decoders, name, _decoder(kind))
         return decode
 
     @staticmethod
@@ -266,6 +271,17 @@ class Values:
         import pickle  # noqa: PLC0415
 
         return pickle.loads(data[_DIGEST:])  # noqa: S301 - signed by whoever knows the secret
+
+
+def _kept(by_type: dict[Any, T], kind: Any, made: T) -> T:
+    """Keep what was made for a type, for so many types: a function that makes a class at each call has no end of them.
+
+    All are dropped together, so that a hit has nothing to note.
+    """
+    if len(by_type) >= _MOST_TYPES:
+        by_type.clear()
+    by_type[kind] = made
+    return made
 
 
 class _UnknownTypeError(TypeError):
@@ -381,7 +397,7 @@ def _first_line(error: BaseException) -> str:
     if type(error).__module__.startswith("pydantic") and hasattr(error, "errors"):
         first = error.errors(include_url=False, include_input=False)[0]
         return ".".join(["value", *map(str, first["loc"])]) + f": {first['msg']}"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (text_of(error).splitlines() or [type(error).__name__])[0]
 
 
 def _never(_: Any) -> bool:
@@ -496,7 +512,7 @@ def _refuse_plain(value: Any, where: str) -> None:
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise TypeError(f"{where} has the key {key!r}, which would come back as text; give type=")
-            _refuse_plain(item, f"{where}[{key!r}]")
+                raise TypeError(f"{where} has the key {written(key)}, which would come back as text; give type=")
+            _refuse_plain(item, f"{where}[{written(key)}]")
     elif kind not in _PLAIN and kind is not float:
         raise TypeError(f"{where} is of type {kind.__name__}, which would not come back the same; give type=")

@@ -22,6 +22,8 @@ MORE: Final = object()
 Push: Final = hiredis.PushNotification
 pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it takes any
 
+# CACHE.FETCH of a key with its length and `wait_words`, asking for a lease of the server's default.
+FETCH: Final = b"*4\r\n$11\r\nCACHE.FETCH\r\n$%d\r\n%b\r\n%b"
 # What parts words on a line, or is a quote there; and the longest line, of 64 KiB that the server reads.
 _NO_WORDS = b" \t\n\v\f\r\"'"
 _LONGEST_LINE = 60_000
@@ -139,11 +141,12 @@ def fetch_request(key: bytes, wait_ms: int, lease_ms: int | None) -> bytes:
     """Return CACHE.FETCH; `lease_ms` None is the server's default, 0 asks for none."""
     if lease_ms is None:
         # By hand, for it is asked at every get_or_load.
-        return b"*4\r\n$11\r\nCACHE.FETCH\r\n$%d\r\n%b\r\n%b" % (len(key), key, _wait_words(wait_ms))
+        return FETCH % (len(key), key, wait_words(wait_ms))
     return pack((b"CACHE.FETCH", key, b"WAIT", wait_ms, b"LEASE", lease_ms))
 
 
 @functools.lru_cache(64)
-def _wait_words(wait_ms: int) -> bytes:
+def wait_words(wait_ms: int) -> bytes:
+    """Return the end of a CACHE.FETCH: how long it may wait."""
     text = b"%d" % wait_ms
     return b"$4\r\nWAIT\r\n$%d\r\n%b\r\n" % (len(text), text)

@@ -12,10 +12,10 @@ import logging
 import threading
 import time
 import weakref
-from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from globalcache.client.holder import Holder
 from globalcache.client.home import when_forked
 from globalcache.client.raised import Raised
 from globalcache.errors import DeadlineError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from globalcache.client.leases import Lease
+
+# What one load is for: a key, or those of a batch.
+Names: TypeAlias = "bytes | tuple[bytes, ...]"
 
 _log = logging.getLogger("globalcache")
 # Threads that refresh, and refreshes that may wait for one. What is beyond them is left to the next caller.
@@ -35,39 +38,75 @@ _IDLE = 5.0
 _LOOK_AGAIN = 0.005
 
 
+def named(names: Names) -> str:
+    """Return what a load is for, as people read it."""
+    if isinstance(names, bytes):
+        return names.decode(errors="replace")
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return names[0].decode(errors="replace") + more
+
+
 class Running:
     """The keys of a load while it runs; none afterwards, for a task or thread that the load began may outlive it."""
 
     __slots__ = ("names",)
 
-    def __init__(self, names: tuple[bytes, ...]) -> None:
-        self.names = names
+    def __init__(self, names: Iterable[bytes]) -> None:
+        # In their order; a batch may load thousands, and each call within it asks for one of them.
+        self.names: dict[bytes, None] = dict.fromkeys(names)
 
 
 # The loads within which this code runs, outermost first: a load that asks for a key of theirs would wait for itself.
 loading: contextvars.ContextVar[tuple[Running, ...]] = contextvars.ContextVar("globalcache_loading", default=())
 
 
-def keys_in_load() -> tuple[bytes, ...]:
+def keys_in_load() -> Iterator[bytes]:
     """Return the keys of the loads within which the caller runs, of those that have not ended."""
-    return tuple(name for load in loading.get() for name in load.names)
+    return (name for load in loading.get() for name in load.names)
+
+
+def is_in_load() -> bool:
+    """Return whether the caller runs within a load that has not ended."""
+    return any(load.names for load in loading.get())
 
 
 class _Flight:
-    """A load that other threads of the process wait for: `result`, or `raised`, or neither if it is for its caller."""
+    """A load that other threads of the process wait for. It is over when its leader has ended it, or is lost.
 
-    def __init__(self) -> None:
+    Then there is `result` if it `is_shared`, or `raised`, or neither: if it `is_private`, everybody loads for himself.
+    """
+
+    def __init__(self, leader: Holder) -> None:
         self.begun = time.monotonic()
-        self.done = threading.Event()
-        self.is_shared = False
+        self.is_shared = self.is_private = False
         self.result: Any = None
         self.raised: Raised | None = None
+        self._leader = weakref.ref(leader)
+        self._has_ended = False
+        # Locked until the end. Not an Event: an exception from outside could leave that locked for ever.
+        self._bell = threading.Lock()
+        self._bell.acquire()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody runs it any more."""
+        return self._has_ended or self._leader() is None
 
-class _Room:
-    """The room of a load among those that run at a time. One that is lost with its frame is free again."""
+    def end(self) -> None:
+        """Wake all who wait. For the leader, once."""
+        self._has_ended = True
+        self._bell.release()
 
-    __slots__ = ("__weakref__",)
+    def wait(self, end: float) -> bool:
+        """Return whether it was over before `end`."""
+        while not self.is_over:
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            # A leader that is lost rings no bell, nor does a waiter that is interrupted here.
+            if self._bell.acquire(timeout=min(left, _LOOK_AGAIN * 8)):
+                self._bell.release()
+        return True
 
 
 class Failed:
@@ -88,8 +127,8 @@ class Refresher:
             SimpleQueue()
         )
         self._lock = threading.Lock()
-        # An object for each thread that runs.
-        self._threads: set[object] = set()
+        # A weak reference for each thread that runs: its Holder is the argument that it was started with.
+        self._threads: set[weakref.ref[Holder]] = set()
 
     def put(self, leases: Sequence[Lease], work: Callable[[Sequence[Lease]], Any]) -> bool:
         """Have `work` run with those leases whose load begins within 10 s; False if too many wait already."""
@@ -104,36 +143,32 @@ class Refresher:
         with self._lock:
             if len(self._threads) == _REFRESHERS:
                 return True
-            me = object()
-            self._threads.add(me)
+            me = Holder()
             try:
+                self._threads.add(weakref.ref(me, self._threads.discard))
                 # Not by Thread.start, whose caller would wait for ever if a signal handler raised in it.
                 _thread.start_new_thread(self._run, (me,))
-            except BaseException as error:
-                # If it was started all the same, it ends.
-                self._threads.discard(me)
-                if not isinstance(error, RuntimeError):
-                    raise
+            except RuntimeError:
                 # At the end of the interpreter no thread can be started.
-                return bool(self._threads)
+                return len(self._threads) > 1
+            finally:
+                del me
             return True
 
-    def _run(self, me: object) -> None:
-        try:
-            threading.current_thread().name = "globalcache-refresh"
-            while me in self._threads:
-                self._run_next(me)
-        finally:
-            self._threads.discard(me)
+    def _run(self, me: Holder) -> None:
+        threading.current_thread().name = "globalcache-refresh"
+        place = weakref.ref(me)
+        while place in self._threads:
+            self._run_next(place)
 
-    def _run_next(self, me: object) -> None:
+    def _run_next(self, place: weakref.ref[Holder]) -> None:
         try:
             leases, context, work = self._jobs.get(timeout=_IDLE)
         except Empty:
             # Whoever puts something into the queue does so after it has seen this thread: so it is looked at last.
             with self._lock:
                 if self._jobs.empty():
-                    self._threads.discard(me)
+                    self._threads.discard(place)
             return
         # It may outlast the load that asked for it, and nobody waits for it.
         context.run(loading.set, ())
@@ -163,9 +198,10 @@ class Work:
 
     def after_fork(self) -> None:
         """Start anew: the threads of the parent are not here, and one of them may have held a lock."""
-        self._running: weakref.WeakSet[_Room] = weakref.WeakSet()
+        # A weak reference for each load that has a room.
+        self._running: set[weakref.ref[Holder]] = set()
         self._lock = threading.Lock()
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[Names, _Flight] = {}
         self._refresher = Refresher()
 
     def call(self, load: Callable[[], Any]) -> Any:
@@ -199,7 +235,7 @@ class Work:
 
     def alone(
         self,
-        key: bytes,
+        key: Names,
         load: Callable[[], Any],
         wait: float,
         private: tuple[type[BaseException], ...] = (),
@@ -210,43 +246,53 @@ class Work:
 
         Else a load that had begun before is waited for, and nothing more: what it has read may be older than an
         invalidation that another process was told of before this call. All who came meanwhile share the next one. An
-        exception among `private` is given to the caller whose load raised it; those who waited load for themselves, one
-        after another, each for `wait` seconds at most.
+        exception among `private` is given to the caller whose load raised it; all who waited then load for themselves
+        at once. Raises DeadlineError if that takes longer than `wait` seconds, or has no room in that time.
         """
         arrived = time.monotonic()
         end = arrived + wait
         while True:
-            with self._lock:
-                flight = self._flights.get(key)
-                mine = flight is None
-                if flight is None:
-                    flight = self._flights[key] = _Flight()
-            if mine:
-                return self._lead(key, flight, load, end, private)
+            leader, flight = Holder(), None
             try:
-                if not flight.done.wait(max(0.0, end - time.monotonic())):
-                    raise DeadlineError(f"{key.decode(errors='replace')}: its load took longer than {wait:g} s")
+                with self._lock:
+                    flight = self._flights.get(key)
+                    mine = flight is None or flight.is_over
+                    if flight is None or mine:
+                        flight = self._flights[key] = _Flight(leader)
+                if mine:
+                    return self._lead(key, flight, load, end, private)
+                if not flight.wait(end):
+                    raise DeadlineError(f"{named(key)}: its load took longer than {wait:g} s")
+                if flight.is_private:
+                    return self._limited(load, end)
                 if joins or flight.begun > arrived:
                     if flight.raised is not None:
                         flight.raised.again()
                     if flight.is_shared:
                         return flight.result
             finally:
-                # A traceback holds this frame, which must not hold the exception.
-                del flight
+                # A traceback holds this frame, which must hold neither the exception nor the lead: however this ends,
+                # the flight is over. Nothing can interrupt this, since it calls nothing.
+                del leader, flight
 
     def _lead(
-        self, key: bytes, flight: _Flight, load: Callable[[], Any], end: float, private: tuple[type[BaseException], ...]
+        self, key: Names, flight: _Flight, load: Callable[[], Any], end: float, private: tuple[type[BaseException], ...]
     ) -> Any:
         has_room = False
+
+        def run() -> Any:
+            nonlocal has_room
+            has_room = True
+            return load()
+
         try:
-            with self._limited(end - time.monotonic()):
-                has_room = True
-                flight.result = load()
+            flight.result = self._limited(run, end)
             flight.is_shared = True
         except Exception as error:
             # That there was no room in the time that this caller has is no outcome for others, who may have longer.
-            if has_room and not isinstance(error, private):
+            if has_room and isinstance(error, private):
+                flight.is_private = True
+            elif has_room:
                 flight.raised = Raised(error)
             raise
         else:
@@ -255,29 +301,34 @@ class Work:
             with self._lock:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
-            flight.done.set()
+            flight.end()
             # A traceback holds this frame, which must not hold the exception.
             del flight
 
-    @contextmanager
-    def _limited(self, wait: float) -> Iterator[None]:
+    def limited(self, load: Callable[[], Any], wait: float) -> Any:
+        """Run a load as soon as there is room for it. Raises DeadlineError if there was none within `wait` seconds."""
+        return self._limited(load, time.monotonic() + wait)
+
+    def _limited(self, load: Callable[[], Any], end: float) -> Any:
         # A load inside a load has its room already.
-        if keys_in_load():
-            yield
-            return
-        end, pause, room = time.monotonic() + wait, _LOOK_AGAIN, _Room()
-        self._running.add(room)
-        while len(self._running) > self._local_loads:
-            self._running.discard(room)
-            if time.monotonic() >= end:
-                raise DeadlineError(f"{self._local_loads} loads run already")
-            time.sleep(min(pause, max(0.0, end - time.monotonic())))
-            pause = min(pause * 2, _LOOK_AGAIN * 8)
-            self._running.add(room)
+        if is_in_load():
+            return load()
+        pause, running, room = _LOOK_AGAIN, self._running, Holder()
         try:
-            yield
+            running.add(weakref.ref(room, running.discard))
+            while len(running) > self._local_loads:
+                room = None  # type: ignore[assignment]  # it is free again
+                if time.monotonic() >= end:
+                    raise DeadlineError(f"{self._local_loads} loads run already")
+                time.sleep(min(pause, max(0.0, end - time.monotonic())))
+                pause = min(pause * 2, _LOOK_AGAIN * 8)
+                room = Holder()
+                running.add(weakref.ref(room, running.discard))
+            result = load()
         finally:
-            self._running.discard(room)
+            # It calls nothing, so nothing can interrupt it.
+            del room
+        return result
 
     def deliver(self, send: Callable[[Any], Any], parts: Sequence[Any], missed: Callable[[Any], object]) -> list[Any]:
         """Return what `send` gave for each part. If the caller is interrupted, `missed` is called with the others."""

@@ -35,7 +35,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
-from globalcache.errors import DeadlineError, ReplyError, UnavailableError
+from globalcache.errors import DeadlineError, ReplyError, UnavailableError, written
 from globalcache.policy import Policy
 
 if TYPE_CHECKING:
@@ -364,12 +364,12 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
 
 
 def _no_key(key: str) -> ValueError:
-    return ValueError(f"Key {key!r} not found")
+    return ValueError(f"Key {written(key)} not found")
 
 
 def _whole(delta: int) -> int:
     if not isinstance(delta, int):
-        raise TypeError(f"delta: {delta!r}: should be a whole number")
+        raise TypeError(f"delta: {written(delta)}: should be a whole number")
     if abs(delta) >> 63:
         raise OverflowError(f"delta: {delta}: numbers in the cache have 64 bits")
     return delta
@@ -379,8 +379,8 @@ def _no_number(key: str, error: ReplyError) -> Exception:
     """Return what Django's callers expect for a number that cannot be counted on."""
     text = str(error)
     if "overflow" in text:
-        return OverflowError(f"Key {key!r}: numbers in the cache have 64 bits")
-    return TypeError(f"Key {key!r} holds no whole number") if "not an integer" in text else error
+        return OverflowError(f"Key {written(key)}: numbers in the cache have 64 bits")
+    return TypeError(f"Key {written(key)} holds no whole number") if "not an integer" in text else error
 
 
 def _load(value: Any) -> Any:
@@ -406,7 +406,7 @@ def invalidate_on_commit(
     for what, names in (("keys", keys), ("tags", marks)):
         for name in names:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"invalidate_on_commit: {what} are texts, one by one, not {name!r}")
+                raise TypeError(f"invalidate_on_commit: {what} are texts, one by one, not {written(name)}")
     # An AsyncCache has a face for plain functions, which is what Django calls.
     invalidate = getattr(getattr(cache, "sync_door", cache), "invalidate", None)
     if invalidate is None:

@@ -32,6 +32,8 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
+from globalcache.errors import written
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
@@ -74,7 +76,7 @@ def _check_names(keys: Iterable[str], tags: Iterable[str]) -> None:
     for what, names in (("keys", keys), ("tags", tags)):
         for name in names:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"invalidate_after_commit: {what} are texts, one by one, not {name!r}")
+                raise TypeError(f"invalidate_after_commit: {what} are texts, one by one, not {written(name)}")
 
 
 class _Wanted:

@@ -203,8 +203,8 @@ class CacheForTests(Cache):
         core.homes = [home]
         # Failures are held off by the clock of the test, and end with it.
         core.failures = Failures(self.clock, tell_text=core.tell_text)
-        core.blocking = [_Blocking(home, self._engine, self.faults)]
-        core.__dict__["multiplexed"] = [_Multiplexed(home, self._engine, self.faults)]
+        core.transports = [_Blocking(home, self._engine, self.faults)]
+        core.__dict__["async_transports"] = [_Multiplexed(home, self._engine, self.faults)]
 
     @classmethod
     def _of(cls, core: Core, names: Sequence[str]) -> Any:

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::context::{Context, TOO_MUCH, take, take_next};
+use super::context::{Context, LOADS, TOO_MUCH, take, take_next};
 use super::strings::why_refused;
-use super::waiting::{LoadState, ensure_loaded_to_read, load_failed, refresh};
+use super::waiting::{LoadState, asks_in_turns, ensure_loaded_to_read, load_failed, load_many, refresh};
 use crate::limits::MAX_TAGS;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
@@ -251,6 +251,9 @@ pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>) ->
 
 fn get_many(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
     let (db, limit, served) = (client.db, cx.engine.limits.max_request, cx.engine.loaders.any());
+    if cx.waits.asked > 0 && load_many(cx, client, keys) {
+        return Ok(Reply::Parked);
+    }
     let (mut values, mut stale) = (Values::new(keys.len(), cx.scratch), Vec::new());
     cx.read_all(db, keys, |now, item, scratch| {
         if served && item.as_ref().and_then(|item| item.fresh_until).is_some_and(|at| at <= now) {
@@ -262,11 +265,15 @@ fn get_many(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result
     if cx.scratch.len() > limit {
         return Err(TOO_MUCH);
     }
-    for bytes in stale {
+    // The others are refreshed by who reads them next.
+    for bytes in stale.into_iter().take(LOADS) {
         refresh(cx, client, Key { db, bytes });
     }
     if !served || !values.any_missing() {
         return Ok(Reply::Values(values));
+    }
+    if asks_in_turns(cx, values.missing()) && load_many(cx, client, keys) {
+        return Ok(Reply::Parked);
     }
     let mut replies = values.replies();
     for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {

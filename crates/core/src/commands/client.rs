@@ -81,6 +81,7 @@ fn in_turns(
         if count < STEP {
             return Ok(Some(progress));
         }
+        cx.may_look()?;
         if cx.may_stop() {
             cx.waits.progress = Some(progress);
             return Ok(None);

@@ -1,8 +1,8 @@
 //! CONFIG: the settings of the server under the names that Redis tools look for. All are chosen at the start.
 
-use super::context::Context;
+use super::context::{Context, read_pattern};
 use super::info::reset_counts;
-use crate::glob;
+use crate::glob::STEPS_OF_A_KEY;
 use crate::vocabulary::{Args, Blob, ConfigCommand, Error, Kind, Reply, is};
 
 /// Every setting with its value.
@@ -26,24 +26,32 @@ fn settings(cx: &Context<'_>) -> Vec<(&'static str, String)> {
 
 pub(super) fn run(cx: &mut Context<'_>, command: &ConfigCommand<'_>) -> Result<Reply, Error> {
     match *command {
-        ConfigCommand::Get(patterns) => {
-            let mut rows: Vec<_> = settings(cx).into_iter().map(|row| (row, false)).collect();
-            for pattern in patterns.iter() {
-                let pattern = pattern.to_ascii_lowercase();
-                for ((name, _), wanted) in &mut rows {
-                    *wanted |= glob::matches(&pattern, name.as_bytes());
-                }
-            }
-            let text = |value: String| Reply::Value(Blob::Owned(value.into_bytes()));
-            let wanted = rows.into_iter().filter(|(_, wanted)| *wanted);
-            Ok(Reply::Map(wanted.map(|((name, value), _)| (Reply::word(name), text(value))).collect()))
-        }
+        ConfigCommand::Get(patterns) => get(cx, patterns),
         ConfigCommand::Set(pairs) => set(cx, pairs),
         ConfigCommand::ResetStat => {
             reset_counts(cx.engine, cx.stats());
             Ok(Reply::Ok)
         }
     }
+}
+
+/// Settings whose names match one of these patterns.
+fn get(cx: &mut Context<'_>, patterns: Args<'_>) -> Result<Reply, Error> {
+    cx.may_look()?;
+    let mut rows: Vec<_> = settings(cx).into_iter().map(|row| (row, false)).collect();
+    // It takes as long to read a pattern as to look at a key.
+    let mut spent = STEPS_OF_A_KEY;
+    for text in patterns.iter() {
+        let pattern = read_pattern(&text.to_ascii_lowercase())?;
+        spent += STEPS_OF_A_KEY + text.len();
+        for ((name, _), wanted) in &mut rows {
+            *wanted |= pattern.matches_within(name.as_bytes(), &mut spent);
+        }
+    }
+    cx.waits.looked_at += spent / STEPS_OF_A_KEY;
+    let text = |value: String| Reply::Value(Blob::Owned(value.into_bytes()));
+    let wanted = rows.into_iter().filter(|(_, wanted)| *wanted);
+    Ok(Reply::Map(wanted.map(|((name, value), _)| (Reply::word(name), text(value))).collect()))
 }
 
 /// What a setting is already may be set; nothing else, since each is chosen at the start.

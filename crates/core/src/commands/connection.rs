@@ -65,6 +65,9 @@ pub(super) fn hello(
     user: Option<(&[u8], &[u8])>,
     name: Option<&[u8]>,
 ) -> Result<Reply, Error> {
+    if client.worker && version == Some(2) {
+        return Err(Error::new(Kind::Malformed, "ERR loads are pushed: a loader worker stays with RESP3"));
+    }
     if let Some((user, password)) = user {
         auth(engine, client, Some(user), password)?;
     } else if client.access.user().is_none() {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::clock::Now;
+use crate::glob::Pattern;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
 use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
-use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, Values};
+use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, PATTERN_TOO_LONG, Values};
 
 /// What a command works with.
 pub struct Context<'a> {
@@ -109,7 +110,10 @@ impl LockedShards for Locked<'_> {
 /// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
 pub(crate) const TURN: usize = 8192;
 
-/// Keys that a transaction may have looked at without naming them when it begins to look at more.
+/// Loads that a command asks for in one turn.
+pub(super) const LOADS: usize = 1024;
+
+/// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
 const MAX_LOOKED_AT: usize = 1 << 20;
 
 impl Context<'_> {
@@ -169,12 +173,27 @@ impl Context<'_> {
         self.waits.in_turns && self.held.is_none()
     }
 
-    /// An error if a transaction, which has locked all shards, has looked at so many keys already without naming them that it
-    /// may not begin to look at more.
+    /// The first of many keys of which a command asks for a load in this turn, and the end of the turn.
+    pub(crate) fn begin_asking(&mut self) -> (u64, usize) {
+        (std::mem::take(&mut self.waits.asked), self.waits.keys.len() + LOADS)
+    }
+
+    /// Whether a command has asked for as many loads as it may in a turn. It is run again at once, from the key of this
+    /// `number` on; and when it has asked for all, from its beginning, since the first keys may have gone meanwhile.
+    pub(crate) fn ends_asking(&mut self, end: usize, number: u64) -> bool {
+        let over = self.waits.keys.len() >= end && self.may_stop();
+        if over {
+            self.waits.asked = number;
+        }
+        over
+    }
+
+    /// An error if a transaction, which has locked shards, has looked at so many items already without naming them that it
+    /// may not look at more. Asked before each part of a command of bounded length.
     pub(crate) fn may_look(&self) -> Result<(), Error> {
         let busy = self.held.is_some() && self.waits.looked_at >= MAX_LOOKED_AT;
         if busy {
-            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys already"))
+            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys or channels already"))
         } else {
             Ok(())
         }
@@ -252,6 +271,11 @@ pub(crate) fn take_next(values: &mut Values, found: Option<(Value<'_>, u32)>, sc
         Some((Value::Inline(bytes), flags)) => values.push_small(bytes, flags, scratch),
         Some((Value::Shared(bytes), flags)) => values.push_large(bytes, flags),
     }
+}
+
+/// Reads a pattern.
+pub(crate) fn read_pattern(text: &[u8]) -> Result<Pattern, Error> {
+    Pattern::new(text).ok_or(PATTERN_TOO_LONG)
 }
 
 /// A short request can name a long value a million times: copies end at the limit of a request.

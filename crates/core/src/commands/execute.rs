@@ -31,10 +31,12 @@ pub(crate) fn execute_row(
             Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
         );
         let db = client.db;
-        match load_first(cx, client, needed(row, args, command).filter(|_| !reads).map(|bytes| Key { db, bytes })) {
-            Ok(false) => {}
-            Ok(true) => return Reply::Parked,
-            Err(error) => return Reply::Error(error),
+        if !reads {
+            match load_first(cx, client, needed(row, args, command).map(|bytes| Key { db, bytes })) {
+                Ok(false) => {}
+                Ok(true) => return Reply::Parked,
+                Err(error) => return Reply::Error(error),
+            }
         }
     }
     if client.tracking.is_some() {
@@ -111,7 +113,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
         Command::CommandAll => Reply::Fixed(&ALL),
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
-        Command::CommandList(filter) => return list(filter),
+        Command::CommandList(filter) => return list(cx, filter),
         Command::CommandInfo(names) => return describe_named(names),
         Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
         Command::CommandDocs(names) => return document_named(names),

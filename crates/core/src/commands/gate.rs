@@ -2,6 +2,7 @@
 //! such a command with so many arguments; that its keys are keys; that whoever asks said who it is; that the user may
 //! ask for the command, and may use each of its keys and channels.
 
+use crate::limits::MAX_CHANNEL;
 use crate::state::client::Client;
 use crate::state::users::{Access, Need, Rights, User};
 use crate::table::redis::{self, UNITS, Unit};
@@ -104,6 +105,8 @@ const WRITE: Need = Need { read: false, write: true };
 fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied> {
     let rest = || args.from(1).iter();
     let check = |allowed: bool, denied: Denied| if allowed { Ok(()) } else { Err(denied) };
+    // A name that is too long is refused when the command is read.
+    let may_use_channel = |name: &[u8]| name.len() > MAX_CHANNEL || rights.may_use_channel(name);
     match row.name {
         // What matches may be told: names of keys that fit a pattern, whatever they are.
         "CACHE.LOADER" | "CACHE.FORGET" => {
@@ -120,10 +123,10 @@ fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied
         }
         // What names no key touches all of them.
         "FLUSHALL" | "FLUSHDB" => check(rights.may_use_all(b"*", WRITE), Denied::Key),
-        "SUBSCRIBE" => check(rest().all(|channel| rights.may_use_channel(channel)), Denied::Channel),
+        "SUBSCRIBE" => check(rest().all(may_use_channel), Denied::Channel),
         "PUBLISH" => {
             let channel = args.get(1).unwrap_or_default();
-            check(rights.may_use_channel(channel), Denied::Channel)
+            check(may_use_channel(channel), Denied::Channel)
         }
         "PSUBSCRIBE" => check(rest().all(|pattern| rights.may_use_channels(pattern)), Denied::Channel),
         _ => Ok(()),

@@ -105,7 +105,8 @@ fn sections(
     let count = |counter: &AtomicU64| counter.load(Relaxed).to_string();
     let uptime = now.mono.saturating_sub(facts.started) / 1000;
     let memory = engine.store.options().memory;
-    let used = store.used + counters.client_bytes.load(Relaxed);
+    let clients = engine.client_bytes();
+    let used = store.used + clients;
     let keyspace = lens.iter().zip(&store.expires).zip(DB_NAMES).filter(|((keys, _), _)| **keys > 0);
     let baseline = engine.control.baseline.lock();
     let counted = counted(engine, store)
@@ -145,7 +146,7 @@ fn sections(
             vec![
                 ("connected_clients", count(&counters.connected)),
                 ("maxclients", facts.max_clients.to_string()),
-                ("client_buffer_bytes", count(&counters.client_bytes)),
+                ("client_buffer_bytes", clients.to_string()),
                 ("tracking_clients", engine.tracking.len().to_string()),
             ],
         ),
@@ -158,7 +159,7 @@ fn sections(
                 ("maxmemory", memory.to_string()),
                 ("maxmemory_human", human(memory)),
                 ("maxmemory_policy", word(engine.policy())),
-                ("mem_clients_normal", count(&counters.client_bytes)),
+                ("mem_clients_normal", clients.to_string()),
             ],
         ),
         (

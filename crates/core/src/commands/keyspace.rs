@@ -2,15 +2,22 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::context::{Context, TOO_MUCH, TURN};
-use crate::glob;
+use super::context::{Context, TOO_MUCH, TURN, read_pattern};
+use crate::glob::Pattern;
 use crate::state::client::Client;
 use crate::state::waits::{Progress, TurnCost};
 use crate::store::{Key, SCAN_MOST};
-use crate::vocabulary::{Blob, Error, KeyCommand, Kind, Rename, Reply, integer};
+use crate::vocabulary::{Blob, Error, KeyCommand, Kind, MAX_KEY, Rename, Reply, integer};
 
 /// Keys that are looked at in one step while all are gone through.
-pub(super) const STEP: usize = 1024;
+const STEP: usize = 1024;
+/// Steps of a pattern that one step may take, whatever the keys are.
+const PATTERN_STEPS: usize = 1 << 24;
+
+/// Keys that are compared with a pattern in one step, under the lock of their shard.
+pub(super) fn keys_of_step(pattern: &Pattern) -> usize {
+    (PATTERN_STEPS / pattern.most_steps(MAX_KEY)).clamp(1, STEP)
+}
 
 pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &KeyCommand<'_>) -> Result<Reply, Error> {
     let db = client.db;
@@ -28,7 +35,8 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &KeyCommand<'_
         KeyCommand::Keys(pattern) => return keys(cx, client, pattern),
         KeyCommand::Scan { cursor, pattern, count, strings } => {
             cx.may_look()?;
-            scan(cx, client, (cursor, count), if strings { pattern.unwrap_or(b"*") } else { b"" })
+            let pattern = read_pattern(if strings { pattern.unwrap_or(b"*") } else { b"" })?;
+            scan(cx, client, (cursor, count), &pattern)
         }
         KeyCommand::Random => {
             cx.may_look()?;
@@ -109,13 +117,15 @@ fn copy(
 fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
     cx.may_look()?;
     let (db, limit) = (client.db, cx.engine.limits.max_reply);
+    let pattern = read_pattern(pattern)?;
+    let (step, before) = (keys_of_step(&pattern), cx.waits.looked_at);
     let mut progress = cx.waits.progress.take().unwrap_or_default();
     let mut cost = TurnCost::default();
     loop {
-        let next = cost.next(STEP);
+        let next = cost.next(step);
         let at = progress.at;
         progress.at = cx.scan(db, at, next, &mut |key, _| {
-            let fits = progress.bytes <= limit && glob::matches_within(pattern, key, &mut cost.steps);
+            let fits = progress.bytes <= limit && pattern.matches_within(key, &mut cost.steps);
             if fits && client.access.may_read(key) {
                 progress.keep(Reply::Value(Blob::Owned(key.to_vec())));
             }
@@ -123,10 +133,11 @@ fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, 
         if progress.bytes > limit {
             return Err(TOO_MUCH);
         }
+        cx.waits.looked_at = before + cost.total();
         if progress.at == 0 {
-            cx.waits.looked_at += cost.total();
             return Ok(Reply::Array(progress.found));
         }
+        cx.may_look()?;
         if cost.total() >= TURN && cx.may_stop() {
             cx.waits.progress = Some(progress);
             return Ok(Reply::Parked);
@@ -135,14 +146,14 @@ fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, 
 }
 
 /// Looks at so many keys from a cursor on, or at fewer if that takes long; those that match, and where to go on.
-fn scan(cx: &mut Context<'_>, client: &Client, (mut cursor, count): (u64, usize), pattern: &[u8]) -> Reply {
-    let (mut found, mut cost) = (Vec::new(), TurnCost::default());
+fn scan(cx: &mut Context<'_>, client: &Client, (mut cursor, count): (u64, usize), pattern: &Pattern) -> Reply {
+    let (mut found, mut cost, step) = (Vec::new(), TurnCost::default(), keys_of_step(pattern));
     loop {
         let left = count - cost.keys;
-        let (next, mut seen) = (cost.next(STEP.min(left)), 0);
+        let (next, mut seen) = (cost.next(step.min(left)), 0);
         cursor = cx.scan(client.db, cursor, next, &mut |key, _| {
             seen += 1;
-            if glob::matches_within(pattern, key, &mut cost.steps) && client.access.may_read(key) {
+            if pattern.matches_within(key, &mut cost.steps) && client.access.may_read(key) {
                 found.push(Reply::Value(Blob::Owned(key.to_vec())));
             }
         });

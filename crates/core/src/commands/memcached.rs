@@ -6,7 +6,7 @@
 //! workers load a key they have its lease, and nobody wins it here.
 
 use super::cache::may_fill;
-use super::context::{Context, TOO_MUCH, expires_at, take};
+use super::context::{Context, LOADS, TOO_MUCH, expires_at, take};
 use super::waiting::{LoadState, ensure_loaded_to_read, refresh};
 use crate::clock::Now;
 use crate::limits::MAX_AGE;
@@ -173,14 +173,19 @@ fn find(cx: &mut Context<'_>, client: &Client, keys: Args<'_>, expiry: Option<Ex
     if let (Some(key), 1) = (keys.get(0), keys.len()) {
         return one(cx, key);
     }
+    let (from, end) = cx.begin_asking();
     if cx.held.is_none() {
-        cx.engine.store.prefetch(keys.iter().map(|bytes| Key { db, bytes }));
+        let next = keys.from(from as usize).to(LOADS);
+        cx.engine.store.prefetch(next.iter().map(|bytes| Key { db, bytes }));
     }
     // A short line can name a long value a million times.
     let limit = cx.engine.limits.max_request;
     let mut failed = None;
     let mut all = Vec::with_capacity(keys.len());
-    for key in keys.iter() {
+    for (number, key) in (0..).zip(keys.iter()).skip(from as usize) {
+        if cx.ends_asking(end, number) {
+            return Ok(Reply::Parked);
+        }
         if cx.scratch.len() > limit {
             return Err(TOO_MUCH);
         }
@@ -191,7 +196,7 @@ fn find(cx: &mut Context<'_>, client: &Client, keys: Args<'_>, expiry: Option<Ex
     }
     // There is no way to say in the middle of an answer that a key could not be loaded.
     match failed {
-        _ if cx.waits.is_waiting() => Ok(Reply::Parked),
+        _ if from > 0 || cx.waits.is_waiting() => Ok(Reply::Parked),
         Some(error) => Err(error),
         None => Ok(Reply::Array(all)),
     }

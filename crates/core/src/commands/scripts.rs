@@ -1,9 +1,8 @@
 //! The known scripts of EVAL, done natively, each in one step. Which they are stands in `table/read/scripts.rs`.
 
-use super::context::{Context, TURN};
+use super::context::{Context, TOO_MUCH, TURN, read_pattern};
 use super::strings::OVERFLOW;
 use super::{keyspace, text};
-use crate::glob;
 use crate::state::client::Client;
 use crate::state::waits::TurnCost;
 use crate::store::{Key, Meta};
@@ -126,29 +125,42 @@ fn exchange(cx: &mut Context<'_>, key: Key<'_>, args: Args<'_>) -> Result<Reply,
     })
 }
 
-/// Removes all keys that match; how many there were.
+/// Removes all keys that match; how many there were. A transaction looks at all of them first: if that is too much, nothing
+/// is removed.
 fn clear(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, Error> {
     cx.may_look()?;
     let db = client.db;
+    let pattern = read_pattern(pattern)?;
+    let (step, before) = (keyspace::keys_of_step(&pattern), cx.waits.looked_at);
     let mut progress = cx.waits.progress.take().unwrap_or_default();
     let mut cost = TurnCost::default();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     loop {
-        let mut found: Vec<Vec<u8>> = Vec::new();
-        progress.at = cx.scan(db, progress.at, cost.next(keyspace::STEP), &mut |key, _| {
-            if glob::matches_within(pattern, key, &mut cost.steps) && client.access.may_write(key) {
-                found.push(key.to_vec());
+        let next = cost.next(step);
+        progress.at = cx.scan(db, progress.at, next, &mut |key, _| {
+            if pattern.matches_within(key, &mut cost.steps) && client.access.may_write(key) {
+                bytes += size_of::<Box<[u8]>>() + key.len();
+                found.push(Box::from(key));
             }
         });
-        for bytes in &found {
-            progress.count += i64::from(cx.with(Key { db, bytes }, |entry, _| entry.remove()));
+        cx.waits.looked_at = before + cost.total();
+        if progress.at == 0 || cx.held.is_none() {
+            progress.count += remove_all(cx, db, &mut found);
+        } else if bytes > cx.engine.limits.max_reply {
+            return Err(TOO_MUCH);
         }
         if progress.at == 0 {
-            cx.waits.looked_at += cost.total();
             return Ok(Reply::Int(progress.count));
         }
+        cx.may_look()?;
         if cost.total() >= TURN && cx.may_stop() {
             cx.waits.progress = Some(progress);
             return Ok(Reply::Parked);
         }
     }
+}
+
+/// Removes keys; how many there were.
+fn remove_all(cx: &mut Context<'_>, db: u8, keys: &mut Vec<Box<[u8]>>) -> i64 {
+    keys.drain(..).map(|bytes| i64::from(cx.with(Key { db, bytes: &bytes }, |entry, _| entry.remove()))).sum()
 }

@@ -1,11 +1,10 @@
 //! COMMAND, and what memory is used for.
 
 use std::sync::LazyLock;
-use std::sync::atomic::Ordering::Relaxed;
 
-use super::context::{Context, TOO_MUCH};
+use super::context::{Context, TOO_MUCH, read_pattern};
 use super::gate;
-use crate::glob;
+use crate::glob::STEPS_OF_A_KEY;
 use crate::table::redis::{self, KeySpec, UNITS, Unit};
 use crate::table::{Row, TABLE, lookup};
 use crate::vocabulary::{Args, Blob, Error, Kind, Reply, SYNTAX, is};
@@ -106,20 +105,27 @@ pub(super) fn document_named(names: Args<'_>) -> Result<Reply, Error> {
 }
 
 /// Names of commands and subcommands, of all or of those that a filter picks.
-pub(super) fn list(filter: Args<'_>) -> Result<Reply, Error> {
+pub(super) fn list(cx: &mut Context<'_>, filter: Args<'_>) -> Result<Reply, Error> {
+    cx.may_look()?;
     let (kind, wanted) = (filter.get(0), filter.get(1).unwrap_or_default());
-    let category = String::from_utf8_lossy(wanted).to_ascii_lowercase();
-    let picks = |unit: &Unit| match kind {
+    let lower = wanted.to_ascii_lowercase();
+    let category = String::from_utf8_lossy(&lower);
+    let is_pattern = kind.is_some_and(|kind| is(kind, "PATTERN"));
+    let pattern = read_pattern(if is_pattern { &lower } else { b"" })?;
+    let mut spent = UNITS.len() * STEPS_OF_A_KEY;
+    let mut picks = |unit: &Unit| match kind {
         None => true,
         Some(kind) if is(kind, "ACLCAT") => unit.is_in(&category),
-        Some(kind) if is(kind, "PATTERN") => glob::matches(&wanted.to_ascii_lowercase(), unit.name.as_bytes()),
+        Some(kind) if is(kind, "PATTERN") => pattern.matches_within(unit.name.as_bytes(), &mut spent),
         // There are no modules.
         Some(_) => false,
     };
     if kind.is_some_and(|kind| !["ACLCAT", "PATTERN", "MODULE"].iter().any(|known| is(kind, known))) {
         return Err(SYNTAX);
     }
-    Ok(Reply::Array(UNITS.iter().filter(|unit| picks(unit)).map(|unit| text(&unit.name)).collect()))
+    let picked = UNITS.iter().filter(|unit| picks(unit)).map(|unit| text(&unit.name)).collect();
+    cx.waits.looked_at += spent / STEPS_OF_A_KEY;
+    Ok(Reply::Array(picked))
 }
 
 fn text(text: &str) -> Reply {
@@ -174,7 +180,7 @@ pub(super) fn keys_of(line: Args<'_>, with_flags: bool) -> Result<Reply, Error> 
 /// What memory is used for, of what Redis tells.
 pub(super) fn memory_stats(cx: &Context<'_>) -> Reply {
     let stats = cx.stats();
-    let clients = cx.engine.counters.client_bytes.load(Relaxed);
+    let clients = cx.engine.client_bytes();
     let number = |name: &'static str, number: u64| (Reply::word(name), Reply::Int(number as i64));
     Reply::Map(vec![
         number("total.allocated", stats.used + clients),

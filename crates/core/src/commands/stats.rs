@@ -113,6 +113,6 @@ fn connections(cx: &Context<'_>) -> Reply {
     let counters = &cx.engine.counters;
     table(vec![
         ("connected", Reply::Int(load(&counters.connected) as i64)),
-        ("buffer_bytes", Reply::Int(load(&counters.client_bytes) as i64)),
+        ("buffer_bytes", Reply::Int(cx.engine.client_bytes() as i64)),
     ])
 }

@@ -1,7 +1,7 @@
 //! Strings: reading, writing and counting values.
 
 use super::context::{Context, LockedShards, TOO_MUCH, expires_at, take, take_next};
-use super::waiting::{self, LoadState, ensure_loaded_to_read};
+use super::waiting::{self, LoadState, asks_in_turns, ensure_loaded_to_read, load_many};
 use crate::json_value;
 use crate::state::client::Client;
 use crate::store::{Item, Key, Meta, Refused, Written};
@@ -48,6 +48,9 @@ pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, re
 
 pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Result<Reply, Error> {
     let (db, limit) = (client.db, cx.engine.limits.max_request);
+    if cx.waits.asked > 0 && load_many(cx, client, keys) {
+        return Ok(Reply::Parked);
+    }
     let mut values = Values::new(keys.len(), cx.scratch);
     cx.read_all(db, keys, |_, item, scratch| {
         take_next(&mut values, item.map(|item| (item.value, 0)), scratch);
@@ -58,6 +61,9 @@ pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Res
     }
     if !values.any_missing() || !cx.engine.loaders.any() {
         return Ok(Reply::Values(values));
+    }
+    if asks_in_turns(cx, values.missing()) && load_many(cx, client, keys) {
+        return Ok(Reply::Parked);
     }
     let mut replies = values.replies();
     for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {

@@ -43,16 +43,33 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &TextCommand<'
 }
 
 fn append(cx: &mut Context<'_>, key: Key<'_>, more: &[u8]) -> Result<Reply, Error> {
+    changed(cx, key, |value, _, there| {
+        value.extend_from_slice(there.unwrap_or_default());
+        value.extend_from_slice(more);
+        Ok(true)
+    })
+}
+
+/// Stores what `change` makes, in the scratch buffer from `start` on, of a value or of nothing; false: it stays as it is.
+/// Returns its length. Nothing is left in the buffer: a transaction may change a long value many times.
+fn changed(
+    cx: &mut Context<'_>,
+    key: Key<'_>,
+    change: impl FnOnce(&mut Vec<u8>, usize, Option<&[u8]>) -> Result<bool, Error>,
+) -> Result<Reply, Error> {
     cx.with(key, |entry, scratch| {
         let start = scratch.len();
-        let before = entry.peek().map(|item| scratch.extend_from_slice(item.value.bytes()));
-        scratch.extend_from_slice(more);
+        let there = entry.peek().map(|item| item.value.bytes());
+        let (is_there, before) = (there.is_some(), there.map_or(0, <[u8]>::len));
+        let made = change(scratch, start, there);
         let value = &scratch[start..];
-        match before {
-            Some(()) => entry.replace(value)?,
-            None => entry.set(value, &Meta::default())?,
-        };
-        Ok(Reply::Int(value.len() as i64))
+        let done = made.and_then(|is_changed| match (is_changed, is_there) {
+            (false, _) => Ok(before),
+            (true, true) => entry.replace(value).map(|_| value.len()).map_err(Error::from),
+            (true, false) => entry.set(value, &Meta::default()).map(|_| value.len()).map_err(Error::from),
+        });
+        scratch.truncate(start);
+        Ok(Reply::Int(done? as i64))
     })
 }
 
@@ -69,26 +86,19 @@ fn part(value: &[u8], from: i64, to: i64) -> &[u8] {
 
 fn set_range(cx: &mut Context<'_>, key: Key<'_>, at: i64, part: &[u8]) -> Result<Reply, Error> {
     let limit = cx.engine.limits.max_value;
-    cx.with(key, |entry, scratch| {
-        let start = scratch.len();
-        let before = entry.peek().map(|item| scratch.extend_from_slice(item.value.bytes()));
-        let length = scratch.len() - start;
+    changed(cx, key, |value, start, there| {
         if part.is_empty() {
-            return Ok(Reply::Int(length as i64));
+            return Ok(false);
         }
         let end = (at as u64).saturating_add(part.len() as u64);
         if end > limit as u64 {
             return Err(Refused::TooLarge.into());
         }
+        value.extend_from_slice(there.unwrap_or_default());
         let (at, end) = (start + at as usize, start + end as usize);
-        scratch.resize(end.max(start + length), 0);
-        scratch[at..end].copy_from_slice(part);
-        let value = &scratch[start..];
-        match before {
-            Some(()) => entry.replace(value)?,
-            None => entry.set(value, &Meta::default())?,
-        };
-        Ok(Reply::Int(value.len() as i64))
+        value.resize(end.max(value.len()), 0);
+        value[at..end].copy_from_slice(part);
+        Ok(true)
     })
 }
 

@@ -8,21 +8,31 @@
 //! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
 //! after the client has read that there is none, wherever that answer came from.
 
-use super::context::{Context, LockedShards, TOO_MUCH};
+use super::context::{Context, LockedShards};
 use super::gate;
 use super::room::Writes;
-use super::waiting::load_first;
+use super::waiting::ensure_loaded;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
-use crate::state::waits::Waits;
+use crate::state::waits::{Waits, wait_number, wait_parts};
 use crate::store::{Changes, ConnectionId, Key, Loaded, Outcome, Refused};
 use crate::table::{Row, flag, needed};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
 /// Keys that one client may watch.
 const MAX_WATCHED: usize = 1 << 14;
+
+/// What a command of a transaction answers whose own reply does not fit beside those before it.
+const NO_ROOM: Error = Error::new(
+    Kind::OutOfMemory,
+    "ERR the command was run, but its reply is left out: the replies of this transaction are too long",
+);
+const NO_ROOM_FOR_ERROR: Error = Error::new(
+    Kind::OutOfMemory,
+    "ERR the command failed, and its error is left out: the replies of this transaction are too long",
+);
 
 /// A request was refused before it could be queued; what it answers.
 pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8], error: Error) -> Error {
@@ -146,15 +156,7 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         return Err(Error::new(Kind::Malformed, "EXECABORT Transaction discarded because of previous errors."));
     }
     if cx.engine.loaders.any() {
-        let db = client.db;
-        let mut waits = false;
-        for (row, args) in queue.requests() {
-            // One that cannot be read, or whose load fails, answers so in its place.
-            let Ok(command) = permitted(client, row, args) else { continue };
-            let keys = needed(row, args, &command).map(|bytes| Key { db, bytes });
-            waits |= load_first(cx, client, keys).unwrap_or(false);
-        }
-        if waits {
+        if ask_for_loads(cx, client, &queue) {
             client.queue = Some(queue);
             return Ok(Reply::Parked);
         }
@@ -176,12 +178,8 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
             return Reply::Error(discarded(&Refused::Full.into()));
         }
         let mut cx = Context { engine, now, actor, scratch, held: Some(held), waits };
-        let mut bytes = 0;
-        let each = queue.requests().map(|(row, args)| {
-            let reply = one(&mut cx, client, (row, args), bytes, execute);
-            bytes += reply.memory();
-            reply
-        });
+        let mut room = engine.limits.max_reply;
+        let each = queue.requests().map(|request| one(&mut cx, client, request, &mut room, execute));
         Reply::Array(each.collect())
     };
     let reply = if wide {
@@ -193,6 +191,24 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
     Ok(reply)
 }
 
+/// Asks for the loads of what a transaction depends on, in turns; whether it has to wait or to be run again.
+fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
+    let (from, end) = cx.begin_asking();
+    let (first, first_key) = wait_parts(from);
+    for (index, (row, args)) in (0..).zip(queue.requests()).skip(first as usize) {
+        // One that cannot be read, or whose load fails, answers so in its place.
+        let Ok(command) = permitted(client, row, args) else { continue };
+        let done = if index == first { first_key } else { 0 };
+        for (place, bytes) in needed(row, args, &command).enumerate().skip(done) {
+            if cx.ends_asking(end, wait_number(index, place)) {
+                return true;
+            }
+            ensure_loaded(cx, client, Key { db: client.db, bytes });
+        }
+    }
+    from > 0 || cx.waits.is_waiting()
+}
+
 /// Whether all that it writes fits for sure, where nothing may be evicted.
 fn fits(queue: &Queue, client: &Client, held: &mut dyn LockedShards) -> bool {
     let mut writes = Writes::new(held, client.db);
@@ -202,21 +218,31 @@ fn fits(queue: &Queue, client: &Client, held: &mut dyn LockedShards) -> bool {
     writes.fit()
 }
 
-/// Runs a request of a transaction whose replies have so many bytes already.
+/// Runs a request of a transaction, however long the replies before it are: a transaction that has begun is done whole. A
+/// reply that does not fit into the `room` that is left is replaced by an error, which takes none.
 fn one(
     cx: &mut Context<'_>,
     client: &mut Client,
     (row, args): (&'static Row, Args<'_>),
-    bytes: usize,
+    room: &mut usize,
     execute: Execute,
 ) -> Reply {
-    if cx.scratch.len().max(bytes) > cx.engine.limits.max_reply {
-        return Reply::Error(TOO_MUCH);
-    }
-    match permitted(client, row, args) {
+    let begun = cx.scratch.len();
+    let reply = match permitted(client, row, args) {
         Ok(command) => execute(cx, client, row, args, &command),
         Err(error) => Reply::Error(error),
+    };
+    let (failed, length) = (matches!(reply, Reply::Error(_)), reply.memory());
+    let fits = length <= size_of::<Reply>().max(*room);
+    // An error has no value there, although its command may have found some before it failed.
+    if failed || !fits {
+        cx.scratch.truncate(begun);
     }
+    if !fits {
+        return Reply::Error(if failed { NO_ROOM_FOR_ERROR } else { NO_ROOM });
+    }
+    *room = room.saturating_sub(length);
+    reply
 }
 
 /// A queued request as a command: what the user may do can have changed since it was queued.

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::context::Context;
+use super::context::{Context, LOADS};
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::waits::wait_number;
 use crate::store::{FetchRequest, FetchResult, Key, Outcome};
-use crate::vocabulary::{Error, Kind};
+use crate::vocabulary::{Args, Error, Kind};
 
 const TOO_MANY: Error = Error::new(Kind::Busy, "BUSY too many loads are waited for; try again later");
 
@@ -143,27 +143,66 @@ fn why_missing(engine: &Engine, key: Key<'_>, outcome: &Outcome) -> Error {
     }
 }
 
-/// Loads the keys of a command that depends on what is there, as far as workers load them. Ok(true): it has to wait.
+/// Loads the keys of a command that depends on what is there, as far as workers load them. Ok(true): it has to wait, or to
+/// give its turn back before it asks for the rest.
 pub fn load_first<'k>(
     cx: &mut Context<'_>,
     client: &Client,
     keys: impl Iterator<Item = Key<'k>>,
 ) -> Result<bool, Error> {
+    let mut keys = (0..).zip(keys).peekable();
+    if keys.peek().is_none() {
+        // A read, or a transaction, asks itself, and how far it has come is its own.
+        return Ok(false);
+    }
+    let (from, end) = cx.begin_asking();
     let mut failed = None;
-    for key in keys {
-        match ensure_loaded(cx, client, key) {
-            LoadState::Failed(error) => failed = failed.or(Some(error)),
-            LoadState::Loaded(loaded) if !loaded.absent && cx.with(key, |entry, _| entry.peek().is_none()) => {
-                // It was loaded and could not be kept, or is gone again: what is not there cannot be changed.
-                failed = failed.or(Some(load_failed(key.bytes, "the value could not be kept")));
-            }
-            LoadState::Settled | LoadState::Loaded(_) | LoadState::Waits => {}
+    for (number, key) in keys.skip(from as usize) {
+        if cx.ends_asking(end, number) {
+            return Ok(true);
+        }
+        failed = why_not_loaded(cx, client, key);
+        if failed.is_some() {
+            // The command cannot run: nothing more is loaded for it.
+            break;
         }
     }
     match failed {
         Some(error) if !cx.waits.is_waiting() => Err(error),
-        _ => Ok(cx.waits.is_waiting()),
+        _ => Ok(from > 0 || cx.waits.is_waiting()),
     }
+}
+
+/// Has a key loaded; the error of one that cannot be.
+fn why_not_loaded(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Option<Error> {
+    match ensure_loaded(cx, client, key) {
+        LoadState::Failed(error) => Some(error),
+        // It was loaded and could not be kept, or is gone again: what is not there cannot be changed.
+        LoadState::Loaded(loaded) if !loaded.absent && cx.with(key, |entry, _| entry.peek().is_none()) => {
+            Some(load_failed(key.bytes, "the value could not be kept"))
+        }
+        LoadState::Settled | LoadState::Loaded(_) | LoadState::Waits => None,
+    }
+}
+
+/// Asks for the loads of a read of many keys that has not found them, in turns; whether it has to wait or to be run again.
+#[cold]
+pub(super) fn load_many(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> bool {
+    let (from, end) = cx.begin_asking();
+    for (number, bytes) in (0..).zip(keys.iter()).skip(from as usize) {
+        if cx.ends_asking(end, number) {
+            return true;
+        }
+        // A load that fails is told in the place of its key.
+        ensure_loaded(cx, client, Key { db: client.db, bytes });
+    }
+    from > 0 || cx.waits.is_waiting()
+}
+
+/// Whether a read that has not found so many keys asks for them before it answers: it asks for few in one turn, and what was
+/// loaded for it is its answer.
+pub(super) fn asks_in_turns(cx: &Context<'_>, missing: usize) -> bool {
+    missing > LOADS && cx.may_stop() && cx.waits.keys.is_empty()
 }
 
 /// A value that is stale and that workers load is loaded anew, while it is served.

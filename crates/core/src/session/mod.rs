@@ -368,10 +368,13 @@ impl Session {
         out: &mut Output,
         memcached: bool,
     ) -> (usize, Flow) {
-        if let Some(request) = self.under_way.take()
-            && !self.go_on(run, request, out)
-        {
-            return (0, Flow::Park);
+        if let Some(request) = self.under_way.take() {
+            if !self.go_on(run, request, out) {
+                return (0, Flow::Park);
+            }
+            if self.client.quitting {
+                return (input.len(), Flow::Close);
+            }
         }
         let mut start = 0;
         let had_session = self.client.joined.is_some();
@@ -656,6 +659,7 @@ impl Session {
             return true;
         }
         let mut waits = self.parked.take().unwrap_or_default();
+        waits.in_turns = true;
         let mut cx = Context {
             engine: run.engine,
             now: run.now,
@@ -766,7 +770,7 @@ impl Session {
             Err(error) => Reply::Error(transaction::refused(run.engine, run.now.mono, &mut self.client, name, error)),
         };
         let reply = match reply {
-            Reply::Parked => match self.park(run.engine, run.now, args, waits) {
+            Reply::Parked => match self.park(run.engine, run.now, args, waits, out) {
                 Some(reply) => reply,
                 None => return false,
             },
@@ -815,10 +819,17 @@ impl Session {
         }
     }
 
+    /// Sends what a turn of a request pushes. Messages that come until the next turn stand behind it.
+    fn send_pushes(&self, waits: &mut Waits, out: &mut Output) {
+        let pushes = waits.progress.iter_mut().flat_map(|progress| progress.pushes.drain(..));
+        pushes.for_each(|push| resp::encode(&push, self.client.resp == 3, &[], out));
+    }
+
     /// Keeps a request that waits, or leaves it where it is; what is answered at once if what follows is run.
     #[cold]
-    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits) -> Option<Reply> {
+    fn park(&mut self, engine: &Engine, now: Now, args: Args<'_>, mut waits: Waits, out: &mut Output) -> Option<Reply> {
         if waits.progress.is_some() {
+            self.send_pushes(&mut waits, out);
             self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
             return None;
         }
@@ -826,7 +837,7 @@ impl Session {
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
         // A client that has chosen RESP2 since it asked for tickets can be told no outcome later.
         let later = (once || self.client.tickets) && self.client.resp == 3;
-        if !later || self.client.queue.is_some() {
+        if !later || self.client.queue.is_some() || waits.is_ready() {
             if self.client.replies == Replies::Skip {
                 self.client.replies = Replies::SkipNext;
             }
@@ -901,6 +912,7 @@ impl Session {
             Err(error) => Reply::Error(error),
         };
         if matches!(reply, Reply::Parked) {
+            self.send_pushes(&mut waits, out);
             self.under_way = Some(Ticket { waits, request, db });
             return false;
         }
@@ -938,7 +950,7 @@ impl Session {
 
     /// Whether that request can go on.
     pub fn is_ready(&self) -> bool {
-        self.under_way.is_some() || self.parked.as_ref().is_some_and(|waits| !waits.is_waiting())
+        self.under_way.is_some() || self.parked.as_ref().is_some_and(Waits::is_ready)
     }
 
     /// Whether the client is to get a reply to a request that waits for a load: in its place, or of a JSON client. What
@@ -1111,6 +1123,8 @@ impl Session {
         }
         let mut run = Run { engine, clock: now, now: engine.time(now), scratch, commands: 0, errors: 0 };
         let Ticket { mut waits, request, db } = ticket;
+        // It has had its turns, and would not be asked for others.
+        waits.in_turns = false;
         let number = waits.number;
         // Another database may have been selected since.
         let selected = std::mem::replace(&mut self.client.db, db);
@@ -1165,19 +1179,27 @@ impl Session {
         self.pass_leases(engine, now);
         // What it has done stays done; the rest of it must not run behind a newer connection of the client.
         self.under_way = None;
-        let parked = self.parked.take().into_iter();
-        for (db, key) in keys_of(parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits))) {
-            engine.store.with(Key { db, bytes: &key }, now.mono, |entry| entry.left(connection));
-        }
+        self.leave_waits(engine, now.mono);
         engine.clients.leave(connection.id);
         if engine.tracking.is_target(connection.id) {
             engine.tracking.closed(connection.id, &engine.mail);
         }
-        (self.ticket_bytes, self.long_line) = (0, None);
+        self.long_line = None;
         if let Some(joined) = self.client.joined.take() {
             engine.client_sessions.leave(&joined, now.mono);
         }
         engine.loaders.pump(&engine.store, &engine.mail, now.mono);
+    }
+
+    /// The client is gone, and waits for nothing any more. Where all clients are gone at once, each leaves before the first
+    /// is closed: else its lease would be passed from one to the next, as if each had failed to load.
+    pub fn leave_waits(&mut self, engine: &Engine, now: u64) {
+        let connection = self.client.connection;
+        let parked = self.parked.take().into_iter();
+        for (db, key) in keys_of(parked.chain(self.tickets.drain().map(|(_, ticket)| ticket.waits))) {
+            engine.store.with(Key { db, bytes: &key }, now, |entry| entry.left(connection));
+        }
+        self.ticket_bytes = 0;
     }
 
     fn feed_json(&mut self, run: &mut Run<'_>, input: &[u8], out: &mut Output) -> (usize, Flow) {

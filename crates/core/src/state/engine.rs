@@ -180,6 +180,11 @@ impl Engine {
         LeaseCounts { standing, unowned }
     }
 
+    /// Bytes that connections make the server hold, and those that closed connections still do.
+    pub fn client_bytes(&self) -> u64 {
+        self.counters.client_bytes.load(Relaxed) + self.pubsub.left_bytes() as u64
+    }
+
     /// The name of what is done when memory is full.
     pub fn policy(&self) -> &'static str {
         if self.store.options().evict { "allkeys-s3fifo" } else { "noeviction" }

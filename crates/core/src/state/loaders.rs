@@ -21,7 +21,7 @@ use super::mailbox::{Event, Mailboxes};
 use crate::glob;
 use crate::limits::MAX_PATTERNS;
 use crate::store::{ConnectionId, Hold, Key, Store};
-use crate::vocabulary::{Error, Kind};
+use crate::vocabulary::{Error, Kind, PATTERN_TOO_LONG};
 
 /// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
 const LEASE: u64 = 3_000;
@@ -62,6 +62,7 @@ struct Pattern {
     /// Its database; `FORGOTTEN` if it is not served any more, and its place is free.
     db: u8,
     glob: Box<[u8]>,
+    read: glob::Pattern,
     /// Workers that load what matches.
     workers: usize,
 }
@@ -70,12 +71,21 @@ struct Pattern {
 const FORGOTTEN: u8 = u8::MAX;
 
 impl Pattern {
+    fn new(db: u8, glob: &[u8]) -> Result<Pattern, Error> {
+        let read = glob::Pattern::new(glob).ok_or(PATTERN_TOO_LONG)?;
+        Ok(Pattern { db, glob: glob.into(), read, workers: 0 })
+    }
+
+    fn forgotten() -> Pattern {
+        Pattern::new(FORGOTTEN, b"").expect("a short pattern")
+    }
+
     fn is_free(&self) -> bool {
         self.db == FORGOTTEN
     }
 
     fn covers(&self, db: u8, key: &[u8]) -> bool {
-        self.db == db && glob::matches(&self.glob, key)
+        self.db == db && self.read.matches(key)
     }
 }
 
@@ -305,15 +315,15 @@ impl Loaders {
         let known: HashMap<&[u8], usize> = named.map(|(number, pattern)| (&*pattern.glob, number)).collect();
         let all: HashSet<&[u8]> = globs.collect();
         let mut numbers: Vec<usize> = all.iter().filter_map(|glob| known.get(glob).copied()).collect();
-        let unknown: Vec<&[u8]> = all.into_iter().filter(|glob| !known.contains_key(glob)).collect();
+        let unknown = all.into_iter().filter(|glob| !known.contains_key(glob));
+        let unknown = unknown.map(|glob| Pattern::new(db, glob)).collect::<Result<Vec<_>, _>>()?;
         let free: Vec<usize> = (0..patterns.len()).filter(|number| patterns[*number].is_free()).collect();
         if patterns.len() - free.len() + unknown.len() > MAX_PATTERNS {
             return Err(Error::new(Kind::TooLarge, "ERR too many patterns are served"));
         }
         let mut places = free.into_iter();
-        for glob in unknown {
+        for pattern in unknown {
             let number = places.next().unwrap_or(patterns.len());
-            let pattern = Pattern { db, glob: glob.into(), workers: 0 };
             match patterns.get_mut(number) {
                 Some(free) => *free = pattern,
                 None => patterns.push(pattern),
@@ -387,7 +397,7 @@ impl Loaders {
         }
         work.workers.iter_mut().for_each(|worker| worker.patterns.retain(|number| !forgotten.contains(number)));
         for number in &forgotten {
-            patterns[*number] = Pattern { db: FORGOTTEN, glob: Box::default(), workers: 0 };
+            patterns[*number] = Pattern::forgotten();
             // Looked at anew: another pattern may cover them, or those who wait learn that none does.
             self.wanted.lock().extend(work.take_queue(*number));
         }

@@ -63,6 +63,8 @@ pub struct Waits {
     pub caching: Option<bool>,
     /// Whether the command may stop after a turn of bounded length and be run again, beginning where it stopped.
     pub in_turns: bool,
+    /// The number of the key from which on a command asks for loads in this turn, as it counts them; 0: the first.
+    pub(crate) asked: u64,
     /// Keys that a transaction has looked at without naming them.
     pub looked_at: usize,
     /// Where it stopped.
@@ -107,6 +109,8 @@ pub struct Progress {
     pub found: Vec<Reply>,
     /// Bytes of what it has found.
     pub bytes: usize,
+    /// What is sent to the client at the end of the turn, before the command is done.
+    pub pushes: Vec<Reply>,
     /// Where it goes on, if that is a name.
     pub after: Option<Arc<[u8]>>,
 }
@@ -133,6 +137,11 @@ impl Waits {
     /// Whether a key is still waited for.
     pub fn is_waiting(&self) -> bool {
         self.missing > 0
+    }
+
+    /// Whether the command can be run again: nothing is waited for, or it has not asked for all loads.
+    pub fn is_ready(&self) -> bool {
+        self.missing == 0 || self.asked > 0
     }
 
     /// Whether no other key can be waited for.

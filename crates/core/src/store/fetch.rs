@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
+use super::entry::Entry;
 use super::events::{ConnectionId, Loaded};
 use super::lease::{Changes, FetchRequest, Hold, HoldOff, LeaseDecision, StepContext, TokenCheck};
-use super::shard::Entry;
 use super::types::{Item, Meta, Refused, RefusedFills};
 
 /// What a fetch returns.

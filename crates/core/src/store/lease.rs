@@ -331,6 +331,15 @@ fn lease_bytes(key: &[u8]) -> usize {
     LEASE_BYTES + key.len()
 }
 
+/// Makes room for one more in a list of a few, of which most leases have one; by how many bytes it has grown.
+fn reserve_one<T>(list: &mut Vec<T>) -> usize {
+    let before = list.capacity();
+    if list.len() == before {
+        list.reserve_exact(1);
+    }
+    (list.capacity() - before) * size_of::<T>()
+}
+
 /// Bytes that each connection has of something.
 #[derive(Default)]
 struct Shares(HashMap<u64, usize, BuildHasherDefault<Identity>>);
@@ -377,6 +386,8 @@ pub(super) struct Leases {
     /// Bytes that the waiters of each connection take, and the leases that count in its share.
     shares: Shares,
     key_bytes: usize,
+    /// Bytes of the lists of grants and of voided loads.
+    list_bytes: usize,
     /// Bytes of those that transactions depend on, with their keys, and what each connection has of them.
     watched_bytes: usize,
     watch_shares: Shares,
@@ -402,6 +413,7 @@ impl Leases {
             waiters: 0,
             shares: Shares::default(),
             key_bytes: 0,
+            list_bytes: 0,
             watched_bytes: 0,
             watch_shares: Shares::default(),
             most,
@@ -425,7 +437,19 @@ impl Leases {
     pub(super) fn bytes(&self) -> usize {
         let places = self.map.capacity() + self.shares.0.capacity() + self.watch_shares.0.capacity();
         let table = places * PLACE_BYTES + self.due.capacity() * DUE_BYTES + self.unused.capacity() * UNUSED_BYTES;
-        table + self.map.len() * LEASE_BYTES + self.key_bytes + self.waiters * WAITER_BYTES
+        let leases = self.map.len() * LEASE_BYTES + self.key_bytes + self.list_bytes;
+        table + leases + self.waiters * WAITER_BYTES
+    }
+
+    /// Panics unless the bytes that are counted are those of the leases that there are.
+    pub(super) fn check(&self) {
+        let all = || self.map.values();
+        assert_eq!(self.key_bytes, all().map(|lease| lease.key.len()).sum::<usize>(), "bytes of keys");
+        assert_eq!(self.list_bytes, all().map(|lease| lease.list_bytes()).sum::<usize>(), "bytes of lists");
+        assert_eq!(self.waiters, all().map(|lease| lease.waiters.len()).sum::<usize>(), "waiters");
+        let unused = all().filter(|lease| lease.unused > 0);
+        let bytes = unused.map(|lease| lease_bytes(&lease.key) + lease.list_bytes());
+        assert_eq!(self.unused_bytes, bytes.sum::<usize>(), "bytes of unused leases");
     }
 
     /// Whether there is room for the lease of a key that has none, the growth of the table included. Leases that nobody uses
@@ -629,6 +653,10 @@ impl Leases {
         }
         let FetchRequest { connection, wait, deadline, lease: length, bound, .. } = *request;
         let voids = lease.voids;
+        if lease.waiters.capacity() == 0 {
+            // Most keys are waited for by one.
+            lease.waiters.reserve_exact(1);
+        }
         lease.waiters.push_back(Waiter { connection, wait, deadline, lease: length, bound, voids, clock });
         let charged = lease.charged.is_some();
         self.waiters += 1;
@@ -657,7 +685,7 @@ impl Leases {
         if let Some(lease) = self.map.get_mut(&hash)
             && std::mem::take(&mut lease.unused) > 0
         {
-            self.unused_bytes -= lease_bytes(&lease.key);
+            self.unused_bytes -= lease_bytes(&lease.key) + lease.list_bytes();
         }
     }
 
@@ -679,6 +707,7 @@ impl Leases {
             lease.grants.remove(0);
         }
         let good_until = now + MAX_AGE;
+        self.list_bytes += reserve_one(&mut lease.grants);
         lease.grants.push(Grant {
             token,
             clock,
@@ -855,7 +884,7 @@ impl Leases {
             // Whoever reads what this load brings reads what was there before the change.
             lease.changes.written = lease.changes.written.wrapping_add(1);
         }
-        lease.void();
+        self.list_bytes += lease.void();
         self.touched.push(hash);
     }
 
@@ -867,7 +896,7 @@ impl Leases {
         self.flushed[all].fill(self.left);
         let of_db = |lease: &Lease| db.is_none_or(|db| db == lease.db);
         for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| lease.unused == 0 && of_db(lease)) {
-            lease.void();
+            self.list_bytes += lease.void();
             // A void load goes on, and nobody waits for it.
             if !lease.waiters.is_empty() || !lease.is_used() {
                 self.touched.push(*hash);
@@ -914,8 +943,9 @@ impl Leases {
         if refused_by_tags(clock) {
             // Who has the lease now, if it passed on, may have read after the invalidation.
             if !lease.forget_passed_on(token) {
-                lease.void();
+                let grown = lease.void();
                 lease.forget_voided(token);
+                self.list_bytes += grown;
             }
             // Who joined when the clock stood as at the grant has seen no invalidation that the load has not.
             let loaded = Outcome::Loaded(loaded());
@@ -1204,7 +1234,7 @@ impl Leases {
             self.left += 1;
             lease.unused = self.left;
             self.unused.push_back((hash, self.left));
-            self.unused_bytes += bytes;
+            self.unused_bytes += bytes + lease.list_bytes();
             if self.unused.len() > 2 * self.map.len() + FEW_LEASES {
                 self.forget_past_unused();
             }
@@ -1217,6 +1247,7 @@ impl Leases {
         self.use_again(hash);
         if let Some(lease) = self.map.remove(&hash) {
             self.key_bytes -= lease.key.len();
+            self.list_bytes -= lease.list_bytes();
             self.shrink();
         }
     }
@@ -1313,19 +1344,28 @@ impl Lease {
         self.grants.iter().find(|grant| grant.token == token && now < grant.good_until)
     }
 
-    fn void(&mut self) {
+    /// The key was changed; by how many bytes its lists have grown.
+    fn void(&mut self) -> usize {
         self.voids += 1;
+        let mut grown = 0;
         // Whoever changes the value, or takes it away, knows more of its source than the last failure does.
         self.hold_off = None;
         if let Some(Grant { token, holder, deadline, clock, .. }) = self.holder() {
             let voided =
                 Voided { token: *token, holder: *holder, deadline: *deadline, number: self.voids, clock: *clock };
+            grown = reserve_one(&mut self.voided);
             self.voided.push(voided);
         }
         // A key that is waited for stays queued for a worker: it is not queued once more with each change.
         let queued = self.queued && !self.waiters.is_empty();
         self.end();
         self.queued = queued;
+        grown
+    }
+
+    /// Bytes of its lists of grants and of voided loads.
+    fn list_bytes(&self) -> usize {
+        self.grants.capacity() * size_of::<Grant>() + self.voided.capacity() * size_of::<Voided>()
     }
 
     /// No token is good any more, and nobody holds the lease.

@@ -62,3 +62,7 @@ pub const OTHER_VERSION: Error = Error::new(Kind::Mismatch, "ERR the item has an
 
 /// The command wants an item that has a version, and there is none.
 pub const NO_SUCH_ITEM: Error = Error::new(Kind::NotFound, "ERR no such item");
+
+/// A pattern is longer than patterns may be.
+pub const PATTERN_TOO_LONG: Error =
+    Error::new(Kind::TooLarge, "ERR a pattern is too long; at most 1024 bytes are taken");

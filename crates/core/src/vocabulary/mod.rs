@@ -15,11 +15,11 @@ mod words;
 pub use args::{Args, Span};
 pub use cache::{CacheCommand, EntryOptions, SetCondition};
 pub use command::{After, Command, KeyCommand, Rename, TextCommand};
-pub use error::{Error, Kind, NO_SUCH_ITEM, NOT_AN_INTEGER, OTHER_VERSION, SYNTAX, too_long};
+pub use error::{Error, Kind, NO_SUCH_ITEM, NOT_AN_INTEGER, OTHER_VERSION, PATTERN_TOO_LONG, SYNTAX, too_long};
 pub use memcached::{MemcachedCommand, Mode};
 pub use options::{Condition, ExpireWhen, Expiry};
 pub use reply::{Blob, Found, Piece, Recache, Reply, Values};
 pub use server::{
     AclCommand, ClientCommand, ConfigCommand, Filter, PubSubCommand, Replies, Script, ScriptCommand, Topic,
 };
-pub use words::{check_keys, integer, is};
+pub use words::{MAX_KEY, check_keys, integer, is};

@@ -104,6 +104,11 @@ impl Values {
         self.parts.contains(&Part::Missing)
     }
 
+    /// Under how many keys nothing was found.
+    pub fn missing(&self) -> usize {
+        self.parts.iter().filter(|part| **part == Part::Missing).count()
+    }
+
     /// The values with their flags.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = Option<(Piece<'_>, u32)>> {

@@ -22,7 +22,7 @@ pub fn is(option: &[u8], name: &str) -> bool {
 }
 
 /// Longest key in bytes; its length has to fit two bytes of the item's header.
-const MAX_KEY: usize = 65_535;
+pub const MAX_KEY: usize = 65_535;
 
 const BAD_KEY: Error = Error::new(Kind::TooLarge, "ERR a key has 1 to 65535 bytes");
 

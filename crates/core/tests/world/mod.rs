@@ -101,10 +101,22 @@ impl World {
         self.run(number);
     }
 
+    /// Runs requests; `between` is called after each turn in which they ask for more loads. How many turns they took.
+    pub fn post_in_turns(&mut self, number: usize, lines: &str, mut between: impl FnMut(&mut World)) -> usize {
+        self.feed_once(number, &format!("{lines}\r\n"));
+        let mut turns = 1;
+        while self.connections[number].as_ref().is_some_and(|connection| connection.session.is_ready()) {
+            between(self);
+            self.feed_once(number, "");
+            turns += 1;
+        }
+        turns
+    }
+
     fn run(&mut self, number: usize) {
         let Some(connection) = self.connections[number].as_mut() else { return };
         let mut flow = Flow::Pause;
-        while flow == Flow::Pause {
+        while flow == Flow::Pause || flow == Flow::Park && connection.session.is_ready() {
             let mut out = Output::default();
             let taken;
             (taken, flow) =
@@ -141,6 +153,11 @@ impl World {
                 self.run(number);
             }
         }
+    }
+
+    /// Whether a connection was closed by the server.
+    pub fn closed(&self, number: usize) -> bool {
+        self.connections[number].as_ref().is_some_and(|connection| connection.closed)
     }
 
     /// Whether a connection waits in its place, so that what is sent to it is not run.

@@ -1,8 +1,6 @@
 """The cache as its users see it: keys, options, values, and what happens when there is no server.
 
 One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
-Knows servers by their calls
-(get, get_many, fetch, fetch_many, call, call_many), whatever is behind them.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
-from globalcache.client.work import Failed, Running, keys_in_load, loading
+from globalcache.client.work import Failed, Names, Running, keys_in_load, loading
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -32,16 +30,19 @@ from globalcache.errors import (
     ReplyError,
     UnavailableError,
     ValueTooLargeError,
+    written,
 )
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
+    from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.cache import Cache
     from globalcache.client.claims import Claims
+    from globalcache.client.core import LoadOptions, ManyOptions, Options
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
 
@@ -60,9 +61,17 @@ _MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
 _NAMED = 10
 # A server with keys as they were given and as they are sent.
-_Part: TypeAlias = tuple[Any, list[str], list[bytes]]
+_Part: TypeAlias = "tuple[AsyncTransport, list[str], list[bytes]]"
 # A server with what it has to do, and the keys and tags that this changes.
-_Write: TypeAlias = tuple[Any, Any, tuple[bytes, ...], tuple[bytes, ...]]
+_Write: TypeAlias = "tuple[AsyncTransport, Any, tuple[bytes, ...], tuple[bytes, ...]]"
+
+# For tasks alone.
+# What get_or_load and get_or_load_many are given and return: see their overloads.
+OneLoad: TypeAlias = "Callable[[], Any]"
+Loaded: TypeAlias = Any
+ManyLoad: TypeAlias = "Callable[[list[str]], Any]"
+ManyLoaded: TypeAlias = dict[str, Any]
+# For both.
 
 
 class _Want(NamedTuple):
@@ -75,6 +84,15 @@ class _Want(NamedTuple):
     guard: Guard
     # Whether a value of another type may be invalidated, to be fetched once more.
     again: bool = True
+
+
+class _LocalLoad(NamedTuple):
+    """A load without a lease: `run` loads, and `rows` gives what came of each key in their order."""
+
+    run: Callable[[], Any]
+    rows: Callable[[Any], Sequence[Any]]
+    type: Any
+    guard: Guard
 
 
 class _Form(NamedTuple):
@@ -90,13 +108,14 @@ class _Form(NamedTuple):
 
 
 class _Sorted:
-    """What a batch of fetches gave: values, leases for loads and for refreshes, and keys to be waited for."""
+    """What a batch of fetches gave: values, leases for loads and refreshes, keys to wait for, keys without a server."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
         self.mine: list[Lease] = []
         self.stale: list[Lease] = []
         self.later: list[str] = []
+        self.away: list[str] = []
         self._leases: list[Lease] = []
 
     def own(self, replies: Iterable[Any]) -> None:
@@ -136,7 +155,9 @@ class AsyncCache(Functions):
     up; `set` and `invalidate` are remembered and made good before the server is read again.
     """
 
-    def __init__(self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[Options]
+    ) -> None:
         core = Core(url, **options)
         names = [name for name in (core.addresses[0].namespace, namespace) if name]
         self._set_up(core, names)
@@ -150,7 +171,7 @@ class AsyncCache(Functions):
         # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
         # byte that no text has, so no tag of a user is one.
         self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
-        self._servers = core.multiplexed
+        self._servers = core.async_transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.async_work
         self._detach = core.detach
@@ -257,6 +278,10 @@ class AsyncCache(Functions):
         self._stats.hits += 1
         return value
 
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: type[T]) -> dict[str, T]: ...
+    @overload
+    async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]: ...
     async def get_many(self, keys: Iterable[str], *, type: Any = None) -> dict[str, Any]:
         """Return what there is of these keys, by key."""
         found: dict[str, Any] = {}
@@ -291,7 +316,11 @@ class AsyncCache(Functions):
                     found[key] = value
         return found
 
-    async def get_entry(self, key: str, *, type: Any = None) -> Entry | None:
+    @overload
+    async def get_entry(self, key: str, *, type: type[T]) -> Entry[T] | None: ...
+    @overload
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None: ...
+    async def get_entry(self, key: str, *, type: Any = None) -> Entry[Any] | None:
         """Return value, version, age, ttl and staleness; None if there is nothing."""
         name = self._name(key)
         try:
@@ -465,7 +494,7 @@ class AsyncCache(Functions):
             if self._core.raises or not isinstance(error, _AWAY):
                 raise error
 
-    def _is_too_long(self, server: Any, function: str, key: str, data: bytes) -> bool:
+    def _is_too_long(self, server: AsyncTransport, function: str, key: str, data: bytes) -> bool:
         """Tell whether the server would not take a value, and warn if so."""
         most = server.max_value
         if most is None or len(data) <= most:
@@ -554,10 +583,16 @@ class AsyncCache(Functions):
 
     # Loading
 
+    # For tasks alone.
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], Awaitable[T]], **options: Unpack[LoadOptions]) -> T: ...
+    @overload
+    async def get_or_load(self, key: str, load: Callable[[], T], **options: Unpack[LoadOptions]) -> T: ...
+    # For both.
     async def get_or_load(  # noqa: PLR0913 - an option each
         self,
         key: str,
-        load: Callable[[], Any],
+        load: OneLoad,
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -568,7 +603,7 @@ class AsyncCache(Functions):
         wait: Duration | None = None,
         policy: Policy | Callable[[], Policy] | None = None,
         guard: Guard | None = None,
-    ) -> Any:
+    ) -> Loaded:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
@@ -596,10 +631,10 @@ class AsyncCache(Functions):
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
             flags = reply[5]
-            value = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
-            if value is not UNREADABLE:
+            found: Loaded = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
+            if found is not UNREADABLE:
                 self._stats.hits += 1
-                return value
+                return found
         lease = _lease_of(reply)
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -609,7 +644,8 @@ class AsyncCache(Functions):
             # Whatever ended the call: what was neither answered nor handed over goes to the next who asks.
             if lease is not None and not lease.is_handed_over:
                 lease.release()
-        return self._shown(key, value, guard)
+        shown: Loaded = self._shown(key, value, guard)
+        return shown
 
     @staticmethod
     def _shown(key: str, value: Any, guard: Guard | None) -> Any:
@@ -620,7 +656,7 @@ class AsyncCache(Functions):
             return None
         raise value.error or guard.missing(key, value.name)
 
-    async def _not_hit(self, server: Any, name: bytes, reply: Any, want: _Want) -> Any:
+    async def _not_hit(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
         """Return what a fetch gave, or load it; `reply` is None without a server.
 
         The lease of `reply`, if any, is released by the caller.
@@ -644,18 +680,31 @@ class AsyncCache(Functions):
             return await self._load(lease, want)
         return await self._load_here(name, want)
 
-    async def _once_more(self, server: Any, name: bytes, want: _Want) -> Any:
-        """Ask again, for `wait` together, until somebody has a value or it is this caller's turn to load."""
-        end = time.monotonic() + want.wait
+    async def _once_more(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
+        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
+        return await self._not_hit_again(server, name, await self._fetched(server, name, want.wait), want)
+
+    async def _by_itself(self, server: AsyncTransport, name: bytes, want: _Want) -> Any:
+        """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
+
+        All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
+        """
+        reply = await self._fetched(server, name, 0)
+        if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
+            self._stats.misses += 1
+            forms = await self._work.limited(lambda: self._run_here((name,), _one_local(want)), want.wait)
+            return forms[0].shown
+        return await self._not_hit_again(server, name, reply, want)
+
+    async def _fetched(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
+        """Return what a fetch gives; None without a server."""
         try:
-            reply = await server.fetch(name, want.wait)
-            while is_private(reply) and (left := end - time.monotonic()) > 0:
-                reply = await server.fetch(name, left)
+            return await server.fetch(name, wait)
         except _AWAY as error:
             self._without(error)
-            reply = None
-        if is_private(reply):
-            raise DeadlineError(f"somebody else loads it, and not within {want.wait:g} s")
+        return None
+
+    async def _not_hit_again(self, server: AsyncTransport, name: bytes, reply: Any, want: _Want) -> Any:
         lease = _lease_of(reply)
         try:
             return await self._not_hit(server, name, reply, want)
@@ -795,7 +844,7 @@ class AsyncCache(Functions):
         try:
             return await self._work.call(load)
         finally:
-            running.names = ()
+            running.names = {}
             loading.reset(before)
 
     async def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
@@ -818,14 +867,14 @@ class AsyncCache(Functions):
             self._stats.errors += 1
         return UNREADABLE
 
-    async def _failed_before(self, server: Any, name: bytes, reply: Exception, want: _Want) -> Any:
+    async def _failed_before(self, server: AsyncTransport, name: bytes, reply: Exception, want: _Want) -> Any:
         """Return what came of a load that failed: what this process has of it, else what its own function gives.
 
         That is the value if it was too long to be stored, or the exception of this process; another process's failure
         is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
         """
         if is_private(reply):
-            return await self._once_more(server, name, want)
+            return await self._by_itself(server, name, want)
         kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
@@ -849,36 +898,48 @@ class AsyncCache(Functions):
         new one.
         """
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
+        return (await self._alone(name, _one_local(want), want.wait, failure, joins=joins))[0]
+
+    async def _alone(
+        self, names: Names, load: _LocalLoad, wait: float, failure: LoadError | None = None, *, joins: bool
+    ) -> list[Any]:
+        """Return what a load without a lease gives, or that of another caller; each has values of its own."""
         is_mine = False
 
-        async def run() -> _Form:
+        async def run() -> list[_Form]:
             nonlocal is_mine
             is_mine = True
-            return await self._run_here(name, want, failure)
+            return await self._run_here(names if isinstance(names, tuple) else (names,), load, failure)
 
-        end = time.monotonic() + want.wait
+        end = time.monotonic() + wait
         while True:
             is_mine = False
             left = max(0.0, end - time.monotonic())
-            form: _Form = await self._work.alone(name, run, left, want.guard.pass_through, joins=joins)
-            value = form.shown if is_mine else self._copied(form, want.type)
-            if value is not UNREADABLE:
-                return value
+            forms = await self._work.alone(names, run, left, load.guard.pass_through, joins=joins)
+            values = [form.shown if is_mine else self._copied(form, load.type) for form in forms]
+            if not any(value is UNREADABLE for value in values):
+                return values
 
-    async def _run_here(self, name: bytes, want: _Want, failure: LoadError | None) -> _Form:
-        self._failures.try_alone(name, self._key(name), want.guard, failure)
+    async def _run_here(
+        self, names: tuple[bytes, ...], load: _LocalLoad, failure: LoadError | None = None
+    ) -> list[_Form]:
+        guard = load.guard
+        for name in names:
+            self._failures.try_alone(name, self._key(name), guard, failure)
         self._stats.local_loads += 1
         handled = Handled()
         ran = False
         try:
-            value = await self._run((name,), want.load)
+            loaded = await self._run(names, load.run)
             ran = True
-            form = self._form(name, value, want.type, want.guard)
+            forms = [
+                self._form(name, row, load.type, guard) for name, row in zip(names, load.rows(loaded), strict=True)
+            ]
         except Exception as error:
-            self._failures.failed((name,), error, want.guard, handled, ran=ran)
+            self._failures.failed(names, error, guard, handled, ran=ran)
             raise
-        self._failures.succeeded(want.guard)
-        return form
+        self._failures.succeeded(guard)
+        return forms
 
     def _copied(self, form: _Form, type: Any) -> Any:
         """Return what another caller's load gave as one's own, as a server would: callers may change what they get."""
@@ -888,10 +949,23 @@ class AsyncCache(Functions):
             return Absent(form.shown.name)
         return self._decode(form.data, form.flags, type)
 
+    # For tasks alone.
+    @overload
+    async def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        load_many: Callable[[list[str]], Awaitable[Mapping[str, T]]],
+        **options: Unpack[ManyOptions],
+    ) -> dict[str, T | None]: ...
+    @overload
+    async def get_or_load_many(
+        self, keys: Iterable[str], load_many: Callable[[list[str]], Mapping[str, T]], **options: Unpack[ManyOptions]
+    ) -> dict[str, T | None]: ...
+    # For both.
     async def get_or_load_many(  # noqa: PLR0913 - an option each
         self,
         keys: Iterable[str],
-        load_many: Callable[[list[str]], Any],
+        load_many: ManyLoad,
         *,
         ttl: Duration | None = None,
         refresh_after: Duration | None = None,
@@ -902,12 +976,13 @@ class AsyncCache(Functions):
         wait: Duration | None = None,
         policy: Policy | None = None,
         guard: Guard | None = None,
-    ) -> dict[str, Any]:
+    ) -> ManyLoaded:
         """Return values by key, None for rows that do not exist; `load_many` is given the keys nobody else loads.
 
-        It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, and only
-        then are others' loads waited for, all of them for `wait` together: two callers would otherwise wait for each
-        other. When some of them fail, the rest is finished first, and then LoadError names them.
+        It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, also without
+        a server, and only then are others' loads waited for, all of them for `wait` together: two callers would
+        otherwise wait for each other. When some of them fail, the rest is finished first, and then LoadError names
+        them.
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
@@ -921,9 +996,12 @@ class AsyncCache(Functions):
             await self._load_batch(batch, load_many, policy, type, guard)
         finally:
             batch.release()
-        found = batch.found
+        found, end = batch.found, time.monotonic() + limit
+        if batch.away:
+            away = batch.away
+            load = _LocalLoad(lambda: load_many(list(away)), lambda rows: rows_of(guard.name, away, rows), type, guard)
+            found |= await self._load_many_here(away, load, policy, limit)
         if batch.later:
-            end = time.monotonic() + limit
 
             async def wait_for(key: str) -> Any:
                 load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
@@ -950,7 +1028,9 @@ class AsyncCache(Functions):
         if batch.mine:
             batch.found |= await self._load_many(batch.mine, load_many, policy, type, guard)
 
-    async def _fetch_many(self, server: Any, part: list[str], names: list[bytes], type: Any, batch: _Sorted) -> None:
+    async def _fetch_many(
+        self, server: AsyncTransport, part: list[str], names: list[bytes], type: Any, batch: _Sorted
+    ) -> None:
         if loading.get():
             self._check_chain(names)
         try:
@@ -960,7 +1040,7 @@ class AsyncCache(Functions):
                 replies = await server.fetch_many(names, 0)
         except _AWAY as error:
             self._without(error)
-            batch.later.extend(part)
+            batch.away.extend(part)
             return
         batch.own(replies)
         for key, reply in zip(part, replies, strict=True):
@@ -979,6 +1059,12 @@ class AsyncCache(Functions):
                 batch.mine.append(lease)
             else:
                 batch.later.append(key)
+
+    async def _load_many_here(self, keys: list[str], load: _LocalLoad, policy: Policy, wait: float) -> dict[str, Any]:
+        """Load without a server, in one call. Nothing is stored; equal batches of this process run one at a time."""
+        self._tags(policy.tags)  # what is wrong with them is told now as well
+        values = await self._alone(tuple(map(self._name, keys)), load, wait, joins=False)
+        return dict(zip(keys, values, strict=True))
 
     def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
         async def load() -> Any:
@@ -1093,19 +1179,18 @@ class AsyncCache(Functions):
 
     def _check_chain(self, names: Iterable[bytes]) -> None:
         """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
-        chain = keys_in_load()
         for name in names:
-            if name in chain:
+            if any(name in load.names for load in loading.get()):
                 key = self._key(name)
-                raise LoadError(f"{key}: its load asks for itself: {_path(chain, name)}", key=key)
+                raise LoadError(f"{key}: its load asks for itself: {_path(keys_in_load(), name)}", key=key)
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
-            raise KeyFormatError(f"a key is a str that is not empty, not {key!r}")
+            raise KeyFormatError(f"a key is a str that is not empty, not {written(key)}")
         try:
             name = (self._prefix + key).encode()
         except UnicodeEncodeError:
-            raise KeyFormatError(f"{key!r}: a key is UTF-8") from None
+            raise KeyFormatError(f"{written(key)}: a key is UTF-8") from None
         if len(name) > _LONGEST_KEY:
             raise KeyFormatError(f"{key[:40]!r}...: {len(name)} bytes; a key has at most {_LONGEST_KEY}")
         return name
@@ -1130,7 +1215,7 @@ class AsyncCache(Functions):
 
     def _tag(self, tag: str) -> bytes:
         if tag.__class__ is not str or not tag:
-            raise KeyFormatError(f"a tag is a str that is not empty, not {tag!r}")
+            raise KeyFormatError(f"a tag is a str that is not empty, not {written(tag)}")
         return (self._prefix + tag).encode()
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
@@ -1157,7 +1242,7 @@ class AsyncCache(Functions):
     def _kept(policy: Policy | Callable[[], Policy] | None) -> Policy | None:
         return policy() if callable(policy) else policy
 
-    def _server(self, name: bytes) -> Any:
+    def _server(self, name: bytes) -> AsyncTransport:
         return self._only or self._servers[self._core.home_of(name)]
 
     def _spread(self, keys: list[str]) -> list[_Part]:
@@ -1169,7 +1254,7 @@ class AsyncCache(Functions):
             if len(names) <= MOST_KEYS and size <= MOST_BYTES:
                 return [(self._only, keys, names)]
             return _in_batches(self._only, keys, names)
-        parts: dict[int, tuple[Any, list[str], list[bytes]]] = {}
+        parts: dict[int, _Part] = {}
         for key, name in zip(keys, names, strict=True):
             place = self._core.home_of(name)
             part = parts.setdefault(place, (self._servers[place], [], []))
@@ -1184,7 +1269,11 @@ class AsyncCache(Functions):
             raise error
 
 
-def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
+def _one_local(want: _Want) -> _LocalLoad:
+    return _LocalLoad(want.load, lambda value: (value,), want.type, want.guard)
+
+
+def _invalidation(server: AsyncTransport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
     words: list[bytes] = [b"CACHE.INVALIDATE"]
     if names:
         words += b"KEYS", b"%d" % len(names), *names
@@ -1196,17 +1285,17 @@ def _invalidation(server: Any, names: tuple[bytes, ...], tags: tuple[bytes, ...]
 def _note_missed(write: _Write) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
-    if (home := getattr(server, "home", None)) is not None:
-        home.undelivered(keys, tags, sent=False)
+    if server.home is not None:
+        server.home.undelivered(keys, tags, sent=False)
 
 
 def _whole(name: str, number: int) -> int:
     if not isinstance(number, int):
-        raise TypeError(f"{name}: {number!r}: should be a whole number")
+        raise TypeError(f"{name}: {written(number)}: should be a whole number")
     return number
 
 
-def _in_batches(server: Any, keys: list[str], names: list[bytes]) -> list[_Part]:
+def _in_batches(server: AsyncTransport, keys: list[str], names: list[bytes]) -> list[_Part]:
     """Return keys in parts of which each may be asked for in one request."""
     parts: list[_Part] = []
     start = 0
@@ -1232,7 +1321,7 @@ def _text(value: Any) -> Any:
     return value
 
 
-def _path(chain: Sequence[bytes], name: bytes) -> str:
+def _path(chain: Iterable[bytes], name: bytes) -> str:
     return " -> ".join(map(_text, (*chain, name)))
 
 

@@ -1,1 +1,1 @@
-"""The cache for threads, made from the one for tasks by scripts/unasync.py."""
+"""The cache for tasks, from which the one for threads is made."""

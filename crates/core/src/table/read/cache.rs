@@ -3,7 +3,8 @@
 use crate::limits::{INFLIGHT, LEASE, MAX_AGE, MAX_MILLIS, MAX_PATTERN, MAX_PATTERNS, MAX_SESSION, MAX_TAGS};
 use crate::table::row::Row;
 use crate::vocabulary::{
-    Args, CacheCommand, Command, EntryOptions, Error, Kind, NOT_AN_INTEGER, SYNTAX, SetCondition, integer, is,
+    Args, CacheCommand, Command, EntryOptions, Error, Kind, NOT_AN_INTEGER, PATTERN_TOO_LONG, SYNTAX, SetCondition,
+    integer, is,
 };
 
 impl<'a> EntryOptions<'a> {
@@ -201,7 +202,7 @@ fn check_patterns(globs: Args<'_>) -> Result<(), Error> {
         return Err(Error::new(Kind::TooLarge, "ERR too many patterns in one command; at most 1024 are taken"));
     }
     if globs.iter().any(|glob| glob.len() > MAX_PATTERN) {
-        return Err(Error::new(Kind::TooLarge, "ERR a pattern is too long; at most 1024 bytes are taken"));
+        return Err(PATTERN_TOO_LONG);
     }
     Ok(())
 }

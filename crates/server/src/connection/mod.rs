@@ -37,9 +37,13 @@
 //! - Closing: the end of the peer, and a time limit.
 //! - Otherwise the next edge is to come, since everything was read.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::ops::RangeInclusive;
+mod buffers;
+mod mail;
+mod outgoing;
+mod readiness;
+mod times;
+
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -49,6 +53,14 @@ use globalcache_core::session::{Flow, Scratch, Session};
 use globalcache_core::state::engine::Engine;
 use globalcache_core::state::mailbox::Event;
 use globalcache_core::store::Key;
+
+pub(crate) use buffers::{BATCH_CONNECTIONS, Buffers};
+use buffers::{SPARE, give_back};
+use mail::{MESSAGES, Mail, cost_of};
+use outgoing::Outgoing;
+use readiness::Readiness;
+pub(crate) use readiness::Ready;
+use times::Times;
 
 use crate::Shared;
 use crate::stream::Stream;
@@ -69,96 +81,11 @@ pub(crate) enum Turn {
     Over,
 }
 
-/// What the system tells of a socket.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ready {
-    /// There may be something to read, or the end.
-    pub(crate) readable: bool,
-    /// The peer sends no more.
-    pub(crate) finished: bool,
-    /// Nothing can be sent to the peer any more.
-    pub(crate) gone: bool,
-}
-
-impl From<&mio::event::Event> for Ready {
-    fn from(event: &mio::event::Event) -> Ready {
-        Ready {
-            readable: event.is_readable(),
-            finished: event.is_read_closed(),
-            gone: event.is_write_closed() || event.is_error(),
-        }
-    }
-}
-
-/// A request must arrive whole within this time, and a reply be taken; longer for long ones, see [`SLOWEST`].
-const PATIENCE_MS: u64 = 60_000;
-/// Bytes per millisecond that a client has to manage beyond that.
-const SLOWEST: u64 = 16;
-/// How long a client may take for the handshake of TLS and to authenticate: who is unknown must not hold a place.
-const INTRODUCTION_MS: u64 = 10_000;
-/// How long a connection that was closed by us is listened to, so that the last reply is not lost to a reset.
-const LINGER_MS: u64 = 1_000;
-/// Bytes that are sent at once, about a millisecond of processor time: a client that takes a long reply as fast as it comes
-/// does not hold up the others of its thread.
-const SEND_AT_ONCE: usize = 1 << 20;
-/// What a turn delivers before it looks whether it has taken too long: so many short messages, or long ones of so many
-/// bytes together for each of these, or one that runs a request or tells of many keys.
-const MESSAGES: u64 = 512;
-const MESSAGE_BYTES: u64 = 256;
-/// Messages whose place a connection keeps when it has none.
-const KEEP_MAIL: usize = 4;
-/// Capacity of the output buffer that a thread keeps.
-const KEEP_OUTPUT: usize = 1 << 20;
 /// A connection that holds less than this is not closed for want of memory.
 const SMALL: u64 = 64 << 10;
-
-/// Connections whose input is read before the first of them is served, so that waits for the memory of their keys overlap.
-pub(crate) const LANES: usize = 8;
 /// Bytes of a connection's last input up to which it takes part in that: longer input is read ahead by itself, and that of
 /// several connections together would only push each other out of the processor's caches.
-const TERSE: usize = 512;
-
-/// Buffers of an I/O thread, for whichever connection has its turn.
-pub(crate) struct Buffers {
-    /// What was read, for each of some connections that have their turns together.
-    pub(crate) inputs: [Box<[u8]>; LANES],
-    pub(crate) output: Output,
-    pub(crate) scratch: Scratch,
-    /// Buffers that connections needed for long requests, empty: new memory costs more than the copy into it.
-    spare: Vec<Vec<u8>>,
-}
-
-impl Buffers {
-    pub(crate) fn new() -> Buffers {
-        Buffers::with_input(64 << 10)
-    }
-
-    /// Buffers that take so many bytes with one read.
-    pub(crate) fn with_input(size: usize) -> Buffers {
-        let inputs = std::array::from_fn(|_| vec![0; size].into());
-        Buffers { inputs, output: Output::default(), scratch: Scratch::default(), spare: Vec::new() }
-    }
-}
-
-/// Shortest and longest capacity of a buffer worth keeping, and how many a thread keeps: 4 MiB at most.
-const SPARE: RangeInclusive<usize> = 16 << 10..=256 << 10;
-const SPARES: usize = 16;
-
-/// Takes a buffer back from a connection that needs it no more.
-fn give_back(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
-    if SPARE.contains(&buffer.capacity()) && spare.len() < SPARES {
-        buffer.clear();
-        spare.push(buffer);
-    }
-}
-
-/// What a message may cost to deliver, as a count of short ones. Reading the clock is cheap beside running a request.
-fn cost_of(event: &Event) -> u64 {
-    match event {
-        Event::Outcome(..) | Event::Keys(..) => MESSAGES,
-        event => 1 + event.memory() / MESSAGE_BYTES,
-    }
-}
+const SHORT: usize = 512;
 
 /// Sends loads that came together, and forgets them.
 fn push_loads(session: &mut Session, engine: &Engine, loads: &mut Vec<(u8, Arc<[u8]>, u64)>, out: &mut Output) {
@@ -168,25 +95,6 @@ fn push_loads(session: &mut Session, engine: &Engine, loads: &mut Vec<(u8, Arc<[
     }
 }
 
-/// Sends [`SEND_AT_ONCE`] bytes of an output that is longer, or what the socket takes of them.
-#[cold]
-fn send_part(stream: &mut Stream, output: &mut Output) -> io::Result<()> {
-    stream.flush()?;
-    let mut left = SEND_AT_ONCE;
-    output.drain(|slices| {
-        let mut part = Vec::with_capacity(slices.len());
-        for slice in slices {
-            let length = slice.len().min(left);
-            part.push(IoSlice::new(&slice[..length]));
-            left -= length;
-        }
-        let offered: usize = part.iter().map(|slice| slice.len()).sum();
-        let taken = if offered > 0 { stream.write_slices(&part)? } else { 0 };
-        left += offered - taken;
-        Ok(taken)
-    })
-}
-
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
     session: Session,
@@ -194,42 +102,23 @@ pub(crate) struct Connection {
     pub(crate) id: u64,
     /// Input that the session has not taken: the beginning of a request, or requests that wait for the output.
     input: Vec<u8>,
-    /// Output that the socket has not taken.
-    output: Output,
-    /// Messages that were left for it and are not written yet, oldest first.
-    mail: VecDeque<Event>,
-    /// Bytes that these hold.
-    mail_bytes: u64,
+    outgoing: Outgoing,
+    /// Messages that were left for it.
+    mail: Mail,
     /// It has new messages, and its turn is to come.
     pub(crate) mailed: bool,
     /// Its thread will give it a turn without an edge.
     pub(crate) queued: bool,
     /// Its last input was short.
-    terse: bool,
-    /// The socket may have more to read.
-    readable: bool,
-    /// There is more to send, and the socket may take it.
-    sending: bool,
+    short: bool,
+    socket: Readiness,
     /// Nothing is read until the output is taken.
     paused: bool,
     /// Nothing is read and run until all connections hold less.
     over: bool,
-    /// When it was decided to close.
-    closing: Option<u64>,
-    /// The peer sends no more: its end stands behind what is unread.
-    finished: bool,
-    /// The end was read.
-    ended: bool,
-    /// Nothing can be sent to the peer any more.
-    gone: bool,
     /// Its session was closed.
     left: bool,
-    /// When it was opened.
-    opened: u64,
-    /// When something last arrived.
-    last_input: u64,
-    /// Since when the same request or output is waiting.
-    stuck_since: Option<u64>,
+    times: Times,
     /// Bytes of buffers as counted in the engine.
     counted: u64,
 }
@@ -241,24 +130,16 @@ impl Connection {
             session,
             id,
             input: Vec::new(),
-            output: Output::default(),
-            mail: VecDeque::new(),
-            mail_bytes: 0,
+            outgoing: Outgoing::default(),
+            mail: Mail::default(),
             mailed: false,
             queued: false,
-            terse: false,
-            readable: true,
-            sending: false,
+            short: false,
+            socket: Readiness::new(),
             paused: false,
             over: false,
-            closing: None,
-            finished: false,
-            ended: false,
-            gone: false,
             left: false,
-            opened: now.mono,
-            last_input: now.mono,
-            stuck_since: None,
+            times: Times::new(now),
             counted: 0,
         }
     }
@@ -266,14 +147,12 @@ impl Connection {
     /// Takes over what the system told, which it tells once.
     #[inline]
     pub(crate) fn hear(&mut self, ready: Ready) {
-        self.readable |= ready.readable;
-        self.finished |= ready.finished;
-        self.gone |= ready.gone;
+        self.socket.hear(ready);
     }
 
     /// Whether a reply is awaited by a peer that sends no more.
     pub(crate) fn is_half_closed(&self) -> bool {
-        (self.finished || self.ended) && self.closing.is_none() && self.session.awaits_reply()
+        (self.socket.finished || self.socket.ended) && self.times.closing.is_none() && self.session.awaits_reply()
     }
 
     /// Bytes that it holds, as counted in the engine.
@@ -289,8 +168,8 @@ impl Connection {
     }
 
     /// Whether its turn may be taken in halves, together with other connections.
-    pub(crate) fn is_terse(&self) -> bool {
-        self.terse
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
     }
 
     /// The second half of a turn: runs what the first one read into a lane.
@@ -316,15 +195,14 @@ impl Connection {
     /// Takes a message that was left for it, to be written in its next turns; false if it closes the connection. What comes
     /// while it closes anyway is handed on.
     pub(crate) fn post(&mut self, shared: &Shared, now: Now, event: Event) -> bool {
-        if self.closing.is_some() {
+        if self.times.closing.is_some() {
             shared.engine.undelivered(self.session.connection_id(), event, now);
             return true;
         }
         if matches!(event, Event::Close) {
             return false;
         }
-        self.mail_bytes += event.memory();
-        self.mail.push_back(event);
+        self.mail.push(event);
         true
     }
 
@@ -333,12 +211,11 @@ impl Connection {
     #[cold]
     fn take_mail(&mut self, shared: &Shared, now: Now, buffers: &mut Buffers) -> io::Result<bool> {
         let Buffers { output, scratch, .. } = buffers;
-        let own = !self.output.is_empty();
-        let out = if own { &mut self.output } else { output };
+        let own = !self.outgoing.output.is_empty();
+        let out = if own { &mut self.outgoing.output } else { output };
         let mut loads = Vec::new();
         let mut cost = 0;
-        while let Some(event) = self.mail.pop_front() {
-            self.mail_bytes -= event.memory();
+        while let Some(event) = self.mail.pop() {
             cost += cost_of(&event);
             match event {
                 Event::Load(db, key, token) => loads.push((db, key, token)),
@@ -355,11 +232,9 @@ impl Connection {
             }
         }
         push_loads(&mut self.session, &shared.engine, &mut loads, out);
-        if self.mail.is_empty() && self.mail.capacity() > KEEP_MAIL {
-            self.mail = VecDeque::new();
-        }
+        self.mail.shrink();
         if !own {
-            self.take_output(buffers);
+            self.outgoing.take(buffers);
         }
         self.send_all(shared, buffers)?;
         Ok(self.mail.is_empty())
@@ -373,29 +248,30 @@ impl Connection {
         if self.over || !self.mail.is_empty() && !self.take_mail(shared, now, buffers)? {
             return Ok(0);
         }
-        if self.output.is_empty() && (self.paused || self.session.is_ready()) && self.closing.is_none() {
+        if self.outgoing.output.is_empty() && (self.paused || self.session.is_ready()) && self.times.closing.is_none() {
             self.run(shared, now, buffers, lane, 0)?;
         }
         // What a client sends while its request waits is left to the system: nothing of it is run before.
-        if !self.readable || self.paused || self.session.is_parked() || !self.output.is_empty() {
+        if !self.socket.readable || self.paused || self.session.is_parked() || !self.outgoing.output.is_empty() {
             return Ok(0);
         }
         match self.stream.read(&mut buffers.inputs[lane]) {
             Ok(0) => {
-                self.ended = true;
-                self.readable = false;
+                self.socket.ended = true;
+                self.socket.readable = false;
             }
             Ok(count) => {
                 // A read that left room emptied the socket, and what arrives later is told anew. The end is not.
-                self.readable = self.finished || count == buffers.inputs[lane].len() || self.stream.reads_short();
-                self.terse = count <= TERSE;
-                self.last_input = now.mono;
+                self.socket.readable =
+                    self.socket.finished || count == buffers.inputs[lane].len() || self.stream.reads_short();
+                self.short = count <= SHORT;
+                self.times.last_input = now.mono;
                 shared.engine.counters.bytes_in.fetch_add(count as u64, Relaxed);
-                if self.closing.is_none() {
+                if self.times.closing.is_none() {
                     return Ok(count);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.readable = false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -410,34 +286,34 @@ impl Connection {
         let flushed = self.is_flushed();
         let parked = self.session.is_parked();
         let waiting = !flushed || !self.input.is_empty() && !parked;
-        self.stuck_since = if waiting { self.stuck_since.or(Some(now.mono)) } else { None };
-        if self.sending || !self.mail.is_empty() {
+        self.times.stuck_since = if waiting { self.times.stuck_since.or(Some(now.mono)) } else { None };
+        if self.outgoing.sending || !self.mail.is_empty() {
             return Turn::Again;
         }
         // A request that runs in turns goes on, also for a peer that sends no more.
-        if flushed && self.session.is_ready() && !self.gone && self.closing.is_none() {
+        if flushed && self.session.is_ready() && !self.socket.gone && self.times.closing.is_none() {
             return Turn::Again;
         }
-        if (self.finished || self.ended || self.gone)
+        if (self.socket.finished || self.socket.ended || self.socket.gone)
             && let Some(turn) = self.verdict_without_peer(shared, now)
         {
             return turn;
         }
-        if flushed && !parked && (self.readable || self.paused) { Turn::Again } else { Turn::Wait }
+        if flushed && !parked && (self.socket.readable || self.paused) { Turn::Again } else { Turn::Wait }
     }
 
     /// What becomes of it when the peer sends no more; nothing else than usual while there is input to be read and run.
     #[cold]
     fn verdict_without_peer(&mut self, shared: &Shared, now: Now) -> Option<Turn> {
         let parked = self.session.is_parked();
-        if !(parked || self.ended && !self.paused) {
+        if !(parked || self.socket.ended && !self.paused) {
             return None;
         }
-        if self.is_half_closed() && !self.gone {
+        if self.is_half_closed() && !self.socket.gone {
             self.session.end_input(&shared.engine, now);
             return Some(Turn::HalfClosed);
         }
-        (self.gone || self.is_flushed()).then_some(Turn::Over)
+        (self.socket.gone || self.is_flushed()).then_some(Turn::Over)
     }
 
     /// Feeds the session with what was left over and `count` new bytes of a lane, and sends the replies.
@@ -452,7 +328,7 @@ impl Connection {
         };
         let (taken, flow) = self.session.feed(&shared.engine, now, scratch, whole, output);
         if taken > 0 {
-            self.stuck_since = None;
+            self.times.stuck_since = None;
         }
         if self.input.is_empty() {
             // Most requests arrive whole: nothing is kept, and a connection that is quiet costs no buffer.
@@ -472,26 +348,18 @@ impl Connection {
         if flow == Flow::Close {
             // The end follows the last reply in one packet: a client that puts the connection back into a pool sees it.
             self.stream.hold_for_end();
-            self.closing = Some(now.mono);
+            self.times.closing = Some(now.mono);
             self.input = Vec::new();
             self.leave(shared, now);
         }
-        self.take_output(buffers);
+        self.outgoing.take(buffers);
         self.send_all(shared, buffers)
-    }
-
-    /// Takes the thread's output buffer with what was answered.
-    fn take_output(&mut self, buffers: &mut Buffers) {
-        std::mem::swap(&mut self.output, &mut buffers.output);
     }
 
     /// Sends what the socket takes; an empty buffer goes back to the thread, one with something left in it stays.
     fn send_all(&mut self, shared: &Shared, buffers: &mut Buffers) -> io::Result<()> {
         let sent = self.send(shared);
-        if self.output.is_empty() {
-            self.output.clear(KEEP_OUTPUT);
-            std::mem::swap(&mut self.output, &mut buffers.output);
-        }
+        self.outgoing.give_back(buffers);
         sent
     }
 
@@ -501,27 +369,18 @@ impl Connection {
         if !std::mem::replace(&mut self.left, true) {
             self.session.close(&shared.engine, now);
         }
-        self.mail_bytes = 0;
-        for event in std::mem::take(&mut self.mail) {
+        for event in self.mail.take_all() {
             shared.engine.undelivered(self.session.connection_id(), event, now);
         }
     }
 
     fn send(&mut self, shared: &Shared) -> io::Result<()> {
-        let stream = &mut self.stream;
-        let before = self.output.len();
-        let sent = if before > SEND_AT_ONCE {
-            send_part(stream, &mut self.output)
-        } else {
-            stream.flush().and_then(|()| self.output.drain(|slices| stream.write_slices(slices)))
-        };
-        let count = before - self.output.len();
-        self.sending = count >= SEND_AT_ONCE && !self.output.is_empty() && sent.is_ok();
+        let (count, sent) = self.outgoing.send(&mut self.stream);
         if count > 0 {
-            self.stuck_since = None;
+            self.times.stuck_since = None;
             shared.engine.counters.bytes_out.fetch_add(count as u64, Relaxed);
         }
-        if self.is_flushed() && self.closing.is_some() {
+        if self.is_flushed() && self.times.closing.is_some() {
             self.stream.end();
         }
         match sent {
@@ -532,9 +391,11 @@ impl Connection {
 
     /// Keeps the count of what connections hold; false if that is too much and this one is a reason for it.
     fn count(&mut self, shared: &Shared) -> bool {
-        let held =
-            self.input.capacity() as u64 + self.output.len() as u64 + self.stream.memory() + self.session.memory();
-        let held = held + self.mail_bytes;
+        let held = self.input.capacity() as u64
+            + self.outgoing.output.len() as u64
+            + self.stream.memory()
+            + self.session.memory();
+        let held = held + self.mail.memory();
         if held != self.counted {
             self.recount(shared, held);
         }
@@ -554,18 +415,15 @@ impl Connection {
     /// Whether its time has passed: a request that does not arrive, a reply that is not taken, nothing asked for longer
     /// than the option allows, or a closed connection that the peer does not close.
     pub(crate) fn is_overdue(&self, shared: &Shared, now: Now) -> bool {
-        let since = |then: u64| now.mono.saturating_sub(then);
         let idle = shared.options.idle_timeout.as_millis() as u64;
-        let patience = PATIENCE_MS + (self.input.len() as u64) / SLOWEST;
-        idle > 0 && since(self.last_input) > idle
-            || self.is_unknown(shared) && since(self.opened) > INTRODUCTION_MS
-            || self.stuck_since.is_some_and(|then| since(then) > patience)
-            || self.is_flushed() && self.closing.is_some_and(|then| since(then) > LINGER_MS)
+        self.times.is_out_of_patience(now, idle, self.input.len())
+            || self.needs_auth(shared) && self.times.is_late_to_authenticate(now)
+            || self.is_flushed() && self.times.has_lingered(now)
     }
 
     /// The server stops: everything that arrived was answered; closes as soon as the output is taken.
     pub(crate) fn close(&mut self, now: Now) {
-        self.closing = Some(now.mono);
+        self.times.closing = Some(now.mono);
         if self.is_flushed() {
             self.stream.end();
         }
@@ -573,11 +431,11 @@ impl Connection {
 
     /// Whether nothing is left to be sent.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.output.is_empty() && !self.stream.holds_back()
+        self.outgoing.output.is_empty() && !self.stream.holds_back()
     }
 
     /// Whether the client has not said yet who it is, where it has to.
-    fn is_unknown(&self, shared: &Shared) -> bool {
+    fn needs_auth(&self, shared: &Shared) -> bool {
         self.stream.is_handshaking() || self.session.needs_auth(&shared.engine)
     }
 }
@@ -589,6 +447,7 @@ mod tests {
 
     use globalcache_core::store::ConnectionId;
 
+    use super::times::{AUTH_TIMEOUT_MS, PATIENCE_MS};
     use super::*;
     use crate::{Options, Server, read_clocks};
 
@@ -634,11 +493,11 @@ mod tests {
         let (guarded, now) = (server(vec!["sesame".to_owned()]), read_clocks());
         for sent in [&b""[..], b"PING\r\n", b"AUTH wrong\r\n", b"get x\r\n"] {
             let (connection, _client) = connection(&guarded, now, sent);
-            assert!(!connection.is_overdue(&guarded.shared, later(now, INTRODUCTION_MS)));
-            assert!(connection.is_overdue(&guarded.shared, later(now, INTRODUCTION_MS + 1)));
+            assert!(!connection.is_overdue(&guarded.shared, later(now, AUTH_TIMEOUT_MS)));
+            assert!(connection.is_overdue(&guarded.shared, later(now, AUTH_TIMEOUT_MS + 1)));
         }
         let (known, _client) = connection(&guarded, now, b"AUTH sesame\r\n");
-        assert!(!known.is_overdue(&guarded.shared, later(now, INTRODUCTION_MS * 1000)));
+        assert!(!known.is_overdue(&guarded.shared, later(now, AUTH_TIMEOUT_MS * 1000)));
     }
 
     #[test]

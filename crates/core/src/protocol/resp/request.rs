@@ -1,4 +1,4 @@
-//! The Redis protocol: RESP2 and RESP3 replies, requests as arrays of bulk strings or as inline lines.
+//! Requests as arrays of bulk strings.
 //!
 //! A request is read without allocating: its arguments are spans of the input. Reading goes on where it stopped, so
 //! a request that arrives in many pieces is looked at once. Lengths in headers are numbers to compare with, never
@@ -7,15 +7,10 @@
 //! An argument longer than a value may be is no such error, since its length tells where it ends: the request is given
 //! up as soon as that length is read ([`Reader::too_long`]), and the rest of it is skipped as it arrives.
 
-use std::sync::Arc;
-
+use super::inline::{broken, inline};
 use crate::limits::Limits;
-use crate::output::Output;
 use crate::protocol::Next;
-use crate::vocabulary::{Blob, Error, Found, Kind, Piece, Reply, Span, Values};
-
-/// Longest inline request, and longest header line.
-const MAX_LINE: usize = 64 << 10;
+use crate::vocabulary::{Error, Kind, Span};
 
 /// Reads requests. Spans count from the beginning of the request they belong to.
 #[derive(Debug, Default)]
@@ -32,10 +27,6 @@ pub struct Reader {
     too_long: Option<usize>,
     /// The rest of such a request is skipped.
     skipping: bool,
-}
-
-const fn broken(text: &'static str) -> Next {
-    Next::Broken(Error::new(Kind::Malformed, text))
 }
 
 const UNTERMINATED: Next = broken("ERR Protocol error: expected '\\r\\n' after a bulk string");
@@ -274,189 +265,6 @@ impl Reader {
     }
 }
 
-/// A request on a line: words parted by blanks, or in quotes. Escapes within quotes are not offered, since arguments
-/// are parts of the input; what needs them goes in an array.
-fn inline(input: &[u8], spans: &mut Vec<Span>, limits: &Limits) -> Result<Option<usize>, Next> {
-    let Some(end) = memchr::memchr(b'\n', &input[..input.len().min(MAX_LINE)]) else {
-        if input.len() >= MAX_LINE {
-            return Err(broken("ERR Protocol error: too big inline request"));
-        }
-        return Ok(None);
-    };
-    let line = input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]);
-    if is_http(line) {
-        return Err(Next::Close);
-    }
-    let mut at = 0;
-    for count in 0.. {
-        at += line[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        let Some(&first) = line.get(at) else { break };
-        if count == limits.max_args {
-            return Err(broken("ERR Protocol error: too many arguments"));
-        }
-        at = word(line, at, first, spans)?;
-    }
-    Ok(Some(end + 1))
-}
-
-/// The word of an inline request that begins at `at` with `first`; returns where the next may begin.
-fn word(line: &[u8], at: usize, first: u8, spans: &mut Vec<Span>) -> Result<usize, Next> {
-    const UNBALANCED: &str = "ERR Protocol error: unbalanced quotes in request";
-    let quoted = matches!(first, b'"' | b'\'');
-    let start = at + usize::from(quoted);
-    let ends = |byte: &u8| if quoted { *byte == first } else { byte.is_ascii_whitespace() };
-    let length = line[start..].iter().position(ends);
-    let end = start + length.unwrap_or(line.len() - start);
-    let text = &line[start..end];
-    let closed = !quoted || length.is_some() && line.get(end + 1).is_none_or(u8::is_ascii_whitespace);
-    let plain = quoted && !text.contains(&b'\\') || !quoted && !text.iter().any(|byte| matches!(byte, b'"' | b'\''));
-    if !closed || !plain {
-        return Err(broken(UNBALANCED));
-    }
-    spans.push(Span { start: start as u32, end: end as u32 });
-    Ok(end + usize::from(quoted))
-}
-
-/// A request or header line of HTTP: a page in a browser must not be able to run commands here.
-pub(super) fn is_http(line: &[u8]) -> bool {
-    let starts = |word: &str| line.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word.as_bytes()));
-    let last = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-    last.starts_with(b"HTTP/") || starts("POST ") || starts("Host:")
-}
-
-/// Appends a reply in the given version of RESP. `scratch` is that of the context the reply was made in.
-#[inline]
-pub fn encode(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
-    match reply {
-        Reply::Value(Blob::Scratch(range)) => bulk(&scratch[range.clone()], out.bytes()),
-        Reply::Ok => out.bytes().extend_from_slice(b"+OK\r\n"),
-        Reply::Null => out.bytes().extend_from_slice(null(resp3)),
-        Reply::Int(number) => header(b':', *number, out.bytes()),
-        _ => encode_rare(reply, resp3, scratch, out),
-    }
-}
-
-fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
-    match reply {
-        Reply::Value(Blob::Shared(value)) => bulk_shared(value, out),
-        Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => bulk(blob.bytes(scratch), out.bytes()),
-        Reply::NoArray => out.bytes().extend_from_slice(if resp3 { b"_\r\n" } else { b"*-1\r\n" }),
-        Reply::Word(word) => line(b'+', word.as_bytes(), out.bytes()),
-        Reply::Error(error) => line(b'-', error.text.as_bytes(), out.bytes()),
-        Reply::Text(text) if resp3 => {
-            header(b'=', text.len() as i64 + 4, out.bytes());
-            out.bytes().extend_from_slice(b"txt:");
-            out.bytes().extend_from_slice(text.as_bytes());
-            out.bytes().extend_from_slice(b"\r\n");
-        }
-        Reply::Text(text) => bulk(text.as_bytes(), out.bytes()),
-        Reply::Values(values) => encode_values(values, resp3, scratch, out),
-        Reply::Array(replies) => elements(b'*', replies, resp3, scratch, out),
-        Reply::Set(replies) => elements(if resp3 { b'~' } else { b'*' }, replies, resp3, scratch, out),
-        Reply::Push(parts) => elements(if resp3 { b'>' } else { b'*' }, parts, resp3, scratch, out),
-        Reply::Several(replies) => replies.iter().for_each(|reply| encode(reply, resp3, scratch, out)),
-        Reply::Map(pairs) => {
-            let (mark, count) = if resp3 { (b'%', pairs.len()) } else { (b'*', 2 * pairs.len()) };
-            header(mark, count as i64, out.bytes());
-            for (name, value) in pairs {
-                encode(name, resp3, scratch, out);
-                encode(value, resp3, scratch, out);
-            }
-        }
-        Reply::Ok | Reply::Null | Reply::Int(_) => encode(reply, resp3, scratch, out),
-        Reply::Fixed(reply) => encode(reply, resp3, scratch, out),
-        // The session keeps what has no answer yet.
-        Reply::Parked => {}
-    }
-}
-
-fn encode_values(values: &Values, resp3: bool, scratch: &[u8], out: &mut Output) {
-    header(b'*', values.len() as i64, out.bytes());
-    for found in values.iter() {
-        let Some((piece, flags)) = found else {
-            out.bytes().extend_from_slice(null(resp3));
-            continue;
-        };
-        if flags != 0 {
-            out.bytes().extend_from_slice(b"*2\r\n");
-        }
-        match piece {
-            Piece::Scratch(range) => bulk(&scratch[range], out.bytes()),
-            Piece::Shared(value) => bulk_shared(value, out),
-        }
-        if flags != 0 {
-            header(b':', flags.into(), out.bytes());
-        }
-    }
-}
-
-fn elements(mark: u8, replies: &[Reply], resp3: bool, scratch: &[u8], out: &mut Output) {
-    header(mark, replies.len() as i64, out.bytes());
-    for reply in replies {
-        encode(reply, resp3, scratch, out);
-    }
-}
-
-/// What stands for no value.
-pub fn null(resp3: bool) -> &'static [u8] {
-    if resp3 { b"_\r\n" } else { b"$-1\r\n" }
-}
-
-/// Appends a large value, which is not copied.
-pub fn bulk_shared(value: &Arc<[u8]>, out: &mut Output) {
-    header(b'$', value.len() as i64, out.bytes());
-    out.push_shared(Arc::clone(value));
-    out.bytes().extend_from_slice(b"\r\n");
-}
-
-/// Appends a value.
-#[inline]
-pub fn bulk(value: &[u8], out: &mut Vec<u8>) {
-    out.reserve(value.len() + 16);
-    header(b'$', value.len() as i64, out);
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Header lines of the numbers below 1,000, with room for the mark, and their lengths: found faster than made.
-static HEADERS: [([u8; 7], u8); 1000] = {
-    let mut all = [([0; 7], 0); 1000];
-    let mut number = 0;
-    while number < all.len() {
-        let (ones, tens) = (b'0' + (number % 10) as u8, b'0' + (number / 10 % 10) as u8);
-        all[number] = match number {
-            0..10 => ([0, ones, b'\r', b'\n', 0, 0, 0], 4),
-            10..100 => ([0, tens, ones, b'\r', b'\n', 0, 0], 5),
-            _ => ([0, b'0' + (number / 100) as u8, tens, ones, b'\r', b'\n', 0], 6),
-        };
-        number += 1;
-    }
-    all
-};
-
-/// A line of a mark and a number.
-#[inline]
-pub fn header(mark: u8, number: i64, out: &mut Vec<u8>) {
-    // Most lengths are short: written as one word, of which what is not used is taken back.
-    if let Some((word, used)) = usize::try_from(number).ok().and_then(|number| HEADERS.get(number)) {
-        let (mut word, end) = (*word, out.len() + usize::from(*used));
-        word[0] = mark;
-        out.extend_from_slice(&word);
-        out.truncate(end);
-        return;
-    }
-    out.push(mark);
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-/// A reply on one line: what a client sent may be quoted in it, and must not end it.
-fn line(mark: u8, text: &[u8], out: &mut Vec<u8>) {
-    out.push(mark);
-    out.extend(text.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
-    out.extend_from_slice(b"\r\n");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -499,21 +307,6 @@ mod tests {
         for cut in 1..input.len() {
             assert_eq!(read(input, &[cut, input.len()]), whole);
         }
-    }
-
-    #[test]
-    fn numbers_of_any_length_are_written_whole() {
-        for number in [0, 7, 10, 99, 100, 999, 1000, 12_345, -1, i64::MIN, i64::MAX] {
-            let mut out = b"x".to_vec();
-            header(b':', number, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), format!("x:{number}\r\n"));
-        }
-    }
-
-    #[test]
-    fn inline_words_may_be_quoted() {
-        let (requests, _) = read(b"SET 'a key' \"it's\" ''\n", &[22]);
-        assert_eq!(requests, [[b"SET".to_vec(), b"a key".to_vec(), b"it's".to_vec(), b"".to_vec()]]);
     }
 
     #[test]
@@ -618,37 +411,6 @@ mod tests {
             b"GET \"a\\n\"\r\n",
         ] {
             assert!(matches!(read(input, &[input.len()]).1, Some(Next::Broken(_))), "{input:?}");
-        }
-    }
-
-    #[test]
-    fn http_is_recognised_whatever_its_verb() {
-        for line in ["GET / HTTP/1.1", "PUT /x HTTP/2", "POST / x", "host: localhost", "DELETE /x HTTP/1.0"] {
-            let input = format!("{line}\r\nSET x y\r\n");
-            assert_eq!(read(input.as_bytes(), &[input.len()]), (vec![], Some(Next::Close)), "{line}");
-        }
-        assert_eq!(read(b"GET HTTP\r\n", &[10]).1, None);
-    }
-
-    #[test]
-    fn replies_in_both_versions() {
-        let reply = Reply::Array(vec![
-            Reply::Ok,
-            Reply::Null,
-            Reply::Int(-7),
-            Reply::Value(Blob::Scratch(1..3)),
-            Reply::Value(Blob::Shared(b"shared"[..].into())),
-            Reply::Map(vec![(Reply::word("a"), Reply::Text("b".into()))]),
-            Reply::Set(vec![Reply::Word("fast")]),
-            Reply::Error(Error::new(Kind::Malformed, "ERR two\r\nlines")),
-        ]);
-        for (resp3, wanted) in [
-            (false, &b"*8\r\n+OK\r\n$-1\r\n:-7\r\n$2\r\nyz\r\n$6\r\nshared\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n*1\r\n+fast\r\n-ERR two  lines\r\n"[..]),
-            (true, b"*8\r\n+OK\r\n_\r\n:-7\r\n$2\r\nyz\r\n$6\r\nshared\r\n%1\r\n$1\r\na\r\n=5\r\ntxt:b\r\n~1\r\n+fast\r\n-ERR two  lines\r\n"),
-        ] {
-            let mut out = Output::default();
-            encode(&reply, resp3, b"xyz", &mut out);
-            assert_eq!(out.take_bytes().escape_ascii().to_string(), wanted.escape_ascii().to_string());
         }
     }
 }

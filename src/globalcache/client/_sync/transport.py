@@ -1,0 +1,99 @@
+"""How a cache reaches a server, whatever is behind it: connections, the engine in this process, or nothing.
+
+One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from globalcache.client.leases import NoLease
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from globalcache.client.home import Home
+
+_ANSWERS: dict[bytes, Any] = {b"PING": b"PONG", b"CACHE.SET": 1, b"CACHE.INSPECT": {b"state": b"miss"}, b"INFO": b""}
+_NO_ENTRY = [b"miss", None, 0, 0, -2, 0, -1]
+
+
+class Transport(Protocol):
+    """The requests of a cache to one server.
+
+    Replies are as the server gives them, with leases in place of tokens. Calls raise UnavailableError, DeadlineError,
+    ReplyError or its children; where several replies come together, an element may be the exception.
+    """
+
+    @property
+    def home(self) -> Home | None:
+        """What all that reaches this server shares; None where there is no server."""
+
+    @property
+    def max_value(self) -> int | None:
+        """Bytes of the longest value that the server takes; None if it did not say."""
+
+    def get(self, key: bytes, /) -> Any:
+        """Return the value: its text, a list of that and its flags, or None."""
+
+    def get_many(self, keys: Sequence[bytes], /) -> Any:
+        """Return the values in the order of their keys, or an exception for all."""
+
+    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None, /) -> Any:
+        """Return [state, value, lease, version, ttl in ms, flags], after at most `wait` seconds if others load it."""
+
+    def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None, /) -> list[Any]:
+        """Return what `fetch` returns for each. Leases that came are released if the caller is interrupted."""
+
+    def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:
+        """Return the reply to a command; one with `keys` or `tags` is a write, made good if it may have been lost."""
+
+    def call_many(self, commands: Sequence[tuple[Any, ...]], keys: tuple[bytes, ...] = ()) -> list[Any]:
+        """Return the replies to several commands; `keys` as for `call`."""
+
+    def close(self) -> Any:
+        """Close the connections. A later call opens new ones."""
+
+
+class NullTransport:
+    """No server: the switch that turns caching off. Every read is a miss, and no write is stored."""
+
+    home = None
+    max_value = None
+
+    def get(self, key: bytes) -> None:
+        """Return nothing."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[None]:
+        """Return nothing for each."""
+        return [None] * len(keys)
+
+    def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
+        """Have the caller load."""
+        return self._miss(key)
+
+    def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
+        """Have the caller load all."""
+        return [self._miss(key) for key in keys]
+
+    def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:  # noqa: ARG002
+        """Do nothing."""
+        return _answer(words)
+
+    def call_many(self, commands: Sequence[tuple[Any, ...]], keys: tuple[bytes, ...] = ()) -> list[Any]:  # noqa: ARG002
+        """Do nothing."""
+        return [_answer(words) for words in commands]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _miss(self, key: bytes) -> list[Any]:
+        # A lease, so that the caller loads; what it fills in goes nowhere.
+        return [b"miss", None, NoLease(self, key), 0, -2, 0]
+
+
+def _answer(words: Sequence[Any]) -> Any:
+    if words[0] == b"CACHE.ENTRY":
+        return _NO_ENTRY
+    # A counter that is never kept counts from nothing.
+    return int(words[2]) if words[0] == b"CACHE.INCR" else _ANSWERS.get(words[0], 0)
