@@ -94,6 +94,8 @@ enum End {
     Fill,
     /// The value is longer than the store takes, or an option out of range.
     Unstorable,
+    /// The value is longer than the server reads, or an option is not to be understood: a failure to load.
+    Unread,
     Fail,
     Release,
     Never,
@@ -133,6 +135,8 @@ const LEASE: u64 = 3_000;
 const LOAD_LIMIT: u64 = 30_000;
 const MAX_AGE: u64 = 60_000;
 const CREDIT: usize = 3;
+/// Bytes that a request which waits takes at least.
+const LEAST_WAIT: u64 = 100;
 /// What a tick may be late.
 const LATE: u64 = 150;
 
@@ -346,7 +350,8 @@ impl Simulation {
         let end = match self.random.below(20) {
             0 => End::Never,
             1 => End::Fail,
-            2 | 3 => End::Unstorable,
+            2 => End::Unstorable,
+            3 => End::Unread,
             4 => End::Release,
             _ if key.starts_with("u:r") => End::Release,
             _ => End::Fill,
@@ -427,6 +432,11 @@ impl Simulation {
                 format!("CACHE.FILL {key} {token} {} {tags}", "x".repeat(World::LONGEST + 1))
             }
             End::Unstorable => format!("CACHE.FILL {key} {token} v TTL 99999999999999999 {tags}"),
+            End::Unread if self.random.chance(50) => {
+                let words = ["CACHE.FILL", key, &token.to_string(), &"x".repeat(World::LONGEST_READ + 1)];
+                words.iter().fold("*4".to_owned(), |line, word| format!("{line}\r\n${}\r\n{word}", word.len()))
+            }
+            End::Unread => format!("CACHE.FILL {key} {token} v TTL soon {tags}"),
             End::Fail => format!("CACHE.FAIL {key} {token} down"),
             End::Release => format!("CACHE.RELEASE {key} {token}"),
             End::Never => return,
@@ -451,16 +461,19 @@ impl Simulation {
             _ => {}
         }
         let holds = !load.passed_on && !load.changed && load.good;
-        if end == End::Release || load.changed {
+        if end == End::Release {
             return;
         }
         let known = self.keys.entry(key.clone()).or_default();
         known.sent.clear();
+        if load.changed {
+            return;
+        }
         // Its tokens end, and what was counted against it; if it had passed on and failed, another one may succeed.
         if stored || holds {
             known.bad = 0;
         }
-        if stored || end != End::Fail || holds {
+        if stored || !matches!(end, End::Fail | End::Unread) || holds {
             self.loads.iter_mut().filter(|load| load.key == key).for_each(|load| load.good = false);
         }
     }
@@ -513,6 +526,18 @@ impl Simulation {
         }
         late.into_iter().for_each(|text| self.blame(text));
         self.check_owners();
+        self.check_memory();
+    }
+
+    /// What waits beside other requests is counted as memory of its client.
+    fn check_memory(&mut self) {
+        for number in self.of_kind(&[Kind::Tickets]) {
+            let waiting = self.clients[&number].tickets.len() as u64;
+            let counted = self.world.memory(number);
+            if counted < waiting * LEAST_WAIT {
+                self.blame(format!("{counted} bytes are counted of {waiting} requests that wait"));
+            }
+        }
     }
 
     fn check_owners(&mut self) {
@@ -601,10 +626,16 @@ impl Simulation {
         let number = self.random.of(&all);
         self.hear(number);
         let kind = self.clients.remove(&number).unwrap().kind;
+        self.world.take_mail();
         if kind == Kind::Worker && self.random.chance(50) {
             self.world.close_beside(number, |engine, now| engine.pump(now));
         } else {
             self.world.close_beside(number, |_, _| {});
+        }
+        // All that there was to be sent had been sent.
+        let loads = self.world.take_mail().into_iter().filter(|(to, is_load)| *to == number && *is_load).count();
+        if loads > 0 {
+            self.blame(format!("a worker was sent {loads} loads while it was closed"));
         }
         for at in 0..self.loads.len() {
             if self.loads[at].client == number && !self.loads[at].passed_on {
@@ -623,7 +654,10 @@ impl Simulation {
         let (name, key) = (format!("s{}", self.sessions), format!("k{}", self.sessions));
         let (old, new) = (self.world.connect(""), self.world.connect(""));
         let late = format!("CACHE.SESSION {name} 1\r\nSET {key} late\r\n");
-        if self.random.chance(50) {
+        let waits = self.random.chance(50);
+        if waits {
+            self.wait_and_write(old, &name, &key);
+        } else if self.random.chance(50) {
             self.world.feed_once(old, &late);
             if self.world.heard(old).contains("+OK") {
                 self.blame(format!("{key}: what came with its session was run before the fence was held"));
@@ -631,6 +665,13 @@ impl Simulation {
         }
         self.world.ask(new, &format!("CACHE.SESSION {name} 2"));
         self.world.ask(new, &format!("CACHE.INVALIDATE KEYS 1 {key}"));
+        if waits {
+            // What its write waits for comes otherwise than by its load.
+            self.hear_all();
+            let row = format!("u:{key}");
+            self.loads.iter_mut().filter(|load| load.key == row).for_each(|load| load.changed = true);
+            self.world.ask(new, &format!("SET {row} v"));
+        }
         self.world.feed_once(old, &late);
         self.world.ask(old, "");
         if self.world.ask(new, &format!("GET {key}")) != "$-1" {
@@ -639,6 +680,14 @@ impl Simulation {
         self.world.close(old);
         self.world.close(new);
         self.hear_all();
+    }
+
+    /// An old connection sends a write that waits, since it goes by what a worker is to load.
+    fn wait_and_write(&mut self, old: usize, name: &str, key: &str) {
+        let tickets = if self.random.chance(70) { " TICKETS" } else { "" };
+        self.world.ask(old, "HELLO 3");
+        self.world.ask(old, &format!("CACHE.SESSION {name} 1{tickets}"));
+        self.world.post(old, &format!("COPY u:{key} {key}"));
     }
 
     /// Nothing new is asked; everything ends. Then all connections and workers are as good as new.
