@@ -94,7 +94,7 @@ enum End {
     Fill,
     /// The value is longer than the store takes, or an option out of range.
     Unstorable,
-    /// The value is longer than the server reads, or an option is not to be understood: a failure to load.
+    /// The value is longer than the server reads, or there is no such option: a failure to load.
     Unread,
     Fail,
     Release,
@@ -431,12 +431,15 @@ impl Simulation {
             End::Unstorable if self.random.chance(50) => {
                 format!("CACHE.FILL {key} {token} {} {tags}", "x".repeat(World::LONGEST + 1))
             }
-            End::Unstorable => format!("CACHE.FILL {key} {token} v TTL 99999999999999999 {tags}"),
+            End::Unstorable => {
+                let ttl = self.random.of(&["99999999999999999", "soon"]);
+                format!("CACHE.FILL {key} {token} v TTL {ttl} {tags}")
+            }
             End::Unread if self.random.chance(50) => {
                 let words = ["CACHE.FILL", key, &token.to_string(), &"x".repeat(World::LONGEST_READ + 1)];
                 words.iter().fold("*4".to_owned(), |line, word| format!("{line}\r\n${}\r\n{word}", word.len()))
             }
-            End::Unread => format!("CACHE.FILL {key} {token} v TTL soon {tags}"),
+            End::Unread => format!("CACHE.FILL {key} {token} v SOON {tags}"),
             End::Fail => format!("CACHE.FAIL {key} {token} down"),
             End::Release => format!("CACHE.RELEASE {key} {token}"),
             End::Never => return,
