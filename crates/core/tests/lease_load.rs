@@ -666,15 +666,16 @@ impl Simulation {
                 self.blame(format!("{key}: what came with its session was run before the fence was held"));
             }
         }
-        self.world.ask(new, &format!("CACHE.SESSION {name} 2"));
-        self.world.ask(new, &format!("CACHE.INVALIDATE KEYS 1 {key}"));
         if waits {
-            // What its write waits for comes otherwise than by its load.
-            self.hear_all();
+            // What its write waits for comes otherwise than by its load, and is on its way to the old connection.
+            self.exchange();
             let row = format!("u:{key}");
             self.loads.iter_mut().filter(|load| load.key == row).for_each(|load| load.changed = true);
-            self.world.ask(new, &format!("SET {row} v"));
+            self.world.post(new, &format!("SET {row} v"));
         }
+        self.world.post(new, &format!("CACHE.SESSION {name} 2"));
+        self.world.post(new, &format!("CACHE.INVALIDATE KEYS 1 {key}"));
+        self.world.ask(new, "");
         self.world.feed_once(old, &late);
         self.world.ask(old, "");
         if self.world.ask(new, &format!("GET {key}")) != "$-1" {
