@@ -1069,6 +1069,16 @@ class Monitor:
         self.run.findings.check(highest <= bound, "memory above its bound", f"{highest >> 20} MiB")
 
 
+async def long_work(run: Run, peer: Resp, longest: int) -> None:
+    """Ask for what goes through very many keys and need not be one step: it stops after each turn."""
+    keys = [f"long:{n}" for n in range(WIDE)]
+    await peer.many(*[("SET", key, "") for key in keys])
+    for request in (("KEYS", "long:*"), ("UNLINK", *keys)):
+        await peer.ask(*request)
+        turn = (await run.info(peer))["longest_turn_usec"]
+        run.findings.check(turn <= longest, "a turn was long", f"{turn} us, {request[0]}")
+
+
 async def wide(run: Run, peer: Resp, longest: int) -> None:
     """Wait for the loads of very many keys, for which no worker is left, and leave: each costs what one of few does."""
     waiting = await Resp(run).open()
@@ -1097,6 +1107,7 @@ async def quiet(run: Run) -> None:
     # Where the host takes a processor away, the clock of a thread that ran on it goes on.
     slack = 3 if run.pace.worst > 0.1 else 1
     count.check(facts["longest_turn_usec"] <= slack * longest, "a turn was long", f"{facts['longest_turn_usec']} us")
+    await long_work(run, peer, slack * longest)
     await wide(run, peer, slack * max(longest, 5_000 + 2 * WIDE))
     end = time.monotonic() + LOAD_LIMIT + LEASE
     while facts["leases"] and time.monotonic() < end:

@@ -424,10 +424,11 @@ impl Simulation {
         let ttl = self.random.of(&[50, 500, 5_000]);
         let tags = format!("TAGS 2 t:{key} all");
         let line = match load.end {
-            End::Fill if self.random.chance(30) => {
-                format!("CACHE.FILL {key} {token} v TTL {ttl} REFRESH {} {tags}", ttl / 3)
+            End::Fill => {
+                let value = "v".repeat(self.random.of(&[1, 100, World::LONGEST / 2, World::LONGEST]));
+                let refresh = if self.random.chance(30) { format!("REFRESH {}", ttl / 3) } else { String::new() };
+                format!("CACHE.FILL {key} {token} {value} TTL {ttl} {refresh} {tags}")
             }
-            End::Fill => format!("CACHE.FILL {key} {token} v TTL {ttl} {tags}"),
             End::Unstorable if self.random.chance(50) => {
                 format!("CACHE.FILL {key} {token} {} {tags}", "x".repeat(World::LONGEST + 1))
             }
