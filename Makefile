@@ -26,6 +26,7 @@ help:
 	@echo 'make bench   measure beside redis-server      make fuzz    feed random input for a given time'
 	@echo 'make faults  check histories of many clients, make links and servers fail'
 	@echo 'make soak    load of every kind for SECONDS, memory and latency watched'
+	@echo 'make versions   clients and servers of this version and the one before, in all pairs'
 	@echo 'make build   the native module          make deps    servers that the tests want, from Debian'
 	@echo 'make clean   remove what was made'
 
@@ -111,6 +112,21 @@ faults: .venv/.built .venv/.tools
 soak: .venv/.built .venv/.tools
 	$(BIN)/python -m tests.faults.soak $(or $(SECONDS),60)
 
+# The version before, from the history of the clone; a shallow clone may lack it. How fast it is does not matter.
+BEFORE ?= 1e6015a
+HOME_BEFORE := target/before-$(BEFORE)
+
+$(HOME_BEFORE)/.made: | .venv/.made
+	$(call step,[+] wheel of $(BEFORE)$(comma) the version before,source=$$(mktemp -d) && trap "rm -rf $$source" EXIT && \
+		git archive $(BEFORE) | tar -x -C $$source && ( cd $$source && unset CARGO_TARGET_DIR && \
+		CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		$(CURDIR)/$(BIN)/maturin build --release --quiet --out $(CURDIR)/$(@D) ) && \
+		$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q "$$(echo $(@D)/*.whl)[zstd]")
+	@touch $@
+
+versions: .venv/.built .venv/.tools $(if $(shell git rev-parse -q --verify '$(BEFORE)^{commit}' 2>/dev/null),$(HOME_BEFORE)/.made)
+	HOME_BEFORE=$(HOME_BEFORE) $(BIN)/pytest tests/versions/pairs.py
+
 fuzz: | prerequisites
 	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 	@for target in $$(cargo +nightly fuzz list); do \
@@ -134,4 +150,4 @@ clean:
 	rm -f examples/shop.db*
 	find src tests bench examples -name __pycache__ -o -name '*.so' | xargs rm -rf
 
-.PHONY: commands help prerequisites build run test lint bench faults soak fuzz deps clean
+.PHONY: commands help prerequisites build run test lint bench faults soak versions fuzz deps clean

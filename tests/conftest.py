@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +18,9 @@ import pytest
 
 import globalcache
 from globalcache import _core
+from globalcache.client import blocking, multiplexed
+from globalcache.client import wire as wire_module
+from globalcache.loaders import link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,9 +32,45 @@ hypothesis.settings.load_profile("repeatable")
 GLOBALCACHE = str(Path(sys.executable).with_name("globalcache"))
 
 
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def until(holds: Callable[[], Any], why: Callable[[], str] = str, limit: float = 60) -> None:
+    """Wait for what another thread or process does in its own time; fails with `why()` after `limit` seconds."""
+    end = time.monotonic() + limit
+    while not holds():
+        assert time.monotonic() < end, why()
+        time.sleep(0.002)
+
+
 def transport(cache: Any) -> Any:
     """Return how a cache reaches its first server, below what users see."""
     return cache._servers[0]  # noqa: SLF001
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_bytes_are_packed() -> Iterator[None]:
+    """Have every command of every test looked at: hiredis crashes when a signal handler raises over other words."""
+    pack, others = wire_module.pack, []
+
+    def checked(words: tuple[bytes, ...]) -> bytes:
+        others.extend([word for word in words if type(word) is not bytes])
+        assert not others
+        return pack(words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (wire_module, blocking, multiplexed, link):
+            patch.setattr(module, "pack", checked)
+        yield
+    # Threads that renew leases log what they raise.
+    assert not others
 
 
 class Wire:

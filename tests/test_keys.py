@@ -131,7 +131,7 @@ class Repository:
     def user(self, id: int) -> None: ...
 
 
-def test_the_receiver_is_in_the_key_by_an_attribute_or_is_ignored() -> None:
+def test_the_receiver_is_in_the_key_by_attribute_or_ignored() -> None:
     one = Repository("a:b")
     assert key("{self.tenant}:user:{id}", Repository.user, one, 1) == "a%3Ab:user:1"
     assert KeyTemplate("user:{id}", Repository.user, ignore=("self",)).key((one, 1), {}) == "user:1"
@@ -403,7 +403,7 @@ def test_a_zone_that_is_not_told_by_its_offset_is_refused() -> None:
     assert key("x:{at}", f, noon.replace(tzinfo=Zone(0, "UTC", is_fixed=True))) == key("x:{at}", f, noon)
 
 
-def test_the_arguments_of_a_call_are_those_of_the_decorator_around() -> None:
+def test_arguments_are_those_of_the_outer_decorator() -> None:
     """Its default is the one that a call without the argument has; one that is also named within is refused."""
 
     def price(id: int, cur: str = "EUR") -> str:

@@ -211,7 +211,7 @@ def test_arrows_are_found_however_they_are_written(tmp_path: Path) -> None:
     assert {arrow.source for arrow in circle_in(arrows)} == {"state/engine", "state/users"}
 
 
-def test_the_client_loads_neither_pydantic_nor_sqlalchemy_nor_the_native_module() -> None:
+def test_the_client_imports_no_heavy_module() -> None:
     code = "import sys, globalcache; globalcache.Cache(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "globalcache.client.blocking" in loaded

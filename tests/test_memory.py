@@ -24,7 +24,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell the memory of a process")
-def test_it_stays_within_its_limit_when_values_change_their_sizes(serve: Callable[..., Process]) -> None:
+def test_memory_stays_within_its_limit_as_values_change_size(serve: Callable[..., Process]) -> None:
     server = serve("--threads", "1", "--memory", str(LIMIT), "--max-value", "1MiB")
     chance = random.Random(1)
     blob = chance.randbytes(1 << 20)

@@ -112,7 +112,7 @@ def test_all_nodes_read_each_others_writes_through_the_one_cache() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_requests_of_many_clients_interleave_and_each_gets_its_own_answer(seed: int) -> None:
+def test_each_of_many_clients_gets_its_own_answers(seed: int) -> None:
     network = Network(seed)
     for number in range(200):
         client, node = f"c{number % 7}", network.random.choice(NODES)
@@ -130,7 +130,7 @@ def test_requests_of_many_clients_interleave_and_each_gets_its_own_answer(seed: 
         assert (answer["dest"], answer["body"]["value"]) == (f"c{number % 7}", number)
 
 
-def test_when_no_answer_comes_the_outcome_is_unknown_and_a_late_one_is_dropped() -> None:
+def test_a_missing_answer_is_unknown_and_a_late_one_dropped() -> None:
     forwarder = Forwarder("n1", "cache", timeout=1.0)
     sent = json.loads(forwarder.feed(message("c1", "n1", type="set", msg_id=3, key="x", value=1), 10.0))
     assert forwarder.expire(10.9) == b""

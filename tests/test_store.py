@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -67,7 +69,7 @@ def test_wrong_keys_and_values_are_refused() -> None:
         store.set("k", b"", ttl=0)
 
 
-def test_it_stays_within_its_memory_and_forgets_rather_than_mixes_up() -> None:
+def test_it_stays_within_its_memory_and_mixes_nothing_up() -> None:
     store, chance = globalcache.Store(memory="1MiB"), random.Random(1)
     for step in range(20_000):
         number = chance.randrange(4_000)
@@ -110,3 +112,35 @@ def test_threads_share_it() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [2_000] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_can_use_it_whatever_threads_did() -> None:
+    """Threads copy long values into a store and clear it without the interpreter's lock, while the process forks."""
+    store, ended = globalcache.Store(memory="64MiB"), threading.Event()
+
+    def write(number: int) -> None:
+        long = bytes(4 << 20)
+        while not ended.is_set():
+            for each in range(8):
+                store.set(f"{number}:{each}", long)
+            store.clear()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(40):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                for each in range(100):
+                    store.set(str(each), bytes(100_000))
+                store.clear()
+                os._exit(0 if store.get("1") is None else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()

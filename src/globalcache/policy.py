@@ -93,11 +93,12 @@ class Policy(msgspec.Struct, frozen=True):
             if len(self.tags) > _MOST_TAGS:
                 raise ConfigError(f"tags: {len(self.tags)}: should be at most {_MOST_TAGS}")
 
-    def words(
+    def words(  # noqa: PLR0913 - a fact each
         self,
         *,
         draw: float = 0.0,
         absent: bool = False,
+        least_absence: int = 0,
         cost: float | None = None,
         flags: int = 0,
         tags: Sequence[bytes] = (),
@@ -105,7 +106,8 @@ class Policy(msgspec.Struct, frozen=True):
         """Return the options of CACHE.FILL or CACHE.SET.
 
         `draw` is a random number between 0 and 1 for a load, and 0 for what is set; `cost` is how long the load took in
-        seconds; `tags` are the texts that the templates in `self.tags` gave.
+        seconds; `tags` are the texts that the templates in `self.tags` gave. An absence that is not to be kept is kept
+        for `least_absence` ms nevertheless.
         """
         factor = 1 - self.jitter * draw
         ttl: Any = self.ttl
@@ -114,7 +116,8 @@ class Policy(msgspec.Struct, frozen=True):
         words: list[bytes] = []
         if absent:
             # A negative_ttl of 0 answers those that wait for the load, and nothing is kept.
-            words += b"ABSENT", b"TTL", b"%d" % (millis(self.absent_for * factor) if self.absent_for else 0)
+            kept = millis(self.absent_for * factor) if self.absent_for else least_absence
+            words += b"ABSENT", b"TTL", b"%d" % kept
         else:
             if ttl is not None:
                 words += b"TTL", b"%d" % millis(ttl * factor)

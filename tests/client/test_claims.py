@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import functools
 import importlib
+import re
 import sys
 import textwrap
 import types
@@ -165,6 +166,100 @@ def test_the_claim_of_a_module_is_that_of_its_last_import(run: Callable[[str], A
     assert again.function is second.price.uncached
 
 
+# Each name in capitals is one thing by which two functions may differ.
+PARTS = """
+    import enum, functools
+    region = REGION
+    class Mode(enum.Enum):
+        ONLY = MEMBER
+    class Base:
+        def base(self): return BASE
+    class Shop(Base):
+        body = BODY
+        table = {"x": TABLE}
+        def __init__(self): self.made = INIT
+        def method(self): return METHOD
+        @property
+        def prop(self): return PROPERTY
+        @staticmethod
+        def fixed(given=GIVEN): return given
+        def text(self):
+            parts = self.base(), self.body, self.table["x"], self.made, self.method(), self.prop, self.fixed()
+            return "".join(parts)
+    def by(argument):
+        def decorate(function):
+            @functools.wraps(function)
+            def wrapper(id, *args): return wrapper.__wrapped__(id, *args) + argument + wrapper.attribute
+            wrapper.attribute = ATTRIBUTE
+            return wrapper
+        return decorate
+    def shown(mode): return mode.value + HELPER
+    def made(cell):
+        @cache.cached("price:{id}", ignore=["default", "keyword", "kind", "mode"])
+        @by(ARGUMENT)
+        def price(id, default=DEFAULT, *, keyword=KEYWORD, kind=Shop, mode=Mode.ONLY):
+            return CONSTANT + region + cell + default + keyword + kind().text() + shown(mode)
+        return price
+    price = made(CELL)
+"""
+NAMES = sorted(set(re.findall(r"[A-Z]{4,}", PARTS)) - {"ONLY"})
+
+
+def written(**values: str) -> str:
+    """Return the source with one region everywhere, apart from what is given."""
+    return re.sub("|".join(NAMES), lambda name: repr(values.get(name[0], "eu")), PARTS)
+
+
+def executed(cache: globalcache.Cache, source: str) -> Any:
+    names: dict[str, Any] = {"__name__": "shop", "cache": cache}
+    exec(textwrap.dedent(source), names)  # noqa: S102 - that is the case
+    return names["price"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_executed_twice_is_the_same_if_nothing_that_it_reads_differs(name: str) -> None:
+    """Two functions of one text, whose variables are others, may give different results by any of them."""
+    sources = written(), written(**{name: "us"})
+    for first, second in (sources, sources[::-1]):
+        with globalcache.Cache("memory://") as cache:
+            one = executed(cache, first)
+            assert executed(cache, first)(1) == one(1)
+            with pytest.raises(KeyFormatError, match="other code of that name"):
+                executed(cache, second)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"REGION", "HELPER"}])
+def test_a_module_that_is_imported_anew_with_another_part_is_refused(run: Callable[[str], Any], name: str) -> None:
+    """Its variables are the former ones, so what the former function reads there is new as well; all else is not."""
+    run(written())
+    run(written())
+    with pytest.raises(KeyFormatError, match="other code of that name"):
+        run(written(**{name: "us"}))
+
+
+def test_a_module_that_was_removed_keeps_its_keys_when_it_is_back(run: Callable[[str], Any]) -> None:
+    """Its variables are others then, and may be connections and tables, which are not compared."""
+    source = (
+        "table = {}\nclass Pool: pass\npool = Pool()\n@cache.cached('price:{id}')\ndef price(id): return table, pool"
+    )
+    first = run(source)
+    del sys.modules["shop_prices"]
+    second = run(source)
+    assert first is not second
+    (claim,) = first.cache.claims.near("price:")
+    assert claim.function is second.price.uncached
+
+
+def test_a_copy_of_the_variables_of_a_module_is_not_the_module() -> None:
+    """A program executes code with the variables of a module and one of its own."""
+    source = "@cache.cached('price:{id}')\ndef price(id): return REGION"
+    for first, second in (("eu", "us"), ("us", "eu")):
+        with globalcache.Cache("memory://") as cache:
+            exec(source, globals() | {"cache": cache, "REGION": first})  # noqa: S102
+            with pytest.raises(KeyFormatError, match="other code of that name"):
+                exec(source, globals() | {"cache": cache, "REGION": second})  # noqa: S102
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """It is compared by its fields, and by what else it has."""
@@ -246,7 +341,7 @@ def test_classes_that_a_factory_makes_are_another_each_time(make: Callable[[str]
                 way(cache, "us")
 
 
-def test_attributes_of_functions_and_classes_of_objects_tell_them_apart() -> None:
+def test_attributes_and_classes_tell_functions_apart() -> None:
     def by_attribute(region: str) -> Any:
         def price(id: int) -> str:
             return f"{price.region}{id}"  # type: ignore[attr-defined]

@@ -409,7 +409,7 @@ async def test_many_at_once(cache: Any) -> None:
     assert asked == [["b", "nobody"]]
 
 
-async def test_others_loads_are_waited_for_together_and_all_failures_named(make: Any, url: str) -> None:
+async def test_loads_of_others_are_waited_for_together(make: Any, url: str) -> None:
     """Two of the loads that a batch waits for fail while it waits: tasks wait for all at once, threads in turn."""
     # Threads for the loads, the batch and the watcher, whatever the number of processors.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(8))

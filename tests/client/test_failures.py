@@ -27,13 +27,13 @@ from sqlalchemy.exc import NoResultFound
 
 import globalcache
 from globalcache import AsyncCache, Cache, ConfigError, LoadError
-from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures
+from globalcache.client.failures import _PRIVATE, LONGEST_KEPT, MOST_KEPT, Failures, is_private
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
 from globalcache.errors import ReplyError
-from tests.client.test_loading import count_waits, until
-from tests.conftest import transport
+from tests.client.test_loading import count_waits
+from tests.conftest import transport, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -575,6 +575,19 @@ async def tasks_refused(cache: AsyncCache, users: list[str]) -> dict[str, str]:
     return dict(zip(users, await asyncio.gather(*map(call, users)), strict=True))
 
 
+@pytest.mark.parametrize("name", ["Forbidden" * 70, "É" * 300, "漢" * 220, "a" + "é" * 300])
+def test_a_private_failure_is_recognised_however_long_its_name(server: globalcache.Server, name: str) -> None:
+    """A server keeps 512 bytes of a cause, and what says that it is private stands at its end."""
+    private = type(name, (Exception,), {})
+    said = Failures().failed([b"x"], private(), Guard("f", (), [private]), Handled(), ran=False)
+    with Cache(server.url) as cache:
+        below = transport(cache)
+        lease = below.fetch(b"x", 0)[2]
+        below.call(b"CACHE.FAIL", *lease.words, said[0], b"RETRY", b"1000")
+        lease.close()
+        assert is_private(below.fetch(b"x", 0))
+
+
 def test_the_text_of_a_private_failure_stays_here(server: globalcache.Server) -> None:
     """Even a cache that lets others read texts does not send this one."""
     with Cache(server.url, tell_text=True) as cache:
@@ -656,7 +669,7 @@ def test_a_shared_exception_has_nothing_of_its_callers() -> None:
     assert len(shown[1]) == len(shown[3])
 
 
-def test_a_shared_exception_of_a_batch_has_nothing_of_its_callers() -> None:
+def test_a_shared_exception_of_a_batch_keeps_no_caller() -> None:
     _, (cache,) = processes(1)
     calls = [lambda: cache.get_or_load_many(["a", "b"], lambda _: broken()) for _ in range(2)]
     first = request_of_ann(calls[0])
@@ -681,7 +694,7 @@ def test_a_cause_that_callers_add_is_not_shared() -> None:
     assert raised(lambda: cache.get_or_load("k", broken)).__cause__ is None
 
 
-def test_an_exception_of_its_caller_keeps_what_the_caller_handles() -> None:
+def test_an_exception_keeps_what_its_caller_handles() -> None:
     """What passes through is nobody else's, so it is as it would be without a cache."""
     _, (cache,) = processes(1)
     error = request_of_ann(lambda: readers(cache)("guest", lambda: None))

@@ -375,7 +375,7 @@ def test_a_mistake_is_named_at_decoration(decorate: Callable[[Any], Any], line: 
         decorate(Cache())
 
 
-def test_an_annotation_is_resolved_at_the_first_call_at_the_latest() -> None:
+def test_an_annotation_is_resolved_by_the_first_call() -> None:
     cache = Cache()
 
     @cache.cached("defined:{id}")
@@ -683,7 +683,7 @@ def rows(id: int) -> int:
         (Cache().cached("a:{id}")(rows), Cache().cached("b:{id}")(rows)),
     ],
 )
-def test_functions_around_objects_that_can_differ_are_not_the_same(one: Any, other: Any) -> None:
+def test_functions_around_different_objects_differ(one: Any, other: Any) -> None:
     """Objects that are equal at decoration may differ at the call, and methods belong to their objects."""
     cache = Cache()
     item_of(cache, one)
@@ -729,7 +729,7 @@ def test_defaults_that_can_differ_are_not_the_same() -> None:
             cache.cached("item:{id}", ignore=["start"])(make(start))
 
 
-def test_a_method_named_like_a_variable_around_its_class_is_compared() -> None:
+def test_a_method_named_like_an_outer_variable_is_compared() -> None:
     """Only a local function can be its own variable; within a class the name means what is around the class."""
 
     def shop(price: int) -> Any:

@@ -12,25 +12,19 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, LoadError
+from globalcache.client._async.cache import _LocalLoad as _AsyncLocalLoad
+from globalcache.client._sync.cache import _LocalLoad
+from globalcache.client.flights import Flight, Flights
+from globalcache.client.guard import Guard
 from globalcache.client.leases import NoLease
 from globalcache.client.tasking import AsyncWork
-from globalcache.client.work import Work, _Flight
+from globalcache.client.work import Work
 from globalcache.contrib.testing import CacheForTests
 from tests.client.faces import Face
-from tests.conftest import transport
+from tests.conftest import Clock, transport, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+    from collections.abc import Callable, Iterable
 
 
 @pytest.fixture
@@ -38,23 +32,35 @@ def clock() -> Clock:
     return Clock()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
-
-
 def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Return a list that grows with each thread that waits for a load of its process."""
-    waits, wait = list[None](), _Flight.wait
+    waits, wait = list[None](), Flight.wait
 
-    def note(flight: _Flight, end: float) -> bool:
+    def note(flight: Flight, end: float) -> None:
         waits.append(None)
-        return wait(flight, end)
+        wait(flight, end)
 
-    monkeypatch.setattr(_Flight, "wait", note)
+    monkeypatch.setattr(Flight, "wait", note)
     return waits
+
+
+GUARD = Guard("a load")
+
+
+def alone(work: Work, name: bytes, load: Callable[[], Any], wait: float = 20) -> Any:
+    """Load one key without a lease, unless another thread does; return what came of it."""
+
+    def run(names: Iterable[bytes], outcomes: dict[bytes, Any]) -> None:
+        outcomes.update({name: load() for name in names})
+
+    end = time.monotonic() + wait
+    while True:
+        mine, others = work.alone([name], GUARD, run, end)
+        flight = others.get(name, mine)
+        if not flight.is_over:
+            raise DeadlineError("too late")
+        if (outcome := flight.outcome(name)) is not None:
+            return outcome
 
 
 def test_a_stale_value_is_served_at_once_and_refreshed_behind(clock: Clock) -> None:
@@ -115,6 +121,39 @@ def test_a_stale_value_stands_in_for_a_failed_load(clock: Clock) -> None:
         cache.get_or_load("x", fail, ttl="5m", stale_if_error="1h")
     assert [event for event, _ in told] == ["load", "load_error", "load_error"]
     assert told[1][1] == {"key": "x", "error": "OSError: no database"}
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_stale_values_stand_in_for_a_batch_that_fails(clock: Clock, kind: str) -> None:
+    """As for single keys. The server is asked once for all keys, and where one has no value the batch fails."""
+    face = Face(kind, "memory://", clock=clock)
+    asked: list[list[bytes]] = []
+    fetch_many = face.server.fetch_many
+
+    def note(keys: list[bytes], *how: Any) -> Any:
+        asked.append(list(keys))
+        return fetch_many(keys, *how)
+
+    def fail(_: object) -> Any:
+        raise OSError("no database")
+
+    def ask(*keys: str) -> Any:
+        return face("get_or_load_many", keys, fail, ttl="5m", stale_if_error="1h")
+
+    old = {key: key.upper() for key in "abc"}
+    assert face("get_or_load_many", "abc", lambda _: old, ttl="5m", stale_if_error="1h") == old
+    clock.now += 301
+    face.server.fetch_many = note
+    assert ask("a", "b") == {"a": "A", "b": "B"}
+    assert asked == [[b"a", b"b"]] * 2
+    assert face.cache.stats()["stale"] == 2
+    assert ask("a", "b") == {"a": "A", "b": "B"}  # held off
+    with pytest.raises(OSError, match="no database"):
+        ask("c", "new")
+    clock.now += 3700
+    with pytest.raises(OSError, match="no database"):
+        ask("a", "b")
+    face.close()
 
 
 def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
@@ -293,21 +332,21 @@ def test_who_has_no_room_in_time_gives_others_no_error() -> None:
 
     The impatient one came first, so the other waits for it.
     """
-    work = Work(local_loads=1)
+    work = Work(Flights(1))
     busy, go = threading.Event(), threading.Event()
     got: list[Any] = []
 
-    def occupy() -> None:
+    def occupy() -> bool:
         busy.set()
-        go.wait(10)
+        return go.wait(10)
 
-    first = threading.Thread(target=work.alone, args=(b"busy", occupy, 10), kwargs={"joins": True})
+    first = threading.Thread(target=alone, args=(work, b"busy", occupy))
     first.start()
     assert busy.wait(10)
     impatient = threading.Thread(target=give_up, args=(work,))
     impatient.start()
     until(lambda: b"k" in work._flights)  # noqa: SLF001
-    patient = threading.Thread(target=lambda: got.append(work.alone(b"k", lambda: 7, 10, joins=True)))
+    patient = threading.Thread(target=lambda: got.append(alone(work, b"k", lambda: 7)))
     patient.start()
     impatient.join(10)
     go.set()
@@ -318,7 +357,7 @@ def test_who_has_no_room_in_time_gives_others_no_error() -> None:
 
 def give_up(work: Work) -> None:
     with pytest.raises(DeadlineError, match="1 loads run already"):
-        work.alone(b"k", lambda: 1, 0.05, joins=True)
+        alone(work, b"k", lambda: 1, 0.05)
 
 
 # What an exception from outside must not leave behind
@@ -330,7 +369,7 @@ class Outside(BaseException):
 
 def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
     """Loads are interrupted while they have room; each traceback is kept, as a log keeps it."""
-    work, kept = Work(2), list[Outside]()
+    work, kept = Work(Flights(2)), list[Outside]()
 
     def stop() -> None:
         raise Outside
@@ -339,23 +378,20 @@ def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
         with pytest.raises(Outside) as raised:
             work.limited(stop, 1)
         kept.append(raised.value)
-    assert work.alone(b"k", lambda: 7, 1, joins=True) == 7
+    assert alone(work, b"k", lambda: 7, 1) == 7
 
 
 def test_no_more_loads_run_than_there_is_room_for() -> None:
-    work, running, most = Work(3), list[int](), list[int]()
+    work, running, most = Work(Flights(3)), list[int](), list[int]()
     go = threading.Barrier(3)
 
-    def load() -> None:
+    def load() -> int:
         running.append(1)
         most.append(len(running))
         go.wait(10)
-        running.pop()
+        return running.pop()
 
-    threads = [
-        threading.Thread(target=work.alone, args=(b"%d" % number, load, 10), kwargs={"joins": True})
-        for number in range(12)
-    ]
+    threads = [threading.Thread(target=alone, args=(work, b"%d" % number, load)) for number in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -459,7 +495,7 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
     world.clock.advance(0.1)
     for thread in threads[1:]:
         thread.start()
-    until(lambda: world.stats()["local_loads"] == 0 and len(here._core.work._flights) == 1)  # noqa: SLF001
+    until(lambda: world.stats()["local_loads"] == 0 and len(here._core.flights) == 1)  # noqa: SLF001
     row.go.set()
     for thread in threads:
         thread.join(20)
@@ -468,17 +504,12 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
 
 def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
-    work, row = Work(8), Row()
-    got, waiting, wait = list[int](), list[None](), _Flight.wait
-
-    def note(flight: _Flight, end: float) -> bool:
-        waiting.append(None)
-        return wait(flight, end)
+    cache, row, got = Cache("null://"), Row(), list[int]()
+    waiting = count_waits(monkeypatch)
+    load = _LocalLoad(lambda _: row.load(), lambda _, value: (value,), int, GUARD)
 
     def ask() -> None:
-        got.append(work.alone(b"k", row.load, 20, joins=False))
-
-    monkeypatch.setattr(_Flight, "wait", note)
+        got.append(cache._alone([b"k"], load, 20, joins=False)[b"k"])  # noqa: SLF001
 
     threads = [threading.Thread(target=ask) for _ in range(11)]
     threads[0].start()
@@ -501,7 +532,7 @@ def leave_unfinished(work: AsyncWork) -> None:
         await loop.create_future()
 
     async def begin() -> None:
-        load = asyncio.create_task(work.alone(b"k", never, 10, joins=True))
+        load = asyncio.create_task(work.alone([b"k"], GUARD, lambda *_: never(), time.monotonic() + 10))
         lease: Any = NoLease(None, b"k")
         assert work.refresh([lease], lambda _: never())
         await asyncio.sleep(0.001)
@@ -518,30 +549,34 @@ def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
     A loop that comes later, perhaps at the same address, neither joins such a load nor counts such a refresh.
     """
     monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 2)
-    work = AsyncWork(1)
+    work = AsyncWork(Flights(1))
     for _ in range(5):
         leave_unfinished(work)
 
-    async def load() -> int:
-        return 7
+    async def load(_: object, outcomes: dict[bytes, Any]) -> None:
+        outcomes[b"k"] = 7
 
-    assert asyncio.run(work.alone(b"k", load, 10, joins=True)) == 7
-    assert (len(work._flights), len(work._tasks), len(work._rooms)) == (0, 0, 1)  # noqa: SLF001
+    mine, _ = asyncio.run(work.alone([b"k"], GUARD, load, time.monotonic() + 10))
+    assert mine.outcome(b"k") == 7
+    left = len(work._flights), len(work._flights.rooms.taken), len(work._tasks), len(work._loops)  # noqa: SLF001
+    assert left == (0, 0, 0, 1)
 
 
 def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
     async def run() -> tuple[list[int], list[int]]:
-        work, go = AsyncWork(8), asyncio.Event()
+        cache, go = AsyncCache("null://"), asyncio.Event()
         version, reads = 1, list[int]()
 
-        async def load() -> int:
-            read = version
-            reads.append(read)
+        async def read(_: object) -> int:
+            found = version
+            reads.append(found)
             await go.wait()
-            return read
+            return found
+
+        load = _AsyncLocalLoad(read, lambda _, value: (value,), int, GUARD)
 
         async def ask() -> int:
-            return int(await work.alone(b"k", load, 20, joins=False))
+            return int((await cache._alone([b"k"], load, 20, joins=False))[b"k"])  # noqa: SLF001
 
         tasks = [asyncio.create_task(ask())]
         while not reads:  # noqa: ASYNC110 - it is no event
@@ -660,6 +695,50 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_another_process_failed_to_load_is_loaded_in_one_call(kind: str, waits: bool) -> None:
+    """Another process fails to load twenty keys, before a batch is asked for here or while it waits for them.
+
+    The function is called once for all of these keys, not once for each.
+    """
+    world = CacheForTests()
+    here: Any = Cache("memory://", namespace="test") if kind == "threads" else AsyncCache("memory://", namespace="test")
+    other = Cache("memory://", namespace="test")
+    world.stand_in_for(here, other)
+    keys, calls = [f"k{number}" for number in range(20)], list[list[str]]()
+    begun, go = threading.Event(), threading.Event()
+
+    def fail(_: object) -> Any:
+        begun.set()
+        assert go.wait(20)
+        raise ZeroDivisionError
+
+    def load_many(keys: list[str]) -> dict[str, str]:
+        calls.append(keys)
+        return {key: key.upper() for key in keys}
+
+    def ask() -> Any:
+        result = here.get_or_load_many(["own", *keys], load_many)
+        return result if kind == "threads" else asyncio.run(awaited(result))
+
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(other.get_or_load_many, keys, fail)
+        assert begun.wait(20)
+        if not waits:
+            go.set()
+            assert isinstance(failing.exception(20), ZeroDivisionError)
+        asking = pool.submit(ask)
+        until(lambda: calls[:1] == [["own"]] and (not waits or other.inspect("k0")["waiters"] == 1))
+        go.set()
+        assert asking.result(20) == {key: key.upper() for key in ["own", *keys]}
+    assert calls == [["own"], keys]
+
+
+async def awaited(value: Any) -> Any:
+    return await value
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
 def test_a_batch_without_a_server_is_loaded_in_one_call(kind: str) -> None:
     """A server is away and a batch is asked for: its function is called once for all keys, not once for each."""
     calls: list[list[str]] = []
@@ -676,32 +755,19 @@ def test_a_batch_without_a_server_is_loaded_in_one_call(kind: str) -> None:
     face.close()
 
 
-def test_equal_batches_without_a_server_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten threads ask for the same batch: one loads, the next load serves all who came meanwhile, each its own copy."""
+def test_equal_batches_without_a_server_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten threads ask for the same batch: one loads, the others join its load and get copies of their own."""
     cache = Cache("globalcache://127.0.0.1:1", timeout=0.2)
-    running, most, calls = 0, 0, 0
-    begun, go = threading.Event(), threading.Event()
+    calls: list[list[str]] = []
     waiting = count_waits(monkeypatch)
 
     def load_many(keys: list[str]) -> dict[str, list[int]]:
-        nonlocal running, most, calls
-        running, calls = running + 1, calls + 1
-        most = max(most, running)
-        begun.set()
-        assert go.wait(20)
-        if calls == 2:
-            until(lambda: len(waiting) == 9 + 8)  # all others wait for this one
-        running -= 1
+        calls.append(keys)
+        until(lambda: len(waiting) == 9)
         return {key: [1] for key in keys}
 
     with ThreadPoolExecutor(10) as pool:
-        results = [pool.submit(cache.get_or_load_many, ["a", "b"], load_many)]
-        assert begun.wait(20)
-        results += [pool.submit(cache.get_or_load_many, ["a", "b"], load_many) for _ in range(9)]
-        until(lambda: len(waiting) == 9)
-        go.set()
-        found = [result.result()["a"] for result in results]
+        found = list(pool.map(lambda _: cache.get_or_load_many(["a", "b"], load_many)["a"], range(10)))
     assert found == [[1]] * 10
     assert len({id(value) for value in found}) == 10
-    assert most == 1
-    assert calls == 2
+    assert calls == [["a", "b"]]

@@ -14,8 +14,7 @@ import pytest
 from globalcache import AsyncCache, Cache, ValueTooLargeError
 from globalcache.client.local import LONGEST_VALUE, LocalSocket, local_server
 from globalcache.contrib.testing import Clock
-from tests.client.test_loading import until
-from tests.conftest import transport
+from tests.conftest import transport, until
 
 WITHOUT = """
 import sys

@@ -60,7 +60,7 @@ def test_notes_of_one_caller_are_not_those_of_the_next() -> None:
             seen.value.add_note("of a caller")
 
 
-def test_an_error_of_a_shared_connection_is_made_anew_with_its_cause() -> None:
+def test_an_error_of_a_connection_is_copied_with_its_cause() -> None:
     cause = OSError(5, "x")
     for error in (UnavailableError("gone"), DeadlineError("late")):
         error.__cause__ = cause

@@ -186,7 +186,7 @@ async def test_each_caller_is_given_what_its_own_callable_raises(
 
 
 @pytest.mark.parametrize("error", [LoadError, DeadlineError])
-async def test_a_callable_that_raises_an_error_of_the_cache_is_asked_once(
+async def test_a_callable_that_raises_a_cache_error_is_called_once(
     backend: Callable[..., Any], server: globalcache.Server, error: type[Exception]
 ) -> None:
     """It is its own error, and not that of a load elsewhere, after which the callable would be asked."""

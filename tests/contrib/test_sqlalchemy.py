@@ -124,7 +124,7 @@ def test_a_savepoint_keeps_its_own(session: Session, cache: Cache) -> None:
     assert left(cache) == "bc"
 
 
-def test_the_commit_of_a_transaction_takes_open_savepoints_with_it(session: Session, cache: Cache) -> None:
+def test_a_commit_also_ends_open_savepoints(session: Session, cache: Cache) -> None:
     write(session)
     session.begin_nested()
     invalidate_after_commit(session, "a", cache=cache)

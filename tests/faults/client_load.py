@@ -488,19 +488,19 @@ def _marked(*, is_away: bool) -> Iterator[None]:
 
 
 def _mark_local(face: Any) -> None:
-    """Let loads know whether they run without a lease. A batch does so only where there is no server."""
-    for name, is_away in (("_load_here", False), ("_load_many_here", True)):
-        setattr(face, name, _marking(getattr(face, name), is_away=is_away))
+    """Let loads know whether they run without a lease, and whether they were begun where there is no server."""
+    for name in ("_load_here", "_many_here"):
+        setattr(face, name, _marking(getattr(face, name)))
 
 
-def _marking(inner: Any, *, is_away: bool) -> Any:
+def _marking(inner: Any) -> Any:
     def load_here(*args: Any, **options: Any) -> Any:
         # A coroutine is not begun here: the other face's is marked when it is.
-        with _marked(is_away=options.get("joins", is_away)):
+        with _marked(is_away=options.get("joins", False)):
             return inner(*args, **options)
 
     async def load_here_async(*args: Any, **options: Any) -> Any:
-        with _marked(is_away=options.get("joins", is_away)):
+        with _marked(is_away=options.get("joins", False)):
             return await inner(*args, **options)
 
     return load_here_async if asyncio.iscoroutinefunction(inner) else load_here

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
-from globalcache.client.wire import pack
+from globalcache.client.wire import pack, word_of
 from globalcache.units import parse_size
 from tests.conftest import GLOBALCACHE
 from tests.faults.test_server import resident
@@ -107,7 +107,7 @@ class Resp:
 
     def send(self, *requests: Sequence[Word]) -> None:
         for request in requests:
-            self.output.write(pack(tuple(request)))
+            self.output.write(packed(*request))
 
     async def reply(self, limit: float | None = REPLY_LIMIT) -> Any:
         while True:
@@ -318,6 +318,11 @@ class Run:
         text = await peer.ask("INFO")
         pairs = (line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
         return {name: int(value) for name, value in pairs if value.isdigit()}
+
+
+def packed(*words: Word) -> bytes:
+    """Return a command as it is sent."""
+    return pack(tuple(map(word_of, words)))
 
 
 def body(key: str, version: int, length: int) -> bytes:
@@ -890,7 +895,7 @@ class Strangers:
         key = f"q:{self.draw.randrange(50)}"
         match self.draw.randrange(6):
             case 0:
-                return pack(("SET", key, value))
+                return packed("SET", key, value)
             case 1:
                 return b"set %b 0 0 %d\r\n%b\r\n" % (key.encode(), len(value), value)
             case 2:
@@ -901,11 +906,11 @@ class Strangers:
                 }
                 return json.dumps(text).encode() + b"\n"
             case 3:
-                return pack(("CACHE.FETCH", f"q:{self.draw.randrange(5)}", "WAIT", 1000))
+                return packed("CACHE.FETCH", f"q:{self.draw.randrange(5)}", "WAIT", 1000)
             case 4:
-                return b"MULTI\r\n" + pack(("SET", key, value)) * 3
+                return b"MULTI\r\n" + packed("SET", key, value) * 3
             case _:
-                return pack(("MGET", *[f"load:{n}" for n in range(30)]))
+                return packed("MGET", *[f"load:{n}" for n in range(30)])
 
     async def torn(self) -> None:
         """Stop at any byte."""
@@ -918,7 +923,7 @@ class Strangers:
     async def parked(self) -> None:
         """Wait for a load, with more input behind, and leave."""
         _, output = await self.run.connect()
-        output.write(b"".join(pack(("GET", f"load:{self.draw.randrange(400)}")) for _ in range(5)))
+        output.write(b"".join(packed("GET", f"load:{self.draw.randrange(400)}") for _ in range(5)))
         output.write(b"PING\r\n" * self.draw.randrange(1, 5000))
         await asyncio.sleep(self.draw.choice([0, 0.005, 0.05]))
         output.transport.abort()

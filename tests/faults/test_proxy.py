@@ -79,7 +79,7 @@ def test_it_bounds_the_rate(proxy: Proxy, listener: socket.socket) -> None:
         assert time.monotonic() - begun >= 0.1
 
 
-def test_what_was_held_back_arrives_late_though_its_sender_has_gone(proxy: Proxy, listener: socket.socket) -> None:
+def test_held_bytes_arrive_after_their_sender_has_closed(proxy: Proxy, listener: socket.socket) -> None:
     client, server = linked(proxy, listener)
     with server:
         proxy.hold()

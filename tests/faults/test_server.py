@@ -142,7 +142,7 @@ def test_it_ends_in_time_under_load(serve: Callable[..., Any]) -> None:
     assert longest <= 5
 
 
-def test_a_transaction_that_changes_a_long_value_many_times_holds_it_once(serve: Callable[..., Any]) -> None:
+def test_a_transaction_holds_a_long_value_once(serve: Callable[..., Any]) -> None:
     """Fifty commands of one transaction, then fifty of one write, each make a long value anew: none is kept."""
     server, size = serve("--memory", "64MiB"), 8 << 20
     with Wire(server.address) as wire:

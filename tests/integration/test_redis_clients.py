@@ -100,7 +100,7 @@ def test_the_server_says_who_it_is(server: globalcache.Server, client: Any) -> N
     assert client.echo("x") == b"x"
 
 
-def test_a_password_where_none_is_set_is_taken_by_hello_and_refused_by_auth_as_in_redis(
+def test_a_password_that_is_not_needed_is_treated_as_in_redis(
     server: globalcache.Server,
 ) -> None:
     with redis.Redis.from_url(server.redis_url, password="x", protocol=3) as client:

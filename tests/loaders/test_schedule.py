@@ -227,7 +227,7 @@ def check_once(server: Server, limits: dict[bytes, float]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["one", "batch"])
-def test_a_call_that_ignores_its_cancellation_fails_at_the_time_out(kind: str) -> None:
+def test_a_call_that_ignores_cancellation_times_out(kind: str) -> None:
     """`finally: await rollback()` against a hung database: FAIL at once, no renewal after it, and the lane goes on."""
     cache, freed = Functions(), asyncio.Event()
 

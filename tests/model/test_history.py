@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import time
+import sys
 
 import pytest
 
@@ -110,7 +110,7 @@ def test_bad_histories_are_caught_and_the_culprit_is_named(name: str) -> None:
     assert str(violation.operation) in str(violation)
 
 
-def test_a_value_may_vanish_where_that_is_allowed_but_not_come_back() -> None:
+def test_a_value_may_be_evicted_but_not_come_back() -> None:
     assert check(BAD["a value vanishes"], forgets=True) is None
     assert check(BAD["a late fill after a delete"], forgets=True) is not None
     assert check(BAD["a stale read"], forgets=True) is not None
@@ -169,7 +169,7 @@ def test_it_agrees_with_the_definition() -> None:
     assert min(verdicts.values()) > 100
 
 
-def test_it_is_fast_with_many_unknown_outcomes() -> None:
+def test_its_cost_is_linear_with_many_unknown_outcomes() -> None:
     random_ = random.Random(7)
     history, state, now = [], None, 0.0
     for number in range(1, 20_001):
@@ -181,6 +181,20 @@ def test_it_is_fast_with_many_unknown_outcomes() -> None:
             state = number
         else:
             history.append(op("read", "missing" if state is None else "ok", now, now + 0.5, state))
-    begun = time.monotonic()
-    assert check(history) is None
-    assert time.monotonic() - begun < 20
+    assert calls_of(history[:10_000]) * 3 > calls_of(history)
+
+
+def calls_of(history: list[Operation]) -> int:
+    """Return how many functions are called by a check that finds nothing: what it costs on a machine of any speed."""
+    calls = 0
+
+    def note(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    sys.setprofile(note)
+    try:
+        assert check(history) is None
+    finally:
+        sys.setprofile(None)
+    return calls

@@ -151,12 +151,13 @@ def test_keys_made_to_collide_cost_no_more_than_others(start: Callable[..., glob
     assert ratio < (2 if IS_LONG else 10)
 
 
-def test_no_pattern_holds_up_the_server(server: globalcache.Server) -> None:
+def test_no_pattern_holds_up_the_server(start: Callable[..., globalcache.Server]) -> None:
+    server = start()
     with redis.Redis.from_url(server.redis_url) as client:
         client.set("a" * 60_000, "v")
         for pattern in ("*a" * 500 + "b", "a*" * 500 + "[b", "*" + "a?" * 500 + "b*", "*" * 1000 + "b"):
-            begun = time.perf_counter()
             assert client.keys(pattern) == []
-            assert time.perf_counter() - begun < 0.1
+        # In processor time: what others do on this machine does not count.
+        assert client.info()["longest_turn_usec"] < 100_000
         with pytest.raises(redis.ResponseError, match="pattern is too long"):
             client.keys("*a" * 513)

@@ -105,7 +105,7 @@ def test_lengths_of_redis_that_lie_are_errors_and_cost_nothing(unmoved: Process,
     "length", ["-2", str(2**31 - 1), str(2**31), str(2**32), str(2**63), str(2**64), "9" * 40, "1e3", ""]
 )
 @pytest.mark.parametrize("line", ["set k 0 0 {}", "add k 0 0 {}", "cas k 0 0 {} 1", "ms k {}", "ms k {} T10"])
-def test_lengths_of_memcached_that_lie_are_errors_and_cost_nothing(unmoved: Process, line: str, length: str) -> None:
+def test_false_lengths_of_memcached_are_errors(unmoved: Process, line: str, length: str) -> None:
     got = answer(unmoved.address, line.format(length).encode() + b"\r\n")
     assert got is not None
     assert got.startswith((b"CLIENT_ERROR", b"SERVER_ERROR", b"ERROR"))

@@ -225,7 +225,7 @@ def test_keys_and_channels_of_others_are_not_told(server: globalcache.Server) ->
         assert counts == b"*4\r\n$6\r\nmine:1\r\n:1\r\n$7\r\nother:1\r\n:0\r\n+OK\r\n"
 
 
-def test_a_redirected_message_names_only_what_its_receiver_may_know(server: globalcache.Server) -> None:
+def test_a_redirected_message_has_only_permitted_keys(server: globalcache.Server) -> None:
     with Wire(server.address) as receiver, Wire(server.address) as reader, Wire(server.address) as writer:
         receiver.send(b"HELLO 3 AUTH keyless secret\r\nCLIENT ID\r\n")
         got = b""

@@ -174,7 +174,7 @@ def test_openssl(certificates: Certificates, start: Callable[..., globalcache.Se
 
 
 @pytest.mark.parametrize(("names", "expired"), [((), True), (("cache.example.org",), False)])
-def test_clients_refuse_a_server_with_a_certificate_that_is_over_or_another_ones(
+def test_clients_refuse_certificates_expired_or_of_others(
     certificates: Certificates, start: Callable[..., globalcache.Server], names: tuple[str, ...], expired: bool
 ) -> None:
     server = start(listen=[TLS], **certificates.files("server", *names, expired=expired))
@@ -227,7 +227,7 @@ def test_requests_in_the_clear_end_a_connection_with_tls(
     assert server.stats()["commands"] == 0
 
 
-def test_a_reader_that_stalls_gets_everything_when_it_reads_again(
+def test_a_stalled_reader_gets_everything_in_the_end(
     certificates: Certificates, start: Callable[..., globalcache.Server]
 ) -> None:
     server = start(listen=[TLS], **certificates.files("server"))
@@ -299,7 +299,7 @@ def test_files_that_do_not_fit_are_named(certificates: Certificates, start: Call
             start(listen=[TLS], **options)
 
 
-def test_an_address_for_others_needs_client_certificates_or_a_word_of_the_operator(
+def test_a_public_address_needs_client_certificates(
     certificates: Certificates, start: Callable[..., globalcache.Server]
 ) -> None:
     files = certificates.files("server")

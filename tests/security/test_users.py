@@ -243,7 +243,7 @@ def test_a_password_alone_is_that_of_whoever_names_nobody(tmp_path: Path) -> Non
             redis.Redis.from_url(server.redis_url).ping()
 
 
-def test_others_are_let_in_only_where_somebody_has_to_say_who_he_is(users: Path) -> None:
+def test_a_public_address_needs_a_login(users: Path) -> None:
     with pytest.raises(globalcache.ConfigError, match="--insecure allows it"):
         globalcache.Server(listen=["0.0.0.0:0"], memory="16MiB")
     with globalcache.Server(listen=["0.0.0.0:0"], memory="16MiB", users_file=users) as server:

@@ -50,7 +50,7 @@ def test_a_ttl_is_milliseconds(server: globalcache.Server, wire: Wire) -> None:
         redis.ask(b"TTL k\r\n", b":60\r\n")
 
 
-def test_a_line_that_is_no_message_is_answered_and_the_next_one_runs(wire: Wire) -> None:
+def test_a_line_that_is_no_message_is_answered(wire: Wire) -> None:
     wire.send(b"{nonsense\n")
     with wire.socket.makefile("rb") as lines:
         assert json.loads(lines.readline())["body"]["code"] == 12

@@ -84,7 +84,7 @@ def test_flush_all_waits_for_its_time(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("verb", [b"set k 0 0 %d\r\n", b"ms k %d\r\n"])
-def test_a_value_that_is_too_large_is_swallowed_and_takes_the_old_one_along(wire: Wire, verb: bytes) -> None:
+def test_a_value_too_large_is_skipped_and_deletes_the_old_one(wire: Wire, verb: bytes) -> None:
     wire.ask(b"set k 0 0 1\r\nx\r\nset other 0 0 1\r\nx\r\n")
     size = (1 << 20) + 1
     reply = wire.ask(

@@ -136,7 +136,7 @@ def test_what_is_evicted_is_void() -> None:
             assert two.ask(b"GET", b"k") == b"$-1\r\n"
 
 
-def test_own_writes_follow_their_reply_unless_they_are_not_wanted(port: int) -> None:
+def test_own_writes_are_pushed_after_their_reply(port: int) -> None:
     with Raw(port, 3) as one:
         one.ask(b"CLIENT", b"TRACKING", b"ON")
         one.ask(b"GET", b"k")

@@ -55,7 +55,7 @@ def test_what_invalidates_a_watched_key_ends_the_transaction(port: int, change: 
         assert one.ask(b"GET", b"k") == b"$-1\r\n"
 
 
-def test_a_key_that_was_loaded_for_this_client_is_watched_as_it_was_loaded(port: int) -> None:
+def test_a_loaded_key_is_watched_as_it_was_loaded(port: int) -> None:
     with Raw(port, 3) as worker, Raw(port) as one, Raw(port) as two:
         assert worker.ask(b"CACHE.LOADER", b"watched:*") == b"+OK\r\n"
         for other_writes in (False, True):

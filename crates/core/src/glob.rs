@@ -72,6 +72,13 @@ impl Pattern {
         size_of::<Pattern>() + size_of_val(&*self.elements) + size_of_val(&*self.stars) + size_of_val(&*self.sets)
     }
 
+    /// The bytes that each text begins with which matches.
+    pub fn prefix(&self) -> Vec<u8> {
+        let first = self.stars.first().map_or(self.elements.len(), |at| usize::from(*at));
+        let byte = |element: &Element| if let Element::Byte(byte) = element { Some(*byte) } else { None };
+        self.elements[..first].iter().map_while(byte).collect()
+    }
+
     /// The parts between two stars.
     fn parts(&self) -> impl Iterator<Item = &[Element]> {
         self.stars.windows(2).map(|ends| &self.elements[usize::from(ends[0])..usize::from(ends[1])])

@@ -34,7 +34,7 @@ fn what_changes_no_value_voids_nothing() {
 }
 
 #[test]
-fn a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_joined_later_loads_anew() {
+fn a_tag_invalidated_since_the_grant_refuses_the_fill() {
     let mut world = World::new();
     let (a, early, b) = (world.connect(""), world.connect(""), world.connect(""));
     let token = world.lease(a, "k");
@@ -51,7 +51,7 @@ fn a_tag_that_was_invalidated_since_the_grant_refuses_the_fill_and_who_joined_la
 }
 
 #[test]
-fn a_late_fill_that_a_tag_refuses_leaves_the_load_that_began_after_the_invalidation_alone() {
+fn a_refused_late_fill_leaves_the_newer_load_alone() {
     let mut world = World::new();
     let (late, early, other) = (world.connect(""), world.connect(""), world.connect(""));
     let first = world.lease(late, "k");
@@ -147,7 +147,7 @@ fn two_holders_that_do_not_answer_are_enough() {
 }
 
 #[test]
-fn a_lease_that_ran_out_goes_to_another_process_than_the_one_that_let_it() {
+fn an_expired_lease_goes_to_another_process() {
     let mut world = World::new();
     let (stopped, other) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
     world.lease(stopped, "k");
@@ -203,7 +203,7 @@ fn failures_hold_a_key_off_for_up_to_a_second() {
 }
 
 #[test]
-fn a_key_that_is_held_off_may_be_loaded_again_once_it_was_invalidated() {
+fn an_invalidation_ends_the_hold_off_of_a_key() {
     for invalidate in ["CACHE.INVALIDATE KEYS 1 k", "DEL k", "FLUSHALL", "FLUSHDB"] {
         let mut world = World::new();
         let (loader, other) = (world.connect(""), world.connect(""));
@@ -256,7 +256,7 @@ fn who_closes_is_neither_waiter_nor_holder() {
 }
 
 #[test]
-fn invalidations_faster_than_the_load_starve_nobody_and_multiply_nothing() {
+fn invalidations_faster_than_the_load_starve_nobody() {
     let mut world = World::new();
     let writer = world.connect("");
     let first = world.connect("");
@@ -433,8 +433,21 @@ fn with_tickets_nothing_waits_in_its_place() {
     assert!(world.ask(worker, "GET user:2").starts_with("-ERR this connection is a loader worker's"));
 }
 
+/// A reader with tickets asks for what a worker loads, and then for a command that there is not.
 #[test]
-fn what_an_old_connection_sent_is_not_run_after_the_new_one_was_welcomed() {
+fn a_ticket_is_not_counted_as_an_error() {
+    let mut world = World::new();
+    let (worker, reader) = (world.connect("HELLO 3"), world.connect("HELLO 3"));
+    world.ask(worker, "CACHE.LOADER user:*");
+    world.ask(reader, "CACHE.SESSION me 1 TICKETS");
+    assert!(world.ask(reader, "GET user:1").starts_with("-WAITING "));
+    assert!(world.ask(reader, "INFO stats").contains("total_error_replies:0"));
+    world.ask(reader, "NOSUCH");
+    assert!(world.ask(reader, "INFO stats").contains("total_error_replies:1"));
+}
+
+#[test]
+fn requests_of_a_fenced_connection_are_not_run() {
     let mut world = World::new();
     let old = world.connect("HELLO 3");
     world.ask(old, "CACHE.SESSION me 1 TICKETS");
@@ -477,7 +490,7 @@ fn an_absence_brings_the_name_of_its_exception() {
 }
 
 #[test]
-fn a_value_refused_by_a_void_is_not_handed_to_who_joined_after_a_tag_was_invalidated() {
+fn a_refused_value_does_not_reach_later_waiters() {
     let mut world = World::new();
     let (a, b, writer) = (world.connect(""), world.connect(""), world.connect(""));
     let token = world.lease(a, "k");
@@ -505,7 +518,7 @@ fn a_read_that_waits_is_one_miss() {
 }
 
 #[test]
-fn a_jump_of_the_wall_clock_neither_ends_nor_prolongs_a_time_to_live_or_a_lease() {
+fn a_jump_of_the_wall_clock_changes_no_ttl_or_lease() {
     const HOUR: i64 = 3_600_000;
     for jump in [HOUR, -HOUR, 8760 * HOUR, -8760 * HOUR] {
         let mut world = World::new();
@@ -528,7 +541,7 @@ fn a_jump_of_the_wall_clock_neither_ends_nor_prolongs_a_time_to_live_or_a_lease(
 }
 
 #[test]
-fn who_waits_is_told_the_end_of_a_transaction_and_nothing_within_it() {
+fn waiters_see_only_the_end_of_a_transaction() {
     for (last, outcome) in [("SET k final", Some("$5 final")), ("DEL k", None)] {
         let mut world = World::new();
         let (holder, waiter, writer) = (world.connect(""), world.connect(""), world.connect(""));
@@ -577,7 +590,7 @@ fn the_message_that_a_value_is_gone_never_overtakes_the_value() {
 }
 
 #[test]
-fn a_transaction_that_waited_for_a_load_is_one_step_at_the_moment_it_runs() {
+fn a_transaction_that_waited_for_a_load_is_one_step() {
     let mut world = World::new();
     let (worker, reader, writer) = (world.connect("HELLO 3"), world.connect(""), world.connect(""));
     world.ask(worker, "CACHE.LOADER user:*");
@@ -640,7 +653,7 @@ fn a_tag_means_the_items_of_its_own_database() {
 }
 
 #[test]
-fn absence_with_no_time_to_live_answers_those_that_wait_and_is_not_kept() {
+fn absence_without_a_ttl_answers_waiters_and_is_not_stored() {
     let mut world = World::new();
     let (loader, early, late) = (world.connect(""), world.connect(""), world.connect(""));
     let token = world.lease(loader, "k");
@@ -1375,7 +1388,7 @@ fn a_transaction_does_not_go_by_what_was_loaded_before_a_change() {
 /// A client watches a key, and a worker answers that there is no such row. The row appears, and is loaded for the client's
 /// next read, or by its EXEC: that is a change to what it has read.
 #[test]
-fn a_row_that_appears_after_it_was_read_as_absent_ends_a_transaction() {
+fn a_row_that_appears_after_its_absence_ends_a_transaction() {
     for reads_again in [false, true] {
         let mut world = World::new();
         let (worker, client) = (world.connect("HELLO 3"), world.connect(""));
@@ -2083,7 +2096,7 @@ fn a_grant_that_was_not_delivered_passes_on_at_once() {
 
 /// One task of a loop loads a key, and another one of it waits for the same key on the same connection, which ends.
 #[test]
-fn a_wait_on_the_connection_of_the_holder_does_not_end_its_lease() {
+fn a_wait_of_the_holder_does_not_end_its_lease() {
     let mut world = World::new();
     let (first, second) = (world.connect("HELLO 3"), world.connect("CACHE.SESSION a 1"));
     world.ask(first, "CACHE.SESSION a 1 TICKETS");

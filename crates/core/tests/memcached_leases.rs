@@ -22,7 +22,7 @@ impl World {
 }
 
 #[test]
-fn one_wins_and_nobody_is_told_that_there_is_nothing_while_it_loads() {
+fn one_wins_and_others_wait_while_it_loads() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     assert_eq!(world.ask(a, "mg k v R30"), "EN");
@@ -58,7 +58,7 @@ fn the_token_of_a_win_fills_once_by_any_connection() {
 }
 
 #[test]
-fn a_value_read_before_a_write_is_never_stored_by_its_token_after_it() {
+fn a_token_from_before_a_write_stores_nothing() {
     for write in [
         "md k",
         "md k I",
@@ -81,7 +81,7 @@ fn a_value_read_before_a_write_is_never_stored_by_its_token_after_it() {
 }
 
 #[test]
-fn mg_w_then_md_by_a_writer_then_the_winners_fill_stores_nothing() {
+fn a_delete_between_win_and_fill_stores_nothing() {
     let mut world = World::new();
     let (winner, writer) = (world.connect(""), world.connect(""));
     world.ask(writer, "ms k 2 T10\r\nv0");
@@ -141,7 +141,7 @@ fn touches_and_expiry_void_no_win() {
 }
 
 #[test]
-fn a_win_passes_on_when_its_time_is_over_and_the_first_to_fill_is_stored() {
+fn an_expired_win_passes_on_and_the_first_fill_is_stored() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     let first = flag(&world.ask(a, "mg k v c N2"), 'c');
@@ -160,7 +160,7 @@ fn a_win_passes_on_when_its_time_is_over_and_the_first_to_fill_is_stored() {
 }
 
 #[test]
-fn a_number_is_a_token_first_and_then_a_version_and_neither_is_taken_for_the_other() {
+fn tokens_and_versions_are_not_mistaken_for_each_other() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "ms k 2 T20\r\nv0");
@@ -193,7 +193,7 @@ fn a_number_is_a_token_first_and_then_a_version_and_neither_is_taken_for_the_oth
 }
 
 #[test]
-fn what_md_marks_is_served_as_stale_under_a_new_version_and_loaded_by_one() {
+fn a_marked_value_is_stale_and_loaded_by_one() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "set k 5 100 2\r\nv1");
@@ -229,7 +229,7 @@ fn what_md_empties_is_kept_without_its_value() {
 }
 
 #[test]
-fn a_fill_that_names_an_older_version_is_stored_as_stale_if_it_says_so() {
+fn a_fill_with_an_older_version_is_stored_as_stale() {
     let mut world = World::new();
     let (a, b) = (world.connect(""), world.connect(""));
     world.ask(a, "set k 0 100 2\r\nv1");

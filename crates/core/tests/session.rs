@@ -294,7 +294,7 @@ fn a_value_that_is_too_long_is_an_error_and_nothing_else() {
 
 /// As above in JSON: the answer has the number of its message, wherever in the message that stands.
 #[test]
-fn a_message_with_a_value_that_is_too_long_is_answered_by_its_number() {
+fn a_message_with_a_value_too_long_is_answered() {
     let text = TOO_LONG.strip_prefix("ERR ").unwrap();
     for length in [1001, 300_000, 900_000] {
         let value = format!("\"{}\"", "v".repeat(length - 2));
@@ -748,7 +748,7 @@ fn memcached_flushes_at_a_unix_time() {
 /// A keeps copies of K and K2. W writes K, then K2. A reads K2 before its thread has looked for messages: it is told that
 /// its copy of K is void before it sees the later write.
 #[test]
-fn an_invalidation_comes_before_the_reply_that_shows_a_later_write() {
+fn an_invalidation_precedes_replies_with_later_writes() {
     let mut world = World::new();
     let (reader, writer) = (world.connect("HELLO 3"), world.connect("PING"));
     world.ask(reader, "CLIENT TRACKING ON");
@@ -968,7 +968,7 @@ fn a_get_or_set_answers_as_it_does_within_a_transaction() {
 
 proptest! {
     #[test]
-    fn requests_that_come_together_are_answered_as_if_each_came_alone(
+    fn pipelined_requests_are_answered_as_single_ones(
         commands in prop::collection::vec(use_of_keys(), 1..60),
         pause in prop::sample::select(&[10usize, 1000, 1 << 20][..]),
     ) {

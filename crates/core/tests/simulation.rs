@@ -456,13 +456,13 @@ fn violations(manner: Manner, count: u64) -> Vec<(u64, Vec<String>)> {
 }
 
 #[test]
-fn no_interleaving_of_leases_serves_or_keeps_what_was_invalidated() {
+fn leases_never_serve_what_was_invalidated() {
     let found = violations(Manner::Leases, count());
     assert!(found.is_empty(), "{} of {}: {:?}", found.len(), count(), found.first());
 }
 
 #[test]
-fn no_interleaving_of_workers_serves_or_keeps_what_was_invalidated() {
+fn workers_never_serve_what_was_invalidated() {
     let found = violations(Manner::Workers, count());
     assert!(found.is_empty(), "{} of {}: {:?}", found.len(), count(), found.first());
 }

@@ -93,7 +93,7 @@ fn what_is_kept_is_found_while_all_around_it_is_written_anew() {
 /// Segments of every kind are taken apart here: sparse ones and oldest ones, of new items and of those that were asked for
 /// again, with items that live, are dead by their time, tag or database, and whose memory is wanted at once.
 #[test]
-fn whatever_is_found_while_segments_are_taken_apart_is_what_was_written() {
+fn values_are_right_while_segments_are_reclaimed() {
     const KEYS: u32 = 30_000;
     let store = store(true);
     let tags: Vec<u64> = (0..8u8).map(|tag| store.tag(&[tag])).collect();
@@ -159,7 +159,7 @@ fn whatever_is_found_while_segments_are_taken_apart_is_what_was_written() {
 }
 
 #[test]
-fn long_values_push_each_other_out_and_are_refused_where_nothing_may_go() {
+fn long_values_evict_each_other_or_are_refused() {
     for evict in [true, false] {
         let store = store(evict);
         let long = vec![7; 200_000];

@@ -136,7 +136,7 @@ fn draws(seed: u64) -> impl FnMut(u64) -> u64 {
 /// Fills a small store many times over with items of changing size, reading all the time: compaction, both queues,
 /// ghosts and values beside the log are all passed through.
 #[test]
-fn a_store_that_is_full_for_long_stays_right_and_within_its_budget() {
+fn a_full_store_stays_right_and_within_its_budget() {
     let mut test = Test::new(4 << 20, true, true);
     let mut random = draws(1);
     for round in 0..200_000u64 {

@@ -11,6 +11,7 @@ use globalcache_server::{Options, StartError, TlsFiles};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
+mod forks;
 mod local;
 mod store;
 
@@ -204,6 +205,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Server>()?;
     module.add_class::<local::LocalServer>()?;
     module.add_class::<store::Store>()?;
+    forks::register(module)?;
     module.add_function(wrap_pyfunction!(run_bench, module)?)?;
     module.add_function(wrap_pyfunction!(exit_on_panic, module)?)?;
     Ok(())

@@ -1,12 +1,13 @@
 //! The store inside a Python process: the one that the server has, without a server.
 //!
 //! No lock of the store is held while Python runs, so nothing that Python does meanwhile can wait for it. Copying a long
-//! value, and all that visits many items, is done without the interpreter's lock.
+//! value, and all that visits many items, is done without the interpreter's lock; a fork waits for that (`forks.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::forks::detached;
 use globalcache_core::limits::Limits;
 use globalcache_core::store::{Key, Meta, Options, Refused, Store as Inner, Value, shards_for};
 use globalcache_server::{MIN_MEMORY, read_clocks};
@@ -59,7 +60,7 @@ impl Store {
         let now = read_clocks().mono;
         let due = self.due.load(Relaxed);
         if now >= due && self.due.compare_exchange(due, now + UPKEEP, Relaxed, Relaxed).is_ok() {
-            py.detach(|| self.inner.tick(now));
+            detached(py, || self.inner.tick(now));
         }
         now
     }
@@ -113,7 +114,7 @@ impl Store {
                 entry.set(value, &Meta { expires_at, ..Meta::default() })
             })
         };
-        let written = if value.len() < LONG { write() } else { py.detach(write) };
+        let written = if value.len() < LONG { write() } else { detached(py, write) };
         written.map(|_| ()).map_err(|refused| match refused {
             Refused::TooLarge => {
                 let limit = self.inner.options().max_value;
@@ -131,7 +132,7 @@ impl Store {
     }
 
     fn clear(&self, py: Python<'_>) {
-        py.detach(|| {
+        detached(py, || {
             self.inner.clear(None, read_clocks().mono);
             self.inner.shed(usize::MAX);
         });

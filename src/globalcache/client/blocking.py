@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hiredis
 
-from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.home import ASK_LONGEST, Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases import ThreadLeases
 from globalcache.client.lookup import addresses
 from globalcache.client.wire import (
@@ -39,7 +39,7 @@ from globalcache.client.wire import (
     MORE,
     Push,
     Reply,
-    Word,
+    Words,
     batches,
     fetch_request,
     is_denied,
@@ -157,7 +157,8 @@ class Connection:
             elif home.local is not None:
                 self.poll = self._socket.poll
             self.limit(begun + home.timeout - time.monotonic())
-            home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)]))
+            if not home.check_greeting(self.ask_all([pack(words) for words in home.greeting(self.generation)])):
+                home.check_longest(*self.ask_all([pack(ASK_LONGEST)]))
             self.settle()
             self.limit(begun + home.timeout - time.monotonic())
         except BaseException:
@@ -231,7 +232,7 @@ class Connection:
         self._home.owed.settle(bill)
         self.paid = bill.serial
 
-    def _run(self, commands: list[tuple[bytes, ...]]) -> list[Reply]:
+    def _run(self, commands: list[Words]) -> list[Reply]:
         return [reply for part in batches(commands) for reply in self.ask_all([pack(words) for words in part])]
 
     def ask(self, request: bytes) -> Reply:
@@ -335,7 +336,7 @@ class Connection:
 
     def cancel(self, ticket: int) -> Reply:
         """Leave the queue of a ticket. Returns its outcome if that was faster, else _CROWDED."""
-        reply = self.ask(pack((b"CACHE.CANCEL", ticket)))
+        reply = self.ask(pack((b"CACHE.CANCEL", b"%d" % ticket)))
         if isinstance(reply, Exception):
             raise translate(reply)
         return self._outcomes.pop(ticket, _CROWDED)
@@ -508,13 +509,17 @@ class BlockingServer:
                 return self.fetch(key, wait, lease_ms, False, looks)  # noqa: FBT003
             self._drop(link, error)
             raise
-        idle = link.pool
-        idle.append(link)
-        if idle is not self._idle:
-            self._empty(idle)
-        if reply is _CROWDED and not looks:
-            return self._looked_for(key, wait, lease_ms)
-        return reply
+        try:
+            idle = link.pool
+            idle.append(link)
+            if idle is not self._idle:
+                self._empty(idle)
+            if reply is _CROWDED and not looks:
+                return self._looked_for(key, wait, lease_ms)
+            return reply
+        finally:
+            # A traceback may be kept, and would keep a lease.
+            del reply
 
     def _not_hit(self, link: Connection, key: bytes, reply: Reply, wait: float) -> Reply:
         """Return the outcome of a fetch, or _CROWDED; a lease has an owner from here on."""
@@ -523,9 +528,7 @@ class BlockingServer:
         else:
             reply = self._followed(link, reply, wait)
         # Before anything else can happen: what is interrupted before this closes the connection.
-        if reply.__class__ is list and reply[2]:
-            self.leases.own(key, reply)
-        return reply
+        return self.leases.own(key, reply)
 
     def _looked_for(self, key: bytes, wait: float, lease_ms: int | None) -> Reply:
         """Ask again and again while somebody else loads, since so many wait that no connection may be held for it."""
@@ -557,14 +560,17 @@ class BlockingServer:
                 replies.append(error)
         return replies
 
-    def call(self, *words: Word, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
+    def call(self, *words: bytes, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
         """Ask for a command; with `keys` or `tags` it is a write that is remembered if it may have been lost."""
-        reply = self._ask(pack(words), None, keys, tags)
+        request = pack(words)
+        reply = self._ask(request, None if keys or tags else _LOOKING, keys, tags)
+        if reply is _CROWDED:
+            reply = self._asked_again(request)
         if type(reply) is not bytes and isinstance(reply, Exception):
             raise translate(reply)
         return reply
 
-    def call_many(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
+    def call_many(self, commands: Sequence[Words], keys: tuple[bytes, ...] = ()) -> list[Reply]:
         """Ask for several commands, in batches; an element may be an exception. `keys` as for `call`."""
         replies: list[Reply] = []
         for part in batches(commands):
@@ -625,27 +631,39 @@ class BlockingServer:
                 for index, reply in enumerate(replies):
                     if type(reply) is not bytes and (ticket := ticket_of(reply)):
                         replies[index] = link.outcome(ticket, self.home.timeout)
-            self._own_all(owners, replies)
+            if owners:
+                return self._owned(link, owners, replies)
         except _FatalReplyError as error:
             self._discard(link)
-            self._own_all(owners, error.reply)
-            return error.reply  # type: ignore[no-any-return]
+            replies = error.reply
+            return self._owned(None, owners, replies) if owners else replies
         except BaseException as error:
             if first and isinstance(error, NotSentError):
                 self._discard(link)
                 return self._ask_all(requests, keys, owners=owners, first=False)
             self._lose(link, error, keys, ())
             raise
-        if is_fatal(replies[-1]):
-            self._discard(link)
-            return replies
-        self._put_back(link)
+        self._let_go_of(link, replies)
         return replies
 
-    def _own_all(self, owners: Sequence[bytes], replies: list[Reply]) -> None:
-        if owners:
+    def _let_go_of(self, link: Connection, replies: list[Reply]) -> None:
+        if is_fatal(replies[-1]):
+            self._discard(link)
+        else:
+            self._put_back(link)
+
+    def _owned(self, link: Connection | None, owners: Sequence[bytes], replies: list[Reply]) -> list[Reply]:
+        """Return replies with a Lease in place of each token, and put the connection back."""
+        owned: list[Reply] = []
+        try:
             for key, reply in zip(owners, replies, strict=True):
-                self.leases.own(key, reply)
+                owned.append(self.leases.own(key, reply))
+            if link is not None:
+                self._let_go_of(link, replies)
+            return owned
+        finally:
+            # As in `fetch`.
+            del owned
 
     def _take(self) -> Connection:
         """Return a connection of this generation that has paid, and lives as far as is known."""

@@ -12,7 +12,7 @@ import gc
 import threading
 import types
 import weakref
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -95,9 +95,11 @@ class Claims:
     def _keep(self, claim: Claim) -> None:
         """Keep the claim of the first function for a template, however often that is decorated: the last one."""
         with _lock:
-            if claim.head not in self._by_head:
-                insort(self._heads, claim.head)
+            # In this order: whoever finds a head looks for its claims, and an exception from outside may end this here.
             known = self._by_head.setdefault(claim.head, {})
+            at = bisect_left(self._heads, claim.head)
+            if self._heads[at : at + 1] != [claim.head]:
+                self._heads.insert(at, claim.head)
             former = known.setdefault(claim.template, claim)
         if former is not claim and claim.is_same(former):
             known[claim.template] = claim

@@ -11,6 +11,7 @@ from globalcache.client._sync.transport import NullTransport
 from globalcache.client.address import Address
 from globalcache.client.claims import Claims
 from globalcache.client.failures import Failures
+from globalcache.client.flights import Flights
 from globalcache.client.home import Events, Home, Stats
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
@@ -109,8 +110,8 @@ class Core:
         check_tls(tls)
         self.tls = tls
         self.failures = Failures(time.monotonic if clock is None else clock, tell_text=self.tell_text)
-        self._local_loads = options.get("local_loads", LOCAL_LOADS)
-        self.work = Work(self._local_loads, options.get("around_load"))
+        self.flights = Flights(options.get("local_loads", LOCAL_LOADS))
+        self.work = Work(self.flights, options.get("around_load"))
         self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
@@ -190,16 +191,14 @@ class Core:
         """What runs beside, for tasks."""
         from globalcache.client.tasking import AsyncWork  # noqa: PLC0415
 
-        return AsyncWork(self._local_loads)
+        return AsyncWork(self.flights)
 
     def detach(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join a load of these keys that has begun in this process; None: of any key.
 
-        Both faces of the cache are told: whoever asks after a write of this process must not see what was before it.
+        Whoever asks after a write of this process must not see what was before it.
         """
-        self.work.detach(keys)
-        if "async_work" in self.__dict__:
-            self.async_work.detach(keys)
+        self.flights.detach(keys)
         self.unstored.forget(keys)
 
     def home_of(self, key: bytes) -> int:

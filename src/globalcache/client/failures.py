@@ -9,6 +9,8 @@ failure of another one:
     B: a call of K, answered LOADFAILED               -> runs its own function, at most once in 100 ms; not stored
     B: more calls of K within these 100 ms            -> what that try raised, or LoadError if it gave a value
 
+Without a server nothing holds a key off but the function that failed: another one that has the key runs.
+
 The server gets the qualified name of the class; the text of an exception may hold what clients must not see, and
 stays in the log here. For all threads and loops of the process; time comes from `clock`.
 
@@ -31,7 +33,7 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Guard, cause_of, qualified, text_of
@@ -41,8 +43,10 @@ from globalcache.client.raised import Handled, Raised
 from globalcache.errors import LoadError, ReplyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import CodeType
+
+    from globalcache.client.wire import Words
 
 _log = logging.getLogger("globalcache")
 
@@ -103,7 +107,8 @@ class Failures:
         self._clock = clock
         self._tell_text = tell_text
         self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        # By key, then by function, the latest last.
+        self._kept: OrderedDict[bytes, dict[Guard, _Kept]] = OrderedDict()
         self._tried: OrderedDict[bytes, float] = OrderedDict()
         self._functions: weakref.WeakKeyDictionary[Guard, _Function] = weakref.WeakKeyDictionary()
         self._guards: OrderedDict[tuple[CodeType | type, tuple[type[BaseException], ...]], Guard] = OrderedDict()
@@ -159,35 +164,52 @@ class Failures:
         finally:
             del error
 
-    def try_alone(self, name: bytes, key: str, guard: Guard, other: LoadError | None) -> None:
-        """Return if the function may run without a lease; raise what its caller gets if it may not.
+    def refused(self, names: Iterable[bytes], guard: Guard, others: Mapping[bytes, LoadError]) -> dict[bytes, Raised]:
+        """Return the keys for which the function may not run without a lease now, with what their callers get.
 
-        `other` is the failure of another process, None without a server: then what failed here is tried again after
-        100 ms, and what succeeds may run at any time.
+        `others` has failures of other processes: the function may run for all of these keys together, which is one try
+        of it. A key that is not there has no server: then what failed here is tried again after 100 ms, and what
+        succeeds may run at any time. Each key stands alone.
         """
+        if not self._kept and not others:
+            return {}
         with self._lock:
             now = self._clock()
-            kept = self._kept.get(name)
-            if other is None:
-                allowed = kept is None or now - kept.at >= BETWEEN_TRIES
-            else:
-                allowed = self._may_try(name, guard, now)
-            del kept
-        if not allowed:
-            self._raise_kept(name, other)
-        self.check(key, guard)
+            tried = self._tried_of([name for name in names if name in others], guard, now)
+            return {
+                name: self._refusal(name, guard, others.get(name), now)
+                for name in names
+                if name not in tried and (name in others or self._failed_just_now(name, guard, now))
+            }
 
-    def _may_try(self, name: bytes, guard: Guard, now: float) -> bool:
+    def _failed_just_now(self, name: bytes, guard: Guard, now: float) -> bool:
+        kept = self._kept.get(name, {}).get(guard)
+        return kept is not None and now - kept.at < BETWEEN_TRIES
+
+    def _tried_of(self, names: Sequence[bytes], guard: Guard, now: float) -> set[bytes]:
+        """Return those keys whose failure elsewhere lets the function run, and note that it does."""
+        tried = {name for name in names if now - self._tried.get(name, -BETWEEN_TRIES) >= BETWEEN_TRIES}
+        if not tried:
+            return tried
         tries = self._of(guard).tries
-        is_full = len(tries) == _MOST_TRIES and now - tries[0] < 1
-        if is_full or now - self._tried.get(name, -BETWEEN_TRIES) < BETWEEN_TRIES:
-            return False
+        if len(tries) == _MOST_TRIES and now - tries[0] < 1:
+            return set()
         tries.append(now)
-        self._tried[name] = now
-        self._tried.move_to_end(name)
-        if len(self._tried) > MOST_KEPT:
+        for name in tried:
+            self._tried[name] = now
+            self._tried.move_to_end(name)
+        while len(self._tried) > MOST_KEPT:
             self._tried.popitem(last=False)
-        return True
+        return tried
+
+    def _refusal(self, name: bytes, guard: Guard, other: LoadError | None, now: float) -> Raised:
+        kept = self._kept.get(name, {}).get(guard)
+        if kept is not None and now - kept.at < LONGEST_KEPT:
+            return kept.raised
+        if other is not None:
+            # A new one each time: `other` lives in frames that its traceback would hold.
+            return Raised(LoadError(str(other), key=other.key, cause_class=other.cause_class))
+        return Raised(LoadError(f"{name.decode(errors='replace')}: its load failed a moment ago"))
 
     # After a load
 
@@ -197,9 +219,7 @@ class Failures:
             with self._lock:
                 self._of(guard).breaker.succeeded()
 
-    def failed(
-        self, names: Sequence[bytes], error: Exception, guard: Guard, handled: Handled, *, ran: bool
-    ) -> tuple[Any, ...]:
+    def failed(self, names: Sequence[bytes], error: Exception, guard: Guard, handled: Handled, *, ran: bool) -> Words:
         """Keep an exception for the callers of this process; returns the words of CACHE.FAIL after its token.
 
         `names` are the keys of the load, which is one failure however many they are; `handled` is what its caller
@@ -207,17 +227,17 @@ class Failures:
         its database.
         """
         if isinstance(error, SkippedError):
-            return error.cause_class or "", b"RETRY", error.retry_ms
+            return (error.cause_class or "").encode(), b"RETRY", b"%d" % error.retry_ms
         if isinstance(error, guard.pass_through):
             # Its text is nobody else's business, whatever the cache was told of texts.
-            return qualified(type(error)) + _PRIVATE, b"RETRY", 0
+            return (qualified(type(error)) + _PRIVATE).encode(), b"RETRY", b"0"
         handled.cut_from(error)
-        self._keep(names, error)
+        self._keep(names, error, guard)
         if ran:
             self.succeeded(guard)
         else:
             self._count(names[0], error, guard)
-        return (self.message(error),)
+        return (self.message(error).encode(),)
 
     def message(self, error: BaseException) -> str:
         """Return what is sent to the server: the qualified name of the class, and the text only with tell_text=True."""
@@ -225,15 +245,16 @@ class Failures:
         # One line, as a reply is.
         return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
 
-    def _keep(self, names: Sequence[bytes], error: Exception) -> None:
+    def _keep(self, names: Sequence[bytes], error: Exception, guard: Guard) -> None:
         me = Holder()
         try:
             with self._lock:
                 now = self._clock()
                 kept = _Kept(error, now)
                 for name in names:
-                    self._kept[name] = kept
-                    self._kept.move_to_end(name)
+                    others = self._kept.pop(name, {}).items()
+                    recent = {of: one for of, one in others if of is not guard and now - one.at < LONGEST_KEPT}
+                    self._kept[name] = {**recent, guard: kept}
                 self._drop_old(now)
                 if self._clock is not time.monotonic or self._sweeper() is not None:
                     return
@@ -248,7 +269,7 @@ class Failures:
     def _drop_old(self, now: float) -> None:
         while self._kept:
             oldest = next(iter(self._kept))
-            if len(self._kept) <= MOST_KEPT and now - self._kept[oldest].at < LONGEST_KEPT:
+            if len(self._kept) <= MOST_KEPT and now - _latest(self._kept[oldest]).at < LONGEST_KEPT:
                 return
             del self._kept[oldest]
 
@@ -280,26 +301,20 @@ class Failures:
         """Return the failure that a server answered; raise this process's own exception if that was the cause."""
         with self._lock:
             now = self._clock()
-            kept = self._kept.get(name)
+            by_function = self._kept.get(name)
+            kept = _latest(by_function) if by_function else None
             own = kept is not None and kept.name == error.cause_class and now - kept.at < LONGEST_KEPT
-            del kept
-        if own:
-            self._raise_kept(name, error)
-        return error
-
-    def _raise_kept(self, name: bytes, other: LoadError | None) -> NoReturn:
-        kept = self._kept.get(name)
-        now = self._clock()
         try:
-            if kept is not None and now - kept.at < LONGEST_KEPT:
+            if kept is not None and own:
                 kept.raised.again()
-            if other is not None:
-                # A new one each time: `other` lives in frames that its traceback would hold.
-                raise LoadError(str(other), key=other.key, cause_class=other.cause_class)
-            raise LoadError(f"{name.decode(errors='replace')}: its load failed a moment ago")
         finally:
             # The traceback holds this frame, which must not hold the exception.
-            del kept, other
+            del kept, by_function
+        return error
+
+
+def _latest(by_function: dict[Guard, _Kept]) -> _Kept:
+    return next(reversed(by_function.values()))
 
 
 def is_lost(error: LoadError) -> bool:

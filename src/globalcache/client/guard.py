@@ -11,13 +11,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from globalcache.client.same import is_same, same_values
+from globalcache.client.same import is_same
 from globalcache.errors import ConfigError, LoadError, written
 
 Maker: TypeAlias = Callable[[str], BaseException]
 Classes: TypeAlias = Sequence[type[BaseException]]
 
-# A name longer than this is cut, wherever it is sent.
+# A name of more bytes is cut, wherever it is sent; and characters of a line in a log.
 LONGEST_NAME = 200
 _MOST_TEXT = 100
 
@@ -60,8 +60,8 @@ class Guard:
     def is_same(self, other: Guard) -> bool:
         """Tell whether the same exceptions mean the same, and are made by the same code."""
         return (
-            same_values(self.absent, other.absent)
-            and same_values(self.pass_through, other.pass_through)
+            is_same(self.absent, other.absent)
+            and is_same(self.pass_through, other.pass_through)
             and all(is_same(maker, other._makers.get(name)) for name, maker in self._makers.items())
         )
 
@@ -80,7 +80,8 @@ def qualified(kind: type[BaseException]) -> str:
     """Return module and name of a class, as `shop.errors.NoRow`; without the module for those of Python itself."""
     module = kind.__module__
     whole = kind.__qualname__ if module == builtins.__name__ else f"{module}.{kind.__qualname__}"
-    return whole.encode(errors="backslashreplace").decode()[:LONGEST_NAME]
+    # In bytes, since servers cut what is longer than they keep, and with it what stands behind the name.
+    return whole.encode(errors="backslashreplace")[:LONGEST_NAME].decode(errors="ignore")
 
 
 def text_of(error: BaseException) -> str:

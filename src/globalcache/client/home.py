@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("globalcache")
 # Errors by which a server says that it cannot serve anybody now.
 _NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
+# The longest value of a server that does not say another one.
+_LONGEST_VALUE = 16 << 20
+# What a server is asked that did not tell its longest value in the greeting, as those of the version before.
+ASK_LONGEST = (b"CONFIG", b"GET", b"proto-max-bulk-len")
 # The first byte of a TLS record with an alert, which a TLS port answers plain text with.
 _TLS_ALERT = r"\x15"
 
@@ -106,6 +110,8 @@ class Home:
         self.session = os.urandom(8).hex().encode()
         # Bytes of the longest value that the server takes; None while that is not known.
         self.max_value: int | None = None
+        # Milliseconds for which an absence is kept at least: a server that does not tell its version refuses 0.
+        self.least_absence = 0
         self._last_error: CacheError = UnavailableError("away")
         self._events = events
         # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
@@ -125,17 +131,28 @@ class Home:
         select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
         return [hello, session, *select, (b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache")]
 
-    def check_greeting(self, replies: list[Any]) -> None:
-        """Note what a server answered to a greeting; raises what it refused."""
+    def check_greeting(self, replies: list[Any]) -> bool:
+        """Note what a server answered to a greeting; raises what it refused.
+
+        False if it did not tell its longest value: `check_longest` gets the reply to ASK_LONGEST then.
+        """
         # The last one says what this client is, which a user need not be allowed to do.
         for reply in replies[:-1]:
             if isinstance(reply, ReplyError):
                 raise self._refusal(str(reply), reply)
             if isinstance(reply, Exception):
                 raise reply
-        facts = replies[1]
-        if isinstance(facts, dict):
-            self.max_value = facts.get(b"max_value")
+        facts = replies[1] if isinstance(replies[1], dict) else {}
+        self.least_absence = least_absence(facts)
+        # Unless told, it stays as it was until the answer: other connections go by it.
+        self.max_value = facts.get(b"max_value", self.max_value)
+        return b"max_value" in facts
+
+    def check_longest(self, reply: Any) -> None:
+        """Note the reply to ASK_LONGEST."""
+        if isinstance(reply, Exception) and not isinstance(reply, ReplyError):
+            raise reply
+        self.max_value = longest_value(reply)
 
     def _refusal(self, text: str, reply: ReplyError) -> CacheError:
         if text.startswith("FENCED"):
@@ -202,6 +219,16 @@ class Home:
 
     def __repr__(self) -> str:
         return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"
+
+
+def least_absence(facts: dict[Any, Any]) -> int:
+    """Return for how many milliseconds an absence has to be kept at least, from what CACHE.SESSION answered."""
+    return 0 if b"version" in facts else 1
+
+
+def longest_value(config: Any) -> int:
+    """Return how many bytes a value may have, from the reply to ASK_LONGEST; an error if the user may not ask."""
+    return int(config[ASK_LONGEST[2]]) if isinstance(config, dict) else _LONGEST_VALUE
 
 
 def broken(home: Home, error: BaseException) -> CacheError | None:

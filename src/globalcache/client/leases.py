@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from globalcache.client.wire import Words
+
 log = logging.getLogger("globalcache")
 # Leases last 3 s unless renewed.
 LEASE_MS = 3000
@@ -67,6 +69,11 @@ class Grant:
         """When it is to be looked at."""
         return min(self.due, self.start_by)
 
+    @property
+    def words(self) -> Words:
+        """Its key and token in a command."""
+        return self.name, b"%d" % self.token
+
 
 class Lease:
     """A load that this process has to run, or to hand on by `release`. Usable from any thread."""
@@ -91,6 +98,11 @@ class Lease:
     def token(self) -> int:
         """What the answer has to carry."""
         return self._grant.token
+
+    @property
+    def words(self) -> Words:
+        """Key and token, as every answer carries them."""
+        return self._grant.words
 
     @property
     def server(self) -> Any:
@@ -138,6 +150,7 @@ class NoLease:
     def __init__(self, server: Any, name: bytes) -> None:
         self.server = server
         self.name = name
+        self.words: Words = (name, b"0")
         self.taken = self.is_handed_over = False
 
     def close(self) -> None:
@@ -170,9 +183,12 @@ class Leases:
         self._number = itertools.count()
 
     def own(self, name: bytes, reply: Any) -> Any:
-        """Put a Lease in place of the token of a FETCH's reply, if it has one; returns the reply."""
+        """Return the reply to a FETCH with a Lease in place of its token, if it has one.
+
+        It is another list, since frames have the reply: a traceback that is kept would keep the Lease.
+        """
         if reply.__class__ is list and reply[2]:
-            reply[2] = self.grant(name, reply[2])
+            return [*reply[:2], self.grant(name, reply[2]), *reply[3:]]
         return reply
 
     def grant(self, name: bytes, token: int) -> Lease:
@@ -180,10 +196,14 @@ class Leases:
         grant = Grant(name, token, time.monotonic())
         # First the owner: an exception out of a signal handler then drops both.
         lease = Lease(self, grant)
-        self.grants[grant.place] = grant
-        self.changed.append(grant)
-        self._watch()
-        return lease
+        try:
+            self.grants[grant.place] = grant
+            self.changed.append(grant)
+            self._watch()
+            return lease
+        finally:
+            # A traceback may be kept, and would keep the lease.
+            del lease
 
     def release(self, grant: Grant) -> None:
         """Have RELEASE sent."""
@@ -203,9 +223,9 @@ class Leases:
         grant.released = True
         self.changed.append(grant)
 
-    def due(self, now: float) -> tuple[list[tuple[Any, ...]], list[Grant]]:
+    def due(self, now: float) -> tuple[list[Words], list[Grant]]:
         """Return the commands to be sent now, and the grants of those that are releases."""
-        commands: list[tuple[Any, ...]] = []
+        commands: list[Words] = []
         releases = []
         while (grant := self._first()) is not None and grant.at <= now:
             if grant.start_by <= now:
@@ -219,12 +239,12 @@ class Leases:
                 releases.append(grant)
                 grant.due = now + _RETRY_AFTER
             elif grant.due <= now:
-                commands.append((b"CACHE.RENEW", grant.name, grant.token, LEASE_MS))
+                commands.append((b"CACHE.RENEW", *grant.words, b"%d" % LEASE_MS))
                 grant.due = now + RENEW_EVERY
             entry = grant.next, next(self._number), grant
             grant.at = entry[0]
             heapq.heapreplace(self._agenda, entry)
-        return [(b"CACHE.RELEASE", grant.name, grant.token) for grant in releases] + commands, releases
+        return [(b"CACHE.RELEASE", *grant.words) for grant in releases] + commands, releases
 
     def _first(self) -> Grant | None:
         """Return the grant that is to be looked at first: its entry is the first of the agenda. None without grants."""

@@ -13,6 +13,8 @@ from globalcache.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from globalcache.client.wire import Words
+
 
 class LoopLeases(Leases):
     """The open leases of one server and event loop.
@@ -20,7 +22,7 @@ class LoopLeases(Leases):
     `send_now` sends commands whose replies nobody needs, and tells whether there is a connection to do so.
     """
 
-    def __init__(self, server: Any, send_now: Callable[[list[tuple[Any, ...]]], bool]) -> None:
+    def __init__(self, server: Any, send_now: Callable[[list[Words]], bool]) -> None:
         super().__init__(server)
         self.loop = asyncio.get_running_loop()
         self._send_now = send_now
@@ -29,14 +31,13 @@ class LoopLeases(Leases):
 
     def grant_to(self, future: asyncio.Future[Any], name: bytes, reply: Any) -> None:
         """Give a reply to the task that awaits `future`, and take its lease back if that was cancelled meanwhile."""
-        lease = self.grant(name, reply[2])
-        reply[2] = lease
-        future.set_result(reply)
+        future.set_result(self.own(name, reply))
         # The task is woken in this order as well, so it has had its chance.
-        self.loop.call_soon(self._reclaim, lease)
+        self.loop.call_soon(self._reclaim, future)
 
     @staticmethod
-    def _reclaim(lease: Lease) -> None:
+    def _reclaim(future: asyncio.Future[Any]) -> None:
+        lease: Lease = future.result()[2]
         if not lease.taken:
             lease.release()
 
@@ -49,7 +50,7 @@ class LoopLeases(Leases):
             is_here = False
         if is_here:
             # Without a connection there is nothing to release: the server passes on what a closed one held.
-            self._send_now([(b"CACHE.RELEASE", grant.name, grant.token)])
+            self._send_now([(b"CACHE.RELEASE", *grant.words)])
             self.released([grant])
         else:
             self._wake()
@@ -84,14 +85,14 @@ class LoopLeases(Leases):
         if pause is not None:
             self._timer = self.loop.call_later(pause, self._tend)
 
-    def _later(self, commands: list[tuple[Any, ...]]) -> None:
+    def _later(self, commands: list[Words]) -> None:
         """Send over a new connection."""
         task = self.loop.create_task(_quietly(self.server.call_many, commands))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _quietly(send: Callable[..., Awaitable[Any]], commands: list[tuple[Any, ...]]) -> None:
+async def _quietly(send: Callable[..., Awaitable[Any]], commands: list[Words]) -> None:
     try:
         await send(commands)
     except CacheError as error:

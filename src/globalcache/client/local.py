@@ -133,11 +133,12 @@ class _Bell:
 class LocalSocket:
     """A connection for one thread at a time, used as a socket is."""
 
+    # Until it has one: an exception from outside may end its making.
+    _place = -1
+
     def __init__(self, server: LocalServer) -> None:
         self._server = server
         self._bell = _Bell()
-        # Until it has one: an exception from outside may end this.
-        self._place = -1
         self._place = server.connect(self._bell.ring)
         self._arrived = b""
         self._timeout = 0.0

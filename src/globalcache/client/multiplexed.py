@@ -19,7 +19,7 @@ from asyncio import Future, get_running_loop
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from globalcache.client.home import Home, NotSentError, OutdatedError, broken, when_forked
+from globalcache.client.home import ASK_LONGEST, Home, NotSentError, OutdatedError, broken, when_forked
 from globalcache.client.leases_tasks import LoopLeases
 from globalcache.client.raised import fresh
 from globalcache.client.wire import (
@@ -27,7 +27,7 @@ from globalcache.client.wire import (
     Push,
     Reply,
     Waiting,
-    Word,
+    Words,
     batches,
     fetch_request,
     is_denied,
@@ -238,7 +238,7 @@ class Link(asyncio.Protocol):
         elif entry.owner is None:
             self._leases.grant_to(entry.future, entry.key, reply)
         else:
-            reply[2] = self._leases.grant(entry.key, reply[2])
+            reply = self._leases.own(entry.key, reply)
             entry.owner.append(reply[2])
             entry.future.set_result(reply)
 
@@ -266,7 +266,7 @@ class Link(asyncio.Protocol):
             future: Future[Reply] = self.loop.create_future()
             # An outcome that was faster comes before this answer.
             future.add_done_callback(lambda _: self._tickets.pop(ticket, None))
-            self.send(pack((b"CACHE.CANCEL", ticket)), future)
+            self.send(pack((b"CACHE.CANCEL", b"%d" % ticket)), future)
 
     def _look(self) -> None:
         """Give the connection up if what was sent a whole time-out ago still stands open."""
@@ -323,18 +323,18 @@ class Link(asyncio.Protocol):
                 future.set_exception(fresh(error if was_sent else not_sent))
                 future.exception()  # seen: nobody may be there to do so
 
-    async def ask_all(self, commands: Sequence[tuple[Word, ...]]) -> list[Reply]:
+    async def ask_all(self, commands: Sequence[Words]) -> list[Reply]:
         """Ask for several commands; error replies are returned, not raised."""
         return [await future for future in self.send_all(commands)]
 
-    def send_all(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Future[Reply]]:
+    def send_all(self, commands: Sequence[Words], keys: tuple[bytes, ...] = ()) -> list[Future[Reply]]:
         """Have several commands sent; `keys` are what they change together. Returns what gives their replies."""
         futures = [self.loop.create_future() for _ in commands]
         for words, future in zip(commands, futures, strict=True):
             self.send(pack(words), Entry(future, self._home.timeout, None, keys) if keys else future)
         return futures
 
-    async def _run(self, commands: list[tuple[bytes, ...]]) -> list[Reply]:
+    async def _run(self, commands: list[Words]) -> list[Reply]:
         return [reply for part in batches(commands) for reply in await self.ask_all(part)]
 
     async def settle(self) -> None:
@@ -472,9 +472,12 @@ class MultiplexedServer:
         """Fetch several at once. An element may be an exception. Leases that came are released if it is cancelled."""
         link = self._ready() or await self._prepared()
         owner: list[Lease] = []
-        futures = [link.fetch(fetch_request(key, int(wait * 1000), lease_ms), wait, key, owner) for key in keys]
+        futures: list[Future[Reply]] = []
         replies: list[Any] = []
         try:
+            for key in keys:
+                future = link.fetch(fetch_request(key, int(wait * 1000), lease_ms), wait, key, owner)
+                futures.append(future)
             for future in futures:
                 try:
                     replies.append(await future)
@@ -488,7 +491,7 @@ class MultiplexedServer:
             raise
         return replies
 
-    async def call(self, *words: Word, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
+    async def call(self, *words: bytes, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Reply:
         """Ask for a command; with `keys` or `tags` it is a write that is remembered if it may have been lost."""
         request = pack(words)
         try:
@@ -513,7 +516,7 @@ class MultiplexedServer:
             raise
         return await future
 
-    async def call_many(self, commands: Sequence[tuple[Word, ...]], keys: tuple[bytes, ...] = ()) -> list[Reply]:
+    async def call_many(self, commands: Sequence[Words], keys: tuple[bytes, ...] = ()) -> list[Reply]:
         """Ask for several commands, in batches; an element may be an exception. `keys` as for `call`."""
         replies: list[Reply] = []
         parts = list(batches(commands))
@@ -603,7 +606,7 @@ class MultiplexedServer:
             leases = self._leases[loop] = LoopLeases(self, functools.partial(self._send_now, loop))
         return leases
 
-    def _send_now(self, loop: asyncio.AbstractEventLoop, commands: list[tuple[Word, ...]]) -> bool:
+    def _send_now(self, loop: asyncio.AbstractEventLoop, commands: list[Words]) -> bool:
         """Send what neither reads nor writes values, and whose replies nobody needs, over the connection there is."""
         link = self._links.get(loop)
         if link is None or link.closed is not None:
@@ -637,7 +640,8 @@ class MultiplexedServer:
                 connection = await _open(loop, address.host, address.port, home.timeout)
                 name = address.host if home.tls else None
                 await loop.create_connection(lambda: link, sock=connection, ssl=home.tls, server_hostname=name)
-            home.check_greeting(await link.ask_all(home.greeting(link.generation)))
+            if not home.check_greeting(await link.ask_all(home.greeting(link.generation))):
+                home.check_longest(*await link.ask_all([ASK_LONGEST]))
             await link.settle()
             await link.close_with_loop()
         except BaseException as error:

@@ -10,19 +10,25 @@ may make a class Region in each call, and decorate a function that uses it:
 
     both decorated functions have one code, so no module was imported anew -> their classes are two
     their codes are two                                                    -> their classes may be one, imported anew
+
+Two functions with variables of their own (`__globals__`) are of a module that was removed and imported anew, or code
+that was executed for "eu" and for "us". Of the second kind what they read there is compared as well.
 """
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import functools
 import inspect
 import struct
+import sys
 import types
 import typing
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import Enum
+from importlib.machinery import ModuleSpec
 from typing import Any
 from uuid import UUID
 
@@ -124,6 +130,7 @@ def _same_functions(one: types.FunctionType, other: types.FunctionType) -> bool:
         name_of(one) == name_of(other)
         and _same_code(code, other.__code__)
         and all(same_values(*pair, anew=anew) for pair in zip(_given(one), _given(other), strict=True))
+        and _same_globals(one, other, anew=anew)
         and all(
             name == unset or _same_cells(first, second, anew=anew)
             for name, first, second in zip(
@@ -131,6 +138,40 @@ def _same_functions(one: types.FunctionType, other: types.FunctionType) -> bool:
             )
         )
     )
+
+
+def _same_globals(one: types.FunctionType, other: types.FunctionType, *, anew: bool) -> bool:
+    """Compare the variables of their modules that two functions read; those of one module are the same ones."""
+    first, second = one.__globals__, other.__globals__
+    if first is second or _is_imported_anew(first, second):
+        return True
+    found = [(_global(first, name), _global(second, name)) for name in _read(one.__code__)]
+    return all(same_values(*pair, anew=anew) for pair in found)
+
+
+def _is_imported_anew(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tell whether the variables of one module are those of the other before it was removed and imported again."""
+    modules = [sys.modules.get(str(names.get("__name__"))) for names in (one, other)]
+    specs: list[Any] = [one.get("__spec__"), other.get("__spec__")]
+    return (
+        any(vars(module) is names for module, names in zip(modules, (one, other), strict=True) if module is not None)
+        and all(isinstance(spec, ModuleSpec) for spec in specs)
+        and specs[0] is not specs[1]  # a copy of the variables has the same one
+        and (specs[0].name, specs[0].origin) == (specs[1].name, specs[1].origin)
+    )
+
+
+def _global(names: dict[str, Any], name: str) -> Any:
+    return names.get(name, getattr(builtins, name, None))
+
+
+def _read(code: types.CodeType) -> set[str]:
+    """Return the variables of the module that code reads, and the functions and classes within it."""
+    import dis  # noqa: PLC0415 - few need it
+
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in {"LOAD_GLOBAL", "LOAD_NAME"}}
+    inner = [_read(part) for part in code.co_consts if isinstance(part, types.CodeType)]
+    return own.union(*inner)
 
 
 def _given(function: types.FunctionType) -> tuple[Any, ...]:
@@ -166,6 +207,7 @@ def _same_classes(one: type, other: type, *, anew: bool) -> bool:
         and name_of(one) == name_of(other)
         and _words(one) == _words(other)
         and _same_code_of_call(one, other)
+        and all(base is its or _same_bodies(base, its) for base, its in zip(one.__mro__, other.__mro__, strict=True))
     )
 
 
@@ -179,11 +221,67 @@ def _words(kind: type) -> tuple[Any, ...]:
     return bases, annotations, {name for name in vars(kind) if not name.startswith("__")}
 
 
+def _same_bodies(one: type, other: type) -> bool:
+    """Compare what stands in two classes; of methods with names such as __init__, which libraries make, the code."""
+    first, second = vars(one), vars(other)
+    if issubclass(one, Enum) and issubclass(other, Enum):
+        members = [tuple((name, member.value) for name, member in kind.__members__.items()) for kind in (one, other)]
+        if not same_values(*members):
+            return False
+    made = _made(one)
+    return all(
+        _same_code_if_any(member, second.get(name)) if name.startswith("__") else _same_in_classes(member, second[name])
+        for name, member in first.items()
+        if name not in made and not name.startswith("_abc_")
+    )
+
+
+def _made(kind: Any) -> set[str]:
+    """Return the names that Python has made in an enum or a named tuple from what is compared otherwise."""
+    if issubclass(kind, Enum):
+        return {name for name in vars(kind) if name in kind.__members__ or (name[0] == name[-1] == "_")}
+    return {"_make", "_replace", "_asdict", *getattr(kind, "_fields", ())} if issubclass(kind, tuple) else set()
+
+
+def _same_code_if_any(one: Any, other: Any) -> bool:
+    if not isinstance(one, types.FunctionType):
+        return True
+    return isinstance(other, types.FunctionType) and _same_code(one.__code__, other.__code__)
+
+
+def _same_in_classes(one: Any, other: Any) -> bool:
+    """Compare what two classes have under one name; what is no code and equal now is the same, as a table may be."""
+    if type(one).__qualname__ != type(other).__qualname__:
+        return False
+    inner = _inside(one)
+    if inner is not None:
+        return _same_parts(inner, _inside(other), anew=True)
+    if isinstance(one, types.MemberDescriptorType | types.GetSetDescriptorType):
+        return True
+    return same_values(one, other) or (not callable(one) and _are_equal(one, other))
+
+
+def _inside(member: Any) -> tuple[Any, ...] | None:
+    """Return the functions of what a class has around them; None where there are none."""
+    if isinstance(member, staticmethod | classmethod):
+        return (member.__func__,)
+    if isinstance(member, property):
+        return member.fget, member.fset, member.fdel
+    return (member.func,) if isinstance(member, functools.cached_property) else None
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # noqa: BLE001 - code of the application
+        return False
+
+
 def _same_code_of_call(one: type, other: type) -> bool:
     """Compare what calls of two classes do. One that both inherit was not made once more, as they are."""
     first, second = _call_of(one), _call_of(other)
     if isinstance(first, types.FunctionType) and isinstance(second, types.FunctionType):
-        return first.__code__ is not second.__code__ and _same_code(first.__code__, second.__code__)
+        return first.__code__ is not second.__code__ and _same_functions(first, second)
     return first is second
 
 

@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
+from globalcache.client.flights import Flight, Flights, Place, aboard, is_in_load, loading, outer_flights, place_of
+from globalcache.client.holder import Holder
 from globalcache.client.raised import Raised
-from globalcache.client.work import MOST_QUEUED, Failed, Names, is_in_load, loading, named
+from globalcache.client.work import MOST_QUEUED, Failed
 from globalcache.errors import DeadlineError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from globalcache.client.guard import Guard
     from globalcache.client.leases import Lease
+    from globalcache.client.work import Run
 
 _log = logging.getLogger("globalcache")
 # Refreshes of one loop that run at a time.
 _REFRESHES = 32
+# Seconds after which a task looks again whether what it waits for has come, though nobody has woken it.
+_LOOK_AGAIN = 1.0
 
 
-class _Outcome:
-    """What came of a load: `result`, or `raised`; `is_private` if that is for the caller whose load it was alone."""
+class _OfLoop:
+    """The room for refreshes of one loop, and its tasks that lead flights: loops refer to their tasks weakly."""
 
-    __slots__ = ("begun", "is_private", "raised", "result")
-
-    def __init__(
-        self, begun: float, result: Any = None, raised: Raised | None = None, *, is_private: bool = False
-    ) -> None:
-        self.begun = begun
-        self.result = result
-        self.raised = raised
-        self.is_private = is_private
+    def __init__(self) -> None:
+        self.room = asyncio.Semaphore(_REFRESHES)
+        self.leaders: set[asyncio.Task[Any]] = set()
 
 
 class AsyncWork:
-    """The form for tasks. Flights and limits are those of one event loop."""
+    """The form for tasks; refreshes and their limit are those of one event loop."""
 
-    def __init__(self, local_loads: int) -> None:
-        self._local_loads = local_loads
+    def __init__(self, flights: Flights) -> None:
+        self._flights = flights
         # By the loops themselves: the number of one that was collected may be another's. See `_forget_closed`.
-        self._flights: dict[tuple[asyncio.AbstractEventLoop, Names], asyncio.Task[_Outcome]] = {}
-        self._rooms: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
-        self._refreshing: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def call(self, load: Callable[[], Any]) -> Any:
@@ -80,7 +80,7 @@ class AsyncWork:
         `work` is given those leases whose load begins within 10 s; all are released when it ends.
         """
         loop = asyncio.get_running_loop()
-        room = self._room(self._refreshing, loop, _REFRESHES)
+        room = self._of(loop).room
         if len(self._tasks) >= MOST_QUEUED:
             return False
         for lease in leases:
@@ -97,114 +97,124 @@ class AsyncWork:
         task.add_done_callback(ended)
         return True
 
-    def _room(
-        self,
-        rooms: dict[asyncio.AbstractEventLoop, asyncio.Semaphore],
-        loop: asyncio.AbstractEventLoop,
-        most: int,
-    ) -> asyncio.Semaphore:
-        room = rooms.get(loop)
-        if room is None:
+    def _of(self, loop: asyncio.AbstractEventLoop) -> _OfLoop:
+        found = self._loops.get(loop)
+        if found is None:
             self._forget_closed()
-            room = rooms[loop] = asyncio.Semaphore(most)
-        return room
+            found = self._loops[loop] = _OfLoop()
+        return found
 
     def _forget_closed(self) -> None:
         """Forget the loops that were closed: what they had not finished never ends, and must not count any more."""
-        for rooms in (self._rooms, self._refreshing):
-            for loop in [loop for loop in list(rooms) if loop.is_closed()]:
-                rooms.pop(loop, None)
-        for place in [place for place in list(self._flights) if place[0].is_closed()]:
-            self._flights.pop(place, None)
+        for loop in [loop for loop in list(self._loops) if loop.is_closed()]:
+            self._loops.pop(loop, None)
+        self._flights.forget_lost()
         self._tasks.difference_update([task for task in list(self._tasks) if task.get_loop().is_closed()])
 
     async def alone(
-        self,
-        key: Names,
-        load: Callable[[], Awaitable[Any]],
-        wait: float,
-        private: tuple[type[BaseException], ...] = (),
-        *,
-        joins: bool,
-    ) -> Any:
-        """Run a load unless another task of this loop runs it already; then return what that gets, if it `joins` it.
+        self, names: Iterable[bytes], guard: Guard, run: Run, end: float
+    ) -> tuple[Flight, dict[bytes, Flight]]:
+        """Load those of these keys that nobody loads in this process, and then wait for who loads the others.
 
-        Else a load that had begun before is waited for, and nothing more: what it has read may be older than an
-        invalidation that another process was told of before this call. All who came meanwhile share the next one.
+        Returns the flight of the caller, and those of the other keys, which are over or have lasted until `end`. What
+        the load raises is in its flight; then nothing is waited for. Raises DeadlineError if it has no room in time.
 
-        The load is a task of its own, so that a caller that is cancelled takes nothing from the others. An exception
-        among `private` is given to the caller whose load raised it; all who waited then load for themselves at once,
-        each for what is left of `wait` seconds.
+        The load is a task of its own, so that a caller that is cancelled takes nothing from the others.
         """
         loop = asyncio.get_running_loop()
-        place, arrived = (loop, key), time.monotonic()
-        outcome = None
+        flight = Flight(names, guard, lambda: None if loop.is_closed() else loop, loop)
+        others: dict[bytes, Flight] = {}
         try:
-            async with asyncio.timeout(wait):
-                while outcome is None:
-                    flight = self._flights.get(place)
-                    # One that has ended stands there until the next turn of the loop.
-                    mine = flight is None or flight.done()
-                    if flight is None or flight.done():
-                        flight = loop.create_task(self._outcome(loop, load, private))
-                        flight.add_done_callback(functools.partial(self._landed, place))
-                        self._flights[place] = flight
-                    outcome = await asyncio.shield(flight)
-                    if not mine and outcome.is_private:
-                        # Nobody joins this one, so it ends with its caller.
-                        flight = loop.create_task(self._outcome(loop, load, private))
-                        outcome = await flight
-                    elif not mine and not joins and outcome.begun <= arrived:
-                        outcome = None
-        except TimeoutError:
-            raise DeadlineError(f"{named(key)}: its load took longer than {wait:g} s") from None
-        try:
-            if outcome.raised is not None:
-                outcome.raised.again()
-            return outcome.result
+            others = self._flights.claim(flight)
+            if flight.names:
+                others |= await self._led(loop, flight, run, end)
+            if flight.raised is None:
+                for other in set(others.values()):
+                    await self._wait(loop, other, end)
         finally:
-            # A traceback holds this frame, which must not hold the exception.
-            del outcome, flight
+            if flight.task is None:
+                # Interrupted before there was a task that ends it.
+                self._flights.end(flight)
+            self._flights.leave(others.values())
+        return flight, others
 
-    async def _outcome(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        load: Callable[[], Awaitable[Any]],
-        private: tuple[type[BaseException], ...],
-    ) -> _Outcome:
-        begun = time.monotonic()
+    async def _led(self, loop: asyncio.AbstractEventLoop, flight: Flight, run: Run, end: float) -> dict[bytes, Flight]:
+        leaders = self._of(loop).leaders
+        task = flight.task = loop.create_task(self._lead(flight, run))
+        # One that is cancelled before it begins runs no line of its own.
+        task.add_done_callback(functools.partial(self._landed, flight, leaders))
+        leaders.add(task)
+        await asyncio.wait([task], timeout=max(0.0, end - time.monotonic()))
+        if not flight.has_begun and not task.done():
+            raise DeadlineError(f"{self._flights.rooms.most} loads run already")
+        return await asyncio.shield(task)
+
+    async def _lead(self, flight: Flight, run: Run) -> dict[bytes, Flight]:
         try:
-            return _Outcome(begun, await self._limited(loop, load))
-        except Exception as error:  # noqa: BLE001 - raised in all who wait
-            return _Outcome(begun, raised=Raised(error), is_private=isinstance(error, private))
+            return await self._limited(lambda: self._fly(flight, run))  # type: ignore[no-any-return]
+        finally:
+            self._flights.end(flight)
 
-    def _landed(self, place: tuple[asyncio.AbstractEventLoop, Names], flight: asyncio.Task[_Outcome]) -> None:
-        if self._flights.get(place) is flight:
-            # Another thread may detach it between the two; a flight of this loop alone would take its place.
-            self._flights.pop(place, None)
-        if not flight.cancelled():
-            flight.exception()  # seen: all who waited may be gone
+    async def _fly(self, flight: Flight, run: Run) -> dict[bytes, Flight]:
+        others = self._flights.begin(flight)
+        aboard.set((*outer_flights(), flight))  # of this task
+        try:
+            if flight.names:
+                await run(flight.names, flight.outcomes)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not self.is_own(error):
+                raise
+            flight.raised = Raised(error)
+        finally:
+            # The traceback holds this frame, which must not hold the exception.
+            del flight
+        return others
+
+    def _landed(self, flight: Flight, leaders: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
+        leaders.discard(task)
+        self._flights.end(flight)
+        if not task.cancelled():
+            task.exception()  # seen: all who waited may be gone
+
+    @staticmethod
+    async def _wait(loop: asyncio.AbstractEventLoop, flight: Flight, end: float) -> None:
+        """Wait until a flight is over, or until `end`."""
+        while True:
+            future, left = flight.future(loop), end - time.monotonic()
+            if flight.is_over or left <= 0:
+                return
+            # A thread that is lost wakes nobody.
+            await asyncio.wait([future], timeout=left if flight.loop is loop else min(left, _LOOK_AGAIN))
 
     async def limited(self, load: Callable[[], Awaitable[Any]], wait: float) -> Any:
         """Run a load as soon as there is room for it. Raises DeadlineError if there was none within `wait` seconds."""
+        return await self._limited(load, time.monotonic() + wait)
+
+    async def _limited(self, load: Callable[[], Awaitable[Any]], end: float = math.inf) -> Any:
+        # A load inside a load has its room already.
         if is_in_load():
             return await load()
-        room = self._room(self._rooms, asyncio.get_running_loop(), self._local_loads)
+        room = Holder()
+        place = place_of(room, self._flights.rooms, asyncio.get_running_loop())
         try:
-            async with asyncio.timeout(wait):
-                await room.acquire()
-        except TimeoutError:
-            raise DeadlineError(f"{self._local_loads} loads run already") from None
-        try:
+            await self._enter(place, end)
             return await load()
         finally:
-            room.release()
+            del room
+            self._flights.rooms.leave(place)
 
-    async def _limited(self, loop: asyncio.AbstractEventLoop, load: Callable[[], Awaitable[Any]]) -> Any:
-        if is_in_load():
-            return await load()
-        async with self._room(self._rooms, loop, self._local_loads):
-            return await load()
+    async def _enter(self, place: Place, end: float) -> None:
+        """Wait for room."""
+        rooms, bell = self._flights.rooms, asyncio.Event()
+        wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, bell.set)
+        while not rooms.enter(place, wake):
+            left = end - time.monotonic()
+            if left <= 0:
+                raise DeadlineError(f"{rooms.most} loads run already")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK_AGAIN)):
+                    await bell.wait()
+            bell.clear()
 
     async def deliver(
         self, send: Callable[[Any], Awaitable[Any]], parts: Sequence[Any], missed: Callable[[Any], object]
@@ -220,14 +230,6 @@ class AsyncWork:
             for part in waiting.values():
                 missed(part)
             raise
-
-    def detach(self, keys: Iterable[bytes] | None) -> None:
-        """Let nobody join the flights of these keys any more; None: of any key."""
-        if self._flights:
-            gone = None if keys is None else set(keys)
-            for place in list(self._flights):
-                if gone is None or place[1] in gone:
-                    self._flights.pop(place, None)
 
 
 async def _refresh(

@@ -13,6 +13,7 @@ is `UNREADABLE`, which counts as a miss. Knows nothing of keys or servers.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 import re
@@ -87,7 +88,7 @@ class Values:
         place within the value, for what would not come back the same.
         """
         try:
-            data, flags = self._encode(value, type, by_class=by_class)
+            data, flags = self._encoded(value, type, by_class=by_class)
         except RecursionError:
             raise TypeError("value contains itself, or is nested too deep") from None
         if self._compress_over is not None and len(data) >= self._compress_over:
@@ -95,6 +96,14 @@ class Values:
             if len(packed) < len(data):
                 return packed, (flags or _OURS) | _ZSTD
         return data, flags
+
+    def _encoded(self, value: Any, kind: Any, *, by_class: bool) -> tuple[bytes, int]:
+        try:
+            return self._encode(value, kind, by_class=by_class)
+        except TypeError:
+            if not _has_mended_flags():
+                raise
+        return self._encode(value, kind, by_class=by_class)
 
     def _encode(self, value: Any, kind: Any, *, by_class: bool) -> tuple[bytes, int]:
         if type(value) is bytes and kind in {None, bytes, Any, object}:
@@ -197,8 +206,9 @@ class Values:
             return self._decode(data, flags, type)
         except ConfigError:
             raise
-        except Exception:  # noqa: BLE001 - see above
-            return UNREADABLE
+        except Exception as error:  # noqa: BLE001 - see above
+            can_read = isinstance(error, TypeError) and _has_mended_flags()
+        return self.decode(data, flags, type) if can_read else UNREADABLE
 
     def decode_many(self, texts: list[bytes], type: Any = None) -> list[Any] | None:
         """Return what these are, all with the flags 0; None if that has to be found out for each alone."""
@@ -290,6 +300,24 @@ class _UnknownTypeError(TypeError):
     def __init__(self, value: Any) -> None:
         super().__init__(f"{type(value).__name__} is not known")
         self.value = value
+
+
+def _has_mended_flags() -> bool:
+    """Have flags that were made of False and True be those of 0 and 1; tells whether there were any.
+
+    To Python they are equal, but Flag(False) writes false, and makes its class one that msgspec does not read.
+    """
+    has_mended, left = False, enum.Flag.__subclasses__()
+    while left:
+        kind = left.pop()
+        left += kind.__subclasses__()
+        by_value: dict[Any, Any] = kind._value2member_map_
+        for value in [value for value in list(by_value) if type(value) is bool]:
+            member = by_value.pop(value)
+            member._value_ = int(value)
+            by_value[int(value)] = member
+            has_mended = True
+    return has_mended
 
 
 def _zstd() -> Any:

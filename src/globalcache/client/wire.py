@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import hiredis
 
-from globalcache.errors import AuthError, CacheError, LoadError, ReplyError, ValueTooLargeError
+from globalcache.errors import AuthError, CacheError, LoadError, ReplyError, ValueTooLargeError, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 Reply: TypeAlias = Any
-Word: TypeAlias = bytes | str | int
+# A command, packed. Bytes alone: see `pack`.
+Words: TypeAlias = tuple[bytes, ...]
 
 # What the reader gives when it needs more bytes; False would be a reply.
 MORE: Final = object()
 Push: Final = hiredis.PushNotification
-pack: Final[Callable[[tuple[Word, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # it takes any
+# The only place where hiredis packs. It would take numbers as well, but a signal handler that raises while it turns one
+# into text crashes the process. So nothing but bytes is given to it, which run no code of Python.
+pack: Final[Callable[[Words], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # of any length
 
 # CACHE.FETCH of a key with its length and `wait_words`, asking for a lease of the server's default.
 FETCH: Final = b"*4\r\n$11\r\nCACHE.FETCH\r\n$%d\r\n%b\r\n%b"
@@ -83,6 +86,15 @@ def _load_error(text: str, name: str, prefix: str) -> LoadError:
     return LoadError(text, key=(name or key).removeprefix(prefix), cause_class=found[1] if found else None)
 
 
+def tag_name(text: str) -> bytes:
+    """Return a tag of a user as it is sent.
+
+    Tags of namespaces begin with `ns:`. One of a user that does so too begins with a byte that no text has.
+    """
+    name = text.encode()
+    return b"\xff" + name if name.startswith(b"ns:") else name
+
+
 def ticket_of(reply: Reply) -> int:
     """Return the ticket that stands for the outcome of a command, or 0."""
     if type(reply) is list:
@@ -102,9 +114,9 @@ def is_denied(reply: Reply) -> bool:
     return type(reply) is ReplyError and str(reply).startswith("NOPERM")
 
 
-def batches(commands: Sequence[tuple[Word, ...]]) -> Iterator[Sequence[tuple[Word, ...]]]:
+def batches(commands: Sequence[Words]) -> Iterator[Sequence[Words]]:
     """Give commands in their order, as many at a time as may be sent before replies are read."""
-    return _split(commands, lambda words: sum(len(word) for word in words if type(word) is bytes))
+    return _split(commands, lambda words: sum(map(len, words)))
 
 
 def key_batches(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -142,7 +154,16 @@ def fetch_request(key: bytes, wait_ms: int, lease_ms: int | None) -> bytes:
     if lease_ms is None:
         # By hand, for it is asked at every get_or_load.
         return FETCH % (len(key), key, wait_words(wait_ms))
-    return pack((b"CACHE.FETCH", key, b"WAIT", wait_ms, b"LEASE", lease_ms))
+    return pack((b"CACHE.FETCH", key, b"WAIT", b"%d" % wait_ms, b"LEASE", b"%d" % lease_ms))
+
+
+def word_of(value: str | bytes | float) -> bytes:
+    """Return what a user gives as a word of a command as it is sent. Raises TypeError for what is none."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str | int | float):
+        return str(value).encode()
+    raise TypeError(f"a word of a command is text, bytes or a number, not {written(value)}")
 
 
 @functools.lru_cache(64)

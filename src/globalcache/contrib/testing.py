@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from globalcache import AsyncCache
     from globalcache.client.core import Core
     from globalcache.client.home import Home
+    from globalcache.client.wire import Words
 
 Keys = tuple[bytes, ...]
 
@@ -137,11 +138,11 @@ class _Blocking(BlockingLocal):
         with self._around():
             return self._plain.fetch_many(keys, wait, lease_ms)  # once, for they travel together
 
-    def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
+    def call(self, *words: bytes, keys: Keys = (), tags: Keys = ()) -> Any:
         with self._around(keys, tags):
             return super().call(*words)
 
-    def call_many(self, commands: Sequence[tuple[Any, ...]], keys: Keys = ()) -> list[Any]:
+    def call_many(self, commands: Sequence[Words], keys: Keys = ()) -> list[Any]:
         with self._around(keys):
             return super().call_many(commands)
 
@@ -173,11 +174,11 @@ class _Multiplexed(MultiplexedLocal):
         with self._around():
             return await super().fetch_many(keys, wait, lease_ms)
 
-    async def call(self, *words: Any, keys: Keys = (), tags: Keys = ()) -> Any:
+    async def call(self, *words: bytes, keys: Keys = (), tags: Keys = ()) -> Any:
         with self._around(keys, tags):
             return await super().call(*words)
 
-    async def call_many(self, commands: Sequence[tuple[Any, ...]], keys: Keys = ()) -> list[Any]:
+    async def call_many(self, commands: Sequence[Words], keys: Keys = ()) -> list[Any]:
         with self._around(keys):
             return await super().call_many(commands)
 

@@ -20,7 +20,12 @@ from globalcache.errors import ConfigError
 from globalcache.loaders.worker import Worker, patterns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from globalcache.client.functions import Loader
+
+# Connections of a worker to one server, unless it has more namespaces: a server takes a thousand from all workers.
+_MOST_CONNECTIONS = 16
 
 
 def find(target: str) -> Any:
@@ -66,16 +71,34 @@ def templates(cache: Any) -> list[str]:
     ]
 
 
+def _apart(loaders: Iterable[Loader], most: int) -> list[list[Loader]]:
+    """Return loaders in so many groups at most, which have a connection each.
+
+    A server sends so many loads over a connection at a time. If all were those of a slow loader, loads of another one
+    would wait for them. Loaders whose keys begin alike stay together: a key may match the patterns of both.
+    """
+    groups: list[list[Loader]] = []
+    for loader in sorted(loaders, key=lambda loader: loader.template.prefix):
+        if groups and loader.template.prefix.startswith(groups[-1][0].template.prefix):
+            groups[-1].append(loader)
+        else:
+            groups.append([loader])
+    most = min(most, len(groups))
+    return [list(itertools.chain(*groups[place::most])) for place in range(most)]
+
+
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
     core = cache._core  # noqa: SLF001
     addresses = [Address.parse(url)] if url else [with_password(address) for address in core.addresses]
     spaces = _spaces(cache)
-    # A connection for each namespace to each server, which is ready when it knows of them all.
+    most = max(1, _MOST_CONNECTIONS // len(spaces))
+    parts = [(space, loaders) for space in spaces for loaders in _apart(space.loaders.values(), most)]
+    # Each has a connection to each server, which is ready when it knows of them all.
     workers = [
         [
             Worker(
-                space.loaders.values(),
+                loaders,
                 at,
                 core.values.encode,
                 prefix=space._prefix,  # noqa: SLF001
@@ -83,7 +106,7 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
                 tls=tls_context(at, core.tls),
                 tell_text=core.tell_text,
             )
-            for space in spaces
+            for space, loaders in parts
         ]
         for at in addresses
     ]
@@ -91,7 +114,7 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
 
     def one_ready(place: int) -> None:
         known[place] += 1
-        if known[place] % len(spaces) == 0:
+        if known[place] % len(parts) == 0:
             ready()
 
     def stop() -> None:

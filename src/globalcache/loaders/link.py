@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from globalcache.client.wire import pack
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -23,7 +25,7 @@ Load = tuple[bytes, int]
 
 def command(*words: bytes) -> bytes:
     """Write one command."""
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+    return pack(words)
 
 
 class Link(asyncio.Protocol):

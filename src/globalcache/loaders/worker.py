@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client.batches import apart, rows_of
 from globalcache.client.breaker import Breaker
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
+from globalcache.client.home import ASK_LONGEST, least_absence, longest_value
+from globalcache.client.wire import tag_name
 from globalcache.errors import ConfigError
 from globalcache.loaders.link import Link, Load, command
 
@@ -57,8 +59,6 @@ _MOST_LOADS = 1 << 16
 _LONGEST_CAUSE = 300
 # Between two errors in the log of one kind, in seconds.
 _COMPLAINT = 3600.0
-# The limit of a server that does not tell its own: none, for it refuses the value itself.
-_LONGEST_VALUE = 1 << 40
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +107,8 @@ class Worker:
         self.address = address
         self.tls = tls
         self.tell_text = tell_text
-        self.max_value = _LONGEST_VALUE
+        # Bytes of the longest value, and for how many milliseconds an absence is kept at least: by the greeting.
+        self.max_value = self.least_absence = 0
         self.clock = clock
         self.prefix = prefix
         self.tags = tags
@@ -213,21 +214,21 @@ class Worker:
         if address.db:
             greeting.append(command(b"SELECT", b"%d" % address.db))
         await link.ask(greeting)
-        await self._ask_limit(link)
+        await self._ask_limits(link)
         credit = min(sum(lane.credit for lane in self.lanes), _MOST_LOADS)
         await link.ask([command(b"CACHE.LOADER", *self.patterns, b"INFLIGHT", b"%d" % credit)])
 
-    async def _ask_limit(self, link: Link) -> None:
-        """Ask how long a value may be, and say what this client is. A user who may not ask is refused at the FILL."""
+    async def _ask_limits(self, link: Link) -> None:
+        """Ask how long a value may be and how an absence is kept, and say what this client is."""
         own = os.urandom(8).hex().encode()
         commands = [
             command(b"CACHE.SESSION", own, b"1"),
-            command(b"CONFIG", b"GET", b"proto-max-bulk-len"),
             command(b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache"),
         ]
-        session, config, *_ = await link.ask_all(commands)
-        limit = _pairs(session).get(b"max_value") or _pairs(config).get(b"proto-max-bulk-len")
-        self.max_value = int(limit) if limit else _LONGEST_VALUE
+        session, _ = await link.ask_all(commands)
+        facts = session if isinstance(session, dict) else {}  # a user who may not ask
+        self.max_value = facts.get(b"max_value") or longest_value(*await link.ask_all([command(*ASK_LONGEST)]))
+        self.least_absence = least_absence(facts)
 
     def _lost_it(self, link: Link) -> None:
         if link is not self._link:
@@ -471,7 +472,10 @@ class _Lane:
             tags = self._tags if self._constant_tags else self._encoded(loader.tags_of(job.values))
             absent = result is None or isinstance(result, Absent)
             draw = random.random()  # noqa: S311 - no secret
-            words = loader.policy.words(draw=draw, absent=absent, cost=cost, flags=flags, tags=tags)
+            least = self.worker.least_absence
+            words = loader.policy.words(
+                draw=draw, absent=absent, least_absence=least, cost=cost, flags=flags, tags=tags
+            )
             request = command(b"CACHE.FILL", job.key, b"%d" % job.token, data, *words)
         except BaseException as error:  # noqa: BLE001 - serializers and templates of the application run here
             self.worker.complain(f"form {loader.name}", f"{loader.name}: {_text(job.key)}: {cause_of(error)}")
@@ -490,7 +494,7 @@ class _Lane:
         return (b"", 0) if result is None else self.worker.encode(result, self.loader.type)
 
     def _encoded(self, tags: list[str]) -> list[bytes]:
-        return [*self.worker.tags, *((self.worker.prefix + tag).encode() for tag in tags)]
+        return [*self.worker.tags, *(tag_name(self.worker.prefix + tag) for tag in tags)]
 
     def _message(self, error: BaseException) -> str:
         name = qualified(type(error))
@@ -617,12 +621,6 @@ async def _result(thread: Future[tuple[Any, BaseException | None]]) -> Any:
 
 def _text(key: bytes) -> str:
     return key.decode(errors="replace")
-
-
-def _pairs(reply: Any) -> dict[Any, Any]:
-    if isinstance(reply, dict):
-        return reply
-    return dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
 
 
 def patterns_of(loaders: Iterable[Loader], prefix: str = "") -> list[bytes]:

@@ -10,9 +10,13 @@ fn text(text: impl Into<Vec<u8>>) -> Reply {
     Reply::Value(Blob::Owned(text.into()))
 }
 
-pub(super) fn run(cx: &Context<'_>, client: &Client, command: &AclCommand<'_>) -> Result<Reply, Error> {
+/// Bytes of what is told that take as long as a key to look at: rules are put together anew each time.
+const TOLD: usize = 128;
+
+pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &AclCommand<'_>) -> Result<Reply, Error> {
+    cx.may_look()?;
     let users = &cx.engine.users;
-    Ok(match *command {
+    let reply = match *command {
         AclCommand::WhoAmI => text(client.access.user().map_or("", |user| user.name())),
         AclCommand::List => Reply::Array(users.list().iter().map(|user| text(user.line())).collect()),
         AclCommand::Users => Reply::Array(users.list().iter().map(|user| text(user.name())).collect()),
@@ -26,7 +30,9 @@ pub(super) fn run(cx: &Context<'_>, client: &Client, command: &AclCommand<'_>) -
             Reply::Array(units.map(|unit| text(unit.name.as_str())).collect())
         }
         AclCommand::GetUser(name) => users.get(name).map_or(Reply::Null, |user| facts(&user)),
-    })
+    };
+    cx.waits.looked_at += reply.memory() / TOLD;
+    Ok(reply)
 }
 
 fn facts(user: &User) -> Reply {

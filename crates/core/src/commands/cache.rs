@@ -254,15 +254,17 @@ fn get_many(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result
     if cx.waits.asked > 0 && load_many(cx, client, keys) {
         return Ok(Reply::Parked);
     }
+    // Before it stand other replies of the same transaction.
+    let begun = cx.scratch.len();
     let (mut values, mut stale) = (Values::new(keys.len(), cx.scratch), Vec::new());
     cx.read_all(db, keys, |now, item, scratch| {
         if served && item.as_ref().and_then(|item| item.fresh_until).is_some_and(|at| at <= now) {
             stale.extend(keys.get(values.len()));
         }
         take_next(&mut values, item.map(|item| (item.value, item.flags)), scratch);
-        scratch.len() <= limit
+        scratch.len() - begun <= limit
     });
-    if cx.scratch.len() > limit {
+    if cx.scratch.len() - begun > limit {
         return Err(TOO_MUCH);
     }
     // The others are refreshed by who reads them next.

@@ -25,6 +25,7 @@ fn settings(cx: &Context<'_>) -> Vec<(&'static str, String)> {
 }
 
 pub(super) fn run(cx: &mut Context<'_>, command: &ConfigCommand<'_>) -> Result<Reply, Error> {
+    cx.may_look()?;
     match *command {
         ConfigCommand::Get(patterns) => get(cx, patterns),
         ConfigCommand::Set(pairs) => set(cx, pairs),

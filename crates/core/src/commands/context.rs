@@ -6,7 +6,7 @@ use crate::clock::Now;
 use crate::glob::Pattern;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
-use crate::store::{ConnectionId, Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
+use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
 use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, PATTERN_TOO_LONG, Values};
 
 /// What a command works with.
@@ -49,7 +49,7 @@ pub trait LockedShards {
     /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
     fn stats(&self) -> Stats;
     /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>));
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize));
     /// As [`Store::cursor_at`](crate::store::Store::cursor_at); all shards are locked.
     fn cursor_at(&self, random: u64) -> u64;
     /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
@@ -94,7 +94,7 @@ impl LockedShards for Locked<'_> {
         Locked::stats(self)
     }
 
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>)) {
+    fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize)) {
         Locked::each_holder(self, visit);
     }
 
@@ -113,8 +113,15 @@ pub(crate) const TURN: usize = 8192;
 /// Loads that a command asks for in one turn.
 pub(super) const LOADS: usize = 1024;
 
-/// Keys, channels or other items that a transaction may have looked at without naming them when it begins to look at more.
-const MAX_LOOKED_AT: usize = 1 << 20;
+/// What a transaction may cost beyond the keys that it names, in keys that are looked at: about a second, since it holds its
+/// shards so long.
+pub(super) const MAX_COST: usize = 1 << 20;
+
+/// Bytes that it takes as long to copy as to look at a key.
+pub(super) const BYTES_OF_A_KEY: usize = 1024;
+
+/// A transaction has cost as much as it may.
+const TOO_COSTLY: Error = Error::new(Kind::Busy, "BUSY the transaction has looked at or copied too much already");
 
 impl Context<'_> {
     /// A step of the store, at the command's time and by whoever asked for it.
@@ -188,15 +195,10 @@ impl Context<'_> {
         over
     }
 
-    /// An error if a transaction, which has locked shards, has looked at so many items already without naming them that it
-    /// may not look at more. Asked before each part of a command of bounded length.
+    /// An error if a transaction, which has locked shards, has cost so much already that it may not look at more. Asked
+    /// before each part of a command of bounded length.
     pub(crate) fn may_look(&self) -> Result<(), Error> {
-        let busy = self.held.is_some() && self.waits.looked_at >= MAX_LOOKED_AT;
-        if busy {
-            Err(Error::new(Kind::Busy, "BUSY the transaction has looked at too many keys or channels already"))
-        } else {
-            Ok(())
-        }
+        if self.held.is_some() && self.waits.looked_at >= MAX_COST { Err(TOO_COSTLY) } else { Ok(()) }
     }
 
     /// Removes everything, or everything in one database.
@@ -218,7 +220,7 @@ impl Context<'_> {
     }
 
     /// As [`Store::each_holder`](crate::store::Store::each_holder).
-    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<ConnectionId>)) {
+    pub fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize)) {
         match &self.held {
             None => self.engine.store.each_holder(visit),
             Some(held) => held.each_holder(visit),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::connection::hello;
 use super::context::{Context, expires_at};
 use super::info::info;
-use super::keys::{count, expire, persist, remove, ttl};
+use super::keys::{exist, expire, persist, remove, ttl};
 use super::server::{ALL, DOCUMENTS, describe_named, document_named, keys_of, list, memory_stats};
 use super::strings::{get, increment, mget, mset, set};
 use super::waiting::load_first;
@@ -24,7 +24,9 @@ pub(crate) fn execute_row(
     args: Args<'_>,
     command: &Command<'_>,
 ) -> Reply {
-    if cx.engine.loaders.any() {
+    // What goes on in another turn has asked for its keys.
+    let begins = cx.waits.progress.is_none();
+    if begins && cx.engine.loaders.any() {
         // Reads of values look for themselves: a hit must not look twice.
         let reads = matches!(
             command,
@@ -39,7 +41,7 @@ pub(crate) fn execute_row(
             }
         }
     }
-    if client.tracking.is_some() {
+    if begins && client.tracking.is_some() {
         client::remember_reads(cx, client, row, args);
     }
     let reply = execute(cx, client, command);
@@ -74,7 +76,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::MGet(keys) => return mget(cx, client, keys),
         Command::MSet(pairs) => return mset(cx, db, pairs),
         Command::Delete(keys) => return Ok(remove(cx, db, keys)),
-        Command::Exists(keys) => count(cx, db, keys, |entry| entry.get().is_some()),
+        Command::Exists(keys) => exist(cx, db, keys),
         Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
         Command::Persist(key) => persist(cx, Key { db, bytes: key }),
@@ -111,12 +113,20 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Acl(command) => return acl::run(cx, client, &command),
         Command::Client(command) => return client::run(cx, client, &command),
         Command::PubSub(command) => return pubsub::run(cx, client, &command),
-        Command::CommandAll => Reply::Fixed(&ALL),
+        Command::CommandAll => {
+            cx.may_look()?;
+            Reply::Fixed(&ALL)
+        }
         Command::CommandCount => Reply::Int(TABLE.len() as i64),
         Command::CommandList(filter) => return list(cx, filter),
-        Command::CommandInfo(names) => return describe_named(names),
-        Command::CommandDocs(names) if names.is_empty() => Reply::Fixed(&DOCUMENTS),
-        Command::CommandDocs(names) => return document_named(names),
+        Command::CommandInfo(names) => {
+            cx.may_look()?;
+            return describe_named(names);
+        }
+        Command::CommandDocs(names) => {
+            cx.may_look()?;
+            return if names.is_empty() { Ok(Reply::Fixed(&DOCUMENTS)) } else { document_named(names) };
+        }
         Command::Text(command) => return text::run(cx, client, &command),
         Command::Key(command) => return keyspace::run(cx, client, &command),
         Command::Config(command) => return config::run(cx, &command),

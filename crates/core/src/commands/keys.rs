@@ -5,12 +5,7 @@ use crate::store::{Entry, Key, Refused};
 use crate::vocabulary::{Args, ExpireWhen, Reply};
 
 /// One key, however often it is named, takes one lock; a single key takes no list of locks.
-pub(super) fn count(
-    cx: &mut Context<'_>,
-    db: u8,
-    keys: Args<'_>,
-    mut test: impl FnMut(&mut Entry<'_>) -> bool,
-) -> Reply {
+fn count(cx: &mut Context<'_>, db: u8, keys: Args<'_>, mut test: impl FnMut(&mut Entry<'_>) -> bool) -> Reply {
     if let (Some(bytes), 1) = (keys.get(0), keys.len()) {
         return Reply::Int(cx.with(Key { db, bytes }, |entry, _| i64::from(test(entry))));
     }
@@ -19,15 +14,34 @@ pub(super) fn count(
     Reply::Int(found as i64)
 }
 
-/// Keys that are removed in one step.
+/// Keys that are counted or removed in one step.
 const STEP: usize = 128;
 /// Bytes of a value that cost as much to give back as a key to look at.
 const FREED: usize = 4096;
 
-/// Removes keys; how many there were. Many are removed in several steps, so that nobody waits for all of them.
+/// How many of the keys there are, as if they had been read.
+pub(super) fn exist(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Reply {
+    in_turns(cx, db, keys, |entry, _| entry.get().is_some())
+}
+
+/// Removes keys; how many there were.
 pub(super) fn remove(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Reply {
+    in_turns(cx, db, keys, |entry, cost| {
+        *cost += entry.peek().map_or(0, |item| item.value.bytes().len() / FREED);
+        entry.remove()
+    })
+}
+
+/// Counts the keys that pass a test, which adds what it costs beyond a look. Many are counted in several steps, so that nobody
+/// waits for all of them.
+fn in_turns(
+    cx: &mut Context<'_>,
+    db: u8,
+    keys: Args<'_>,
+    mut test: impl FnMut(&mut Entry<'_>, &mut usize) -> bool,
+) -> Reply {
     if keys.len() <= STEP || cx.held.is_some() {
-        return count(cx, db, keys, |entry| entry.remove());
+        return count(cx, db, keys, |entry| test(entry, &mut 0));
     }
     let mut progress = cx.waits.progress.take().unwrap_or_default();
     let mut cost = 0;
@@ -40,11 +54,11 @@ pub(super) fn remove(cx: &mut Context<'_>, db: u8, keys: Args<'_>) -> Reply {
             cx.waits.progress = Some(progress);
             return Reply::Parked;
         }
-        let removed = count(cx, db, rest.to(STEP), |entry| {
-            cost += 1 + entry.peek().map_or(0, |item| item.value.bytes().len() / FREED);
-            entry.remove()
+        let counted = count(cx, db, rest.to(STEP), |entry| {
+            cost += 1;
+            test(entry, &mut cost)
         });
-        progress.count += if let Reply::Int(removed) = removed { removed } else { 0 };
+        progress.count += if let Reply::Int(counted) = counted { counted } else { 0 };
         progress.at += STEP as u64;
     }
 }

@@ -27,8 +27,14 @@ pub(crate) fn add(value: &[u8], by: &[u8]) -> Result<String, Error> {
     if sum.is_finite() { Ok(format!("{sum}")) } else { Err(NO_NUMBER) }
 }
 
+/// Longest text that may be a number, as in Redis.
+const MAX_NUMBER: usize = 5 * 1024 - 1;
+
 /// The text of a number, if it is one and nothing else.
 fn read(text: &[u8]) -> Result<&str, Error> {
+    if text.len() > MAX_NUMBER {
+        return Err(NO_FLOAT);
+    }
     let text = std::str::from_utf8(text).map_err(|_| NO_FLOAT)?;
     match text.parse::<f64>() {
         Ok(number) if !number.is_nan() => Ok(text),
@@ -101,6 +107,7 @@ mod tests {
         for text in ["", "abc", "1 ", " 1", "nan", "1.2.3", "0x10"] {
             assert_eq!(add(text.as_bytes(), b"1"), Err(NO_FLOAT), "{text:?}");
         }
+        assert_eq!(add(&[b'1'; MAX_NUMBER + 1], b"1"), Err(NO_FLOAT), "a long value is not read");
         assert_eq!(add(b"1", b"inf"), Err(NO_NUMBER));
         assert_eq!(add(b"1.7e308", b"1.7e308"), Err(NO_NUMBER));
     }

@@ -161,7 +161,7 @@ fn channels(cx: &mut Context<'_>, client: &Client, pattern: Option<&[u8]>) -> Re
 /// Listens to these no more, or to none without names, in turns as [`subscribe`].
 fn unsubscribe(cx: &mut Context<'_>, client: &mut Client, topic: Topic, names: Args<'_>) -> Reply {
     let mut progress = cx.waits.progress.take().unwrap_or_default();
-    let known = client.subscriptions.get_or_insert_default();
+    let known = client.subscriptions.get_or_insert_with(|| Box::new(cx.engine.pubsub.begin()));
     let word = if topic == Topic::Channel { "unsubscribe" } else { "punsubscribe" };
     let is_done = loop {
         let rest = names.from(progress.at as usize);

@@ -1,10 +1,12 @@
-//! Whether a transaction fits where nothing may be evicted: EXEC is refused whole before its first request runs, not in the
-//! middle of it.
+//! Whether a transaction fits where nothing may be evicted, and what its writes cost: EXEC is refused whole before its first
+//! request runs, not in the middle of it.
 
 use std::collections::HashMap;
 
-use super::context::LockedShards;
-use crate::store::{Key, Written};
+use super::context::{BYTES_OF_A_KEY, LockedShards, MAX_COST};
+use super::gate;
+use crate::store::{Key, MAX_INLINE, Written};
+use crate::table::{Row, flag};
 use crate::vocabulary::{
     After, Args, CacheCommand, Command, Condition, EntryOptions, KeyCommand, Script, ScriptCommand, SetCondition,
     TextCommand,
@@ -18,20 +20,63 @@ const FRACTION: usize = 512;
 const BESIDE: usize = 64;
 /// What the tags of a value take at most.
 const TAGS: usize = 8 * crate::limits::MAX_TAGS;
+/// What FLUSHALL costs, in keys that are looked at, beside the leases that it ends.
+const FLUSH: usize = 256;
+
+/// Whether what a transaction writes may cost too much: then it is looked at before anything of it is run.
+pub(crate) fn may_cost_much<'a>(
+    requests: impl Iterator<Item = (&'static Row, Args<'a>)>,
+    max_value: usize,
+    leases: usize,
+) -> bool {
+    let each = requests.map(|(row, args)| most_cost(row, args, max_value, leases));
+    each.fold(0, usize::saturating_add) > MAX_COST
+}
+
+/// What a request that writes costs at most beyond its own bytes and keys.
+fn most_cost(row: &Row, args: Args<'_>, max_value: usize, leases: usize) -> usize {
+    const DERIVES: u16 = flag::WRITE | flag::LOAD;
+    match row.name {
+        "APPEND" | "SETRANGE" => max_value / BYTES_OF_A_KEY,
+        "FLUSHALL" | "FLUSHDB" => FLUSH + leases,
+        "SET" if !gate::set_reads(args) => 0,
+        "GETEX" => 2 * MAX_INLINE / BYTES_OF_A_KEY,
+        "SET" | "GETSET" | "EVAL" | "EVALSHA" => MAX_INLINE / BYTES_OF_A_KEY,
+        _ if row.flags & DERIVES == DERIVES => MAX_INLINE / BYTES_OF_A_KEY,
+        _ => 0,
+    }
+}
+
+/// Bytes of a value that are copied with it: one that is longer is shared.
+fn copied(length: usize) -> usize {
+    if length > MAX_INLINE { 0 } else { length }
+}
 
 /// The values that a transaction writes, with the greatest length that each can have.
 pub(crate) struct Writes<'a, 'h> {
     held: &'h mut dyn LockedShards,
     db: u8,
     values: Vec<Written<'a>>,
+    /// Longest value.
+    max_value: usize,
+    /// Bytes that are copied of values that are there.
+    copied: usize,
+    /// Times that databases are emptied.
+    flushes: usize,
     /// The greatest lengths that values can have after the requests so far; None where there is none for sure.
     lengths: HashMap<(u8, &'a [u8]), Option<usize>>,
 }
 
 impl<'a, 'h> Writes<'a, 'h> {
     /// None yet; requests begin in a database.
-    pub(crate) fn new(held: &'h mut dyn LockedShards, db: u8) -> Writes<'a, 'h> {
-        Writes { held, db, values: Vec::new(), lengths: HashMap::new() }
+    pub(crate) fn new(held: &'h mut dyn LockedShards, db: u8, max_value: usize) -> Writes<'a, 'h> {
+        Writes { held, db, values: Vec::new(), max_value, copied: 0, flushes: 0, lengths: HashMap::new() }
+    }
+
+    /// What they cost beyond the bytes and keys of their requests, in keys that are looked at.
+    pub(crate) fn cost(&self) -> usize {
+        let flush = FLUSH + if self.flushes > 0 { self.held.stats().leases as usize } else { 0 };
+        (self.copied / BYTES_OF_A_KEY).saturating_add(self.flushes.saturating_mul(flush))
     }
 
     /// Whether all can be written for sure. A key that is written several times counts each time.
@@ -43,12 +88,18 @@ impl<'a, 'h> Writes<'a, 'h> {
     pub(crate) fn add(&mut self, command: &Command<'a>) {
         match *command {
             Command::Select(db) => self.db = db,
-            Command::Set { key, value, condition, .. } => self.write(key, value.len(), condition == Condition::Always),
+            Command::Set { key, value, condition, get, .. } => {
+                if get {
+                    self.copied += copied(self.length(self.here(key)).unwrap_or(0));
+                }
+                self.write(key, value.len(), condition == Condition::Always);
+            }
             Command::MSet(pairs) => self.write_pairs(pairs, true),
             Command::Delete(keys) => keys.iter().for_each(|key| self.remove(self.here(key))),
             // What is no number stays as it is.
             Command::Increment(key, _) => self.write(key, INTEGER, false),
             Command::Expire { key, .. } | Command::Persist(key) => self.change(key),
+            Command::Flush { .. } => self.flushes += 1,
             Command::Text(text) => self.add_text(&text),
             Command::Key(KeyCommand::Copy { from, to, db, replace, rename }) => {
                 let (from, to) = (self.here(from), Key { db: db.unwrap_or(self.db), bytes: to });
@@ -81,17 +132,23 @@ impl<'a, 'h> Writes<'a, 'h> {
         match *command {
             TextCommand::Append(key, more) => {
                 let length = self.length(self.here(key)).unwrap_or(0);
-                self.write(key, length + more.len(), false);
+                self.make(key, length + more.len());
             }
             TextCommand::SetRange(key, at, part) => {
                 let length = self.length(self.here(key)).unwrap_or(0);
-                self.write(key, length.max(part.len().saturating_add(at as usize)), false);
+                self.make(key, length.max(part.len().saturating_add(at as usize)));
             }
             TextCommand::Add(key, _) => self.write(key, FRACTION, false),
             TextCommand::SetNew(key, value) => self.write(key, value.len(), false),
             TextCommand::SetAllNew(pairs) => self.write_pairs(pairs, false),
-            TextCommand::Take(key, After::Remove) => self.remove(self.here(key)),
-            TextCommand::Take(key, After::Persist | After::Expire(..)) => self.change(key),
+            TextCommand::Take(key, after) => {
+                self.copied += copied(self.length(self.here(key)).unwrap_or(0));
+                match after {
+                    After::Stay => {}
+                    After::Remove => self.remove(self.here(key)),
+                    After::Persist | After::Expire(..) => self.change(key),
+                }
+            }
             _ => {}
         }
     }
@@ -115,6 +172,14 @@ impl<'a, 'h> Writes<'a, 'h> {
         self.lengths.insert((key.db, bytes), before.max(Some(length)));
     }
 
+    /// A value is made of the one that is there; one that would be too long is refused before that.
+    fn make(&mut self, bytes: &'a [u8], length: usize) {
+        if length <= self.max_value {
+            self.copied += length;
+        }
+        self.write(bytes, length, false);
+    }
+
     fn write_pairs(&mut self, pairs: Args<'a>, surely: bool) {
         let values = pairs.iter().skip(1).step_by(2);
         pairs.iter().step_by(2).zip(values).for_each(|(key, value)| self.write(key, value.len(), surely));
@@ -124,6 +189,7 @@ impl<'a, 'h> Writes<'a, 'h> {
     fn change(&mut self, bytes: &'a [u8]) {
         let key = self.here(bytes);
         if let Some(length) = self.length(key) {
+            self.copied += copied(length);
             self.values.push(Written { key, length: length + BESIDE + TAGS, from: Some(key) });
         }
     }
@@ -135,6 +201,7 @@ impl<'a, 'h> Writes<'a, 'h> {
     /// A value is copied, unless there is one that stays; the first one goes if it is moved and nothing is in its way.
     fn copy(&mut self, from: Key<'a>, to: Key<'a>, grows: bool, moves: impl FnOnce(bool) -> bool) {
         let (Some(length), before) = (self.length(from), self.length(to)) else { return };
+        self.copied += copied(length);
         self.lengths.insert((to.db, to.bytes), before.max(Some(length)));
         let from_before = (!grows).then_some(from);
         self.values.push(Written { key: to, length: length + BESIDE + TAGS, from: from_before });
@@ -212,7 +279,7 @@ mod tests {
 
     fn length_after(held: &mut dyn LockedShards, requests: &str, (db, key): (u8, &str)) -> Option<usize> {
         let lines: Vec<(Vec<u8>, Vec<Span>)> = requests.split('|').map(spans_of).collect();
-        let mut writes = Writes::new(held, 0);
+        let mut writes = Writes::new(held, 0, 1 << 20);
         for (bytes, spans) in &lines {
             let args = Args::new(bytes, spans);
             let row = lookup(args.get(0).unwrap()).unwrap();

@@ -6,17 +6,21 @@ use super::{keyspace, text};
 use crate::state::client::Client;
 use crate::state::waits::TurnCost;
 use crate::store::{Key, Meta};
-use crate::table::{NO_LUA, known, sha1};
+use crate::table::{NO_LUA, known, sum};
 use crate::vocabulary::{
     Args, Blob, Error, Kind, NOT_AN_INTEGER, Reply, SYNTAX, Script, ScriptCommand, TextCommand, integer, is,
 };
 
 pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &ScriptCommand<'_>) -> Result<Reply, Error> {
     match *command {
-        ScriptCommand::Load(text) => match known(sha1(text).as_bytes()) {
-            Some(_) => Ok(Reply::Value(Blob::Owned(sha1(text).into_bytes()))),
-            None => Err(NO_LUA),
-        },
+        ScriptCommand::Load(_) | ScriptCommand::Exists(_) => cx.may_look()?,
+        ScriptCommand::Clear(_) | ScriptCommand::Run { .. } => {}
+    }
+    match *command {
+        ScriptCommand::Load(text) => {
+            let sum = sum(text).filter(|sum| known(sum.as_bytes()).is_some()).ok_or(NO_LUA)?;
+            Ok(Reply::Value(Blob::Owned(sum.into_bytes())))
+        }
         ScriptCommand::Exists(sums) => {
             Ok(Reply::Array(sums.iter().map(|sha| Reply::Int(known(sha).is_some().into())).collect()))
         }

@@ -51,12 +51,14 @@ pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Res
     if cx.waits.asked > 0 && load_many(cx, client, keys) {
         return Ok(Reply::Parked);
     }
+    // Before it stand other replies of the same transaction.
+    let begun = cx.scratch.len();
     let mut values = Values::new(keys.len(), cx.scratch);
     cx.read_all(db, keys, |_, item, scratch| {
         take_next(&mut values, item.map(|item| (item.value, 0)), scratch);
-        scratch.len() <= limit
+        scratch.len() - begun <= limit
     });
-    if cx.scratch.len() > limit {
+    if cx.scratch.len() - begun > limit {
         return Err(TOO_MUCH);
     }
     if !values.any_missing() || !cx.engine.loaders.any() {

@@ -8,9 +8,9 @@
 //! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
 //! after the client has read that there is none, wherever that answer came from.
 
-use super::context::{Context, LockedShards};
+use super::context::{BYTES_OF_A_KEY, Context, LockedShards, MAX_COST};
 use super::gate;
-use super::room::Writes;
+use super::room::{Writes, may_cost_much};
 use super::waiting::ensure_loaded;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
@@ -23,6 +23,12 @@ use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
 /// Keys that one client may watch.
 const MAX_WATCHED: usize = 1 << 14;
+
+/// Why nothing of a transaction is run whose writes would hold its shards for too long.
+const COPIES_TOO_MUCH: Error = Error::new(
+    Kind::Busy,
+    "BUSY its writes would copy too much of the values that are there at a time; send them in several transactions",
+);
 
 /// What a command of a transaction answers whose own reply does not fit beside those before it.
 const NO_ROOM: Error = Error::new(
@@ -174,8 +180,9 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         if watched.iter().any(|known| !known.holds(held)) {
             return Reply::NoArray;
         }
-        if !engine.store.options().evict && !fits(&queue, client, held) {
-            return Reply::Error(discarded(&Refused::Full.into()));
+        match cost_of_writes(engine, &queue, client, held) {
+            Ok(cost) => waits.looked_at += cost,
+            Err(error) => return Reply::Error(discarded(&error)),
         }
         let mut cx = Context { engine, now, actor, scratch, held: Some(held), waits };
         let mut room = engine.limits.max_reply;
@@ -209,17 +216,33 @@ fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
     from > 0 || cx.waits.is_waiting()
 }
 
-/// Whether all that it writes fits for sure, where nothing may be evicted.
-fn fits(queue: &Queue, client: &Client, held: &mut dyn LockedShards) -> bool {
-    let mut writes = Writes::new(held, client.db);
+/// What its writes cost, in keys that are looked at. An error, before anything is run, if that is too much, or if not all of
+/// them fit for sure where nothing may be evicted.
+fn cost_of_writes(
+    engine: &Engine,
+    queue: &Queue,
+    client: &Client,
+    held: &mut dyn LockedShards,
+) -> Result<usize, Error> {
+    let (evict, longest) = (engine.store.options().evict, engine.limits.max_value);
+    let leases = if queue.is_wide() { held.stats().leases as usize } else { 0 };
+    if evict && !may_cost_much(queue.requests(), longest, leases) {
+        return Ok(0);
+    }
+    let mut writes = Writes::new(held, client.db, longest);
     // One that cannot be read, or is forbidden, answers so in its place.
     let commands = queue.requests().filter_map(|(row, args)| permitted(client, row, args).ok());
     commands.for_each(|command| writes.add(&command));
-    writes.fit()
+    let cost = writes.cost();
+    if cost > MAX_COST {
+        return Err(COPIES_TOO_MUCH);
+    }
+    if writes.fit() { Ok(cost) } else { Err(Refused::Full.into()) }
 }
 
-/// Runs a request of a transaction, however long the replies before it are: a transaction that has begun is done whole. A
-/// reply that does not fit into the `room` that is left is replaced by an error, which takes none.
+/// Runs a request of a transaction, however long the replies before it are: a transaction that has begun is done whole, but
+/// for reads behind those that have cost too much. A reply that does not fit into the `room` that is left is replaced by an
+/// error, which takes none.
 fn one(
     cx: &mut Context<'_>,
     client: &mut Client,
@@ -228,12 +251,15 @@ fn one(
     execute: Execute,
 ) -> Reply {
     let begun = cx.scratch.len();
-    let reply = match permitted(client, row, args) {
+    let may_run = if row.flags & flag::READ == 0 { Ok(()) } else { cx.may_look() };
+    let reply = match may_run.and_then(|()| permitted(client, row, args)) {
         Ok(command) => execute(cx, client, row, args, &command),
         Err(error) => Reply::Error(error),
     };
     let (failed, length) = (matches!(reply, Reply::Error(_)), reply.memory());
     let fits = length <= size_of::<Reply>().max(*room);
+    // What a command that failed had found was copied all the same.
+    cx.waits.looked_at += length.max(cx.scratch.len() - begun) / BYTES_OF_A_KEY;
     // An error has no value there, although its command may have found some before it failed.
     if failed || !fits {
         cx.scratch.truncate(begun);

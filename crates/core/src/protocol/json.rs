@@ -540,7 +540,7 @@ fn code(kind: Kind) -> u16 {
         Kind::Malformed | Kind::TooLarge => 12,
         Kind::Denied => 14,
         // Nothing was done, and it may go well later.
-        Kind::LoadFailed | Kind::Busy => 11,
+        Kind::LoadFailed | Kind::Busy | Kind::Waiting => 11,
         Kind::NotFound => 20,
         Kind::Mismatch => 22,
     }

@@ -810,7 +810,7 @@ impl Session {
     #[inline]
     fn send_reply(&mut self, run: &mut Run<'_>, reply: &Reply, out: &mut Output) {
         run.commands += 1;
-        run.errors += u64::from(matches!(reply, Reply::Error(_)));
+        run.errors += u64::from(matches!(reply, Reply::Error(error) if error.kind != Kind::Waiting));
         if self.client.replies == Replies::All || matches!(reply, Reply::Push(_) | Reply::Several(_)) {
             resp::encode(reply, self.client.resp == 3, &run.scratch.values, out);
         }
@@ -1396,7 +1396,7 @@ fn ticket_reply(name: &[u8], number: u64) -> Reply {
         let int = |number: i64| Reply::Int(number);
         return Reply::Array(vec![Reply::word("waiting"), Reply::Null, int(number as i64), int(0), int(-2), int(0)]);
     }
-    Reply::Error(Error::with(Kind::Busy, format!("WAITING {number}")))
+    Reply::Error(Error::with(Kind::Waiting, format!("WAITING {number}")))
 }
 
 /// What one call of `feed` works with and counts.

@@ -164,18 +164,20 @@ impl Engine {
         }
     }
 
-    /// Counts the leases that stand now. `each` visits their holders: twice if there seem to be some whose connection is
+    /// Counts the leases that stand now. `each` visits who holds them: twice if there seem to be some whose connection is
     /// gone, since one that closes meanwhile hands its leases on first.
-    pub fn count_leases(&self, each: impl Fn(&mut dyn FnMut(Option<ConnectionId>))) -> LeaseCounts {
+    pub fn count_leases(&self, each: impl Fn(&mut dyn FnMut(Option<u64>, usize))) -> LeaseCounts {
         let (mut standing, mut holders) = (0, HashSet::new());
-        each(&mut |holder| {
-            standing += 1;
-            holders.extend(holder.map(|connection| connection.id));
+        each(&mut |holder, count| {
+            standing += count as u64;
+            holders.extend(holder);
         });
         holders.retain(|id| self.clients.get(*id).is_none());
         let mut unowned = 0;
         if !holders.is_empty() {
-            each(&mut |holder| unowned += u64::from(holder.is_some_and(|connection| holders.contains(&connection.id))));
+            each(&mut |holder, count| {
+                unowned += if holder.is_some_and(|id| holders.contains(&id)) { count as u64 } else { 0 }
+            });
         }
         LeaseCounts { standing, unowned }
     }

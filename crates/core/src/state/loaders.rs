@@ -18,15 +18,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::mailbox::{Event, Mailboxes};
+use super::pubsub::MOST_STEPS;
 use crate::glob;
 use crate::limits::MAX_PATTERNS;
 use crate::store::{ConnectionId, Hold, Key, Store};
-use crate::vocabulary::{Error, Kind, PATTERN_TOO_LONG};
+use crate::vocabulary::{Error, Kind, MAX_KEY, PATTERN_TOO_LONG};
 
 /// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
 const LEASE: u64 = 3_000;
 /// Workers that may be connected: far more than an application has.
 const MAX_WORKERS: usize = 1024;
+const TOO_COSTLY: Error = Error::new(
+    Kind::TooLarge,
+    "ERR the patterns that are served are too costly to compare with one key; use fewer stars, or let them begin otherwise",
+);
 /// How often loads are looked for whose time is over, in milliseconds.
 const EXPIRE_EVERY: u64 = 100;
 /// Part of the memory that keys waiting for a worker may take, as a divisor, and the least of it in bytes. One pattern may
@@ -63,6 +68,9 @@ struct Pattern {
     db: u8,
     glob: Box<[u8]>,
     read: glob::Pattern,
+    /// What each key begins with that matches, and the steps that a key takes at most to be compared.
+    prefix: Box<[u8]>,
+    most_steps: usize,
     /// Workers that load what matches.
     workers: usize,
 }
@@ -73,7 +81,8 @@ const FORGOTTEN: u8 = u8::MAX;
 impl Pattern {
     fn new(db: u8, glob: &[u8]) -> Result<Pattern, Error> {
         let read = glob::Pattern::new(glob).ok_or(PATTERN_TOO_LONG)?;
-        Ok(Pattern { db, glob: glob.into(), read, workers: 0 })
+        let (prefix, most_steps) = (read.prefix().into(), read.most_steps(MAX_KEY));
+        Ok(Pattern { db, glob: glob.into(), read, prefix, most_steps, workers: 0 })
     }
 
     fn forgotten() -> Pattern {
@@ -87,6 +96,25 @@ impl Pattern {
     fn covers(&self, db: u8, key: &[u8]) -> bool {
         self.db == db && self.read.matches(key)
     }
+}
+
+/// More steps than any key takes to be compared with all these patterns. Most end at its first bytes: only patterns whose
+/// prefixes cover each other can all look at the rest of one key.
+fn most_steps<'a>(patterns: impl Iterator<Item = &'a Pattern>) -> usize {
+    let mut all: Vec<&Pattern> = patterns.collect();
+    all.sort_unstable_by_key(|pattern| (pattern.db, &pattern.prefix));
+    // Patterns whose prefixes cover that of the next one, each with the steps of all of them so far.
+    let (mut most, mut covering) = (0, Vec::<(&Pattern, usize)>::new());
+    for pattern in all {
+        let covers = |(one, _): &(&Pattern, usize)| one.db == pattern.db && pattern.prefix.starts_with(&one.prefix);
+        while covering.last().is_some_and(|one| !covers(one)) {
+            covering.pop();
+        }
+        let steps = covering.last().map_or(0, |(_, steps)| *steps) + pattern.most_steps;
+        covering.push((pattern, steps));
+        most = most.max(steps);
+    }
+    most
 }
 
 struct Worker {
@@ -320,6 +348,9 @@ impl Loaders {
         let free: Vec<usize> = (0..patterns.len()).filter(|number| patterns[*number].is_free()).collect();
         if patterns.len() - free.len() + unknown.len() > MAX_PATTERNS {
             return Err(Error::new(Kind::TooLarge, "ERR too many patterns are served"));
+        }
+        if !unknown.is_empty() && most_steps(patterns.iter().chain(&unknown)) > MOST_STEPS {
+            return Err(TOO_COSTLY);
         }
         let mut places = free.into_iter();
         for pattern in unknown {
@@ -619,6 +650,27 @@ impl Loaders {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Costly patterns are registered until one is refused: a key of 64 KiB would take too long to be compared with them all.
+    /// Patterns that begin differently, as those of functions do, cost a key no more than one of them.
+    #[test]
+    fn costly_patterns_are_refused() {
+        let loaders = Loaders::default();
+        for number in 0..1000 {
+            loaders.declare(0, format!("f{number}:*:of:*:in:*").as_bytes()).unwrap();
+        }
+        let costly = |number: usize| format!("f1:*{}*{number}", "[ab]?".repeat(150));
+        let taken = (0..20).take_while(|number| loaders.declare(0, costly(*number).as_bytes()).is_ok()).count();
+        assert!((5..20).contains(&taken), "{taken}");
+        // In another database, or of other keys, there is room.
+        loaders.declare(1, costly(0).as_bytes()).unwrap();
+        loaders.declare(0, b"f2:*[ab]*").unwrap();
+        // What is served already is no new pattern, and what is forgotten makes room.
+        loaders.declare(0, costly(0).as_bytes()).unwrap();
+        assert_eq!(loaders.declare(0, costly(taken).as_bytes()), Err(TOO_COSTLY));
+        assert_eq!(loaders.forget(0, [costly(0).as_bytes()].into_iter()), 1);
+        loaders.declare(0, costly(taken).as_bytes()).unwrap();
+    }
 
     /// While some keys of a full queue are looked at, their pattern is forgotten and another one has its place, with a worker
     /// of its own. The keys are not sent to that worker, but to one that comes for a pattern which covers them.

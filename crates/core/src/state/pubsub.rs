@@ -23,7 +23,7 @@ const STEP_OF_ONE: usize = 2;
 
 /// Steps that a message may take to be compared with all patterns that anybody listens to: some milliseconds, since all
 /// who use channels wait meanwhile. A pattern that would take more is refused, so every message reaches all whom it
-/// concerns.
+/// concerns. A key may take as many to be compared with the patterns of loaders.
 pub(crate) const MOST_STEPS: usize = 1 << 24;
 /// Steps of the patterns of one client.
 pub(crate) const MOST_STEPS_OF_ONE: usize = MOST_STEPS / 4;

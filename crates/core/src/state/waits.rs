@@ -65,7 +65,7 @@ pub struct Waits {
     pub in_turns: bool,
     /// The number of the key from which on a command asks for loads in this turn, as it counts them; 0: the first.
     pub(crate) asked: u64,
-    /// Keys that a transaction has looked at without naming them.
+    /// What a transaction has cost beyond the keys that it names, in keys that are looked at.
     pub looked_at: usize,
     /// Where it stopped.
     pub progress: Option<Box<Progress>>,

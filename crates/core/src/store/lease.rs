@@ -235,6 +235,8 @@ pub(super) struct Lease {
     /// The connection in whose share it counts: the one that took the lease last, or that asked for it first. None while
     /// nobody uses it.
     charged: Option<ConnectionId>,
+    /// Who holds it, as it is counted in [`Holders`].
+    counted: Option<Option<u64>>,
     /// Its number among those that can be forgotten; 0 while it is none of them.
     unused: u64,
     /// The earliest moment at which it is looked at again.
@@ -364,6 +366,49 @@ impl Shares {
     }
 }
 
+/// How many leases each connection holds, and how many belong to no connection.
+#[derive(Default)]
+struct Holders {
+    by_connection: HashMap<u64, usize, BuildHasherDefault<Identity>>,
+    unbound: usize,
+}
+
+impl Holders {
+    /// Who holds a lease may be another one now, or nobody.
+    #[inline]
+    fn recount(&mut self, lease: &mut Lease) {
+        let holder = lease.holder().map(|grant| grant.holder.map(|connection| connection.id));
+        if holder != lease.counted {
+            self.replace(std::mem::replace(&mut lease.counted, holder), holder);
+        }
+    }
+
+    fn replace(&mut self, before: Option<Option<u64>>, after: Option<Option<u64>>) {
+        match after {
+            Some(Some(id)) => *self.by_connection.entry(id).or_default() += 1,
+            Some(None) => self.unbound += 1,
+            None => {}
+        }
+        match before {
+            Some(Some(id)) => {
+                if let Some(count) = self.by_connection.get_mut(&id) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.by_connection.remove(&id);
+                    }
+                }
+            }
+            Some(None) => self.unbound -= 1,
+            None => {}
+        }
+    }
+
+    /// Each connection that holds any, or None, with their number.
+    fn iter(&self) -> impl Iterator<Item = (Option<u64>, usize)> {
+        self.by_connection.iter().map(|(id, count)| (Some(*id), *count)).chain([(None, self.unbound)])
+    }
+}
+
 /// The leases of a shard.
 pub(super) struct Leases {
     /// Each in memory of its own, so that the table is small beside what it holds: else one doubling of the table could
@@ -385,6 +430,7 @@ pub(super) struct Leases {
     waiters: usize,
     /// Bytes that the waiters of each connection take, and the leases that count in its share.
     shares: Shares,
+    holders: Holders,
     key_bytes: usize,
     /// Bytes of the lists of grants and of voided loads.
     list_bytes: usize,
@@ -412,6 +458,7 @@ impl Leases {
             unused_bytes: 0,
             waiters: 0,
             shares: Shares::default(),
+            holders: Holders::default(),
             key_bytes: 0,
             list_bytes: 0,
             watched_bytes: 0,
@@ -428,6 +475,11 @@ impl Leases {
         self.map.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Whether the step has something to settle or to tell.
     #[inline]
     pub(super) fn has_pending(&self) -> bool {
@@ -435,7 +487,8 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let places = self.map.capacity() + self.shares.0.capacity() + self.watch_shares.0.capacity();
+        let shares = self.shares.0.capacity() + self.watch_shares.0.capacity() + self.holders.by_connection.capacity();
+        let places = self.map.capacity() + shares;
         let table = places * PLACE_BYTES + self.due.capacity() * DUE_BYTES + self.unused.capacity() * UNUSED_BYTES;
         let leases = self.map.len() * LEASE_BYTES + self.key_bytes + self.list_bytes;
         table + leases + self.waiters * WAITER_BYTES
@@ -446,6 +499,10 @@ impl Leases {
         let all = || self.map.values();
         assert_eq!(self.key_bytes, all().map(|lease| lease.key.len()).sum::<usize>(), "bytes of keys");
         assert_eq!(self.list_bytes, all().map(|lease| lease.list_bytes()).sum::<usize>(), "bytes of lists");
+        let mut holders = Holders::default();
+        all().for_each(|lease| holders.replace(None, lease.holder().map(|grant| grant.holder.map(|known| known.id))));
+        assert_eq!(self.holders.by_connection, holders.by_connection, "leases by connection");
+        assert_eq!(self.holders.unbound, holders.unbound, "leases of no connection");
         assert_eq!(self.waiters, all().map(|lease| lease.waiters.len()).sum::<usize>(), "waiters");
         let unused = all().filter(|lease| lease.unused > 0);
         let bytes = unused.map(|lease| lease_bytes(&lease.key) + lease.list_bytes());
@@ -719,6 +776,7 @@ impl Leases {
             unheld: false,
         });
         (lease.held, lease.queued) = (true, false);
+        self.holders.recount(lease);
         self.schedule(hash, deadline);
     }
 
@@ -886,6 +944,13 @@ impl Leases {
         }
         self.list_bytes += lease.void();
         self.touched.push(hash);
+        self.recount(hash);
+    }
+
+    fn recount(&mut self, hash: u64) {
+        if let Some(lease) = self.map.get_mut(&hash) {
+            self.holders.recount(lease);
+        }
     }
 
     /// Everything was taken away, or everything in one database. That is no change for watchers: an item that somebody wrote
@@ -897,6 +962,7 @@ impl Leases {
         let of_db = |lease: &Lease| db.is_none_or(|db| db == lease.db);
         for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| lease.unused == 0 && of_db(lease)) {
             self.list_bytes += lease.void();
+            self.holders.recount(lease);
             // A void load goes on, and nobody waits for it.
             if !lease.waiters.is_empty() || !lease.is_used() {
                 self.touched.push(*hash);
@@ -946,6 +1012,7 @@ impl Leases {
                 let grown = lease.void();
                 lease.forget_voided(token);
                 self.list_bytes += grown;
+                self.recount(hash);
             }
             // Who joined when the clock stood as at the grant has seen no invalidation that the load has not.
             let loaded = Outcome::Loaded(loaded());
@@ -1040,6 +1107,7 @@ impl Leases {
         if lease.charged.is_none() {
             self.charge(hash, holder);
         }
+        self.recount(hash);
         self.schedule(hash, deadline);
         Some(deadline)
     }
@@ -1160,9 +1228,9 @@ impl Leases {
         self.oldest.0
     }
 
-    /// Who holds the leases that stand now: None for those that belong to no connection.
-    pub(super) fn holders(&self) -> impl Iterator<Item = Option<ConnectionId>> {
-        self.map.values().filter_map(|lease| lease.holder().map(|grant| grant.holder))
+    /// Who holds the leases that stand now, None for those that belong to no connection, each with their number.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (Option<u64>, usize)> {
+        self.holders.iter()
     }
 
     fn schedule(&mut self, hash: u64, at: u64) {
@@ -1221,6 +1289,7 @@ impl Leases {
 
     /// Drops a lease that nothing is to be remembered of; whether it did. One that nobody uses can be forgotten from now on.
     fn drop_if_idle(&mut self, hash: u64, now: u64) -> bool {
+        self.recount(hash);
         let Some(lease) = self.map.get_mut(&hash).filter(|lease| !lease.is_used()) else { return false };
         let bytes = lease_bytes(&lease.key);
         if let Some(connection) = lease.charged.take() {
@@ -1246,6 +1315,7 @@ impl Leases {
     fn remove(&mut self, hash: u64) {
         self.use_again(hash);
         if let Some(lease) = self.map.remove(&hash) {
+            self.holders.replace(lease.counted, None);
             self.key_bytes -= lease.key.len();
             self.list_bytes -= lease.list_bytes();
             self.shrink();
@@ -1262,6 +1332,7 @@ impl Leases {
             self.forget_past_unused();
             self.unused.shrink_to(2 * length);
             self.shares.0.shrink_to_fit();
+            self.holders.by_connection.shrink_to_fit();
             self.watch_shares.0.shrink_to_fit();
         }
     }
@@ -1300,6 +1371,7 @@ impl Lease {
             watchers: 0,
             changes: Changes::default(),
             charged: None,
+            counted: None,
             unused: 0,
             scheduled: u64::MAX,
         })

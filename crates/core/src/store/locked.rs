@@ -3,7 +3,7 @@
 use parking_lot::MutexGuard;
 
 use super::entry::{Copied, Entry};
-use super::events::{ConnectionId, StoreEvent};
+use super::events::StoreEvent;
 use super::index::Slot;
 use super::shard::Shard;
 use super::sharded::Store;
@@ -252,8 +252,8 @@ impl Locked<'_> {
     }
 
     /// As [`Store::each_holder`], in the locked shards.
-    pub fn each_holder(&self, mut visit: impl FnMut(Option<ConnectionId>)) {
-        self.guards.iter().flatten().for_each(|shard| shard.leases.holders().for_each(&mut visit));
+    pub fn each_holder(&self, mut visit: impl FnMut(Option<u64>, usize)) {
+        self.guards.iter().flatten().for_each(|shard| shard.leases.holders().for_each(|(id, count)| visit(id, count)));
     }
 
     /// Removes everything, or everything in one database, from the locked shards. Memory comes free in the ticks that follow,

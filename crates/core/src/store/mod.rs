@@ -42,6 +42,7 @@ pub use fetch::{FetchResult, Inspection};
 pub use lease::{Changes, FetchRequest, Hold, HoldOff, Holds};
 pub use locked::{Locked, Written};
 pub use prefetch::AHEAD;
+pub use room::MAX_INLINE;
 pub use scan::SCAN_MOST;
 pub use sharded::{Store, shards_for};
 pub use tracked::Interest;

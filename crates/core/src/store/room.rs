@@ -2,7 +2,7 @@
 //!
 //! Memory is found in this order: what is free, what was flushed, a few items of a victim (`reclaim.rs`), whole victims.
 
-use super::index::Found;
+use super::index::{Found, MAX_SEGMENT};
 use super::large_values::large_cost;
 use super::log::{GROWTH, HEAP, RESERVE};
 use super::shard::Shard;
@@ -11,6 +11,8 @@ use super::types::Key;
 
 /// A value longer than this part of a segment lies beside the log.
 pub(super) const LARGE_PART: usize = 8;
+/// A value that is longer lies beside the log, however long segments are, and is never copied.
+pub const MAX_INLINE: usize = MAX_SEGMENT / LARGE_PART;
 /// What a value without rare fields takes beside itself and its key, at most: header, wide lengths, number, alignment.
 const MOST_PLAIN: usize = 32;
 /// Items that one write looks at while memory is short and a reserve is left, at least and at most: a few microseconds, for

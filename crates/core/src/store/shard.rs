@@ -343,13 +343,23 @@ impl Shard {
             self.sweep.flushed = true;
             return;
         }
+        if self.log.bytes + self.large.bytes + self.index.held() == 0 {
+            // Nothing is there, and a new shard would cost more than all else that this does.
+            self.budget = self.limits.share;
+        } else {
+            self.begin_anew(options, least);
+        }
+        // Its budget may have been larger, by what other shards had passed to it.
+        while self.used() > self.budget && self.flushed.shed() > 0 {}
+    }
+
+    /// Puts an empty shard in the place of this one, whose memory comes free step by step.
+    fn begin_anew(&mut self, options: &Options, least: usize) {
         let fresh = Shard { clock: self.clock, stats: self.stats, ..Shard::new(options, least, &self.hasher) };
         let old = std::mem::replace(self, fresh);
         (self.leases, self.tracked, self.flushed) = (old.leases, old.tracked, old.flushed);
         let Shard { log, large, index, eviction, sweep: SweepPosition { shrink_at, .. }, .. } = old;
         self.flushed.add_remains(Remains { log, large, index, eviction, shrink_at });
-        // Its budget may have been larger, by what other shards had passed to it.
-        while self.used() > self.budget && self.flushed.shed() > 0 {}
     }
 
     /// Tells those who wait for keys that were changed in this step what is there now, or who is to load.
@@ -396,6 +406,7 @@ impl Shard {
             used: self.used() as u64,
             expires: self.counts.expires,
             tracked: self.tracked.as_ref().map_or(0, |known| known.len() as u64),
+            leases: self.leases.len() as u64,
             tracked_pairs: self.tracked.as_ref().map_or(0, |known| known.pairs() as u64),
             ..self.stats
         }
@@ -424,5 +435,38 @@ impl Shard {
                 visit(record.key, &self.view(&record));
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Meta, Store};
+
+    /// FLUSHALL of an empty store, again and again in one transaction: nothing is made anew, which takes far longer than all
+    /// else. What was written in between is gone.
+    #[test]
+    fn an_empty_shard_is_cleared_for_nothing() {
+        let options = Options {
+            memory: 64 << 20,
+            shards: 1,
+            evict: true,
+            max_value: 1 << 20,
+            seed: [1, 2, 3, 4],
+            epoch: 1,
+            load_limit: 30_000,
+        };
+        let (store, key) = (Store::new(options), Key { db: 0, bytes: b"k" });
+        let tables = || store.shards[0].lock().index.tables_at();
+        let before = tables();
+        store.clear(None, 1);
+        assert_eq!(tables(), before);
+        store.with(key, 1, |entry| entry.set(b"v", &Meta::default()).unwrap());
+        store.clear(None, 1);
+        let after = tables();
+        assert!(after != before && store.with(key, 1, |entry| entry.peek().is_none()));
+        store.clear(None, 1);
+        assert_eq!((tables(), store.len(0)), (after, 0));
+        store.check(0);
     }
 }

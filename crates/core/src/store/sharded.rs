@@ -162,9 +162,10 @@ impl Store {
         shard.leases.unheld(hold, connection, until);
     }
 
-    /// Visits who holds each lease that stands now; None holds one that belongs to no connection.
-    pub fn each_holder(&self, mut visit: impl FnMut(Option<ConnectionId>)) {
-        self.shards.iter().for_each(|shard| shard.lock().leases.holders().for_each(&mut visit));
+    /// Visits the numbers of the connections that hold leases, None for leases that belong to no connection, and how many
+    /// each of them holds in one shard.
+    pub fn each_holder(&self, mut visit: impl FnMut(Option<u64>, usize)) {
+        self.shards.iter().for_each(|shard| shard.lock().leases.holders().for_each(|(id, count)| visit(id, count)));
     }
 
     /// What is told of changes from now on.

@@ -177,6 +177,8 @@ pub struct Stats {
     pub tracked: u64,
     /// Pairs of such a key and a client.
     pub tracked_pairs: u64,
+    /// Leases that are known, whether or not anybody holds them.
+    pub leases: u64,
     /// Fills that were refused.
     pub refused: RefusedFills,
 }
@@ -203,6 +205,7 @@ impl Stats {
         self.evicted += one.evicted;
         self.expired += one.expired;
         self.tracked += one.tracked;
+        self.leases += one.leases;
         self.refused.changed += one.refused.changed;
         self.refused.tag += one.refused.tag;
         self.refused.late += one.refused.late;

@@ -13,7 +13,7 @@ mod unknown;
 
 pub use page::page;
 pub(crate) use read::cache::fill_of;
-pub(crate) use read::scripts::{NO_LUA, known, sha1};
+pub(crate) use read::scripts::{NO_LUA, known, sum};
 pub(crate) use read::words::read_time;
 pub use row::{Row, flag, needed};
 pub use rows::{TABLE, lookup};

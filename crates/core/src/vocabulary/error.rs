@@ -23,6 +23,8 @@ pub enum Kind {
     LoadFailed,
     /// There is too much to do at the moment.
     Busy,
+    /// The outcome comes later, under a ticket: an error in its form only, so that every client sees that it is no value.
+    Waiting,
 }
 
 /// Why a command was not done.

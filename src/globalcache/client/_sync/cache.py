@@ -8,19 +8,22 @@ from __future__ import annotations
 import functools
 import random
 import time
+import weakref
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from globalcache.client.batches import rows_of
 from globalcache.client.core import Core
 from globalcache.client.entry import Entry
 from globalcache.client.failures import is_lost, is_private
+from globalcache.client.flights import Running, keys_in_loads, loading, loads_around
 from globalcache.client.functions import Functions
-from globalcache.client.guard import Absent, Guard, cause_of, text_of
+from globalcache.client.guard import Absent, Guard, cause_of, qualified, text_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, translate
-from globalcache.client.work import Failed, Names, Running, keys_in_load, loading
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, key_batches, tag_name, translate, word_of
+from globalcache.client.work import Failed
 from globalcache.errors import (
     CacheError,
     ConfigError,
@@ -43,8 +46,10 @@ if TYPE_CHECKING:
     from globalcache.client._sync.transport import Transport
     from globalcache.client.claims import Claims
     from globalcache.client.core import Options
+    from globalcache.client.flights import Flight
     from globalcache.client.functions import Loader
     from globalcache.client.leases import Lease
+    from globalcache.client.wire import Words
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -56,6 +61,9 @@ _TOO_LARGE = "too large"
 _PLAIN = {bytes, None.__class__}
 _class_of = type
 _AWAY = (UnavailableError, DeadlineError)
+_NO_FAILURES: Mapping[bytes, LoadError] = {}
+# Stands for what came of a key whose load failed for its caller alone.
+_PRIVATE: Any = object()
 # Tags that may be given to one item, and those that it may have with those of its namespaces.
 _MOST_GIVEN_TAGS, _MOST_TAGS = 16, 17
 # Keys that one error names.
@@ -63,7 +71,8 @@ _NAMED = 10
 # A server with keys as they were given and as they are sent.
 _Part: TypeAlias = "tuple[Transport, list[str], list[bytes]]"
 # A server with what it has to do, and the keys and tags that this changes.
-_Write: TypeAlias = "tuple[Transport, Any, tuple[bytes, ...], tuple[bytes, ...]]"
+_Write: TypeAlias = "tuple[Transport, Words, tuple[bytes, ...], tuple[bytes, ...]]"
+_ManyWrites: TypeAlias = "tuple[Transport, list[Words], tuple[bytes, ...], tuple[()]]"
 
 
 class _Want(NamedTuple):
@@ -76,15 +85,27 @@ class _Want(NamedTuple):
     guard: Guard
     # Whether a value of another type may be invalidated, to be fetched once more.
     again: bool = True
+    # Whether a load without a lease is left to the caller, as a _Deferred.
+    defers: bool = False
 
 
 class _LocalLoad(NamedTuple):
-    """A load without a lease: `run` loads, and `rows` gives what came of each key in their order."""
+    """A load without a lease: `run` loads keys, and `rows` gives what came of each of them in their order."""
 
-    run: Callable[[], Any]
-    rows: Callable[[Any], Sequence[Any]]
+    run: Callable[[list[str]], Any]
+    rows: Callable[[list[str], Any], Sequence[Any]]
     type: Any
     guard: Guard
+
+
+class _Deferred:
+    """What stands for a key that is to be loaded without a lease, together with others.
+
+    `failure` is that of another process; None if nobody has failed whom this caller would believe.
+    """
+
+    def __init__(self, failure: LoadError | None = None) -> None:
+        self.failure = failure
 
 
 class _Form(NamedTuple):
@@ -104,25 +125,42 @@ class _Sorted:
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
+        self.failed: dict[str, Raised] = {}
         self.mine: list[Lease] = []
         self.stale: list[Lease] = []
         self.later: list[str] = []
         self.away: list[str] = []
-        self._leases: list[Lease] = []
+        # All replies, whose leases are this caller's.
+        self.replies: list[Any] = []
 
-    def own(self, replies: Iterable[Any]) -> None:
-        """Answer for all leases of these replies."""
-        self._leases += [lease for lease in map(_lease_of, replies) if lease is not None]
+    def add(self, came: Mapping[str, Any]) -> None:
+        """Note what came of keys: values, None for what has no row, and Raised."""
+        for key, value in came.items():
+            if value.__class__ is Raised:
+                self.failed[key] = value
+            else:
+                self.found[key] = None if value.__class__ is Absent else value
 
-    def hand_over(self, leases: list[Lease]) -> None:
-        """Leave these to who loads them."""
-        given = set(map(id, leases))
-        self._leases = [lease for lease in self._leases if id(lease) not in given]
+    def raise_failures(self) -> None:
+        """Raise an error that is that of all keys as it is; different ones as one that names them."""
+        failed, self.failed = self.failed, {}
+        if not failed:
+            return
+        first = next(iter(failed.values()))
+        try:
+            if all(one.error is first.error for one in failed.values()):
+                first.again()
+            named = "; ".join(f"{key}: {text_of(one.error)}" for key, one in list(failed.items())[:_NAMED])
+            raise LoadError(f"{len(failed)} keys could not be loaded: {named}", key=next(iter(failed))) from first.error
+        finally:
+            # A traceback holds this frame, which must not hold the exceptions.
+            del failed, first
 
     def release(self) -> None:
-        """Release what was not answered."""
-        for lease in self._leases:
-            lease.release()
+        """Release what was neither answered nor left to a refresh."""
+        for lease in filter(None, map(_lease_of, self.replies)):
+            if not lease.is_handed_over:
+                lease.release()
 
 
 class Cache(Functions):
@@ -160,9 +198,9 @@ class Cache(Functions):
         # A colon in a name is escaped: "a:b" is another namespace than "b" within "a".
         levels = [name.replace("%", "%25").replace(":", "%3A") + ":" for name in names]
         self._prefix = "".join(levels)
-        # Every level of names is a tag of all that is written under it, so that each can be cleared. It begins with a
-        # byte that no text has, so no tag of a user is one.
-        self._own_tags = tuple(b"\xff" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
+        # Every level of names is a tag of all that is written under it, so that each can be cleared. No tag of a user
+        # is one (`tag_name`). Clients of the version before write and clear the same.
+        self._own_tags = tuple(b"ns:" + "".join(levels[: level + 1]).encode() for level in range(len(levels)))
         self._servers = core.transports
         self._only = self._servers[0] if len(self._servers) == 1 else None
         self._work = core.work
@@ -421,9 +459,9 @@ class Cache(Functions):
         written = 0
         encoded = {key: self._encoded(key, value, type) for key, value in values.items()}
         self._detach([self._name(key) for key in values])
-        writes: list[_Write] = []
+        writes: list[_ManyWrites] = []
         for server, part, names in self._spread(list(values)):
-            commands = []
+            commands: list[Words] = []
             for key, name in zip(part, names, strict=True):
                 data, flags = encoded[key]
                 if not self._is_too_long(server, "set_many", key, data):
@@ -445,7 +483,7 @@ class Cache(Functions):
         return written
 
     @staticmethod
-    def _send_many(write: _Write) -> Any:
+    def _send_many(write: _ManyWrites) -> Any:
         server, commands, keys, _ = write
         return server.call_many(commands, keys=keys)
 
@@ -454,7 +492,7 @@ class Cache(Functions):
         server, words, keys, tags = write
         return server.call(*words, keys=keys, tags=tags)
 
-    def _deliver(self, send: Callable[[_Write], Any], writes: Sequence[_Write]) -> list[Any]:
+    def _deliver(self, send: Callable[[Any], Any], writes: Sequence[_Write | _ManyWrites]) -> list[Any]:
         """Send each write to its server; returns what they gave. Every server has its turn before anything is raised.
 
         An invalidation that ended at the first server would leave old values at the others, and none of them would
@@ -468,7 +506,7 @@ class Cache(Functions):
                 self._without(error)
                 return []
 
-        def attempt(write: _Write) -> Any:
+        def attempt(write: Any) -> Any:
             try:
                 return send(write)
             except Exception as error:  # noqa: BLE001 - raised when all had their turn
@@ -519,8 +557,9 @@ class Cache(Functions):
         server = self._server(name)
         try:
             if ttl is None:
-                # PERSIST says no of what has no time to live, and of what is not there.
-                return any(server.call_many([(b"PERSIST", name), (b"EXISTS", name)]))
+                # PERSIST says no of what has no time to live, and of what is not there. Not sent together: EXISTS may
+                # wait for a load.
+                return bool(server.call(b"PERSIST", name) or server.call(b"EXISTS", name))
             return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except _AWAY as error:
             self._without(error)
@@ -588,10 +627,12 @@ class Cache(Functions):
     ) -> T:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
-        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at
-        once and refreshed in the background. A value that was loaded before an invalidation is returned to its caller
-        and never stored. `policy` stands for the options from ttl to tags, and may be a function that is asked for it
-        when something is loaded; `guard` has the options of a decorator about exceptions.
+        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at once
+        and refreshed in the background, and now and then so is one whose end is near: `load` may run after the call, so
+        it must not use variables that change meanwhile, such as that of a loop. A value that was loaded before an
+        invalidation is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and
+        may be a function that is asked for it when something is loaded; `guard` has the options of a decorator about
+        exceptions.
 
         Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
         and TypeError for a value that would not come back the same. After a failure in another process `load` runs
@@ -617,7 +658,10 @@ class Cache(Functions):
             if found is not UNREADABLE:
                 self._stats.hits += 1
                 return found
-        lease = _lease_of(reply)
+        # No call comes between, which could be interrupted: from here on this call answers for the lease.
+        lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+        if lease is not None:
+            lease.taken = True
         try:
             kept = self._kept(policy) or self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
             want = _Want(load, kept, type, limit, guard or self._failures.guard_of(load))
@@ -656,43 +700,45 @@ class Cache(Functions):
         if lease is None and reply[1] is not None and want.again:
             # It was written by other code, as another type: make room for one that can be read.
             self._invalidate([self._key(name)], [])
-            return self._once_more(server, name, want._replace(again=False))
+            return self._once_more(server, name, want._replace(again=False), want.wait)
         self._stats.misses += 1
         if lease is not None:
             return self._load(lease, want)
         return self._load_here(name, want)
 
-    def _once_more(self, server: Transport, name: bytes, want: _Want) -> Any:
-        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load."""
-        return self._not_hit_again(server, name, self._fetched(server, name, want.wait), want)
+    def _once_more(self, server: Transport, name: bytes, want: _Want, wait: float, *, alone: bool = False) -> Any:
+        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load.
 
-    def _by_itself(self, server: Transport, name: bytes, want: _Want) -> Any:
-        """Return a value after a load that failed for its caller alone, without a wait for others that may fail so.
-
-        All who waited for it ask at the same moment. One of them is granted the lease; the others load without one.
+        `alone`: a load has failed for its caller alone, and all who waited for it ask at the same moment. One of them
+        is granted the lease; the others load without one, since others may fail so as well.
         """
-        reply = self._fetched(server, name, 0)
-        if is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"}):
-            self._stats.misses += 1
-            forms = self._work.limited(lambda: self._run_here((name,), _one_local(want)), want.wait)
-            return forms[0].shown
-        return self._not_hit_again(server, name, reply, want)
-
-    def _fetched(self, server: Transport, name: bytes, wait: float) -> Any:
-        """Return what a fetch gives; None without a server."""
+        lease: Lease | None = None
         try:
-            return server.fetch(name, wait)
-        except _AWAY as error:
-            self._without(error)
-        return None
-
-    def _not_hit_again(self, server: Transport, name: bytes, reply: Any, want: _Want) -> Any:
-        lease = _lease_of(reply)
-        try:
+            reply = self._fetched(server, name, wait)
+            # As in `get_or_load`.
+            lease = (reply[2] or None) if reply.__class__ is list else None
+            if lease is not None:
+                lease.taken = True
+            elif alone and (is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"})):
+                self._stats.misses += 1
+                if want.defers:
+                    return _Deferred()
+                return _given(self._by_themselves([name], _one_local(want), want.wait), name)
             return self._not_hit(server, name, reply, want)
         finally:
             if lease is not None and not lease.is_handed_over:
                 lease.release()
+
+    def _fetched(self, server: Transport, name: bytes, wait: float) -> Any:
+        """Return what a fetch gives; None without a server."""
+        try:
+            try:
+                return server.fetch(name, wait)
+            except UnavailableError:
+                return server.fetch(name, wait)
+        except _AWAY as error:
+            self._without(error)
+        return None
 
     def _refreshing(self, want: _Want) -> Callable[[Sequence[Lease]], Any]:
         def refresh(leases: Sequence[Lease]) -> None:
@@ -747,7 +793,7 @@ class Cache(Functions):
 
     def _fill(self, lease: Lease, form: _Form, cost: float, want: _Want) -> None:
         """Store a value that was loaded; a server that does not take it is told that the load is over."""
-        words = self._filling(want.policy, form, cost)
+        words = self._filling(lease.server, want.policy, form, cost)
         try:
             if self._is_too_long(lease.server, want.guard.name, self._key(lease.name), form.data):
                 self._refused(lease, form, _TOO_LARGE, want.policy)
@@ -766,7 +812,7 @@ class Cache(Functions):
         """
         cause = self._kept_as(lease, form, cause, policy)
         try:
-            self._answer(lease, b"CACHE.FAIL", cause)
+            self._answer(lease, b"CACHE.FAIL", _sent(cause))
         except CacheError:
             self._stats.errors += 1
 
@@ -781,11 +827,11 @@ class Cache(Functions):
             self._core.unstored.keep(lease.name, form.data, form.flags, cause, time.monotonic())
         return cause
 
-    def _answer(self, lease: Lease, command: bytes, *words: Any) -> Any:
+    def _answer(self, lease: Lease, command: bytes, *words: bytes) -> Any:
         """Answer for a lease; 0 if it is not this process's any more, as in a child that was forked since."""
         if not lease.is_open:
             return 0
-        reply = lease.server.call(command, lease.name, lease.token, *words)
+        reply = lease.server.call(command, *lease.words, *words)
         lease.close()
         return reply
 
@@ -797,7 +843,7 @@ class Cache(Functions):
         """
         if self._work.is_own(error):
             cause = self._failures.message(error)
-            self._answer_all([(lease, (b"CACHE.FAIL", cause)) for lease in leases])
+            self._answer_all([(lease, (b"CACHE.FAIL", _sent(cause))) for lease in leases])
 
     def _form(self, name: bytes, value: Any, type: Any, guard: Guard) -> _Form:
         if value is None:
@@ -811,23 +857,26 @@ class Cache(Functions):
         except Exception as error:  # whatever a class raises that is pickled
             raise TypeError(f"{guard.name}: {self._key(name)}: value cannot be stored: {text_of(error)}") from error
 
-    def _filling(self, policy: Policy, form: _Form, cost: float) -> list[bytes]:
+    def _filling(self, server: Any, policy: Policy, form: _Form, cost: float) -> list[bytes]:
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values
             absent=form.is_absent,
+            least_absence=server.home.least_absence if server.home else 0,
             cost=cost,
             flags=form.flags,
             tags=self._tags(policy.tags),
         )
 
     def _run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
-        running = Running(names)
-        before = loading.set((*loading.get(), running))
+        running, around = Running(names), loads_around()
         try:
-            return self._work.call(load)
+            loading.set((*around, weakref.ref(running)))
+            result = self._work.call(load)
         finally:
-            running.names = {}
-            loading.reset(before)
+            # First what calls nothing, so that nothing can interrupt it: the load is over, whatever comes next.
+            del running
+            loading.set(around)
+        return result
 
     def _load_failed(self, lease: Lease, error: Exception, want: _Want, handled: Handled, *, ran: bool) -> Any:
         """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
@@ -840,11 +889,7 @@ class Cache(Functions):
         try:
             self._answer(lease, b"CACHE.FAIL", *words)
             if want.policy.stale_if_error and not ran and not isinstance(error, want.guard.pass_through):
-                reply = lease.server.fetch(lease.name, 0, 0)
-                if reply.__class__ is list and reply[1] is not None and reply[0] != b"absent":
-                    value = self._decode(reply[1], reply[5], want.type)
-                    self._stats.stale += value is not UNREADABLE
-                    return value
+                return self._standing_in(lease.server.fetch(lease.name, 0, 0), want.type)
         except CacheError:
             self._stats.errors += 1
         return UNREADABLE
@@ -856,7 +901,7 @@ class Cache(Functions):
         is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
         """
         if is_private(reply):
-            return self._by_itself(server, name, want)
+            return self._once_more(server, name, want, 0, alone=True)
         kept = self._core.unstored.find(name, str(reply), time.monotonic())
         value = UNREADABLE if kept is None else self._decode(*kept, want.type)
         if value is not UNREADABLE:
@@ -865,11 +910,13 @@ class Cache(Functions):
         try:
             if failure.__class__ is not LoadError or is_lost(failure):
                 raise failure
-            is_failure = f"{_text(name)}: {_TOO_LARGE}" not in str(reply)
-            return self._load_here(name, want, self._failures.elsewhere(name, failure) if is_failure else None)
+            failed = None
+            if f"{_text(name)}: {_TOO_LARGE}" not in str(reply):
+                failed = self._failures.elsewhere(name, failure)
+            return self._load_here(name, want, failed)
         finally:
             # A traceback holds this frame, which must not hold what the traceback belongs to.
-            del failure
+            failure = failed = None  # type: ignore[assignment]
 
     def _load_here(self, name: bytes, want: _Want, failure: LoadError | None = None, *, joins: bool = False) -> Any:
         """Load without a lease: one thread of this process for a key, and so many at a time. Nothing is stored.
@@ -877,47 +924,103 @@ class Cache(Functions):
         `failure` is that of another process. `joins`: there is no server, so a load that runs already is as good as a
         new one.
         """
+        if want.defers:
+            return _Deferred(failure)
         self._tags(want.policy.tags)  # what is wrong with them is told now as well
-        return (self._alone(name, _one_local(want), want.wait, failure, joins=joins))[0]
+        failures = {} if failure is None else {name: failure}
+        return _given(self._alone([name], _one_local(want), want.wait, failures, joins=joins), name)
 
     def _alone(
-        self, names: Names, load: _LocalLoad, wait: float, failure: LoadError | None = None, *, joins: bool
-    ) -> list[Any]:
-        """Return what a load without a lease gives, or that of another caller; each has values of its own."""
-        is_mine = False
+        self,
+        names: Sequence[bytes],
+        load: _LocalLoad,
+        wait: float,
+        failures: Mapping[bytes, LoadError] = _NO_FAILURES,
+        *,
+        joins: bool,
+    ) -> dict[bytes, Any]:
+        """Return what loads without a lease give for these keys: values of this caller's own, and Raised.
 
-        def run() -> list[_Form]:
-            nonlocal is_mine
-            is_mine = True
-            return self._run_here(names if isinstance(names, tuple) else (names,), load, failure)
+        What nobody loads is loaded in one call, and only then are the loads of others waited for. Raises what the own
+        call raises.
+        """
+        arrived = time.monotonic()
+        end, since = arrived + wait, 0.0 if joins else arrived
+        found: dict[bytes, Any] = {}
+        left: Sequence[bytes] = names
+        while left:
+            run = functools.partial(self._run_here, load, failures)
+            mine, others = self._work.alone(left, load.guard, run, end)
+            try:
+                if mine.raised is not None:
+                    mine.raised.again()
+                found |= {name: _shown_of(mine.outcome(name)) for name in mine.names}
+                came = {
+                    name: self._joined(name, flight, load, since) if flight.is_over else self._too_late(name, wait)
+                    for name, flight in others.items()
+                }
+            finally:
+                # A traceback holds this frame, which must not hold the exception.
+                del mine, others
+            left = [name for name, value in came.items() if value is UNREADABLE]
+            alone = [name for name, value in came.items() if value is _PRIVATE]
+            found |= {name: value for name, value in came.items() if value is not UNREADABLE}
+            if alone:
+                found |= self._by_themselves(alone, load, end - time.monotonic())
+        return found
 
-        end = time.monotonic() + wait
-        while True:
-            is_mine = False
-            left = max(0.0, end - time.monotonic())
-            forms = self._work.alone(names, run, left, load.guard.pass_through, joins=joins)
-            values = [form.shown if is_mine else self._copied(form, load.type) for form in forms]
-            if not any(value is UNREADABLE for value in values):
-                return values
+    def _joined(self, name: bytes, flight: Flight, load: _LocalLoad, since: float) -> Any:
+        """Return what a caller has of another one's load; _PRIVATE if that failed for the other alone.
 
-    def _run_here(self, names: tuple[bytes, ...], load: _LocalLoad, failure: LoadError | None = None) -> list[_Form]:
+        UNREADABLE if there is nothing: none has begun after `since`, it was interrupted, it gave a value of another
+        type, or another function than that of the caller has failed.
+        """
+        outcome = flight.outcome(name) if flight.begun > since else None
+        if outcome is None:
+            return UNREADABLE
+        if outcome.__class__ is not Raised:
+            return self._copied(outcome, load.type)
+        if flight.guard is not load.guard:
+            return UNREADABLE
+        if not isinstance(outcome.error, Exception):
+            # It would end this caller as well, or look as if that had been cancelled.
+            key, cause = self._key(name), qualified(type(outcome.error))
+            return Raised(LoadError(f"{key}: {cause}", key=key, cause_class=cause))
+        return _PRIVATE if isinstance(outcome.error, load.guard.pass_through) else outcome
+
+    def _too_late(self, name: bytes, wait: float) -> Raised:
+        return Raised(DeadlineError(f"{self._key(name)}: its load took longer than {wait:g} s"))
+
+    def _by_themselves(self, names: Sequence[bytes], load: _LocalLoad, wait: float) -> dict[bytes, Any]:
+        """Load without a lease, whoever else does, as soon as there is room. Raises what the call raises."""
+        outcomes: dict[bytes, Any] = {}
+        self._work.limited(lambda: self._run_here(load, _NO_FAILURES, names, outcomes), wait)
+        return {name: _shown_of(outcome) for name, outcome in outcomes.items()}
+
+    def _run_here(
+        self, load: _LocalLoad, failures: Mapping[bytes, LoadError], names: Iterable[bytes], outcomes: dict[bytes, Any]
+    ) -> None:
+        """Load those of these keys that may be tried, in one call; what came of each is put into `outcomes`."""
         guard = load.guard
-        for name in names:
-            self._failures.try_alone(name, self._key(name), guard, failure)
+        outcomes |= self._failures.refused(names, guard, failures)
+        tried = tuple(name for name in names if name not in outcomes)
+        if not tried:
+            return
+        keys = list(map(self._key, tried))
+        self._failures.check(keys[0], guard)
         self._stats.local_loads += 1
         handled = Handled()
         ran = False
         try:
-            loaded = self._run(names, load.run)
+            loaded = self._run(tried, lambda: load.run(list(keys)))
             ran = True
-            forms = [
-                self._form(name, row, load.type, guard) for name, row in zip(names, load.rows(loaded), strict=True)
-            ]
+            rows = zip(tried, load.rows(keys, loaded), strict=True)
+            forms = {name: self._form(name, row, load.type, guard) for name, row in rows}
         except Exception as error:
-            self._failures.failed(names, error, guard, handled, ran=ran)
+            self._failures.failed(tried, error, guard, handled, ran=ran)
             raise
         self._failures.succeeded(guard)
-        return forms
+        outcomes |= forms
 
     def _copied(self, form: _Form, type: Any) -> Any:
         """Return what another caller's load gave as one's own, as a server would: callers may change what they get."""
@@ -961,23 +1064,33 @@ class Cache(Functions):
             self._load_batch(batch, load_many, policy, type, guard)
         finally:
             batch.release()
-        found, end = batch.found, time.monotonic() + limit
+        end = time.monotonic() + limit
+        load = _LocalLoad(load_many, functools.partial(rows_of, guard.name), type, guard)
         if batch.away:
-            away = batch.away
-            load = _LocalLoad(lambda: load_many(list(away)), lambda rows: rows_of(guard.name, away, rows), type, guard)
-            found |= self._load_many_here(away, load, policy, limit)
+            self._tags(policy.tags)  # what is wrong with them is told now as well
+            batch.add(self._many_here(batch.away, load, limit, joins=True))
         if batch.later:
+            batch.add(self._waited_for(batch.later, load, policy, end))
+        batch.raise_failures()
+        return {key: batch.found[key] for key in keys}
 
-            def wait_for(key: str) -> Any:
-                load, left = self._one_of(load_many, key, guard), max(0.001, end - time.monotonic())
-                return self.get_or_load(key, load, policy=policy, type=type, wait=left, guard=guard)
+    def _waited_for(self, keys: list[str], load: _LocalLoad, policy: Policy, end: float) -> dict[str, Any]:
+        """Return what others load, and Raised; what nobody has a lease of after that is loaded here in one call."""
 
-            came = dict(zip(batch.later, self._work.each(wait_for, batch.later), strict=True))
-            failed = {key: value.error for key, value in came.items() if value.__class__ is Failed}
-            if failed:
-                _raise_all(failed)
-            found |= came
-        return {key: found[key] for key in keys}
+        def wait_for(key: str) -> Any:
+            left = max(0.001, end - time.monotonic())
+            want = _Want(self._one_of(load, key), policy, load.type, left, load.guard, defers=True)
+            name = self._name(key)
+            server = self._server(name)
+            return self._once_more(server, name, want, left)
+
+        came = dict(zip(keys, self._work.each(wait_for, keys), strict=True))
+        deferred = {key: value.failure for key, value in came.items() if value.__class__ is _Deferred}
+        if deferred:
+            failures = {self._name(key): failure for key, failure in deferred.items() if failure is not None}
+            left = max(0.0, end - time.monotonic())
+            came |= self._many_here(list(deferred), load, left, failures, joins=False)
+        return {key: Raised(value.error) if value.__class__ is Failed else value for key, value in came.items()}
 
     def _load_batch(
         self, batch: _Sorted, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
@@ -989,7 +1102,8 @@ class Cache(Functions):
                 self._load_many(leases, load_many, policy, type, guard)
 
             if self._work.refresh(batch.stale, refresh):
-                batch.hand_over(batch.stale)
+                for lease in batch.stale:
+                    lease.is_handed_over = True
         if batch.mine:
             batch.found |= self._load_many(batch.mine, load_many, policy, type, guard)
 
@@ -1005,7 +1119,8 @@ class Cache(Functions):
             self._without(error)
             batch.away.extend(part)
             return
-        batch.own(replies)
+        # No call comes between, which could be interrupted: from here on the batch answers for the leases.
+        batch.replies += replies
         for key, reply in zip(part, replies, strict=True):
             if reply.__class__ is not list or reply[0] == b"waiting":
                 batch.later.append(key)
@@ -1023,17 +1138,25 @@ class Cache(Functions):
             else:
                 batch.later.append(key)
 
-    def _load_many_here(self, keys: list[str], load: _LocalLoad, policy: Policy, wait: float) -> dict[str, Any]:
-        """Load without a server, in one call. Nothing is stored; equal batches of this process run one at a time."""
-        self._tags(policy.tags)  # what is wrong with them is told now as well
-        values = self._alone(tuple(map(self._name, keys)), load, wait, joins=False)
-        return dict(zip(keys, values, strict=True))
+    def _many_here(
+        self,
+        keys: list[str],
+        load: _LocalLoad,
+        wait: float,
+        failures: Mapping[bytes, LoadError] = _NO_FAILURES,
+        *,
+        joins: bool,
+    ) -> dict[str, Any]:
+        """Load without leases, in one call, what nobody loads in this process; nothing is stored."""
+        names = list(map(self._name, keys))
+        found = self._alone(names, load, wait, failures, joins=joins)
+        return {key: found[name] for key, name in zip(keys, names, strict=True)}
 
-    def _one_of(self, load_many: Callable[[list[str]], Any], key: str, guard: Guard) -> Callable[[], Any]:
-        def load() -> Any:
-            return rows_of(guard.name, [key], self._work.settle(load_many([key])))[0]
+    def _one_of(self, load: _LocalLoad, key: str) -> Callable[[], Any]:
+        def run() -> Any:
+            return load.rows([key], self._work.settle(load.run([key])))[0]
 
-        return load
+        return run
 
     def _load_many(
         self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
@@ -1044,7 +1167,7 @@ class Cache(Functions):
         ran = False
         keys = [self._key(lease.name) for lease in leases]
         shown: dict[str, Any] = {}
-        answers: list[tuple[Lease, tuple[Any, ...]]] = []
+        answers: list[tuple[Lease, Words]] = []
         try:
             self._failures.check(keys[0], guard)
             self._stats.loads += 1
@@ -1054,16 +1177,20 @@ class Cache(Functions):
             for key, lease, value in zip(keys, leases, rows_of(guard.name, keys, loaded), strict=True):
                 form = self._form(lease.name, value, type, guard)
                 shown[key] = form.shown
-                options = self._filling(policy, form, cost)
+                options = self._filling(lease.server, policy, form, cost)
                 if self._is_too_long(lease.server, guard.name, key, form.data):
-                    answers.append((lease, (b"CACHE.FAIL", self._kept_as(lease, form, _TOO_LARGE, policy))))
+                    answers.append((lease, (b"CACHE.FAIL", _sent(self._kept_as(lease, form, _TOO_LARGE, policy)))))
                 else:
                     answers.append((lease, (b"CACHE.FILL", form.data, *options)))
         except Exception as error:
             self._stats.load_errors += 1
             words = self._failures.failed([lease.name for lease in leases], error, guard, handled, ran=ran)
             self._answer_all([(lease, (b"CACHE.FAIL", *words)) for lease in leases])
-            raise
+            if policy.stale_if_error and not ran and not isinstance(error, guard.pass_through):
+                shown = self._stale(leases, type)
+            if len(shown) < len(leases):
+                raise
+            return shown
         except BaseException as error:
             self._interrupted(leases, error)
             raise
@@ -1072,13 +1199,35 @@ class Cache(Functions):
         self._core.events("load", keys=len(leases), seconds=time.monotonic() - begun)
         return shown
 
-    def _answer_all(self, answers: list[tuple[Lease, tuple[Any, ...]]]) -> None:
+    def _stale(self, leases: Sequence[Lease], type: Any) -> dict[str, Any]:
+        """Return the stale values that stand in for loads that failed, by key; each server is asked once."""
+        found: dict[str, Any] = {}
+        for server in {id(lease.server): lease.server for lease in leases}.values():
+            names = [lease.name for lease in leases if lease.server is server]
+            try:
+                replies = server.fetch_many(names, 0, 0)
+            except CacheError:
+                self._stats.errors += 1
+                continue
+            values = {name: self._standing_in(reply, type) for name, reply in zip(names, replies, strict=True)}
+            found |= {self._key(name): value for name, value in values.items() if value is not UNREADABLE}
+        return found
+
+    def _standing_in(self, reply: Any, type: Any) -> Any:
+        """Return the value in a reply after a load that failed; UNREADABLE if there is none."""
+        if reply.__class__ is not list or reply[1] is None or reply[0] == b"absent":
+            return UNREADABLE
+        value = self._decode(reply[1], reply[5], type)
+        self._stats.stale += value is not UNREADABLE
+        return value
+
+    def _answer_all(self, answers: list[tuple[Lease, Words]]) -> None:
         """Answer for leases, each at its server; what a server does not store is failed there."""
-        failures: list[tuple[Lease, tuple[Any, ...]]] = []
+        failures: list[tuple[Lease, Words]] = []
         answers = [(lease, words) for lease, words in answers if lease.is_open]
         for server in {id(lease.server): lease.server for lease, _ in answers}.values():
             part = [(lease, words) for lease, words in answers if lease.server is server]
-            commands = [(words[0], lease.name, lease.token, *words[1:]) for lease, words in part]
+            commands = [(words[0], *lease.words, *words[1:]) for lease, words in part]
             try:
                 replies = server.call_many(commands)
             except CacheError:
@@ -1090,7 +1239,7 @@ class Cache(Functions):
                     lease.close()
                 elif words[0] == b"CACHE.FILL":
                     self._stats.errors += 1
-                    failures.append((lease, (b"CACHE.FAIL", f"it could not be stored: {reply}"[:200])))
+                    failures.append((lease, (b"CACHE.FAIL", _sent(f"it could not be stored: {reply}"[:200]))))
         if failures:
             self._answer_all(failures)
 
@@ -1102,12 +1251,12 @@ class Cache(Functions):
             server.call(b"PING")
         return True
 
-    def command(self, *words: str | bytes | int) -> Any:
+    def command(self, *words: str | bytes | float) -> Any:
         """Send a command as it is, whatever the namespace, and return its reply. For a cache of one server."""
         if self._only is None:
             raise ConfigError("command: which of the servers?")
-        words_sent = (words[0].upper().encode() if isinstance(words[0], str) else words[0], *words[1:])
-        return self._only.call(*words_sent)
+        name, *given = map(word_of, words)
+        return self._only.call(name.upper(), *given)
 
     def server_info(self) -> list[dict[str, str]]:
         """Return what every server tells of itself (INFO)."""
@@ -1142,10 +1291,11 @@ class Cache(Functions):
 
     def _check_chain(self, names: Iterable[bytes]) -> None:
         """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
+        around = keys_in_loads()
         for name in names:
-            if any(name in load.names for load in loading.get()):
+            if any(name in load for load in around):
                 key = self._key(name)
-                raise LoadError(f"{key}: its load asks for itself: {_path(keys_in_load(), name)}", key=key)
+                raise LoadError(f"{key}: its load asks for itself: {_path(chain(*around), name)}", key=key)
 
     def _name(self, key: str) -> bytes:
         if key.__class__ is not str or not key:
@@ -1179,12 +1329,12 @@ class Cache(Functions):
     def _tag(self, tag: str) -> bytes:
         if tag.__class__ is not str or not tag:
             raise KeyFormatError(f"a tag is a str that is not empty, not {written(tag)}")
-        return (self._prefix + tag).encode()
+        return tag_name(self._prefix + tag)
 
     def _tags(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         if not tags:
             return self._own_tags
-        given = tuple(self._tag(tag) for tag in tags)
+        given = tuple(map(self._tag, tags))
         most = min(_MOST_GIVEN_TAGS, _MOST_TAGS - len(self._own_tags))
         if len(given) > most:
             raise ConfigError(f"tags: {len(given)}: at most {most} here, for each level of namespaces is one as well")
@@ -1233,19 +1383,35 @@ class Cache(Functions):
 
 
 def _one_local(want: _Want) -> _LocalLoad:
-    return _LocalLoad(want.load, lambda value: (value,), want.type, want.guard)
+    return _LocalLoad(lambda _: want.load(), lambda _, value: (value,), want.type, want.guard)
+
+
+def _shown_of(outcome: _Form | Raised) -> Any:
+    return outcome if isinstance(outcome, Raised) else outcome.shown
+
+
+def _given(outcomes: Mapping[bytes, Any], name: bytes) -> Any:
+    """Return the value of a key, or raise what its load raised."""
+    value = outcomes[name]
+    try:
+        if value.__class__ is Raised:
+            value.again()
+        return value
+    finally:
+        # A traceback holds this frame, which must not hold the exception.
+        del outcomes, value
 
 
 def _invalidation(server: Transport, names: tuple[bytes, ...], tags: tuple[bytes, ...]) -> _Write:
-    words: list[bytes] = [b"CACHE.INVALIDATE"]
+    words: Words = (b"CACHE.INVALIDATE",)
     if names:
-        words += b"KEYS", b"%d" % len(names), *names
+        words += (b"KEYS", b"%d" % len(names), *names)
     if tags:
-        words += b"TAGS", b"%d" % len(tags), *tags
+        words += (b"TAGS", b"%d" % len(tags), *tags)
     return server, words, names, tags
 
 
-def _note_missed(write: _Write) -> None:
+def _note_missed(write: _Write | _ManyWrites) -> None:
     """Have a write that was never sent made good before its server is read again; memory:// has nothing to lose."""
     server, _, keys, tags = write
     if server.home is not None:
@@ -1269,11 +1435,13 @@ def _in_batches(server: Transport, keys: list[str], names: list[bytes]) -> list[
 
 
 def _lease_of(reply: Any) -> Lease | None:
-    """Return the lease that a reply brought, which is this caller's from now on."""
-    lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
-    if lease is not None:
-        lease.taken = True
-    return lease
+    """Return the lease that a reply brought."""
+    return (reply[2] or None) if reply.__class__ is list else None
+
+
+def _sent(cause: str) -> bytes:
+    """Return why a load failed as it is sent; a reply that it quotes may be no UTF-8."""
+    return cause.encode(errors="backslashreplace")
 
 
 def _text(value: Any) -> Any:
@@ -1286,12 +1454,3 @@ def _text(value: Any) -> Any:
 
 def _path(chain: Iterable[bytes], name: bytes) -> str:
     return " -> ".join(map(_text, (*chain, name)))
-
-
-def _raise_all(errors: Mapping[str, Exception]) -> None:
-    """Raise an error that is that of all keys as it is; different ones as one that names them."""
-    first = next(iter(errors.values()))
-    if all(error is first for error in errors.values()):
-        Raised(first).again()
-    named = "; ".join(f"{key}: {text_of(error)}" for key, error in list(errors.items())[:_NAMED])
-    raise LoadError(f"{len(errors)} keys could not be loaded: {named}", key=next(iter(errors))) from first

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from globalcache.client.home import Home
+    from globalcache.client.wire import Words
 
 _ANSWERS: dict[bytes, Any] = {b"PING": b"PONG", b"CACHE.SET": 1, b"CACHE.INSPECT": {b"state": b"miss"}, b"INFO": b""}
 _NO_ENTRY = [b"miss", None, 0, 0, -2, 0, -1]
@@ -45,10 +46,10 @@ class Transport(Protocol):
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None, /) -> list[Any]:
         """Return what `fetch` returns for each. Leases that came are released if the caller is interrupted."""
 
-    def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:
+    def call(self, *words: bytes, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:
         """Return the reply to a command; one with `keys` or `tags` is a write, made good if it may have been lost."""
 
-    def call_many(self, commands: Sequence[tuple[Any, ...]], keys: tuple[bytes, ...] = ()) -> list[Any]:
+    def call_many(self, commands: Sequence[Words], keys: tuple[bytes, ...] = ()) -> list[Any]:
         """Return the replies to several commands; `keys` as for `call`."""
 
     def close(self) -> Any:
@@ -76,11 +77,11 @@ class NullTransport:
         """Have the caller load all."""
         return [self._miss(key) for key in keys]
 
-    def call(self, *words: Any, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:  # noqa: ARG002
+    def call(self, *words: bytes, keys: tuple[bytes, ...] = (), tags: tuple[bytes, ...] = ()) -> Any:  # noqa: ARG002
         """Do nothing."""
         return _answer(words)
 
-    def call_many(self, commands: Sequence[tuple[Any, ...]], keys: tuple[bytes, ...] = ()) -> list[Any]:  # noqa: ARG002
+    def call_many(self, commands: Sequence[Words], keys: tuple[bytes, ...] = ()) -> list[Any]:  # noqa: ARG002
         """Do nothing."""
         return [_answer(words) for words in commands]
 
@@ -92,7 +93,7 @@ class NullTransport:
         return [b"miss", None, NoLease(self, key), 0, -2, 0]
 
 
-def _answer(words: Sequence[Any]) -> Any:
+def _answer(words: Words) -> Any:
     if words[0] == b"CACHE.ENTRY":
         return _NO_ENTRY
     # A counter that is never kept counts from nothing.

@@ -45,7 +45,7 @@ pub fn encode_error(error: &Error, out: &mut Output) {
         Kind::Malformed | Kind::Denied | Kind::Mismatch | Kind::NotFound => {
             return refuse(&format!("CLIENT_ERROR {text}"), out);
         }
-        Kind::LoadFailed | Kind::Busy => {
+        Kind::LoadFailed | Kind::Busy | Kind::Waiting => {
             let text =
                 text.strip_prefix("LOADFAILED ").map_or_else(|| text.to_owned(), |rest| format!("load failed {rest}"));
             return refuse(&format!("SERVER_ERROR {text}"), out);

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_followed_while_it_is_skipped_breaks_the_stream() {
+    fn a_skipped_request_that_is_malformed_breaks_the_stream() {
         for (rest, text) in [
             (&b"$91\r\n"[..], "invalid bulk length"),
             (b"$-1\r\n", "invalid bulk length"),

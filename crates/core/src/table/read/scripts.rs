@@ -31,8 +31,16 @@ pub(crate) const NO_LUA: Error = Error::new(
      limits; for locks use SET NX PX with DELIFEQ, for compare-and-set SET IFEQ, for several keys MULTI",
 );
 
-pub(crate) fn sha1(text: &[u8]) -> String {
+/// Longest text that is compared with those that are known, each of which is far shorter.
+const MAX_SCRIPT: usize = 2048;
+
+fn sha1(text: &[u8]) -> String {
     sha1_smol::Sha1::from(text).digest().to_string()
+}
+
+/// The SHA-1 of a text that may be known; None of one that is too long for that.
+pub(crate) fn sum(text: &[u8]) -> Option<String> {
+    (text.len() <= MAX_SCRIPT).then(|| sha1(text))
 }
 
 pub(crate) fn known(sha: &[u8]) -> Option<Script> {
@@ -75,7 +83,8 @@ fn script_of(script: Script, args: Args<'_>) -> Result<Command<'_>, Error> {
 
 pub(crate) fn read_eval<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let text = args.get(0).ok_or(SYNTAX)?;
-    if let Some(script) = known(sha1(text).as_bytes()) {
+    let sum = sum(text).ok_or(NO_LUA)?;
+    if let Some(script) = known(sum.as_bytes()) {
         return script_of(script, args);
     }
     match written_in(text) {
@@ -131,5 +140,7 @@ mod tests {
     fn sums_are_known_whatever_their_case() {
         assert_eq!(known(b"C3F8721CBB97F72BC19E972846BD7AAF91901658"), Some(Script::Release));
         assert_eq!(known(sha1(b"return 1").as_bytes()), None);
+        assert_eq!(sum(b"return 1"), Some(sha1(b"return 1")));
+        assert_eq!(sum(&[b' '; MAX_SCRIPT + 1]), None, "a long text is not summed up");
     }
 }
