@@ -181,6 +181,43 @@ def test_no_modules_of_the_core_import_each_other() -> None:
     assert not circle, "\n".join(map(str, circle))
 
 
+def names_told_apart(root: Path) -> list[str]:
+    """Where a command's name is written outside the table, other than as a reply; words of protocols are their own."""
+    names = set(re.findall(r'^ +"([A-Z.]+)" -?\d', (root / "table/rows.rs").read_text(), re.MULTILINE))
+    assert {"GET", "CACHE.FETCH"} <= names
+    words = names | {name.lower() for name in names if "." in name}
+    places = []
+    for file in root.rglob("*.rs"):
+        if file.relative_to(root).parts[0] in ("table", "protocol") or file.name == "tests.rs":
+            continue
+        code = re.split(r"#\[cfg\(test\)\]\s*mod ", file.read_text())[0]
+        for number, line in enumerate(code.splitlines(), 1):
+            told = re.sub(r'//.*|Reply::Word\("\w+"\)', "", line)
+            if any(text.split("|")[0] in words for text in re.findall(r'"([\w.|]+)"', told)):
+                places.append(f"{file.relative_to(root)}:{number} {line.strip()}")
+    return places
+
+
+def test_commands_are_told_apart_by_their_rows() -> None:
+    places = names_told_apart(CORE)
+    assert not places, "\n".join(places)
+
+
+def test_names_outside_the_table_are_found(tmp_path: Path) -> None:
+    texts = {
+        "table/rows.rs": '    "GET" 2 READ\n    "CACHE.FETCH" -2 READ\n',
+        "gate.rs": 'if row.name == "GET" {}\nlet ok = "GETS"; // "GET"\nReply::Word("GET")\n',
+        "state/users.rs": 'has_name("cache.fetch|x");\n#[cfg(test)]\nmod tests { lookup(b"GET"); }\n',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert sorted(names_told_apart(tmp_path)) == [
+        'gate.rs:1 if row.name == "GET" {}',
+        'state/users.rs:1 has_name("cache.fetch|x");',
+    ]
+
+
 def test_arrows_are_found_however_they_are_written(tmp_path: Path) -> None:
     texts = {
         "store/mod.rs": "mod item;\npub use item::Item;\n",

@@ -9,11 +9,16 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.load_clients import REPLY_LIMIT, Resp, Stopped, packed
+from tests.faults.load_clients import REPLY_LIMIT, Resp, Stopped, Word, packed
 from tests.faults.test_server import resident
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.faults.load_run import Run
+
+# Connections that together make the server hold five times what all connections may, and the bytes of each.
+HOARDERS, HOARD = 16, 20 << 20
 
 
 class Strangers:
@@ -27,7 +32,7 @@ class Strangers:
         while not self.run.ended:
             with contextlib.suppress(Stopped, OSError):
                 kinds = [self.torn, self.torn, self.parked, self.half, self.storm, self.tracking]
-                await self.draw.choice(kinds)()
+                await (self.draw.choice(kinds) if self.draw.randrange(60) else self.hoard)()
             await asyncio.sleep(0.02)
 
     def request(self) -> bytes:
@@ -90,40 +95,87 @@ class Strangers:
                 peer[1].transport.abort()
 
     async def tracking(self) -> None:
-        """An invalidation reaches whoever tracks the key, through writes by others."""
+        """An invalidation reaches whoever keeps a copy of the key, whoever loaded it and whatever changes it."""
         told: set[bytes] = set()
+        copied: set[bytes] = set()
 
         def pushed(push: list[Any]) -> None:
             if push[0] == b"invalidate":
-                told.update(push[1] or [b"all"])
+                told.update(push[1] or copied)
 
         reader, writer = Resp(self.run, pushed), await Resp(self.run).open()
         await reader.open()
         try:
-            mode = self.draw.choice([(), ("NOLOOP",), ("BCAST", "PREFIX", "tr:")])
+            mode = self.draw.choice([(), ("NOLOOP",), ("OPTIN",), ("OPTOUT",), ("BCAST", "PREFIX", "tr:")])
             await reader.ask("CLIENT", "TRACKING", "ON", *mode)
-            keys = [f"tr:{self.draw.getrandbits(40)}" for _ in range(self.draw.randrange(1, 50))]
-            if not await self.stored(writer, keys, "1") or not await self.read_all(reader, keys):
+            tag = f"tr{self.draw.getrandbits(40)}"
+            keys = [f"tr:{self.draw.getrandbits(40)}" for _ in range(self.draw.randrange(1, 30))]
+            tagged = self.draw.randrange(2)
+            store = ("TTL", 60_000, "TAGS", 1, tag) if tagged else ("TTL", 60_000)
+            if not self.draw.randrange(4):
+                # It leaves while it is registered for keys that are not there and that nobody changes.
+                await reader.many(*[("GET", f"{key}:none") for key in keys])
                 return
-            told.clear()
-            stored = await self.stored(writer, keys, "2")
-            end = time.monotonic() + 3
-            while not {key.encode() for key in keys} <= told and b"all" not in told and time.monotonic() < end:
-                await reader.ask("PING")
-            missed = [key for key in keys if key.encode() not in told]
-            whole = not missed or b"all" in told or not stored
-            self.run.findings.check(whole, "an invalidation did not come", f"{mode}: {len(missed)} of {len(keys)}")
-            await writer.ask("DEL", *keys)
+            await self.stored(writer, keys, "1", *store)
+            # Of rows that workers load the reader is registered when their load has ended.
+            served = [] if "BCAST" in mode else [f"load:{key}" for key in keys[:4]]
+            for key in keys + served:
+                if await self.copy(reader, mode, key):
+                    copied.add(key.encode())
+                    told.discard(key.encode())
+            changed = copied if await self.change(writer, keys, served, tag if tagged else "") else set()
+            # It stands before the reply to whatever is asked after the change was answered.
+            await reader.ask("PING")
+            missed = sorted(changed - told)
+            self.run.findings.check(
+                not missed,
+                "an invalidation did not come",
+                f"{mode}, {tagged}: {len(missed)} of {len(copied)}, {missed[:2]}",
+            )
+            await writer.ask("DEL", *keys, *served)
         finally:
             reader.close()
             writer.close()
 
-    async def stored(self, writer: Resp, keys: list[str], value: str) -> bool:
-        replies = await writer.many(*[("SET", key, value, "PX", 60_000) for key in keys])
-        return all(reply == b"OK" for reply in replies)
+    async def copy(self, reader: Resp, mode: tuple[str, ...], key: str) -> bool:
+        """Read a key so that the reader is registered for it; whether there was a value."""
+        before: list[Sequence[Word]] = []
+        if mode == ("OPTIN",):
+            before = [("CLIENT", "CACHING", "YES")]
+        elif mode == ("OPTOUT",) and self.draw.randrange(2):
+            # That counts for the transaction and no longer.
+            before = [("CLIENT", "CACHING", "NO"), ("MULTI",), ("GET", "tr:other"), ("EXEC",)]
+        replies = await reader.many(*before, ("GET", key))
+        return isinstance(replies[-1], bytes)
 
-    async def read_all(self, reader: Resp, keys: list[str]) -> bool:
-        return all(value is not None for value in await reader.many(*[("GET", key) for key in keys]))
+    async def change(self, writer: Resp, keys: list[str], served: list[str], tag: str) -> bool:
+        """Change keys by their tag, or one by one; whether all were changed."""
+        if tag:
+            await writer.ask("CACHE.INVALIDATE", "TAGS", 1, tag)
+        elif self.draw.randrange(2):
+            await writer.ask("DEL", *keys)
+        elif not await self.stored(writer, keys, "2"):
+            return False
+        return await self.stored(writer, served, "2")
+
+    async def hoard(self) -> None:
+        """With many connections, make the server hold what is run or compared later: queued and watched commands."""
+        length = min(self.run.max_value, 50_000)
+        if self.draw.randrange(2):
+            data = b"MULTI\r\n" + packed("SET", "q:hoard", b"q" * length) * (HOARD // length)
+        else:
+            data = b"".join(packed("WATCH", f"q:{n}:".ljust(length, "k")) for n in range(HOARD // length))
+        peers = [await self.run.connect() for _ in range(HOARDERS)]
+        for _, output in peers:
+            output.write(data)
+        # Time to send it, and to be refused.
+        await asyncio.sleep(2)
+        for _, output in peers:
+            output.transport.abort()
+
+    async def stored(self, writer: Resp, keys: list[str], value: str, *options: Word) -> bool:
+        replies = await writer.many(*[("CACHE.SET", key, value, *(options or ("TTL", 60_000))) for key in keys])
+        return all(isinstance(reply, int) and reply > 0 for reply in replies)
 
 
 class Monitor:
@@ -162,6 +214,6 @@ class Monitor:
 
     def judge(self) -> None:
         # Connections' buffers have 64 MiB, and the allocator keeps what a burst needed for a while.
-        bound = self.run.memory * 1.05 + (16 << 20) + (64 << 20) + (32 << 20)
+        bound = self.run.memory * 1.05 + (16 << 20) + (64 << 20) + (64 << 20)
         highest = max(self.resident, default=0)
         self.run.findings.check(highest <= bound, "memory above its bound", f"{highest >> 20} MiB")

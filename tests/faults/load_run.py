@@ -26,6 +26,7 @@ class Pace:
     def __init__(self) -> None:
         self.late: list[tuple[float, float]] = []
         self.worst = 0.0
+        self.turned = time.monotonic()
 
     def saw(self, late: float) -> None:
         """Something came so many seconds later than it should on a machine with nothing else to do."""
@@ -37,13 +38,15 @@ class Pace:
 
     def margin(self) -> float:
         """What times may be beyond their limits."""
-        return MARGIN + 3 * max((much for _, much in self.late), default=0.0)
+        # It may be late at this moment, and what is read now may have been sent long ago.
+        now = time.monotonic() - self.turned
+        return MARGIN + 3 * max([now, *(much for _, much in self.late)])
 
     async def lane(self, run: Run) -> None:
         while not run.ended:
-            before = time.monotonic()
+            self.turned = time.monotonic()
             await asyncio.sleep(0.02)
-            self.saw(time.monotonic() - before - 0.02)
+            self.saw(time.monotonic() - self.turned - 0.02)
 
 
 class Run:
@@ -63,6 +66,8 @@ class Run:
         self.ended = False
         # The workers go when nobody reads any more.
         self.closed = False
+
+    keeper: Resp
 
     async def start(self) -> None:
         with self.log.open("w") as log:

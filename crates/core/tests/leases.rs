@@ -300,6 +300,20 @@ fn expiry_and_times_to_live_void_nothing() {
     assert_eq!(world.ask(b, "GET k"), "$3 new");
 }
 
+/// A value is stale, and workers load its key: whatever read comes first returns it and has it loaded anew.
+#[test]
+fn every_read_has_a_stale_value_loaded_anew() {
+    for read in ["GET k:1", "MGET other k:1", "CACHE.GET k:1", "CACHE.MGET other k:1"] {
+        let mut world = World::new();
+        let (worker, client) = (world.connect("HELLO 3"), world.connect(""));
+        world.ask(worker, "CACHE.LOADER k:*");
+        world.ask(client, "CACHE.SET k:1 old REFRESH 1000");
+        world.wait(1_500);
+        assert!(world.ask(client, read).ends_with("old"), "{read}");
+        assert_eq!(load_of(&world.heard(worker)).0, "k:1", "{read}");
+    }
+}
+
 #[test]
 fn a_fill_may_come_by_another_connection() {
     let mut world = World::new();

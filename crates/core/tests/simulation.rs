@@ -210,12 +210,12 @@ impl<'a> World<'a> {
             return;
         }
         let (party, wait) = (self.clients[number].party, self.server.number());
-        let deadline = if self.random.chance(70) { self.server.now + self.random.below(20_000) } else { 0 };
+        let deadline = if self.random.chance(70) { Some(self.server.now + self.random.below(20_000)) } else { None };
         let served = self.manner == Manner::Workers && self.random.chance(80);
-        let lease = 1 + self.random.below(3_000);
+        let lease = Some(1 + self.random.below(3_000));
         let request = FetchRequest { connection: party, wait, deadline, lease, served, bound: self.random.chance(80) };
         enum Seen {
-            Value(u64, u64),
+            Value(u64, Option<u64>),
             Lease(u64),
             Waits,
             Nothing,
@@ -230,7 +230,7 @@ impl<'a> World<'a> {
         client.wait = wait;
         match seen {
             Seen::Value(read, token) => {
-                if token > 0 {
+                if let Some(token) = token {
                     client.doing = Doing::Loads(token, None);
                 }
                 self.check(read, floor, "a read");

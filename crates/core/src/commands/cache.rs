@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
-use super::context::{Context, LOADS, TOO_MUCH, take, take_next};
-use super::strings::why_refused;
-use super::waiting::{LoadState, asks_in_turns, ensure_loaded_to_read, load_failed, load_many, refresh};
+use super::context::{Context, take};
+use super::read::{Form, get, get_many};
+use super::strings::{add, why_refused};
+use super::waiting::load_failed;
 use crate::limits::MAX_TAGS;
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::users::{Access, Need};
 use crate::state::waits::wait_number;
-use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Meta, Outcome, Step};
+use crate::store::{FetchRequest, FetchResult, Hold, HoldOff, Item, Key, Loaded, Meta, Outcome, Step};
+use crate::table::redis;
 use crate::version::VERSION;
-use crate::vocabulary::{Args, Blob, CacheCommand, EntryOptions, Error, Kind, Reply, SetCondition, Values, integer};
+use crate::vocabulary::{Blob, CacheCommand, EntryOptions, Error, Fetched, Kind, Reply, SetCondition, State};
 
 /// Leases and waits that a connection may have: what a busy process has under way.
 const MAX_HOLDS: usize = 1 << 14;
@@ -28,10 +30,10 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
     let db = client.db;
     let key_of = |bytes| Key { db, bytes };
     match *command {
-        CacheCommand::Get(key) => Ok(get(cx, client, key_of(key))),
-        CacheCommand::GetMany(keys) => get_many(cx, client, keys),
+        CacheCommand::Get(key) => Ok(get(cx, client, key_of(key), Form::WithFlags)),
+        CacheCommand::GetMany(keys) => get_many(cx, client, keys, Form::WithFlags),
         CacheCommand::Entry(key) => Ok(entry(cx, key_of(key))),
-        CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key, wait, lease, ticket),
+        CacheCommand::Fetch { key, wait, lease, ticket } => fetch(cx, client, key_of(key), (wait, lease), ticket),
         CacheCommand::Fill { key, token, value, keep, problem } => {
             let filled = with_meta(cx, db, &keep, |cx, meta| {
                 cx.with(key_of(key), |entry, _| match problem {
@@ -43,7 +45,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
                 })
             });
             answered(cx, client, key_of(key), token);
-            Ok(Reply::Int(filled?.unwrap_or(0) as i64))
+            Ok(Reply::Stored(filled?))
         }
         CacheCommand::Fail { key, token, message, retry } => {
             let message = String::from_utf8_lossy(&message[..message.len().min(MAX_MESSAGE)]);
@@ -68,7 +70,9 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
         // Those who wait are known to the session, which leaves the queues before this is run.
         CacheCommand::Cancel(_) => Ok(Reply::Int(0)),
         CacheCommand::Set { key, value, keep, only } => set(cx, key_of(key), value, &keep, only),
-        CacheCommand::Increment { key, delta, keep } => increment(cx, key_of(key), delta, &keep),
+        CacheCommand::Increment { key, delta, keep } => with_meta(cx, db, &keep, |cx, meta| {
+            cx.with(key_of(key), |entry, _| add(entry, delta, meta)).map(Reply::Int)
+        }),
         CacheCommand::Loader { patterns, inflight } => {
             if client.resp != 3 {
                 return Err(Error::new(Kind::Malformed, "ERR loads are pushed: a worker says HELLO 3 first"));
@@ -179,220 +183,129 @@ fn set(
                 SetCondition::Version(wanted) => version == Some(wanted),
             };
             if !met {
-                return Ok(Reply::Int(0));
+                return Ok(Reply::Stored(None));
             }
             let written = entry.set(value, meta).map_err(|refused| why_refused(refused, value, most))?;
-            Ok(Reply::Int(written as i64))
+            Ok(Reply::Stored(Some(written)))
         })
     })
 }
 
-fn increment(cx: &mut Context<'_>, key: Key<'_>, delta: i64, keep: &EntryOptions<'_>) -> Result<Reply, Error> {
-    with_meta(cx, key.db, keep, |cx, meta| {
-        cx.with(key, |entry, _| {
-            let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
-            let after = before.unwrap_or(0).checked_add(delta).ok_or(crate::commands::strings::OVERFLOW)?;
-            let mut digits = itoa::Buffer::new();
-            let digits = digits.format(after).as_bytes();
-            match before {
-                Some(_) => entry.replace(digits)?,
-                None => entry.set(digits, meta)?,
-            };
-            Ok(Reply::Int(after))
-        })
-    })
+fn fetched(fetched: Fetched) -> Reply {
+    Reply::Fetched(Box::new(fetched))
 }
 
-/// A value as the lean reads tell it: with its flags only if it has any.
-fn lean(blob: Blob, flags: u32) -> Reply {
-    match flags {
-        0 => Reply::Value(blob),
-        _ => Reply::Array(vec![Reply::Value(blob), Reply::Int(flags.into())]),
+fn state_of(absent: bool, stale: bool) -> State {
+    match (absent, stale) {
+        (true, _) => State::Absent,
+        (false, true) => State::Stale,
+        (false, false) => State::Hit,
     }
 }
 
-fn get(cx: &mut Context<'_>, client: &mut Client, key: Key<'_>) -> Reply {
-    if !cx.waits.keys.is_empty() && cx.held.is_none() {
-        // What it waited for is its answer: a second look would count a hit that was none.
-        return get_served(cx, client, key);
+fn left(expires_at: Option<u64>, now: u64) -> Option<u64> {
+    expires_at.map(|at| at.saturating_sub(now))
+}
+
+/// An item that was found. Of one that stands for absence the value is what the FILL with ABSENT gave: the name of the
+/// exception that says "no such row", if any.
+fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: Option<u64>, now: u64) -> Fetched {
+    Fetched {
+        state: state_of(item.absent, stale),
+        value: (!item.absent || !item.value.bytes().is_empty()).then(|| take(scratch, item.value)),
+        token,
+        version: Some(item.version),
+        ttl: left(item.expires_at, now),
+        flags: item.flags,
+        age: item.written_at.map(|at| now.saturating_sub(at)),
     }
-    let seen = cx.with(key, |entry, scratch| {
-        let now = entry.now();
-        entry.get().map(|item| {
-            let stale = item.fresh_until.is_some_and(|at| at <= now);
-            (lean(take(scratch, item.value), item.flags), stale)
-        })
-    });
-    let served = cx.engine.loaders.any();
-    match seen {
-        Some((reply, stale)) => {
-            if stale && served {
-                refresh(cx, client, key);
-            }
-            reply
+}
+
+/// What was loaded for a request that waited.
+fn loaded(loaded: Loaded, now: u64) -> Fetched {
+    let Loaded { value, version, flags, expires_at, stale, absent } = loaded;
+    Fetched {
+        state: state_of(absent, stale),
+        value: (!absent || !value.is_empty()).then_some(Blob::Shared(value)),
+        token: None,
+        version,
+        ttl: left(expires_at, now),
+        flags,
+        age: None,
+    }
+}
+
+/// How a wait ended.
+fn outcome_of(cx: &Context<'_>, client: &mut Client, key: Key<'_>, outcome: Outcome) -> Result<Reply, Error> {
+    Ok(fetched(match outcome {
+        Outcome::Loaded(value) => loaded(value, cx.now.mono),
+        Outcome::Lease(granted) => {
+            remember(cx, client, key, granted.token);
+            Fetched::nothing(State::Miss, Some(granted.token))
         }
-        None if served => get_served(cx, client, key),
-        None => Reply::Null,
-    }
-}
-
-/// A value that is not there, where workers load.
-pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
-    match ensure_loaded_to_read(cx, client, key) {
-        LoadState::Loaded(loaded) if !loaded.absent => lean(Blob::Shared(loaded.value), loaded.flags),
-        LoadState::Failed(error) => Reply::Error(error),
-        LoadState::Waits => Reply::Parked,
-        // There is no such row, nobody loads it, or a transaction found it.
-        LoadState::Settled | LoadState::Loaded(_) => cx.with(key, |entry, scratch| {
-            entry.get().map_or(Reply::Null, |item| lean(take(scratch, item.value), item.flags))
-        }),
-    }
-}
-
-fn get_many(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
-    let (db, limit, served) = (client.db, cx.engine.limits.max_request, cx.engine.loaders.any());
-    if cx.waits.asked > 0 && load_many(cx, client, keys) {
-        return Ok(Reply::Parked);
-    }
-    // Before it stand other replies of the same transaction.
-    let begun = cx.scratch.len();
-    let (mut values, mut stale) = (Values::new(keys.len(), cx.scratch), Vec::new());
-    cx.read_all(db, keys, |now, item, scratch| {
-        if served && item.as_ref().and_then(|item| item.fresh_until).is_some_and(|at| at <= now) {
-            stale.extend(keys.get(values.len()));
-        }
-        take_next(&mut values, item.map(|item| (item.value, item.flags)), scratch);
-        scratch.len() - begun <= limit
-    });
-    if cx.scratch.len() - begun > limit {
-        return Err(TOO_MUCH);
-    }
-    // The others are refreshed by who reads them next.
-    for bytes in stale.into_iter().take(LOADS) {
-        refresh(cx, client, Key { db, bytes });
-    }
-    if !served || !values.any_missing() {
-        return Ok(Reply::Values(values));
-    }
-    if asks_in_turns(cx, values.missing()) && load_many(cx, client, keys) {
-        return Ok(Reply::Parked);
-    }
-    let mut replies = values.replies();
-    for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {
-        *reply = get_served(cx, client, Key { db, bytes });
-    }
-    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(replies) })
-}
-
-/// The answer to a fetch.
-fn state(state: &'static str, value: Reply, token: u64, version: u64, ttl: i64, flags: u32) -> Reply {
-    Reply::Array(vec![
-        Reply::word(state),
-        value,
-        Reply::Int(token as i64),
-        Reply::Int(version as i64),
-        Reply::Int(ttl),
-        Reply::Int(flags.into()),
-    ])
-}
-
-fn nothing(word: &'static str, token: u64) -> Reply {
-    state(word, Reply::Null, token, 0, -2, 0)
-}
-
-fn ttl(expires_at: Option<u64>, now: u64) -> i64 {
-    expires_at.map_or(-1, |at| at.saturating_sub(now) as i64)
-}
-
-fn found(scratch: &mut Vec<u8>, item: &Item<'_>, stale: bool, token: u64, now: u64) -> Reply {
-    let ttl = ttl(item.expires_at, now);
-    if item.absent {
-        return state("absent", cause(item.value.bytes()), token, item.version, ttl, item.flags);
-    }
-    let word = if stale { "stale" } else { "hit" };
-    state(word, Reply::Value(take(scratch, item.value)), token, item.version, ttl, item.flags)
-}
-
-/// What a FILL with ABSENT gave in place of a value: the name of the exception that says "no such row", if any.
-#[cold]
-fn cause(name: &[u8]) -> Reply {
-    if name.is_empty() { Reply::Null } else { Reply::Value(Blob::Owned(name.to_vec())) }
+        Outcome::Failed(cause) => return Err(load_failed(key.bytes, &cause)),
+        Outcome::Timeout => Fetched::nothing(State::Timeout, None),
+        Outcome::Full | Outcome::Unserved => Fetched::nothing(State::Miss, None),
+    }))
 }
 
 fn fetch(
     cx: &mut Context<'_>,
     client: &mut Client,
-    bytes: &[u8],
-    wait: u64,
-    lease: u64,
+    key: Key<'_>,
+    (wait, lease): (u64, Option<u64>),
     ticket: bool,
 ) -> Result<Reply, Error> {
-    let key = Key { db: client.db, bytes };
     let now = cx.now.mono;
-    if let Some(outcome) = cx.waits.outcome(key) {
-        return match outcome.clone() {
-            Outcome::Loaded(loaded) if loaded.absent => {
-                let name = cause(&loaded.value);
-                Ok(state("absent", name, 0, loaded.version, ttl(loaded.expires_at, now), loaded.flags))
-            }
-            Outcome::Loaded(loaded) => {
-                let word = if loaded.stale { "stale" } else { "hit" };
-                let ttl = ttl(loaded.expires_at, now);
-                Ok(state(word, Reply::Value(Blob::Shared(loaded.value)), 0, loaded.version, ttl, loaded.flags))
-            }
-            Outcome::Lease(granted) => {
-                remember(cx, client, key, granted.token);
-                Ok(nothing("miss", granted.token))
-            }
-            Outcome::Failed(cause) => Err(load_failed(bytes, &cause)),
-            Outcome::Timeout => Ok(nothing("timeout", 0)),
-            Outcome::Full | Outcome::Unserved => Ok(nothing("miss", 0)),
-        };
+    if let Some(outcome) = cx.waits.outcome(key).cloned() {
+        return outcome_of(cx, client, key, outcome);
     }
+    let request = request(cx, client, key, (wait, lease), ticket);
+    // None: it waits.
+    let seen = cx.with(key, |entry, scratch| {
+        Ok(Some(match entry.fetch(&request) {
+            FetchResult::Found { item, stale, token } => found(scratch, &item, stale, token, now),
+            FetchResult::Lease(token) => Fetched::nothing(State::Miss, Some(token)),
+            FetchResult::Busy => Fetched::nothing(State::Waiting, None),
+            FetchResult::Nothing | FetchResult::Full => Fetched::nothing(State::Miss, None),
+            FetchResult::Failed(cause) => return Err(load_failed(key.bytes, &cause)),
+            FetchResult::Waits => return Ok(None),
+        }))
+    })?;
+    let Some(seen) = seen else {
+        cx.waits.wait_for(key);
+        client.ticket_once = ticket && client.resp == 3;
+        return Ok(Reply::Parked);
+    };
+    if let Some(token) = seen.token {
+        remember(cx, client, key, token);
+    }
+    Ok(fetched(seen))
+}
+
+/// A fetch as the store is asked.
+fn request(
+    cx: &Context<'_>,
+    client: &mut Client,
+    key: Key<'_>,
+    (wait, lease): (u64, Option<u64>),
+    ticket: bool,
+) -> FetchRequest {
+    let now = cx.now.mono;
     let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;
     // Who holds a lease may be waiting for itself, and in place nothing else of the connection is run.
     let (store, connection, locked) = (&cx.engine.store, client.connection, cx.held.is_some());
     let stands = |hold| store.stands(hold, connection);
     let waits = wait > 0 && !locked && (pushed || !client.holds.any(stands));
-    let request = FetchRequest {
-        connection: client.connection,
+    // Nobody is made to load who could not store what was loaded.
+    let may_load = !locked && !client.holds.is_full(MAX_HOLDS, now, stands) && may_fill(client, key.bytes);
+    FetchRequest {
+        connection,
         wait: wait_number(cx.waits.number, 0),
-        deadline: if waits { now + wait.min(1 << 40) } else { 0 },
-        // Nobody is made to load who could not store what was loaded.
-        lease: if !locked && !client.holds.is_full(MAX_HOLDS, now, stands) && may_fill(client, bytes) {
-            lease
-        } else {
-            0
-        },
+        deadline: waits.then(|| now + wait.min(1 << 40)),
+        lease: lease.filter(|_| may_load),
         served: cx.engine.loaders.serving(key) == Serving::Worker,
         bound: true,
-    };
-    enum Seen {
-        Reply(Reply, u64),
-        Waits,
-        Failed(Arc<str>),
-    }
-    let seen = cx.with(key, |entry, scratch| match entry.fetch(&request) {
-        FetchResult::Found { item, stale, token } => Seen::Reply(found(scratch, &item, stale, token, now), token),
-        FetchResult::Lease(token) => Seen::Reply(nothing("miss", token), token),
-        FetchResult::Busy => Seen::Reply(nothing("waiting", 0), 0),
-        FetchResult::Nothing | FetchResult::Full => Seen::Reply(nothing("miss", 0), 0),
-        FetchResult::Failed(cause) => Seen::Failed(cause),
-        FetchResult::Waits => Seen::Waits,
-    });
-    match seen {
-        Seen::Reply(reply, token) => {
-            if token > 0 {
-                remember(cx, client, key, token);
-            }
-            Ok(reply)
-        }
-        Seen::Failed(cause) => Err(load_failed(bytes, &cause)),
-        Seen::Waits => {
-            cx.waits.wait_for(key);
-            client.ticket_once = ticket && client.resp == 3;
-            Ok(Reply::Parked)
-        }
     }
 }
 
@@ -401,36 +314,20 @@ pub(crate) fn may_fill(client: &Client, key: &[u8]) -> bool {
     match &client.access {
         Access::Limited(user) => {
             let need = Need { read: false, write: true };
-            user.rights().any(|rights| rights.may_run_named("cache.fill") && rights.may_use(key, need))
+            user.rights().any(|rights| rights.may_run(redis::FILL) && rights.may_use(key, need))
         }
         _ => true,
     }
 }
 
 fn entry(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    cx.with(key, |entry, scratch| {
+    Reply::Entry(Box::new(cx.with(key, |entry, scratch| {
         let now = entry.now();
-        let age_of = |item: &Item<'_>| item.written_at.map_or(-1, |at| now.saturating_sub(at) as i64);
-        let absent = entry.is_known_absent().then(|| entry.inspect().item).flatten().map(|item| {
-            let reply = state("absent", Reply::Null, 0, item.version, ttl(item.expires_at, now), item.flags);
-            with_age(reply, age_of(&item))
-        });
-        match (entry.get(), absent) {
-            (Some(item), _) => with_age(found(scratch, &item, item.is_stale(now), 0, now), age_of(&item)),
-            (None, Some(reply)) => reply,
-            (None, None) => with_age(nothing("miss", 0), -1),
-        }
-    })
-}
-
-fn with_age(reply: Reply, age: i64) -> Reply {
-    match reply {
-        Reply::Array(mut parts) => {
-            parts.push(Reply::Int(age));
-            Reply::Array(parts)
-        }
-        other => other,
-    }
+        let absent = entry.is_known_absent().then(|| entry.inspect().item).flatten();
+        let absent = absent.map(|item| Fetched { value: None, ..found(scratch, &item, false, None, now) });
+        let item = entry.get().map(|item| found(scratch, &item, item.is_stale(now), None, now));
+        item.or(absent).unwrap_or_else(|| Fetched::nothing(State::Miss, None))
+    })))
 }
 
 fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {

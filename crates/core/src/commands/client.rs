@@ -11,7 +11,7 @@ use crate::state::mailbox::Event;
 use crate::state::tracking::{MAX_PREFIX, MAX_PREFIXES};
 use crate::state::waits::Progress;
 use crate::store::{Key, Outcome};
-use crate::table::Row;
+use crate::table::{Request, flag};
 use crate::vocabulary::{Args, Blob, ClientCommand, Error, Filter, Kind, Replies, Reply, SYNTAX, integer, is};
 
 pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCommand<'_>) -> Result<Reply, Error> {
@@ -333,21 +333,21 @@ fn tracking_info(client: &Client) -> Reply {
 
 /// The keys of a command that reads are remembered for a client that keeps copies, before they are read.
 #[cold]
-pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, args: Args<'_>) {
+pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, request: &Request<'_>) {
     let Some(options) = &client.tracking else { return };
     let caching = cx.waits.caching.unwrap_or(options.caching);
     let wanted = !options.broadcast && if options.opt_in { caching } else { !(options.opt_out && caching) };
-    if !wanted || row.flags & crate::table::flag::READ == 0 {
+    if !wanted || !request.row.has(flag::READ) {
         return;
     }
     let (db, connection) = (client.db, client.connection);
     let tracking = &cx.engine.tracking;
-    for bytes in row.keys(args) {
+    for bytes in request.keys() {
         let key = Key { db, bytes };
         // A value that was waited for is answered as it was loaded. If it is not there any more, the client is sent an
         // invalidation at once: the change came before this registration.
         let loaded = cx.waits.outcome(key).and_then(|outcome| match outcome {
-            Outcome::Loaded(loaded) => Some((!loaded.absent).then_some(loaded.version)),
+            Outcome::Loaded(loaded) => Some((loaded.absent, loaded.version)),
             _ => None,
         });
         let version = cx.with(key, |entry, _| {
@@ -357,7 +357,10 @@ pub(super) fn remember_reads(cx: &mut Context<'_>, client: &Client, row: &Row, a
             }
             entry.peek().map(|item| item.version)
         });
-        if loaded.is_some_and(|loaded| loaded != version) {
+        let is_as_loaded = |absent, stored: Option<u64>| {
+            if absent { version.is_none() } else { stored.is_some() && stored == version }
+        };
+        if loaded.is_some_and(|(absent, stored)| !is_as_loaded(absent, stored)) {
             tracking.changed_before(connection.id, bytes, &cx.engine.mail);
         }
     }

@@ -6,7 +6,7 @@ use crate::clock::Now;
 use crate::glob::Pattern;
 use crate::state::engine::Engine;
 use crate::state::waits::Waits;
-use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Step, Value, Written};
+use crate::store::{Entry, Item, Key, Locked, Refused, Stats, Step, Value};
 use crate::vocabulary::{Args, Blob, Error, Expiry, Kind, PATTERN_TOO_LONG, Values};
 
 /// What a command works with.
@@ -20,91 +20,9 @@ pub struct Context<'a> {
     /// Small values of a reply are copied here under the lock; kept between commands for its capacity.
     pub scratch: &'a mut Vec<u8>,
     /// The shards that a transaction has locked: all that its commands touch.
-    pub held: Option<&'a mut (dyn LockedShards + 'a)>,
+    pub held: Option<Box<Locked<'a>>>,
     /// What the command waits for, or was told when it had waited.
     pub waits: &'a mut Waits,
-}
-
-/// Is given the clock and a live item, or None where there is none, with the scratch buffer; whether to go on.
-type Visit<'v> = dyn FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool + 'v;
-
-/// Keys that are used in one step: those of a command of several keys, or all of a transaction.
-pub trait LockedShards {
-    /// The entry of a key whose shard is locked.
-    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e>;
-    /// As [`Locked::fits`].
-    fn fits<'k>(&mut self, values: &mut dyn Iterator<Item = Written<'k>>) -> bool;
-    /// As [`Locked::rename`].
-    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused>;
-    /// As [`Store::read_all`](crate::store::Store::read_all), of keys whose shards are locked.
-    fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>);
-    /// Invalidates tags, by their hashes.
-    fn invalidate_tags(&mut self, tags: &[u64]);
-    /// As [`Locked::hold_to_invalidate`].
-    fn hold_to_invalidate(&mut self);
-    /// Removes everything, or everything in one database; all shards are locked.
-    fn clear(&mut self, db: Option<u8>);
-    /// Items of a database; all shards are locked.
-    fn len(&self, db: u8) -> u64;
-    /// As [`Store::stats`](crate::store::Store::stats); all shards are locked.
-    fn stats(&self) -> Stats;
-    /// As [`Store::each_holder`](crate::store::Store::each_holder); all shards are locked.
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize));
-    /// As [`Store::cursor_at`](crate::store::Store::cursor_at); all shards are locked.
-    fn cursor_at(&self, random: u64) -> u64;
-    /// As [`Store::scan`](crate::store::Store::scan); all shards are locked.
-    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64;
-}
-
-impl LockedShards for Locked<'_> {
-    fn entry<'e>(&'e mut self, key: Key<'e>) -> Entry<'e> {
-        Locked::entry(self, key)
-    }
-
-    fn fits<'k>(&mut self, values: &mut dyn Iterator<Item = Written<'k>>) -> bool {
-        Locked::fits(self, values)
-    }
-
-    fn rename(&mut self, from: Key<'_>, to: Key<'_>) -> Result<bool, Refused> {
-        Locked::rename(self, from, to)
-    }
-
-    fn read_all(&mut self, db: u8, keys: Args<'_>, scratch: &mut Vec<u8>, visit: &mut Visit<'_>) {
-        let keys = keys.iter().map(|bytes| Key { db, bytes });
-        Locked::read_all(self, keys, |now, item| visit(now, item, scratch));
-    }
-
-    fn invalidate_tags(&mut self, tags: &[u64]) {
-        Locked::invalidate_tags(self, tags);
-    }
-
-    fn hold_to_invalidate(&mut self) {
-        Locked::hold_to_invalidate(self);
-    }
-
-    fn clear(&mut self, db: Option<u8>) {
-        Locked::clear(self, db);
-    }
-
-    fn len(&self, db: u8) -> u64 {
-        Locked::len(self, db)
-    }
-
-    fn stats(&self) -> Stats {
-        Locked::stats(self)
-    }
-
-    fn each_holder(&self, visit: &mut dyn FnMut(Option<u64>, usize)) {
-        Locked::each_holder(self, visit);
-    }
-
-    fn cursor_at(&self, random: u64) -> u64 {
-        Locked::cursor_at(self, random)
-    }
-
-    fn scan(&mut self, db: u8, cursor: u64, count: usize, visit: &mut dyn FnMut(&[u8], &Item<'_>)) -> u64 {
-        Locked::scan(self, db, cursor, count, visit)
-    }
 }
 
 /// What a turn of a command may cost that need not be one step, in items that it looks at: a few milliseconds.
@@ -123,7 +41,19 @@ pub(super) const BYTES_OF_A_KEY: usize = 1024;
 /// A transaction has cost as much as it may.
 const TOO_COSTLY: Error = Error::new(Kind::Busy, "BUSY the transaction has looked at or copied too much already");
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// What a command of a connection works with, outside of transactions.
+    #[inline]
+    pub fn new(
+        engine: &'a Engine,
+        now: Now,
+        actor: u64,
+        scratch: &'a mut Vec<u8>,
+        waits: &'a mut Waits,
+    ) -> Context<'a> {
+        Context { engine, now, actor, scratch, held: None, waits }
+    }
+
     /// A step of the store, at the command's time and by whoever asked for it.
     #[inline]
     pub fn step(&self) -> Step {
@@ -144,7 +74,7 @@ impl Context<'_> {
     pub fn with_all<'k, R>(
         &mut self,
         keys: impl Iterator<Item = Key<'k>> + Clone,
-        step: impl FnOnce(&mut dyn LockedShards, &mut Vec<u8>) -> R,
+        step: impl FnOnce(&mut Locked<'_>, &mut Vec<u8>) -> R,
     ) -> R {
         let (at, scratch) = (self.step(), &mut *self.scratch);
         match &mut self.held {
@@ -152,7 +82,7 @@ impl Context<'_> {
                 all.prefetch(keys);
                 step(all, scratch)
             }),
-            Some(held) => step(*held, scratch),
+            Some(held) => step(held, scratch),
         }
     }
 
@@ -165,12 +95,10 @@ impl Context<'_> {
         mut visit: impl FnMut(u64, Option<Item<'_>>, &mut Vec<u8>) -> bool,
     ) {
         let (at, scratch) = (self.step(), &mut *self.scratch);
+        let keys = keys.iter().map(|bytes| Key { db, bytes });
         match &mut self.held {
-            None => {
-                let keys = keys.iter().map(|bytes| Key { db, bytes });
-                self.engine.store.read_all(keys, at, |now, item| visit(now, item, scratch));
-            }
-            Some(held) => held.read_all(db, keys, scratch, &mut visit),
+            None => self.engine.store.read_all(keys, at, |now, item| visit(now, item, scratch)),
+            Some(held) => held.read_all(keys, |now, item| visit(now, item, scratch)),
         }
     }
 

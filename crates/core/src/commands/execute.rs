@@ -6,51 +6,44 @@ use super::connection::hello;
 use super::context::{Context, expires_at};
 use super::info::info;
 use super::keys::{exist, expire, persist, remove, ttl};
+use super::memcached::is_fill;
+use super::read::{Form, get, get_many};
 use super::server::{ALL, DOCUMENTS, describe_named, document_named, keys_of, list, memory_stats};
-use super::strings::{get, increment, mget, mset, set};
+use super::strings::{add, mset, set};
 use super::waiting::load_first;
 use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub, scripts, stats, text, transaction};
 use crate::state::client::Client;
-use crate::store::Key;
-use crate::table::{Row, TABLE, flag, needed};
-use crate::vocabulary::{Args, Blob, CacheCommand, Command, Error, PubSubCommand, Reply};
+use crate::store::{Key, Meta};
+use crate::table::{Request, TABLE, flag};
+use crate::vocabulary::{Blob, Command, Error, Reply};
 
-/// Runs a command of the table, after loading what it depends on where workers load.
+/// Runs the command of a request, after loading what it depends on where workers load.
 #[inline]
-pub(crate) fn execute_row(
+pub(crate) fn execute_request(
     cx: &mut Context<'_>,
     client: &mut Client,
-    row: &'static Row,
-    args: Args<'_>,
+    request: &Request<'_>,
     command: &Command<'_>,
 ) -> Reply {
     // What goes on in another turn has asked for its keys.
     let begins = cx.waits.progress.is_none();
-    if begins && cx.engine.loaders.any() {
-        // Reads of values look for themselves: a hit must not look twice.
-        let reads = matches!(
-            command,
-            Command::Get(_) | Command::MGet(_) | Command::Cache(CacheCommand::Get(_) | CacheCommand::GetMany(_))
-        );
+    let fills = |cx: &mut _, client: &_| matches!(command, Command::Memcached(item) if is_fill(cx, client, item));
+    if begins && cx.engine.loaders.any() && !request.looks && !fills(cx, client) {
         let db = client.db;
-        if !reads {
-            match load_first(cx, client, needed(row, args, command).map(|bytes| Key { db, bytes })) {
-                Ok(false) => {}
-                Ok(true) => return Reply::Parked,
-                Err(error) => return Reply::Error(error),
-            }
+        match load_first(cx, client, request.needed(command).map(|bytes| Key { db, bytes })) {
+            Ok(false) => {}
+            Ok(true) => return Reply::Parked,
+            Err(error) => return Reply::Error(error),
         }
     }
     if begins && client.tracking.is_some() {
-        client::remember_reads(cx, client, row, args);
+        client::remember_reads(cx, client, request);
     }
     let reply = execute(cx, client, command);
     if !client.watched.is_empty() && !matches!(reply, Reply::Parked) {
-        transaction::note_reads(client, row, args, command, cx.waits);
+        transaction::note_reads(client, request, command, cx.waits);
     }
-    if row.flags & (flag::CONNECTION | flag::TRANSACTION) != 0
-        && !matches!(command, Command::Ping(_) | Command::Echo(_) | Command::PubSub(PubSubCommand::Publish(..)))
-    {
+    if request.row.has(flag::CONNECTION | flag::TRANSACTION) && !request.row.has(flag::UNSEEN) {
         client.show();
     }
     reply
@@ -61,7 +54,7 @@ pub(crate) fn execute_row(
 pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Reply {
     // What most requests are is not looked for among all the others.
     if let Command::Get(bytes) = *command {
-        return get(cx, client, Key { db: client.db, bytes });
+        return get(cx, client, Key { db: client.db, bytes }, Form::Plain);
     }
     run(cx, client, command).unwrap_or_else(Reply::Error)
 }
@@ -69,18 +62,20 @@ pub fn execute(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>)
 fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Result<Reply, Error> {
     let db = client.db;
     Ok(match *command {
-        Command::Get(key) => get(cx, client, Key { db, bytes: key }),
+        Command::Get(key) => get(cx, client, Key { db, bytes: key }, Form::Plain),
         Command::Set { key, value, expiry, condition, get } => {
             return set(cx, Key { db, bytes: key }, value, expiry, condition, get);
         }
-        Command::MGet(keys) => return mget(cx, client, keys),
+        Command::MGet(keys) => return get_many(cx, client, keys, Form::Plain),
         Command::MSet(pairs) => return mset(cx, db, pairs),
         Command::Delete(keys) => return Ok(remove(cx, db, keys)),
         Command::Exists(keys) => exist(cx, db, keys),
         Command::Ttl { key, millis } => ttl(cx, Key { db, bytes: key }, millis),
         Command::Expire { key, millis, absolute, when } => expire(cx, Key { db, bytes: key }, millis, absolute, when),
         Command::Persist(key) => persist(cx, Key { db, bytes: key }),
-        Command::Increment(key, by) => return increment(cx, Key { db, bytes: key }, by),
+        Command::Increment(key, by) => {
+            return cx.with(Key { db, bytes: key }, |entry, _| add(entry, by, &Meta::default())).map(Reply::Int);
+        }
         Command::DbSize => Reply::Int(cx.len(db) as i64),
         Command::Flush { all } => {
             cx.clear((!all).then_some(db));
@@ -142,7 +137,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::Nothing => Reply::Ok,
         Command::Help(lines) => Reply::Array(lines.iter().map(|line| Reply::Word(line)).collect()),
         Command::Multi => return transaction::begin(client),
-        Command::Exec => return transaction::exec(cx, client, execute_row),
+        Command::Exec => return transaction::exec(cx, client, execute_request),
         Command::Discard => return transaction::discard(cx, client),
         Command::Watch(keys) => return transaction::watch(cx, client, keys),
         Command::Unwatch => {

@@ -5,23 +5,52 @@
 use crate::limits::MAX_CHANNEL;
 use crate::state::client::Client;
 use crate::state::users::{Access, Need, Rights, User};
-use crate::table::redis::{self, UNITS, Unit};
-use crate::table::{Row, flag};
-use crate::vocabulary::{Args, CacheCommand, Command, Error, Kind, MemcachedCommand, is};
+use crate::table::redis::{self, KeySpec, UNITS};
+use crate::table::{Request, Row, Uses, flag, unknown};
+use crate::vocabulary::{Args, CacheCommand, Command, Error, Kind, check_keys};
 
 const NO_AUTH: Error = Error::new(Kind::Denied, "NOAUTH Authentication required.");
 const NO_KEY: Error =
     Error::new(Kind::Denied, "NOPERM this user has no permissions to access one of the keys used as arguments");
+const NO_WORDS: Args<'static> = Args::new(b"", &[]);
 const NO_CHANNEL: Error =
     Error::new(Kind::Denied, "NOPERM this user has no permissions to access one of the channels used as arguments");
 
-/// Whether the client may ask for a command of the table with these arguments, the name among them.
+/// The row of a request of Redis, if there is one and the client may ask for it.
 #[inline]
-pub fn permit(client: &Client, row: &'static Row, args: Args<'_>) -> Result<(), Error> {
+pub fn admit(row: Option<&'static Row>, args: Args<'_>, client: &Client) -> Result<&'static Row, Error> {
+    let row = row.ok_or_else(|| unknown(args))?;
+    if !row.takes(args.len()) {
+        return Err(row.wrong_arity());
+    }
+    if row.is_too_wordy(args.len()) {
+        return Err(Error::new(Kind::TooLarge, "ERR too many arguments"));
+    }
+    check_keys(row.keys(args))?;
+    permit(client, &Request::new(row, args))?;
+    if client.worker && !row.has(flag::WORKER) {
+        return Err(Error::new(Kind::Denied, "ERR this connection is a loader worker's: use another one for the rest"));
+    }
+    Ok(row)
+}
+
+/// What a client of RESP2 that listens to channels is answered to other commands.
+pub fn only_listens(row: &Row) -> Error {
+    let name = row.name.to_ascii_lowercase();
+    let text = format!(
+        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context"
+    );
+    Error::with(Kind::Malformed, text)
+}
+
+/// Whether the client may ask for this.
+#[inline]
+pub fn permit(client: &Client, request: &Request<'_>) -> Result<(), Error> {
     match &client.access {
         Access::All(_) => Ok(()),
-        Access::Limited(user) => limited(user, row, args),
-        Access::Unknown | Access::Unauthenticated if row.flags & flag::NO_AUTH != 0 => Ok(()),
+        Access::Limited(user) => limited(user, request),
+        Access::Unknown | Access::Unauthenticated if request.row.has(flag::NO_AUTH) => Ok(()),
         Access::Unknown | Access::Unauthenticated => Err(NO_AUTH),
     }
 }
@@ -60,157 +89,70 @@ fn any_of(user: &User, allows: impl Fn(&Rights) -> Result<(), Denied>) -> Result
     refused.map_or(Ok(()), |denied| Err(denied.error(user)))
 }
 
-fn limited(user: &User, row: &'static Row, args: Args<'_>) -> Result<(), Error> {
-    if row.flags & flag::NO_AUTH != 0 {
+fn limited(user: &User, request: &Request<'_>) -> Result<(), Error> {
+    if request.row.has(flag::NO_AUTH) {
         return Ok(());
     }
-    let place = redis::place_in(row, args);
+    let place = request.place();
     any_of(user, |rights| {
         if !rights.may_run(place) {
             return Err(Denied::Command(place));
         }
-        if !may_use_keys(rights, row, place, args) {
+        if !may_use_keys(rights, request, place) {
             return Err(Denied::Key);
         }
-        may_use_rest(rights, row, args)
+        may_use_rest(rights, request)
     })
 }
 
-fn may_use_keys(rights: &Rights, row: &Row, place: usize, args: Args<'_>) -> bool {
-    if row.name == "CACHE.INVALIDATE" {
+const BOTH: Need = Need { read: true, write: true };
+const WRITE: Need = Need { read: false, write: true };
+
+fn may_use_keys(rights: &Rights, request: &Request<'_>, place: usize) -> bool {
+    let (row, specs) = (request.row, &UNITS[place].specs);
+    let need = |spec: KeySpec| Need { read: spec.reads, write: spec.writes };
+    let Some(args) = request.args() else {
+        let need = specs.first().map_or(WRITE, |spec| need(spec.in_words(row, NO_WORDS)));
+        return request.keys().all(|key| rights.may_use(key, need));
+    };
+    if row.uses == Uses::NamedKeys {
         // Judged as it is read, since its keys stand in no fixed place. One that cannot be read is refused anyway.
         return match (row.read)(row, args.from(1)) {
             Ok(Command::Invalidate { keys, .. }) => keys.iter().all(|key| rights.may_use(key, WRITE)),
             _ => true,
         };
     }
-    UNITS[place].specs.iter().all(|spec| {
-        let mut need = Need { read: spec.reads, write: spec.writes };
-        // SET reads only if it is asked for what was there.
-        need.read &= row.name != "SET" || set_reads(args);
-        // Where the number of keys is wrong the command is refused when it is read.
-        spec.keys(args).is_none_or(|mut keys| keys.all(|key| rights.may_use(key, need)))
+    // Where the number of keys is wrong the command is refused when it is read.
+    specs.iter().all(|spec| {
+        let spec = spec.in_words(row, args);
+        spec.keys(args).is_none_or(|mut keys| keys.all(|key| rights.may_use(key, need(spec))))
     })
 }
 
-/// Whether a SET returns or compares what was there.
-pub fn set_reads(args: Args<'_>) -> bool {
-    args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"))
-}
-
-const BOTH: Need = Need { read: true, write: true };
-const WRITE: Need = Need { read: false, write: true };
-
 /// What a command uses besides the keys that it names: patterns, channels, everything.
-fn may_use_rest(rights: &Rights, row: &Row, args: Args<'_>) -> Result<(), Denied> {
+fn may_use_rest(rights: &Rights, request: &Request<'_>) -> Result<(), Denied> {
+    let (row, args) = (request.row, request.args().unwrap_or(NO_WORDS));
     let rest = || args.from(1).iter();
     let check = |allowed: bool, denied: Denied| if allowed { Ok(()) } else { Err(denied) };
     // A name that is too long is refused when the command is read.
     let may_use_channel = |name: &[u8]| name.len() > MAX_CHANNEL || rights.may_use_channel(name);
-    match row.name {
+    match row.uses {
+        Uses::Keys | Uses::ValueBefore | Uses::NamedKeys => Ok(()),
+        // Who could not answer for a load must not be sent one.
+        Uses::LoadedPatterns if !rights.may_run(redis::FILL) => Err(Denied::Command(redis::FILL)),
         // What matches may be told: names of keys that fit a pattern, whatever they are.
-        "CACHE.LOADER" | "CACHE.FORGET" => {
-            // Who could not answer for a load must not be sent one.
-            if row.name == "CACHE.LOADER" && !rights.may_run_named("cache.fill") {
-                return Err(Denied::Command(redis::place_of("cache.fill").expect("a command of the table")));
-            }
+        Uses::Patterns | Uses::LoadedPatterns => {
             // Judged as they are read: INFLIGHT may be an option or a pattern.
             let patterns = match (row.read)(row, args.from(1)) {
                 Ok(Command::Cache(CacheCommand::Loader { patterns, .. } | CacheCommand::Forget(patterns))) => patterns,
-                _ => args.to(0),
+                _ => NO_WORDS,
             };
             check(patterns.iter().all(|glob| rights.may_use_all(glob, BOTH)), Denied::Key)
         }
-        // What names no key touches all of them.
-        "FLUSHALL" | "FLUSHDB" => check(rights.may_use_all(b"*", WRITE), Denied::Key),
-        "SUBSCRIBE" => check(rest().all(may_use_channel), Denied::Channel),
-        "PUBLISH" => {
-            let channel = args.get(1).unwrap_or_default();
-            check(may_use_channel(channel), Denied::Channel)
-        }
-        "PSUBSCRIBE" => check(rest().all(|pattern| rights.may_use_channels(pattern)), Denied::Channel),
-        _ => Ok(()),
-    }
-}
-
-/// As [`permit`], for protocols whose commands are no rows of the table: by the row of the command that does the same.
-#[inline]
-pub fn permit_like(client: &Client, command: &Command<'_>) -> Result<(), Error> {
-    match &client.access {
-        Access::All(_) => Ok(()),
-        Access::Limited(user) => limited_like(user, command),
-        Access::Unknown | Access::Unauthenticated if matches!(command, Command::Auth(..) | Command::Quit) => Ok(()),
-        Access::Unknown | Access::Unauthenticated => Err(NO_AUTH),
-    }
-}
-
-fn limited_like(user: &User, command: &Command<'_>) -> Result<(), Error> {
-    let (name, first, rest) = like(command);
-    let place = redis::place_of(name).expect("a command of the table");
-    let Unit { row, specs, .. } = &UNITS[place];
-    if row.flags & flag::NO_AUTH != 0 {
-        return Ok(());
-    }
-    let spec = specs.first();
-    let mut need = Need { read: spec.is_some_and(|spec| spec.reads), write: spec.is_none_or(|spec| spec.writes) };
-    need.read &= name != "SET";
-    let empties = matches!(command, Command::Flush { .. } | Command::FlushAt(_));
-    any_of(user, |rights| {
-        let mut keys = first.into_iter().chain(rest.into_iter().flat_map(|keys| keys.iter()));
-        if !rights.may_run(place) {
-            Err(Denied::Command(place))
-        } else if !keys.all(|key| rights.may_use(key, need)) || empties && !rights.may_use_all(b"*", WRITE) {
-            Err(Denied::Key)
-        } else {
-            Ok(())
-        }
-    })
-}
-
-/// The row of the table that does what a command does, and the keys of the command.
-fn like<'a>(command: &Command<'a>) -> (&'static str, Option<&'a [u8]>, Option<Args<'a>>) {
-    use CacheCommand as Cache;
-    match *command {
-        Command::Get(key) => ("GET", Some(key), None),
-        Command::MGet(keys) => ("MGET", None, Some(keys)),
-        Command::Set { key, condition, .. } => {
-            let plain = condition == crate::vocabulary::Condition::Always;
-            (if plain { "SET" } else { "SETNX" }, Some(key), None)
-        }
-        Command::Delete(keys) => ("DEL", None, Some(keys)),
-        Command::Increment(key, _) => ("INCR", Some(key), None),
-        Command::Invalidate { keys, .. } => ("CACHE.INVALIDATE", None, Some(keys)),
-        Command::Memcached(ref item) => match *item {
-            MemcachedCommand::Get { keys, expiry: None } => ("MGET", None, Some(keys)),
-            MemcachedCommand::Get { keys, .. } => ("GETEX", None, Some(keys)),
-            MemcachedCommand::Remove { key, .. } | MemcachedCommand::MetaDelete { key, .. } => ("DEL", Some(key), None),
-            MemcachedCommand::Touch { key, .. } => ("EXPIRE", Some(key), None),
-            MemcachedCommand::Arithmetic { key, .. } => ("INCR", Some(key), None),
-            MemcachedCommand::Store { key, mode: crate::vocabulary::Mode::Set, version: None, .. } => {
-                ("SET", Some(key), None)
-            }
-            MemcachedCommand::Store { key, .. } => ("SETNX", Some(key), None),
-            MemcachedCommand::MetaGet { key, expiry: Some(_), .. } => ("GETEX", Some(key), None),
-            MemcachedCommand::MetaGet { key, vivify: Some(_), .. }
-            | MemcachedCommand::MetaGet { key, recache: Some(_), .. } => ("CACHE.FETCH", Some(key), None),
-            MemcachedCommand::MetaGet { key, .. } => ("GET", Some(key), None),
-        },
-        Command::Cache(ref cache) => match *cache {
-            Cache::Fetch { key, .. } => ("CACHE.FETCH", Some(key), None),
-            Cache::Fill { key, .. } => ("CACHE.FILL", Some(key), None),
-            Cache::Fail { key, .. } => ("CACHE.FAIL", Some(key), None),
-            Cache::Renew { key, .. } => ("CACHE.RENEW", Some(key), None),
-            Cache::Release(key, _) => ("CACHE.RELEASE", Some(key), None),
-            Cache::Set { key, .. } => ("CACHE.SET", Some(key), None),
-            Cache::Inspect(key) => ("CACHE.INSPECT", Some(key), None),
-            _ => ("CONFIG|SET", None, None),
-        },
-        Command::Ping(_) | Command::Quit => ("PING", None, None),
-        Command::Auth(..) => ("AUTH", None, None),
-        Command::Flush { .. } | Command::FlushAt(_) => ("FLUSHDB", None, None),
-        Command::Stats(_) => ("INFO", None, None),
-        // What no other protocol asks, and what steers the server.
-        _ => ("CONFIG|SET", None, None),
+        Uses::AllKeys => check(rights.may_use_all(b"*", WRITE), Denied::Key),
+        Uses::Channels => check(rest().all(may_use_channel), Denied::Channel),
+        Uses::Channel => check(rest().take(1).all(may_use_channel), Denied::Channel),
+        Uses::ChannelPatterns => check(rest().all(|pattern| rights.may_use_channels(pattern)), Denied::Channel),
     }
 }
 
@@ -264,9 +206,9 @@ mod tests {
                 | KeyCommand::Usage(key),
             ) => vec![key.to_vec()],
             ref command => {
-                let (_, first, rest) = like(command);
-                let rest: Vec<Vec<u8>> = rest.map(list).unwrap_or_default();
-                first.map(<[u8]>::to_vec).into_iter().chain(rest).collect()
+                let request = Request::of(command);
+                let keys = request.keys().map(<[u8]>::to_vec);
+                keys.filter(|_| request.args().is_none()).collect()
             }
         }
     }
@@ -308,11 +250,27 @@ mod tests {
                     let Ok(command) = (row.read)(row, args.from(1)) else { return Ok(()) };
                     let secret = keys_read(&command).iter().any(|key| key == b"secret");
                     if secret {
-                        prop_assert!(limited(&user, row, args).is_err(), "{request:?}");
+                        prop_assert!(limited(&user, &Request::new(row, args)).is_err(), "{request:?}");
                     }
                     Ok(())
                 })?;
             }
+        }
+    }
+
+    /// A user who may do nothing may still say who he is and leave, in whatever protocol.
+    #[test]
+    fn everybody_may_say_who_he_is_and_leave() {
+        let users = Users::new(&[], "user app on nopass\n").unwrap();
+        let user = users.authenticate(b"app", b"").unwrap().user().unwrap().clone();
+        for (command, permitted) in [
+            (Command::Quit, true),
+            (Command::Auth(None, b"secret"), true),
+            (Command::Ping(None), false),
+            (Command::Stats(None), false),
+            (Command::Shutdown, false),
+        ] {
+            assert_eq!(limited(&user, &Request::of(&command)).is_ok(), permitted, "{command:?}");
         }
     }
 
@@ -337,8 +295,9 @@ mod tests {
         ] {
             let words: Vec<&str> = request.split(' ').collect();
             let row = lookup(words[0].as_bytes()).unwrap();
-            let done =
-                with_words(&words, |args| limited(&user, row, args).is_ok() && (row.read)(row, args.from(1)).is_ok());
+            let done = with_words(&words, |args| {
+                limited(&user, &Request::new(row, args)).is_ok() && (row.read)(row, args.from(1)).is_ok()
+            });
             assert_eq!(done, permitted, "{request}");
         }
     }

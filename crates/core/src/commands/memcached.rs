@@ -74,7 +74,8 @@ fn lease_length(now: Now, until: Expiry) -> u64 {
 
 /// Who asks for a lease here: it is bound to no connection, and nobody waits for it.
 fn request(lease: u64) -> FetchRequest {
-    FetchRequest { connection: ConnectionId::default(), wait: 0, deadline: 0, lease, served: false, bound: false }
+    let (connection, lease) = (ConnectionId::default(), Some(lease));
+    FetchRequest { connection, wait: 0, deadline: None, lease, served: false, bound: false }
 }
 
 /// An item with what is told of its being loaded anew.
@@ -106,8 +107,7 @@ fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &MemcachedCo
         let wanted = found.recache.stale || due;
         if wanted && !served && may_load {
             let length = vivify.or(recache).map_or(limit.min(MAX_AGE), |until| lease_length(now, until));
-            let token = entry.refresh(&request(length));
-            if token != 0 {
+            if let Some(token) = entry.refresh(&request(length)) {
                 (found.recache.won, found.version) = (true, token);
             }
         }
@@ -125,19 +125,19 @@ fn look(cx: &mut Context<'_>, client: &Client, key: &[u8], command: &MemcachedCo
 #[cold]
 fn missing(entry: &mut Entry<'_>, scratch: &mut Vec<u8>, now: Now, vivify: Option<Expiry>, value: bool) -> Reply {
     let mono = entry.now();
-    let empty = |token: u64, ttl: Option<u64>| {
-        let recache = Recache { stale: false, won: token != 0, taken: token == 0 };
+    let empty = |token: Option<u64>, ttl: Option<u64>| {
+        let recache = Recache { stale: false, won: token.is_some(), taken: token.is_none() };
         let ttl = ttl.map(|left| left.div_ceil(1000) as u32);
-        Reply::Item(Found { value: Blob::Scratch(0..0), version: token, flags: 0, ttl, size: 0, recache })
+        Reply::Item(Found { value: Blob::Scratch(0..0), version: token.unwrap_or(0), flags: 0, ttl, size: 0, recache })
     };
     let left = entry.held_until().map(|until| until - mono);
     let Some(until) = vivify.filter(|_| !entry.is_known_absent()) else {
-        return left.map_or(Reply::Null, |left| empty(0, Some(left)));
+        return left.map_or(Reply::Null, |left| empty(None, Some(left)));
     };
     let length = lease_length(now, until);
     match entry.lease(&request(length)) {
-        FetchResult::Lease(token) => empty(token, Some(length)),
-        FetchResult::Busy | FetchResult::Waits | FetchResult::Failed(_) => empty(0, left),
+        FetchResult::Lease(token) => empty(Some(token), Some(length)),
+        FetchResult::Busy | FetchResult::Waits | FetchResult::Failed(_) => empty(None, left),
         // The last load failed, and what there was may be used until one succeeds.
         FetchResult::Found { item, .. } => {
             let found = found(scratch, &item, mono, value);
@@ -210,7 +210,7 @@ fn load(cx: &mut Context<'_>, client: &Client, key: &[u8]) -> Result<Reply, Erro
         LoadState::Failed(error) => Err(error),
         LoadState::Waits => Ok(Reply::Parked),
         LoadState::Loaded(loaded) if !loaded.absent => Ok(Reply::Item(Found {
-            version: loaded.version,
+            version: loaded.version.unwrap_or(0),
             flags: loaded.flags,
             ttl: loaded.expires_at.map(|at| seconds(at, mono)),
             size: loaded.value.len() as u32,

@@ -15,6 +15,7 @@ mod keyspace;
 pub(crate) mod memcached;
 mod number;
 mod pubsub;
+pub(crate) mod read;
 mod room;
 mod scripts;
 mod server;

@@ -3,10 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::context::{BYTES_OF_A_KEY, LockedShards, MAX_COST};
-use super::gate;
-use crate::store::{Key, MAX_INLINE, Written};
-use crate::table::{Row, flag};
+use super::context::{BYTES_OF_A_KEY, MAX_COST};
+use crate::store::{Key, Locked, MAX_INLINE, Written};
+use crate::table::{Copies, Row, Uses, flag, redis};
 use crate::vocabulary::{
     After, Args, CacheCommand, Command, Condition, EntryOptions, KeyCommand, Script, ScriptCommand, SetCondition,
     TextCommand,
@@ -35,15 +34,14 @@ pub(crate) fn may_cost_much<'a>(
 
 /// What a request that writes costs at most beyond its own bytes and keys.
 fn most_cost(row: &Row, args: Args<'_>, max_value: usize, leases: usize) -> usize {
-    const DERIVES: u16 = flag::WRITE | flag::LOAD;
-    match row.name {
-        "APPEND" | "SETRANGE" => max_value / BYTES_OF_A_KEY,
-        "FLUSHALL" | "FLUSHDB" => FLUSH + leases,
-        "SET" if !gate::set_reads(args) => 0,
-        "GETEX" => 2 * MAX_INLINE / BYTES_OF_A_KEY,
-        "SET" | "GETSET" | "EVAL" | "EVALSHA" => MAX_INLINE / BYTES_OF_A_KEY,
-        _ if row.flags & DERIVES == DERIVES => MAX_INLINE / BYTES_OF_A_KEY,
-        _ => 0,
+    match (row.uses, row.copies) {
+        (Uses::AllKeys, _) => FLUSH + leases,
+        (_, Copies::Long) => max_value / BYTES_OF_A_KEY,
+        (_, Copies::TwoShort) => 2 * MAX_INLINE / BYTES_OF_A_KEY,
+        (_, Copies::Short) => MAX_INLINE / BYTES_OF_A_KEY,
+        (Uses::ValueBefore, _) if redis::asks_for_value(args) => MAX_INLINE / BYTES_OF_A_KEY,
+        (_, Copies::Usual) if row.has(flag::WRITE) && row.has(flag::LOAD) => MAX_INLINE / BYTES_OF_A_KEY,
+        (_, Copies::Usual) => 0,
     }
 }
 
@@ -53,8 +51,8 @@ fn copied(length: usize) -> usize {
 }
 
 /// The values that a transaction writes, with the greatest length that each can have.
-pub(crate) struct Writes<'a, 'h> {
-    held: &'h mut dyn LockedShards,
+pub(crate) struct Writes<'a, 'h, 's> {
+    held: &'h mut Locked<'s>,
     db: u8,
     values: Vec<Written<'a>>,
     /// Longest value.
@@ -67,9 +65,9 @@ pub(crate) struct Writes<'a, 'h> {
     lengths: HashMap<(u8, &'a [u8]), Option<usize>>,
 }
 
-impl<'a, 'h> Writes<'a, 'h> {
+impl<'a, 'h, 's> Writes<'a, 'h, 's> {
     /// None yet; requests begin in a database.
-    pub(crate) fn new(held: &'h mut dyn LockedShards, db: u8, max_value: usize) -> Writes<'a, 'h> {
+    pub(crate) fn new(held: &'h mut Locked<'s>, db: u8, max_value: usize) -> Writes<'a, 'h, 's> {
         Writes { held, db, values: Vec::new(), max_value, copied: 0, flushes: 0, lengths: HashMap::new() }
     }
 
@@ -81,7 +79,7 @@ impl<'a, 'h> Writes<'a, 'h> {
 
     /// Whether all can be written for sure. A key that is written several times counts each time.
     pub(crate) fn fit(self) -> bool {
-        self.held.fits(&mut self.values.into_iter())
+        self.held.fits(self.values.into_iter())
     }
 
     /// Adds what a request writes.
@@ -277,7 +275,7 @@ mod tests {
         }
     }
 
-    fn length_after(held: &mut dyn LockedShards, requests: &str, (db, key): (u8, &str)) -> Option<usize> {
+    fn length_after(held: &mut Locked<'_>, requests: &str, (db, key): (u8, &str)) -> Option<usize> {
         let lines: Vec<(Vec<u8>, Vec<Span>)> = requests.split('|').map(spans_of).collect();
         let mut writes = Writes::new(held, 0, 1 << 20);
         for (bytes, spans) in &lines {

@@ -1,8 +1,7 @@
 //! The known scripts of EVAL, done natively, each in one step. Which they are stands in `table/read/scripts.rs`.
 
 use super::context::{Context, TOO_MUCH, TURN, read_pattern};
-use super::strings::OVERFLOW;
-use super::{keyspace, text};
+use super::{keyspace, strings, text};
 use crate::state::client::Client;
 use crate::state::waits::TurnCost;
 use crate::store::{Key, Meta};
@@ -80,17 +79,10 @@ fn known_script(
 /// Adds to a number; one that is then `first` of `expire` lives for so many milliseconds.
 fn add(cx: &mut Context<'_>, key: Key<'_>, by: i64, create: bool, expire: Option<(i64, i64)>) -> Result<Reply, Error> {
     cx.with(key, |entry, _| {
-        let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
-        if before.is_none() && !create {
+        if !create && entry.peek().is_none() {
             return Ok(Reply::Null);
         }
-        let after = before.unwrap_or(0).checked_add(by).ok_or(OVERFLOW)?;
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(after).as_bytes();
-        match before {
-            Some(_) => entry.replace(digits)?,
-            None => entry.set(digits, &Meta::default())?,
-        };
+        let after = strings::add(entry, by, &Meta::default())?;
         if let Some((_, millis)) = expire.filter(|(first, _)| *first == after) {
             let at = entry.now().checked_add_signed(millis);
             match at.filter(|_| millis > 0) {

@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 
 use super::context::{Context, TOO_MUCH, read_pattern};
-use super::gate;
 use crate::glob::STEPS_OF_A_KEY;
 use crate::table::redis::{self, KeySpec, UNITS, Unit};
 use crate::table::{Row, TABLE, lookup};
@@ -156,19 +155,12 @@ pub(super) fn keys_of(line: Args<'_>, with_flags: bool) -> Result<Reply, Error> 
     }
     let mut found = Vec::new();
     for spec in &unit.specs {
-        let flags = if row.name != "SET" {
-            spec.flags
-        } else if gate::set_reads(line) {
-            "RW access update"
-        } else {
-            "OW update"
-        };
         let keys = spec.keys(line).ok_or(refuse("ERR Invalid arguments specified for command"));
         let keys = match keys {
             Err(_) if unit.flags.contains(&"no_mandatory_keys") => break,
             keys => keys?,
         };
-        let flags = words(flags.split(' '));
+        let flags = words(spec.in_words(row, line).flags.split(' '));
         found.extend(keys.map(|key| {
             let key = Reply::Value(Blob::Owned(key.to_vec()));
             if with_flags { Reply::Array(vec![key, flags.clone()]) } else { key }

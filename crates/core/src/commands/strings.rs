@@ -1,78 +1,12 @@
-//! Strings: reading, writing and counting values.
+//! Strings: writing and counting values.
 
-use super::context::{Context, LockedShards, TOO_MUCH, expires_at, take, take_next};
-use super::waiting::{self, LoadState, asks_in_turns, ensure_loaded_to_read, load_many};
+use super::context::{Context, expires_at, take};
+use crate::clock::Now;
 use crate::json_value;
-use crate::state::client::Client;
-use crate::store::{Item, Key, Meta, Refused, Written};
-use crate::vocabulary::{Args, Blob, Condition, Error, Expiry, Kind, NOT_AN_INTEGER, Reply, Values, integer, too_long};
+use crate::store::{Entry, Item, Key, Locked, Meta, Refused, Written};
+use crate::vocabulary::{Args, Condition, Error, Expiry, Kind, Reply, integer, too_long};
 
-pub(crate) const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
-
-#[inline(always)]
-pub(super) fn get(cx: &mut Context<'_>, client: &Client, key: Key<'_>) -> Reply {
-    if !cx.waits.keys.is_empty() && cx.held.is_none() {
-        // What it waited for is its answer: a second look would count a hit that was none.
-        return get_served(cx, client, key, Reply::Null);
-    }
-    let (reply, stale) = cx.with(key, |entry, scratch| {
-        let now = entry.now();
-        entry.get().map_or((Reply::Null, false), |item| {
-            let stale = item.fresh_until.is_some_and(|at| at <= now);
-            (Reply::Value(take(scratch, item.value)), stale)
-        })
-    });
-    if (matches!(reply, Reply::Null) || stale) && cx.engine.loaders.any() {
-        return get_served(cx, client, key, reply);
-    }
-    reply
-}
-
-/// A value that is not there, or stale, where workers load.
-#[cold]
-pub(crate) fn get_served(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reply: Reply) -> Reply {
-    if !matches!(reply, Reply::Null) {
-        waiting::refresh(cx, client, key);
-        return reply;
-    }
-    match ensure_loaded_to_read(cx, client, key) {
-        LoadState::Loaded(loaded) if !loaded.absent => Reply::Value(Blob::Shared(loaded.value)),
-        LoadState::Failed(error) => Reply::Error(error),
-        LoadState::Waits => Reply::Parked,
-        // There is no such row, nobody loads it, or a transaction found it.
-        LoadState::Settled | LoadState::Loaded(_) => cx.with(key, |entry, scratch| {
-            entry.get().map_or(Reply::Null, |item| Reply::Value(take(scratch, item.value)))
-        }),
-    }
-}
-
-pub(super) fn mget(cx: &mut Context<'_>, client: &Client, keys: Args<'_>) -> Result<Reply, Error> {
-    let (db, limit) = (client.db, cx.engine.limits.max_request);
-    if cx.waits.asked > 0 && load_many(cx, client, keys) {
-        return Ok(Reply::Parked);
-    }
-    // Before it stand other replies of the same transaction.
-    let begun = cx.scratch.len();
-    let mut values = Values::new(keys.len(), cx.scratch);
-    cx.read_all(db, keys, |_, item, scratch| {
-        take_next(&mut values, item.map(|item| (item.value, 0)), scratch);
-        scratch.len() - begun <= limit
-    });
-    if cx.scratch.len() - begun > limit {
-        return Err(TOO_MUCH);
-    }
-    if !values.any_missing() || !cx.engine.loaders.any() {
-        return Ok(Reply::Values(values));
-    }
-    if asks_in_turns(cx, values.missing()) && load_many(cx, client, keys) {
-        return Ok(Reply::Parked);
-    }
-    let mut replies = values.replies();
-    for (reply, bytes) in replies.iter_mut().zip(keys.iter()).filter(|(reply, _)| matches!(reply, Reply::Null)) {
-        *reply = get_served(cx, client, Key { db, bytes }, Reply::Null);
-    }
-    Ok(if cx.waits.is_waiting() { Reply::Parked } else { Reply::Array(replies) })
-}
+const OVERFLOW: Error = Error::new(Kind::Malformed, "ERR increment or decrement would overflow");
 
 /// All or nothing: a value that is too long, or memory that is full where nothing may be evicted, refuses them all before
 /// any is written.
@@ -93,19 +27,27 @@ pub(super) fn mset(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Repl
 /// Writes several values, all or none. Within a transaction room was made for all that it writes; so much need not be left
 /// any more.
 pub(super) fn write_all<'a>(
-    all: &mut dyn LockedShards,
+    all: &mut Locked<'_>,
     in_transaction: bool,
     keys: impl Iterator<Item = Key<'a>> + Clone,
     values: impl Iterator<Item = &'a [u8]> + Clone,
 ) -> Result<(), Refused> {
     let written = |(key, value): (Key<'a>, &[u8])| Written { key, length: value.len(), from: None };
-    if !in_transaction && !all.fits(&mut keys.clone().zip(values.clone()).map(written)) {
+    if !in_transaction && !all.fits(keys.clone().zip(values.clone()).map(written)) {
         return Err(Refused::Full);
     }
     for (key, value) in keys.zip(values) {
         all.entry(key).set(value, &Meta::default())?;
     }
     Ok(())
+}
+
+/// A SET that depends on nothing has no reason to look for what was there: it is this step, by whatever way it came.
+#[inline(always)]
+pub(crate) fn write(entry: &mut Entry<'_>, now: Now, value: &[u8], expiry: Expiry, most: usize) -> Result<(), Error> {
+    let expires_at = expires_at(now, entry.now(), expiry, None);
+    let written = entry.set(value, &Meta { expires_at, ..Meta::default() });
+    written.map(|_| ()).map_err(|refused| why_refused(refused, value, most))
 }
 
 pub(super) fn set(
@@ -119,11 +61,8 @@ pub(super) fn set(
     let (now, most) = (cx.now, cx.engine.limits.max_value);
     let refuse = |refused| why_refused(refused, value, most);
     cx.with(key, |entry, scratch| {
-        // A write that depends on nothing has no reason to look for what was there.
         if condition == Condition::Always && !get && expiry != Expiry::Keep {
-            let expires_at = expires_at(now, entry.now(), expiry, None);
-            entry.set(value, &Meta { expires_at, ..Meta::default() }).map_err(refuse)?;
-            return Ok(Reply::Ok);
+            return write(entry, now, value, expiry, most).map(|()| Reply::Ok);
         }
         let found = entry.peek();
         let met = holds(condition, found.as_ref());
@@ -155,7 +94,7 @@ pub(super) fn set(
 
 /// The error of a value that was not stored.
 #[cold]
-pub(crate) fn why_refused(refused: Refused, value: &[u8], most: usize) -> Error {
+pub(super) fn why_refused(refused: Refused, value: &[u8], most: usize) -> Error {
     match refused {
         Refused::TooLarge => too_long(value.len(), most),
         Refused::Full => refused.into(),
@@ -176,16 +115,15 @@ pub(super) fn holds(condition: Condition<'_>, found: Option<&Item<'_>>) -> bool 
     }
 }
 
-pub(super) fn increment(cx: &mut Context<'_>, key: Key<'_>, by: i64) -> Result<Reply, Error> {
-    cx.with(key, |entry, _| {
-        let before = entry.peek().map(|item| integer(item.value.bytes())).transpose().map_err(|_| NOT_AN_INTEGER)?;
-        let after = before.unwrap_or(0).checked_add(by).ok_or(OVERFLOW)?;
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(after).as_bytes();
-        match before {
-            Some(_) => entry.replace(digits)?,
-            None => entry.set(digits, &Meta::default())?,
-        };
-        Ok(Reply::Int(after))
-    })
+/// Adds to the number at a key, which counts from 0 if there is none; what is kept beside it counts only if it is new.
+pub(super) fn add(entry: &mut Entry<'_>, by: i64, meta: &Meta<'_>) -> Result<i64, Error> {
+    let before = entry.peek().map(|item| integer(item.value.bytes())).transpose()?;
+    let after = before.unwrap_or(0).checked_add(by).ok_or(OVERFLOW)?;
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(after).as_bytes();
+    match before {
+        Some(_) => entry.replace(digits)?,
+        None => entry.set(digits, meta)?,
+    };
+    Ok(after)
 }

@@ -3,10 +3,11 @@
 
 use super::context::{Context, expires_at, take};
 use super::number;
-use super::strings::{get_served, write_all};
+use super::read::{Form, get_loaded};
+use super::strings::write_all;
 use crate::state::client::Client;
 use crate::store::{Key, Meta, Refused};
-use crate::table::{lookup, read_time};
+use crate::table::read_late_expiry;
 use crate::vocabulary::{After, Args, Blob, Error, Expiry, Reply, TextCommand};
 
 pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &TextCommand<'_>) -> Result<Reply, Error> {
@@ -129,9 +130,7 @@ fn take_and(cx: &mut Context<'_>, client: &Client, key: Key<'_>, after: After<'_
                 return Ok(reply);
             }
             After::Persist => Expiry::Never,
-            After::Expire(text, unit, absolute) => {
-                read_time(lookup(b"GETEX").expect("a row of the table"), text, unit, absolute)?
-            }
+            After::Expire(text, unit, absolute) => read_late_expiry(text, unit, absolute)?,
         };
         if matches!(expiry, Expiry::At(wall) if wall <= now.wall) {
             entry.remove();
@@ -145,7 +144,7 @@ fn take_and(cx: &mut Context<'_>, client: &Client, key: Key<'_>, after: After<'_
     })?;
     // As GET: what was loaded for this read is told, even if it could not be kept.
     let absent = matches!(reply, Reply::Null) && cx.engine.loaders.any();
-    Ok(if absent { get_served(cx, client, key, reply) } else { reply })
+    Ok(if absent { get_loaded(cx, client, key, Form::Plain) } else { reply })
 }
 
 fn set_all_new(cx: &mut Context<'_>, db: u8, pairs: Args<'_>) -> Result<Reply, Error> {

@@ -8,7 +8,7 @@
 //! transaction. What others wrote or removed before it ends the transaction all the same, and so does a row that is loaded
 //! after the client has read that there is none, wherever that answer came from.
 
-use super::context::{BYTES_OF_A_KEY, Context, LockedShards, MAX_COST};
+use super::context::{BYTES_OF_A_KEY, Context, MAX_COST};
 use super::gate;
 use super::room::{Writes, may_cost_much};
 use super::waiting::ensure_loaded;
@@ -17,8 +17,8 @@ use crate::state::engine::Engine;
 use crate::state::key_list::KeyList;
 use crate::state::queue::{Queue, Watched};
 use crate::state::waits::{Waits, wait_number, wait_parts};
-use crate::store::{Changes, ConnectionId, Key, Loaded, Outcome, Refused};
-use crate::table::{Row, flag, needed};
+use crate::store::{Changes, ConnectionId, Key, Loaded, Locked, Outcome, Refused};
+use crate::table::{Request, Row, flag};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply};
 
 /// Keys that one client may watch.
@@ -41,8 +41,8 @@ const NO_ROOM_FOR_ERROR: Error = Error::new(
 );
 
 /// A request was refused before it could be queued; what it answers.
-pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, name: &[u8], error: Error) -> Error {
-    if name.eq_ignore_ascii_case(b"EXEC") {
+pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, row: Option<&Row>, error: Error) -> Error {
+    if row.is_some_and(|row| row.has(flag::EXECUTES)) {
         client.queue = None;
         unwatch(engine, now, client);
         return discarded(&error);
@@ -118,10 +118,10 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
 /// answer that nothing was written depends on what was there. A command that was sent before WATCH and had to wait changes
 /// nothing of what is watched.
 #[cold]
-pub(crate) fn note_reads(client: &mut Client, row: &Row, args: Args<'_>, command: &Command<'_>, waits: &Waits) {
+pub(crate) fn note_reads(client: &mut Client, request: &Request<'_>, command: &Command<'_>, waits: &Waits) {
     let db = client.db;
-    let reads_stored = row.flags & (flag::READ | flag::LOAD) == flag::READ;
-    for bytes in needed(row, args, command).chain(row.keys(args).filter(|_| reads_stored)) {
+    let reads_stored = request.row.has(flag::READ) && !request.row.has(flag::LOAD);
+    for bytes in request.needed(command).chain(request.keys().filter(|_| reads_stored)) {
         let key = Key { db, bytes };
         let place = client.watched.position(key);
         let known = place.and_then(|place| client.watched.get_mut(place));
@@ -150,7 +150,7 @@ fn rebase(client: &mut Client, waits: &Waits) {
 }
 
 /// Runs one command of a transaction. An argument, since EXEC is one of the commands itself.
-pub(crate) type Execute = fn(&mut Context<'_>, &mut Client, &'static Row, Args<'_>, &Command<'_>) -> Reply;
+pub(crate) type Execute = fn(&mut Context<'_>, &mut Client, &Request<'_>, &Command<'_>) -> Reply;
 
 /// EXEC.
 pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) -> Result<Reply, Error> {
@@ -169,33 +169,37 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
         rebase(client, cx.waits);
     }
     let watched = std::mem::take(&mut client.watched);
-    let (engine, now, actor, step) = (cx.engine, cx.now, cx.actor, cx.step());
+    let (store, step) = (&cx.engine.store, cx.step());
     let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
-    let wide = queue.is_wide();
-    let (scratch, waits) = (&mut *cx.scratch, &mut *cx.waits);
-    let mut run = |held: &mut dyn LockedShards| {
-        if queue.requests().any(|(row, _)| row.name == "CACHE.INVALIDATE") {
-            held.hold_to_invalidate();
-        }
-        if watched.iter().any(|known| !known.holds(held)) {
-            return Reply::NoArray;
-        }
-        match cost_of_writes(engine, &queue, client, held) {
-            Ok(cost) => waits.looked_at += cost,
-            Err(error) => return Reply::Error(discarded(&error)),
-        }
-        let mut cx = Context { engine, now, actor, scratch, held: Some(held), waits };
-        let mut room = engine.limits.max_reply;
-        let each = queue.requests().map(|request| one(&mut cx, client, request, &mut room, execute));
-        Reply::Array(each.collect())
-    };
-    let reply = if wide {
-        engine.store.with_everything(step, |all| run(all))
-    } else {
-        engine.store.with_all(keys, step, |all| run(all))
-    };
-    release(engine, now.mono, client.connection, &watched);
+    let held = if queue.is_wide() { store.lock_everything(step) } else { store.lock_all(keys, step) };
+    cx.held = Some(Box::new(held));
+    let reply = run_held(cx, client, &queue, &watched, execute);
+    cx.held = None;
+    release(cx.engine, cx.now.mono, client.connection, &watched);
     Ok(reply)
+}
+
+/// Runs a transaction whose shards are locked, if nothing happened to what it has watched and it may cost so much.
+fn run_held(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    queue: &Queue,
+    watched: &KeyList<Watched>,
+    execute: Execute,
+) -> Reply {
+    let Some(held) = &mut cx.held else { return Reply::NoArray };
+    if queue.requests().any(|(row, _)| row.has(flag::TAGS)) {
+        held.hold_to_invalidate();
+    }
+    if watched.iter().any(|known| !known.holds(held)) {
+        return Reply::NoArray;
+    }
+    match cost_of_writes(cx.engine, queue, client, held) {
+        Ok(cost) => cx.waits.looked_at += cost,
+        Err(error) => return Reply::Error(discarded(&error)),
+    }
+    let mut room = cx.engine.limits.max_reply;
+    Reply::Array(queue.requests().map(|request| one(cx, client, request, &mut room, execute)).collect())
 }
 
 /// Asks for the loads of what a transaction depends on, in turns; whether it has to wait or to be run again.
@@ -206,7 +210,7 @@ fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
         // One that cannot be read, or whose load fails, answers so in its place.
         let Ok(command) = permitted(client, row, args) else { continue };
         let done = if index == first { first_key } else { 0 };
-        for (place, bytes) in needed(row, args, &command).enumerate().skip(done) {
+        for (place, bytes) in Request::new(row, args).needed(&command).enumerate().skip(done) {
             if cx.ends_asking(end, wait_number(index, place)) {
                 return true;
             }
@@ -218,12 +222,7 @@ fn ask_for_loads(cx: &mut Context<'_>, client: &Client, queue: &Queue) -> bool {
 
 /// What its writes cost, in keys that are looked at. An error, before anything is run, if that is too much, or if not all of
 /// them fit for sure where nothing may be evicted.
-fn cost_of_writes(
-    engine: &Engine,
-    queue: &Queue,
-    client: &Client,
-    held: &mut dyn LockedShards,
-) -> Result<usize, Error> {
+fn cost_of_writes(engine: &Engine, queue: &Queue, client: &Client, held: &mut Locked<'_>) -> Result<usize, Error> {
     let (evict, longest) = (engine.store.options().evict, engine.limits.max_value);
     let leases = if queue.is_wide() { held.stats().leases as usize } else { 0 };
     if evict && !may_cost_much(queue.requests(), longest, leases) {
@@ -251,9 +250,9 @@ fn one(
     execute: Execute,
 ) -> Reply {
     let begun = cx.scratch.len();
-    let may_run = if row.flags & flag::READ == 0 { Ok(()) } else { cx.may_look() };
+    let may_run = if row.has(flag::READ) { cx.may_look() } else { Ok(()) };
     let reply = match may_run.and_then(|()| permitted(client, row, args)) {
-        Ok(command) => execute(cx, client, row, args, &command),
+        Ok(command) => execute(cx, client, &Request::new(row, args), &command),
         Err(error) => Reply::Error(error),
     };
     let (failed, length) = (matches!(reply, Reply::Error(_)), reply.memory());
@@ -273,20 +272,20 @@ fn one(
 
 /// A queued request as a command: what the user may do can have changed since it was queued.
 fn permitted<'a>(client: &Client, row: &'static Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    gate::permit(client, row, args).and_then(|()| (row.read)(row, args.from(1)))
+    gate::permit(client, &Request::new(row, args)).and_then(|()| (row.read)(row, args.from(1)))
 }
 
 impl Watched {
     /// The client gets what was loaded for it. Only the first read counts as the state that was watched.
     fn told(&mut self, loaded: &Loaded) {
-        // What was not stored, and has version 0, is not there when EXEC looks.
-        if !self.read && !loaded.absent && loaded.version != 0 && self.state.is_none() {
-            self.state = Some((loaded.version, loaded.expires_at));
+        // What was not stored, and has no version, is not there when EXEC looks.
+        if !self.read && !loaded.absent && self.state.is_none() {
+            self.state = loaded.version.map(|version| (version, loaded.expires_at));
         }
         self.read = true;
     }
 
-    fn holds(&self, held: &mut dyn LockedShards) -> bool {
+    fn holds(&self, held: &mut Locked<'_>) -> bool {
         let entry = held.entry(Key { db: self.db, bytes: &self.key });
         let now = entry.peek().map(|item| (item.version, item.expires_at));
         now == self.state && self.changes.is_none_or(|before| self.is_unchanged(before, entry.changes()))

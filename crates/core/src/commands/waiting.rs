@@ -4,14 +4,12 @@
 //! When every key has its outcome the command is run again from its beginning, with the outcomes at hand: so a command
 //! needs no second form for what happens after a wait, and whoever waits in place keeps its input where it is.
 
-use std::sync::Arc;
-
 use super::context::{Context, LOADS};
 use crate::state::client::Client;
 use crate::state::engine::Engine;
 use crate::state::loaders::Serving;
 use crate::state::waits::wait_number;
-use crate::store::{FetchRequest, FetchResult, Key, Outcome};
+use crate::store::{FetchRequest, FetchResult, Key, Loaded, Outcome};
 use crate::vocabulary::{Args, Error, Kind};
 
 const TOO_MANY: Error = Error::new(Kind::Busy, "BUSY too many loads are waited for; try again later");
@@ -21,7 +19,7 @@ pub enum LoadState {
     /// It is not served, or it is there, or it is known to be absent: the command goes by what the store has.
     Settled,
     /// It was loaded for this command.
-    Loaded(crate::store::Loaded),
+    Loaded(Loaded),
     /// It is waited for.
     Waits,
     /// It cannot be loaded.
@@ -58,59 +56,47 @@ fn ensure_loaded_for(cx: &mut Context<'_>, client: &Client, key: Key<'_>, reads:
     if cx.waits.is_full() {
         return LoadState::Failed(TOO_MANY);
     }
-    let late = cx.waits.deadline != 0 && cx.waits.deadline <= cx.now.mono;
-    if cx.waits.deadline == 0 {
-        cx.waits.deadline = cx.now.mono + cx.engine.limits.load_limit;
-    }
+    let deadline = *cx.waits.deadline.get_or_insert(cx.now.mono + cx.engine.limits.load_limit);
+    let late = deadline <= cx.now.mono;
     let request = FetchRequest {
         connection: client.connection,
         wait: wait_number(cx.waits.number, cx.waits.keys.len()),
-        deadline: cx.waits.deadline,
-        lease: 0,
+        deadline: Some(deadline),
+        lease: None,
         served: true,
         bound: true,
     };
-    enum Seen {
-        There,
-        Kept(crate::store::Loaded),
-        Waits,
-        Failed(Arc<str>),
-        Full,
-        Late,
-    }
     let seen = cx.with(key, |entry, _| {
         if reads && let Some(item) = entry.peek() {
-            return Seen::Kept(crate::store::Loaded::new(&item, false));
+            return Ok(LoadState::Loaded(Loaded::new(&item, false)));
         }
         if entry.peek().is_some() || entry.is_known_absent() {
-            return Seen::There;
+            return Ok(LoadState::Settled);
         }
         if late {
-            return Seen::Late;
+            return Err(Outcome::Timeout);
         }
         match entry.fetch(&request) {
-            FetchResult::Found { item, stale: true, .. } => Seen::Kept(crate::store::Loaded::new(&item, true)),
-            FetchResult::Found { .. } => Seen::There,
-            FetchResult::Waits => Seen::Waits,
-            FetchResult::Failed(cause) => Seen::Failed(cause),
-            FetchResult::Lease(_) | FetchResult::Busy | FetchResult::Nothing | FetchResult::Full => Seen::Full,
+            FetchResult::Found { item, stale: true, .. } => Ok(LoadState::Loaded(Loaded::new(&item, true))),
+            FetchResult::Found { .. } => Ok(LoadState::Settled),
+            FetchResult::Waits => Ok(LoadState::Waits),
+            FetchResult::Failed(cause) => Err(Outcome::Failed(cause)),
+            FetchResult::Lease(_) | FetchResult::Busy | FetchResult::Nothing | FetchResult::Full => Err(Outcome::Full),
         }
     });
     match seen {
-        Seen::There => LoadState::Settled,
-        Seen::Kept(loaded) => LoadState::Loaded(loaded),
-        Seen::Failed(cause) => {
-            cx.waits.settle(key, Outcome::Failed(Arc::clone(&cause)));
-            LoadState::Failed(load_failed(key.bytes, &cause))
+        Ok(state) => {
+            if matches!(state, LoadState::Waits) {
+                cx.waits.wait_for(key);
+            }
+            state
         }
-        Seen::Full => {
-            cx.waits.settle(key, Outcome::Full);
-            LoadState::Failed(TOO_MANY)
-        }
-        Seen::Late => LoadState::Failed(too_late(cx.engine, key)),
-        Seen::Waits => {
-            cx.waits.wait_for(key);
-            LoadState::Waits
+        Err(outcome) => {
+            let error = why_missing(cx.engine, key, &outcome);
+            if outcome != Outcome::Timeout {
+                cx.waits.settle(key, outcome);
+            }
+            LoadState::Failed(error)
         }
     }
 }
@@ -209,8 +195,14 @@ pub(super) fn asks_in_turns(cx: &Context<'_>, missing: usize) -> bool {
 #[cold]
 pub fn refresh(cx: &mut Context<'_>, client: &Client, key: Key<'_>) {
     if cx.engine.loaders.serving(key) == Serving::Worker {
-        let request =
-            FetchRequest { connection: client.connection, wait: 0, deadline: 0, lease: 0, served: true, bound: true };
+        let request = FetchRequest {
+            connection: client.connection,
+            wait: 0,
+            deadline: None,
+            lease: None,
+            served: true,
+            bound: true,
+        };
         cx.with(key, |entry, _| entry.refresh(&request));
     }
 }
@@ -238,6 +230,7 @@ fn too_late(engine: &Engine, key: Key<'_>) -> Error {
 mod tests {
     use super::*;
     use crate::clock::Now;
+    use crate::commands::read::{Form, get_loaded};
     use crate::limits::Limits;
     use crate::state::facts::Facts;
     use crate::state::waits::{MAX_KEYS, Waits, wait_parts};
@@ -303,9 +296,9 @@ mod tests {
         let meta = Meta { flags: 7, ..Meta::default() };
         with(&engine, &mut Waits::default(), |cx| {
             cx.with(key, |entry, _| entry.set(b"row", &meta).unwrap());
-            let reply = crate::commands::cache::get_served(cx, &client, key);
+            let reply = get_loaded(cx, &client, key, Form::WithFlags);
             assert!(matches!(&reply, Reply::Array(parts) if matches!(parts[..], [Reply::Value(_), Reply::Int(7)])));
-            let reply = crate::commands::strings::get_served(cx, &client, key, Reply::Null);
+            let reply = get_loaded(cx, &client, key, Form::Plain);
             assert!(matches!(reply, Reply::Value(Blob::Shared(value)) if *value == *b"row"));
         });
     }

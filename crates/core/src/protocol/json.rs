@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use crate::json_value::{append_compact, append_string, append_view};
 use crate::limits::{LEASE, MAX_MILLIS, MAX_TAGS};
 use crate::vocabulary::{
-    Args, Blob, CacheCommand, Command, Condition, EntryOptions, Error, Expiry, Kind, Reply, SetCondition, Span, integer,
+    Args, Blob, CacheCommand, Command, Condition, EntryOptions, Error, Expiry, Fetched, Kind, Reply, SetCondition,
+    Span, State, integer,
 };
 
 type Raw<'a> = Option<&'a RawValue>;
@@ -27,60 +28,20 @@ struct Envelope<'a> {
     body: &'a RawValue,
 }
 
-/// Fields of a body. Unknown ones are passed over, as the protocol asks.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Body<'a> {
-    #[serde(borrow, deserialize_with = "present")]
-    r#type: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    msg_id: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    node_id: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    node_ids: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    key: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    keys: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    tags: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    value: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    from: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    to: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    create_if_not_exists: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    ttl_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    refresh_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    grace_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    cost_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    absent: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    wait_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    lease_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    token: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    message: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    retry_ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    ms: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    by: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    user: Raw<'a>,
-    #[serde(borrow, deserialize_with = "present")]
-    password: Raw<'a>,
+macro_rules! body {
+    ($($field:ident),*) => {
+        /// Fields of a body. Unknown ones are passed over, as the protocol asks.
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Body<'a> {
+            $(#[serde(borrow, deserialize_with = "present")] $field: Raw<'a>),*
+        }
+    };
+}
+
+body! {
+    r#type, msg_id, node_id, node_ids, key, keys, tags, value, from, to, create_if_not_exists, ttl_ms, refresh_ms,
+    grace_ms, cost_ms, absent, wait_ms, lease_ms, token, message, retry_ms, ms, by, user, password
 }
 
 /// A field that is there, null included; a plain Option would take null for nothing.
@@ -88,47 +49,21 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Raw<'de>, D::Er
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// What a message asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
-    Init,
-    Get,
-    Set,
-    Delete,
-    Cas,
-    Read,
-    Write,
-    Incr,
-    MGet,
-    Invalidate,
-    Auth,
-    Fetch,
-    Fill,
-    Fail,
-    Renew,
-    Release,
-    Inspect,
+macro_rules! types {
+    ($($kind:ident $name:literal),*) => {
+        /// What a message asks for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Type { $($kind),* }
+
+        const TYPES: &[(&str, Type)] = &[$(($name, Type::$kind)),*];
+    };
 }
 
-const TYPES: [(&str, Type); 17] = [
-    ("init", Type::Init),
-    ("get", Type::Get),
-    ("set", Type::Set),
-    ("delete", Type::Delete),
-    ("cas", Type::Cas),
-    ("read", Type::Read),
-    ("write", Type::Write),
-    ("incr", Type::Incr),
-    ("mget", Type::MGet),
-    ("invalidate", Type::Invalidate),
-    ("auth", Type::Auth),
-    ("fetch", Type::Fetch),
-    ("fill", Type::Fill),
-    ("fail", Type::Fail),
-    ("renew", Type::Renew),
-    ("release", Type::Release),
-    ("inspect", Type::Inspect),
-];
+types! {
+    Init "init", Get "get", Set "set", Delete "delete", Cas "cas", Read "read",
+    Write "write", Incr "incr", MGet "mget", Invalidate "invalidate", Auth "auth", Fetch "fetch",
+    Fill "fill", Fail "fail", Renew "renew", Release "release", Inspect "inspect"
+}
 
 /// A message, or as much of it as could be understood.
 #[derive(Debug, Default)]
@@ -210,8 +145,8 @@ impl Message {
             self.msg_id = Some(id.get().to_owned());
         }
         let name = string(body.r#type, "ERR body has no type")?;
-        let kind = TYPES.into_iter().find(|(known, _)| *known == name);
-        let kind = kind.ok_or_else(|| Error::with(Kind::Unknown, format!("ERR unknown type '{name}'")))?;
+        let kind = TYPES.iter().find(|(known, _)| *known == name);
+        let kind = *kind.ok_or_else(|| Error::with(Kind::Unknown, format!("ERR unknown type '{name}'")))?;
         self.kind = Some(kind);
         self.read_fields(kind.1, &body)
     }
@@ -362,7 +297,7 @@ impl Message {
                 Command::Cache(CacheCommand::Set { key, value, keep: keep(), only: SetCondition::Always })
             }
             Type::Fetch => {
-                let lease = length.unwrap_or(LEASE);
+                let lease = Some(length.unwrap_or(LEASE)).filter(|length| *length > 0);
                 Command::Cache(CacheCommand::Fetch { key, wait, lease, ticket: false })
             }
             Type::Fill => {
@@ -453,16 +388,16 @@ fn append_reply(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A token or version: a string, since not every reader of JSON keeps 63 bits of a number.
-fn append_number(name: &str, number: &Reply, out: &mut Vec<u8>) {
+fn append_number(name: &str, number: Option<u64>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     match number {
-        Reply::Int(number) if *number > 0 => {
+        Some(number) => {
             out.extend_from_slice(b"\":\"");
-            out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+            out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
             out.push(b'"');
         }
-        _ => out.extend_from_slice(b"\":null"),
+        None => out.extend_from_slice(b"\":null"),
     }
 }
 
@@ -478,25 +413,27 @@ fn append_replies(replies: &[Reply], scratch: &[u8], out: &mut Vec<u8>) {
 }
 
 fn append_fetched(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
-    let Reply::Array(parts) = reply else { return };
-    let [state, value, token, version, ttl, ..] = &parts[..] else { return };
+    let Reply::Fetched(fetched) = reply else { return };
+    let Fetched { state, value, token, version, .. } = &**fetched;
+    out.extend_from_slice(b",\"state\":\"");
+    out.extend_from_slice(state.word().as_bytes());
+    out.extend_from_slice(b"\",\"value\":");
     // A key that is known to be absent has no value here: what CACHE.FILL stored in its place is for Python clients.
-    let is_absent = matches!(state, Reply::Value(Blob::Owned(word)) if word == b"absent");
-    let value = if is_absent { &Reply::Null } else { value };
-    out.extend_from_slice(b",\"state\":");
-    append_reply(state, scratch, out);
-    out.extend_from_slice(b",\"value\":");
-    append_reply(value, scratch, out);
-    append_number("token", token, out);
-    append_number("version", version, out);
+    match value.as_ref().filter(|_| *state != State::Absent) {
+        Some(value) => append_view(value.bytes(scratch), out),
+        None => out.extend_from_slice(b"null"),
+    }
+    append_number("token", *token, out);
+    append_number("version", *version, out);
     out.extend_from_slice(b",\"ttl_ms\":");
-    append_reply(ttl, scratch, out);
+    out.extend_from_slice(itoa::Buffer::new().format(fetched.ttl_told()).as_bytes());
 }
 
 fn append_filled(reply: &Reply, out: &mut Vec<u8>) {
-    let stored: &[u8] = if *reply == Reply::Int(0) { b",\"stored\":false" } else { b",\"stored\":true" };
+    let Reply::Stored(version) = reply else { return };
+    let stored: &[u8] = if version.is_some() { b",\"stored\":true" } else { b",\"stored\":false" };
     out.extend_from_slice(stored);
-    append_number("version", reply, out);
+    append_number("version", *version, out);
 }
 
 fn append_facts(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
@@ -505,7 +442,8 @@ fn append_facts(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
         let Reply::Value(Blob::Owned(name)) = name else { continue };
         let name = String::from_utf8_lossy(name);
         if name == "version" {
-            append_number("version", fact, out);
+            let version = if let Reply::Int(version @ 1..) = fact { Some(*version as u64) } else { None };
+            append_number("version", version, out);
             continue;
         }
         out.extend_from_slice(b",\"");

@@ -10,6 +10,7 @@ use super::pubsub::Subscriptions;
 use super::queue::{Queue, Watched};
 use super::users::{Access, DEFAULT, Users};
 use crate::store::{ConnectionId, Holds};
+use crate::table::{Row, flag};
 use crate::vocabulary::Replies;
 
 /// What the server knows of the client at the other end.
@@ -145,10 +146,10 @@ impl Client {
 
     /// CLIENT CACHING counts for the next command, and for all of a transaction; whether that succeeds or not.
     #[inline]
-    pub fn end_caching(&mut self, command: &[u8]) {
+    pub fn end_caching(&mut self, row: Option<&Row>) {
         if let Some(options) = &mut self.tracking
             && self.queue.is_none()
-            && !command.eq_ignore_ascii_case(b"CLIENT")
+            && !row.is_some_and(|row| row.has(flag::KEEPS_CACHING))
         {
             options.caching = false;
         }

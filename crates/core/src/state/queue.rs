@@ -51,12 +51,12 @@ impl Queue {
     pub fn push(&mut self, row: &'static Row, args: Args<'_>, limit: usize) -> Reply {
         let size = |queue: &Queue| queue.bytes.len() + queue.spans.len() * size_of::<Span>();
         let alone = || Reply::Error(Error::new(Kind::Malformed, "ERR Command not allowed inside a transaction"));
-        if row.flags & flag::ALONE != 0 {
+        if row.has(flag::ALONE) {
             self.spoiled = true;
             return alone();
         }
         // What has subcommands is read now: one that there is not must not be found out only when the others run.
-        if row.has_subcommands() {
+        if row.has(flag::SUBCOMMANDS) {
             let refused = match (row.read)(row, args.from(1)) {
                 Err(error) => Some(Reply::Error(error)),
                 Ok(Command::Client(command)) if command.takes_locks() => Some(alone()),
@@ -111,7 +111,6 @@ impl Queue {
 
     /// Whether a request may touch more than the keys that it names in the selected database.
     pub(crate) fn is_wide(&self) -> bool {
-        self.requests().any(|(row, _)| row.keys.0 == 0 && (row.name == "SELECT" || row.flags & flag::CONNECTION == 0))
-            || self.requests().any(|(row, _)| matches!(row.name, "COPY" | "MOVE"))
+        self.requests().any(|(row, _)| row.has(flag::WIDE) || row.keys.0 == 0 && !row.has(flag::CONNECTION))
     }
 }

@@ -51,8 +51,8 @@ pub fn wait_parts(wait: u64) -> (u64, usize) {
 pub struct Waits {
     /// The number of the command.
     pub number: u64,
-    /// Until when it waits for loads; 0 before it asks for the first. However often it is run again, it waits no longer.
-    pub(crate) deadline: u64,
+    /// Until when it waits for loads; None before it asks for the first. However often it is run again, it waits no longer.
+    pub(crate) deadline: Option<u64>,
     /// Its keys.
     pub keys: KeyList<Awaited>,
     /// How many of them have no outcome yet.

@@ -21,8 +21,8 @@ pub struct ConnectionId {
 pub struct Loaded {
     /// The value.
     pub value: Arc<[u8]>,
-    /// The item's version; 0 if the value was not stored.
-    pub version: u64,
+    /// The item's version, if the value was stored.
+    pub version: Option<u64>,
     /// What clients keep with it.
     pub flags: u32,
     /// When it is gone.
@@ -84,7 +84,7 @@ impl Loaded {
             Value::Shared(bytes) => Arc::clone(bytes),
         };
         let Item { version, flags, expires_at, absent, .. } = *item;
-        Loaded { value, version, flags, expires_at, stale, absent }
+        Loaded { value, version: Some(version), flags, expires_at, stale, absent }
     }
 }
 

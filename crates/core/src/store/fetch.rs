@@ -7,34 +7,8 @@ use std::sync::Arc;
 
 use super::entry::Entry;
 use super::events::{ConnectionId, Loaded};
-use super::lease::{Changes, FetchRequest, Hold, HoldOff, LeaseDecision, StepContext, TokenCheck};
+use super::lease::{Changes, FetchRequest, FetchResult, Hold, HoldOff, StepContext, TokenCheck};
 use super::types::{Item, Meta, Refused, RefusedFills};
-
-/// What a fetch returns.
-#[derive(Clone, Debug)]
-pub enum FetchResult<'a> {
-    /// A value, or the proof that there is no such row (`item.absent`); and a token, if the caller is to load it anew.
-    Found {
-        /// What is there.
-        item: Item<'a>,
-        /// Its time is over.
-        stale: bool,
-        /// The lease, or 0.
-        token: u64,
-    },
-    /// Nothing is there, and the caller is to load it.
-    Lease(u64),
-    /// Somebody else loads it; the outcome is told when it is there.
-    Waits,
-    /// Somebody else loads it, and the caller does not wait.
-    Busy,
-    /// Nothing is there, nobody loads it, and the caller does not either.
-    Nothing,
-    /// The last load failed, too short a while ago to try again.
-    Failed(Arc<str>),
-    /// Too many wait or load: the caller loads without a lease.
-    Full,
-}
 
 /// Everything known of a key.
 #[derive(Clone, Copy, Debug)]
@@ -83,13 +57,13 @@ impl Entry<'_> {
     pub fn fetch(&mut self, request: &FetchRequest) -> FetchResult<'_> {
         let now = self.now;
         let Some((absent, stale, early)) = self.look() else {
-            if request.lease > 0 || !request.served {
+            if request.lease.is_some() || !request.served {
                 // A plain read that comes to wait was counted when it found nothing.
                 self.shard.miss(self.hash);
             }
             return self.lease(request);
         };
-        let token = if !absent && (stale || early) { self.refresh(request) } else { 0 };
+        let token = if !absent && (stale || early) { self.refresh(request) } else { None };
         match self.shard.find(self.key, self.hash) {
             Some(found) => {
                 self.shard.hit(&found, self.hash);
@@ -125,8 +99,8 @@ impl Entry<'_> {
         Some((absent, stale, early))
     }
 
-    /// Takes the lease of a value that is served meanwhile, or has a worker take it; the token, or 0.
-    pub fn refresh(&mut self, request: &FetchRequest) -> u64 {
+    /// Takes the lease of a value that is served meanwhile, or has a worker take it; the token, if the caller got one.
+    pub fn refresh(&mut self, request: &FetchRequest) -> Option<u64> {
         let moment = self.moment();
         self.shard.leases.refresh(self.hash, self.key, request, moment)
     }
@@ -140,15 +114,11 @@ impl Entry<'_> {
     pub fn lease(&mut self, request: &FetchRequest) -> FetchResult<'_> {
         let moment = self.moment();
         match self.shard.leases.fetch(self.hash, self.key, request, moment) {
-            LeaseDecision::Lease(token) => FetchResult::Lease(token),
-            LeaseDecision::Wait => FetchResult::Waits,
-            LeaseDecision::Busy => FetchResult::Busy,
-            LeaseDecision::Nothing => FetchResult::Nothing,
-            LeaseDecision::Full => FetchResult::Full,
-            LeaseDecision::HeldOff(message) => match self.kept() {
-                Some(item) => FetchResult::Found { item, stale: true, token: 0 },
+            FetchResult::Failed(message) => match self.kept() {
+                Some(item) => FetchResult::Found { item, stale: true, token: None },
                 None => FetchResult::Failed(message),
             },
+            other => other,
         }
     }
 
@@ -217,7 +187,7 @@ impl Entry<'_> {
         };
         let tags = self.tags;
         let dead = |clock| tags.are_dead_for_grant(meta.tags, clock);
-        let judged = self.shard.leases.check_fill_token(self.hash, self.key, token, &|| loaded(0), dead, self.now);
+        let judged = self.shard.leases.check_fill_token(self.hash, self.key, token, &|| loaded(None), dead, self.now);
         let clock = match judged {
             TokenCheck::Good(clock) => clock,
             refused => {
@@ -231,7 +201,7 @@ impl Entry<'_> {
             self.shard.leases.appeared(self.hash);
         }
         let waited = self.shard.leases.has_waiters(self.hash);
-        let told = waited.then(|| loaded(stored.unwrap_or(0)));
+        let told = waited.then(|| loaded(stored.ok()));
         self.shard.leases.filled(self.hash, told.as_ref(), self.now);
         stored.map(Some)
     }

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use super::events::{ConnectionId, Granted, Loaded, Outcome, StoreEvent};
 use super::tags::Identity;
-use super::types::Key;
+use super::types::{Item, Key};
 use crate::limits::{DATABASES, MAX_AGE};
 
 /// Who asks for a key and what for.
@@ -41,14 +41,40 @@ pub struct FetchRequest {
     pub connection: ConnectionId,
     /// The number under which the outcome is told, if it has to wait.
     pub wait: u64,
-    /// Until when it would wait; 0: not at all.
-    pub deadline: u64,
-    /// How long a lease it would take, in milliseconds; 0: none.
-    pub lease: u64,
+    /// Until when it would wait, if it does.
+    pub deadline: Option<u64>,
+    /// How long a lease it would take, in milliseconds, if it loads.
+    pub lease: Option<u64>,
     /// Whether workers load the key.
     pub served: bool,
     /// Whether its lease ends with its connection.
     pub bound: bool,
+}
+
+/// What a fetch returns.
+#[derive(Clone, Debug)]
+pub enum FetchResult<'a> {
+    /// A value, or the proof that there is no such row (`item.absent`); and a token, if the caller is to load it anew.
+    Found {
+        /// What is there.
+        item: Item<'a>,
+        /// Its time is over.
+        stale: bool,
+        /// The lease to load it anew, if the caller got it.
+        token: Option<u64>,
+    },
+    /// Nothing is there, and the caller is to load it.
+    Lease(u64),
+    /// Somebody else loads it; the outcome is told when it is there.
+    Waits,
+    /// Somebody else loads it, and the caller does not wait.
+    Busy,
+    /// Nothing is there, nobody loads it, and the caller does not either.
+    Nothing,
+    /// The last load failed, too short a while ago to try again, for this reason.
+    Failed(Arc<str>),
+    /// Too many wait or load: the caller loads without a lease.
+    Full,
 }
 
 /// A lease as its holder remembers it.
@@ -180,7 +206,8 @@ struct Waiter {
     connection: ConnectionId,
     wait: u64,
     deadline: u64,
-    lease: u64,
+    /// How long a lease it would take, if it loads; at most `MAX_AGE`.
+    lease: Option<u32>,
     bound: bool,
     voids: u32,
     clock: u64,
@@ -303,21 +330,6 @@ enum Because {
     Ended,
     /// Its time is over.
     TimedOut,
-}
-
-/// What the lease of a key that has no value answers to a fetch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LeaseDecision {
-    Lease(u64),
-    Wait,
-    /// Somebody else loads it.
-    Busy,
-    /// Nobody loads it, and the caller takes no lease.
-    Nothing,
-    /// The last load failed, a while ago that is too short to try again.
-    HeldOff(Arc<str>),
-    /// Too many wait, or too many leases are held.
-    Full,
 }
 
 /// The moment of a step: the token that it may grant, the tag clock, and the time.
@@ -640,20 +652,20 @@ impl Leases {
         key: Key<'_>,
         request: &FetchRequest,
         moment: StepContext,
-    ) -> LeaseDecision {
+    ) -> FetchResult<'static> {
         self.drop_flushed(hash);
-        let waits = request.deadline > moment.now;
+        let waits = request.deadline.is_some_and(|deadline| deadline > moment.now);
         let charged = self.get(hash, key).is_some_and(|lease| lease.charged.is_some());
         let has_share =
             self.has_share(request.connection, WAITER_BYTES + if charged { 0 } else { lease_bytes(key.bytes) });
         if !self.map.contains_key(&hash) {
-            if request.lease == 0 && !request.served {
-                return LeaseDecision::Nothing;
+            if request.lease.is_none() && !request.served {
+                return FetchResult::Nothing;
             }
             let unawaited = !waits && self.taken() > self.most_of_loads() / UNAWAITED_PART;
             let refused = if request.served { unawaited || waits && !has_share } else { !has_share };
             if refused || !self.make_room(key) {
-                return LeaseDecision::Full;
+                return FetchResult::Full;
             }
             self.insert(hash, key);
         }
@@ -671,11 +683,11 @@ impl Leases {
         request: &FetchRequest,
         full: bool,
         moment: StepContext,
-    ) -> LeaseDecision {
+    ) -> FetchResult<'static> {
         let now = moment.now;
-        let Some(lease) = self.get_mut(hash, key) else { return LeaseDecision::Full };
+        let Some(lease) = self.get_mut(hash, key) else { return FetchResult::Full };
         if let Some(hold_off) = lease.held_off(now) {
-            return LeaseDecision::HeldOff(Arc::clone(&hold_off.message));
+            return FetchResult::Failed(Arc::clone(&hold_off.message));
         }
         // Also while an application loads it: if that gives up, a worker is to be asked for those who do not load.
         lease.served |= request.served;
@@ -685,35 +697,41 @@ impl Leases {
                     self.charge(hash, request.connection);
                     self.want(hash, now);
                 }
-            } else if request.lease > 0 {
+            } else if let Some(length) = request.lease {
                 if full {
-                    return LeaseDecision::Full;
+                    return FetchResult::Full;
                 }
                 self.charge(hash, request.connection);
-                self.grant(hash, request.bound.then_some(request.connection), request.lease, false, moment);
-                return LeaseDecision::Lease(moment.token);
+                self.grant(hash, request.bound.then_some(request.connection), length, false, moment);
+                return FetchResult::Lease(moment.token);
             } else if !lease.queued {
-                return LeaseDecision::Nothing;
+                return FetchResult::Nothing;
             }
         }
-        if request.deadline <= now {
-            return LeaseDecision::Busy;
-        }
-        self.wait(hash, request, full, moment.clock)
+        let Some(deadline) = request.deadline.filter(|deadline| *deadline > now) else { return FetchResult::Busy };
+        self.wait(hash, request, deadline, full, moment.clock)
     }
 
     /// Puts a connection into the queue of those who wait.
-    fn wait(&mut self, hash: u64, request: &FetchRequest, full: bool, clock: u64) -> LeaseDecision {
-        let Some(lease) = self.map.get_mut(&hash) else { return LeaseDecision::Full };
+    fn wait(
+        &mut self,
+        hash: u64,
+        request: &FetchRequest,
+        deadline: u64,
+        full: bool,
+        clock: u64,
+    ) -> FetchResult<'static> {
+        let Some(lease) = self.map.get_mut(&hash) else { return FetchResult::Full };
         if full || lease.waiters.len() >= MAX_WAITERS {
-            return LeaseDecision::Full;
+            return FetchResult::Full;
         }
-        let FetchRequest { connection, wait, deadline, lease: length, bound, .. } = *request;
+        let FetchRequest { connection, wait, lease: length, bound, .. } = *request;
         let voids = lease.voids;
         if lease.waiters.capacity() == 0 {
             // Most keys are waited for by one.
             lease.waiters.reserve_exact(1);
         }
+        let length = length.map(|length| length.min(MAX_AGE) as u32);
         lease.waiters.push_back(Waiter { connection, wait, deadline, lease: length, bound, voids, clock });
         let charged = lease.charged.is_some();
         self.waiters += 1;
@@ -722,7 +740,7 @@ impl Leases {
             self.charge(hash, connection);
         }
         self.schedule(hash, deadline);
-        LeaseDecision::Wait
+        FetchResult::Waits
     }
 
     /// The lease is used, and counts in the share of this connection and of no other.
@@ -747,12 +765,18 @@ impl Leases {
     }
 
     /// As [`fetch`](Leases::fetch), for a key whose value is to be loaded anew while it is served: nobody waits. The token,
-    /// or 0.
-    pub(super) fn refresh(&mut self, hash: u64, key: Key<'_>, request: &FetchRequest, moment: StepContext) -> u64 {
-        let alone = FetchRequest { deadline: 0, ..*request };
+    /// if the caller got it.
+    pub(super) fn refresh(
+        &mut self,
+        hash: u64,
+        key: Key<'_>,
+        request: &FetchRequest,
+        moment: StepContext,
+    ) -> Option<u64> {
+        let alone = FetchRequest { deadline: None, ..*request };
         match self.fetch(hash, key, &alone, moment) {
-            LeaseDecision::Lease(token) => token,
-            _ => 0,
+            FetchResult::Lease(token) => Some(token),
+            _ => None,
         }
     }
 
@@ -837,7 +861,7 @@ impl Leases {
     pub(super) fn unserve(&mut self, hash: u64, key: Key<'_>, moment: StepContext) {
         let Some(lease) = self.get_mut(hash, key).filter(|lease| !lease.held) else { return };
         (lease.served, lease.queued) = (false, false);
-        self.answer(hash, |waiter| (waiter.lease == 0).then_some(Outcome::Unserved));
+        self.answer(hash, |waiter| waiter.lease.is_none().then_some(Outcome::Unserved));
         self.grant_next(hash, moment);
         self.drop_if_idle(hash, moment.now);
     }
@@ -850,12 +874,13 @@ impl Leases {
             let holders = lease.grants.iter().map(|grant| grant.holder).chain([lease.released_by]);
             holders.flatten().any(|holder| holder == waiter.connection)
         };
-        let other = lease.waiters.iter().position(|waiter| waiter.lease > 0 && !had(waiter));
-        let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease > 0));
+        let other = lease.waiters.iter().position(|waiter| waiter.lease.is_some() && !had(waiter));
+        let place = other.or_else(|| lease.waiters.iter().position(|waiter| waiter.lease.is_some()));
         let Some(place) = place else { return };
         let Some(waiter) = lease.waiters.remove(place) else { return };
         self.shares.give_back(waiter.connection, WAITER_BYTES);
         let Waiter { connection, wait, lease: length, bound, .. } = waiter;
+        let length = length.map_or(MAX_AGE, u64::from);
         self.waiters -= 1;
         let granted = Granted { db: lease.db, key: Arc::clone(&lease.key), token: moment.token };
         self.events.push(StoreEvent::Outcome(connection, wait, Outcome::Lease(granted)));

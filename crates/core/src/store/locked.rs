@@ -54,8 +54,7 @@ impl Store {
         step: impl Into<Step>,
         f: impl FnOnce(&mut Locked<'_>) -> R,
     ) -> R {
-        let mask = keys.fold(0u64, |mask, key| mask | 1 << self.shard_of(self.hash(key)));
-        f(&mut self.lock(mask, step.into()))
+        f(&mut self.lock_all(keys, step.into()))
     }
 
     /// Reads `keys` as of one instant: `visit` is given the clock and the live item of each in their order, as by
@@ -86,7 +85,17 @@ impl Store {
 
     /// Runs `f` with every shard locked.
     pub fn with_everything<R>(&self, step: impl Into<Step>, f: impl FnOnce(&mut Locked<'_>) -> R) -> R {
-        f(&mut self.lock(u64::MAX, step.into()))
+        f(&mut self.lock_everything(step.into()))
+    }
+
+    /// The shards of all `keys`, locked as by [`with_all`](Store::with_all).
+    pub fn lock_all<'k>(&self, keys: impl Iterator<Item = Key<'k>>, step: Step) -> Locked<'_> {
+        self.lock(keys.fold(0u64, |mask, key| mask | 1 << self.shard_of(self.hash(key))), step)
+    }
+
+    /// Every shard, locked.
+    pub fn lock_everything(&self, step: Step) -> Locked<'_> {
+        self.lock(u64::MAX, step)
     }
 
     pub(super) fn lock(&self, mask: u64, Step { now, actor }: Step) -> Locked<'_> {

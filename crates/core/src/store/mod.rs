@@ -38,8 +38,8 @@ mod write;
 
 pub use entry::{Copied, Entry};
 pub use events::{ConnectionId, EventSink, Granted, Loaded, Outcome, StoreEvent};
-pub use fetch::{FetchResult, Inspection};
-pub use lease::{Changes, FetchRequest, Hold, HoldOff, Holds};
+pub use fetch::Inspection;
+pub use lease::{Changes, FetchRequest, FetchResult, Hold, HoldOff, Holds};
 pub use locked::{Locked, Written};
 pub use prefetch::AHEAD;
 pub use room::MAX_INLINE;

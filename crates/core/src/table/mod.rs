@@ -7,6 +7,7 @@
 mod page;
 mod read;
 pub mod redis;
+mod request;
 mod row;
 mod rows;
 mod unknown;
@@ -14,7 +15,8 @@ mod unknown;
 pub use page::page;
 pub(crate) use read::cache::fill_of;
 pub(crate) use read::scripts::{NO_LUA, known, sum};
-pub(crate) use read::words::read_time;
-pub use row::{Row, flag, needed};
+pub use request::Request;
+pub use row::{Copies, Fast, Row, Uses, flag};
+pub(crate) use rows::read_late_expiry;
 pub use rows::{TABLE, lookup};
 pub(crate) use unknown::unknown;

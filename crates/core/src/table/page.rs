@@ -17,8 +17,7 @@ pub fn page() -> String {
         text.push_str(&format!("\n## {group}\n\n| command | arity | kind | what it does |\n|---|---|---|---|\n"));
         for row in TABLE.iter().filter(|row| row.group == group) {
             let kinds = [(flag::READ, "read"), (flag::WRITE, "write"), (flag::LOAD, "loads"), (flag::ADMIN, "admin")];
-            let kinds: Vec<&str> =
-                kinds.iter().filter(|(bit, _)| row.flags & bit != 0).map(|(_, name)| *name).collect();
+            let kinds: Vec<&str> = kinds.iter().filter(|(bit, _)| row.has(*bit)).map(|(_, name)| *name).collect();
             text.push_str(&format!("| {} | {} | {} | {} |\n", row.name, row.arity, kinds.join(", "), row.summary));
         }
     }

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::row::{Row, flag};
-use super::rows::{TABLE, lookup};
-use crate::vocabulary::{Args, integer};
+use super::row::{Row, Uses, flag};
+use super::rows::{TABLE, lookup, place};
+use crate::vocabulary::{Args, integer, is};
 
 /// How the keys of a command are found: index of the first (of their number, if the step is 0), last key relative to it
 /// (negative: counted from the end), step.
@@ -35,6 +35,15 @@ impl KeySpec {
         KeySpec { flags, range, notes, reads: has("access"), writes }
     }
 
+    /// The same as these words use them: SET reads what was there only if it is asked for it.
+    pub fn in_words(&self, row: &Row, args: Args<'_>) -> KeySpec {
+        if row.uses != Uses::ValueBefore {
+            return *self;
+        }
+        let reads = asks_for_value(args);
+        KeySpec { reads, flags: if reads { "RW access update" } else { "OW update" }, ..*self }
+    }
+
     /// The keys among the arguments of a command, of which the name is the first; None if their number is wrong.
     pub fn keys<'a>(&self, args: Args<'a>) -> Option<impl Iterator<Item = &'a [u8]> + use<'a>> {
         let (first, last, step) = (self.range.0 as usize, self.range.1, self.range.2 as usize);
@@ -48,6 +57,11 @@ impl KeySpec {
         };
         (end <= args.len()).then(|| (first..end).step_by(step).filter_map(move |at| args.get(at)))
     }
+}
+
+/// Whether a SET returns or compares what was there.
+pub fn asks_for_value(args: Args<'_>) -> bool {
+    args.from(3).iter().any(|word| is(word, "GET") || is(word, "IFEQ"))
 }
 
 /// A command or a subcommand, which rights can be given to.
@@ -254,13 +268,13 @@ pub const CATEGORIES: [&str; 23] = [
     "loader",
 ];
 
-/// Commands by which a loader worker answers; whoever may fill may also give up, fail and renew.
-const LOADER: [&str; 6] = ["CACHE.LOADER", "CACHE.FILL", "CACHE.FAIL", "CACHE.RENEW", "CACHE.RELEASE", "CACHE.CANCEL"];
+/// The place of the command by which a loader worker answers.
+pub const FILL: usize = place("CACHE.FILL");
 
 impl Unit {
     /// A command that Redis does not have.
     fn own(row: &'static Row) -> Unit {
-        const FLAGS: [(u16, &str); 6] = [
+        const FLAGS: [(u32, &str); 6] = [
             (flag::WRITE, "write"),
             (flag::READ, "readonly"),
             (flag::DENY_OOM, "denyoom"),
@@ -268,7 +282,7 @@ impl Unit {
             (flag::FAST, "fast"),
             (flag::NO_AUTH, "no_auth"),
         ];
-        let has = |bit: u16| row.flags & bit != 0;
+        let has = |bit| row.has(bit);
         let rest = [
             (row.group == "cache", "@cache"),
             (row.group == "string", "@string"),
@@ -279,7 +293,7 @@ impl Unit {
             (!has(flag::FAST), "@slow"),
             (has(flag::ADMIN), "@dangerous"),
             (has(flag::CONNECTION), "@connection"),
-            (LOADER.contains(&row.name), "@loader"),
+            (has(flag::LOADER), "@loader"),
         ];
         let flags = match (has(flag::READ) || has(flag::LOAD) || !has(flag::WRITE), has(flag::WRITE)) {
             (true, true) => "RW access update",
@@ -372,5 +386,19 @@ pub fn place_in(row: &'static Row, args: Args<'_>) -> usize {
         place_of(&format!("{}|{}", row.name, String::from_utf8_lossy(sub)))
     };
     let place = place_of_row(row);
-    if row.has_subcommands() { sub().unwrap_or(place) } else { place }
+    if row.has(flag::SUBCOMMANDS) { sub().unwrap_or(place) } else { place }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_their_subcommands_fit_together() {
+        for (place, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.has(flag::SUBCOMMANDS), UNITS[place].subs().next().is_some(), "{}", row.name);
+            assert!(row.granted_by.iter().all(|name| lookup(name.as_bytes()).is_some()), "{}", row.name);
+            assert_eq!(place_of_row(row), place_of(row.name).unwrap());
+        }
+    }
 }

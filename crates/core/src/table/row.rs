@@ -5,30 +5,103 @@ use crate::vocabulary::{Args, Command, Error, Kind};
 /// What a command does, for permissions and for those who ask COMMAND.
 pub mod flag {
     /// Reads keys and changes none.
-    pub const READ: u16 = 1;
+    pub const READ: u32 = 1;
     /// May change keys.
-    pub const WRITE: u16 = 2;
+    pub const WRITE: u32 = 2;
     /// Refused when memory is full and nothing may be evicted.
-    pub const DENY_OOM: u16 = 4;
+    pub const DENY_OOM: u32 = 4;
     /// Takes the same short time however much is cached.
-    pub const FAST: u16 = 8;
+    pub const FAST: u32 = 8;
     /// For operators.
-    pub const ADMIN: u16 = 16;
+    pub const ADMIN: u32 = 16;
     /// Allowed before authentication.
-    pub const NO_AUTH: u16 = 32;
+    pub const NO_AUTH: u32 = 32;
     /// About the connection.
-    pub const CONNECTION: u16 = 64;
+    pub const CONNECTION: u32 = 64;
     /// Needs what is there, so a key that workers load is loaded first; without it, a command overwrites or removes.
-    pub const LOAD: u16 = 128;
+    pub const LOAD: u32 = 128;
     /// What a loader worker may ask on its connection: nothing that could wait.
-    pub const WORKER: u16 = 256;
+    pub const WORKER: u32 = 256;
     /// Is run at once within a transaction instead of being queued.
-    pub const TRANSACTION: u16 = 512;
+    pub const TRANSACTION: u32 = 512;
     /// May not be queued in a transaction: it would wait, or change what the connection is.
-    pub const ALONE: u16 = 1024;
+    pub const ALONE: u32 = 1024;
+    /// Its first argument says what it does.
+    pub const SUBCOMMANDS: u32 = 1 << 11;
+    /// Its words are no keys, and few of them are taken.
+    pub const FEW_WORDS: u32 = 1 << 12;
+    /// A client of RESP2 may ask it while it listens to channels.
+    pub const LISTENER: u32 = 1 << 13;
+    /// Belongs to loading, for the rights of users.
+    pub const LOADER: u32 = 1 << 14;
+    /// Looks by itself whether what it reads has to be loaded: a hit must not look twice.
+    pub const LOOKS: u32 = 1 << 15;
+    /// Ends a lease, also if the rest of it cannot be read.
+    pub const FILL: u32 = 1 << 16;
+    /// Touches keys that it does not name, or those of another database.
+    pub const WIDE: u32 = 1 << 17;
+    /// Changes nothing of what others see of the connection, although it is about that.
+    pub const UNSEEN: u32 = 1 << 18;
+    /// Ends a transaction, also if it is refused.
+    pub const EXECUTES: u32 = 1 << 19;
+    /// What CLIENT CACHING has said counts for what follows it.
+    pub const KEEPS_CACHING: u32 = 1 << 20;
+    /// Is told its ticket as a fetch is answered, and not by an error.
+    pub const TICKET: u32 = 1 << 21;
+    /// Invalidates tags: a transaction holds all of them from its beginning.
+    pub const TAGS: u32 = 1 << 22;
+    /// Every user may run it.
+    pub const EVERYBODY: u32 = 1 << 23;
 }
 
-/// Words of a command with subcommands.
+/// What a command uses besides the keys that stand at the places of its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uses {
+    /// Nothing.
+    Keys,
+    /// The value that was there, if it is asked for it.
+    ValueBefore,
+    /// Keys behind a word, in no fixed place.
+    NamedKeys,
+    /// Patterns of keys.
+    Patterns,
+    /// Patterns of keys that the client is to load.
+    LoadedPatterns,
+    /// All keys.
+    AllKeys,
+    /// A channel.
+    Channel,
+    /// Channels.
+    Channels,
+    /// Patterns of channels.
+    ChannelPatterns,
+}
+
+/// What a write copies at most of values that are there: what a transaction may cost is bounded by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// A short value if it loads what is there, else nothing.
+    Usual,
+    /// A short value.
+    Short,
+    /// A short value, twice.
+    TwoShort,
+    /// A value, however long it is.
+    Long,
+}
+
+/// A short way to a command, for requests without options of clients that have set nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fast {
+    /// It returns the value of its key.
+    Get,
+    /// It writes the value of its key.
+    Set,
+    /// It returns the values of its keys.
+    GetMany,
+}
+
+/// Words of a command that takes [few](flag::FEW_WORDS).
 const MAX_WORDS: usize = 4096;
 
 /// A row of the table.
@@ -38,7 +111,7 @@ pub struct Row {
     /// Number of arguments with the name; negative: at least so many.
     pub arity: i32,
     /// What it does, of [`flag`].
-    pub flags: u16,
+    pub flags: u32,
     /// First key, last key (negative: counted from the end) and step; (0, 0, 0) where there is none.
     pub keys: (i32, i32, i32),
     /// The group it is documented in.
@@ -49,9 +122,23 @@ pub struct Row {
     pub summary: &'static str,
     /// Makes a command of the arguments behind the name. The number of arguments fits the arity.
     pub read: for<'a> fn(&Row, Args<'a>) -> Result<Command<'a>, Error>,
+    /// What it uses besides those keys.
+    pub uses: Uses,
+    /// What it copies, if it writes.
+    pub copies: Copies,
+    /// The short way to it.
+    pub fast: Option<Fast>,
+    /// Whoever may run one of these commands may run it, too.
+    pub granted_by: &'static [&'static str],
 }
 
 impl Row {
+    /// Whether it has one of these flags.
+    #[inline]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
     /// Whether so many arguments, the name among them, are what the command takes.
     pub fn takes(&self, count: usize) -> bool {
         if self.arity < 0 { count as i32 >= -self.arity } else { count as i32 == self.arity }
@@ -61,7 +148,7 @@ impl Row {
     /// its bytes, and no client has reason to ask for thousands at a time.
     #[inline]
     pub fn is_too_wordy(&self, count: usize) -> bool {
-        count > MAX_WORDS && (self.has_subcommands() || self.name == "INFO")
+        count > MAX_WORDS && self.has(flag::SUBCOMMANDS | flag::FEW_WORDS)
     }
 
     /// The keys among `args`, of which the name is the first.
@@ -85,18 +172,6 @@ impl Row {
         Error::with(Kind::Malformed, format!("ERR wrong number of arguments for '{name}' command"))
     }
 
-    /// Whether a client of RESP2 may ask it while it listens to channels.
-    pub fn is_for_listeners(&self) -> bool {
-        self.name.ends_with("SUBSCRIBE") || matches!(self.name, "PING" | "QUIT" | "RESET")
-    }
-
-    /// Whether its first argument says what it does.
-    pub fn has_subcommands(&self) -> bool {
-        const THESE: [&str; 9] =
-            ["ACL", "CLIENT", "COMMAND", "CONFIG", "FUNCTION", "MEMORY", "OBJECT", "PUBSUB", "SCRIPT"];
-        THESE.contains(&self.name)
-    }
-
     /// There is no such subcommand.
     pub fn unknown_subcommand(&self, sub: &[u8]) -> Error {
         let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]);
@@ -113,11 +188,4 @@ impl Row {
         let name = self.name.to_ascii_lowercase();
         Error::with(Kind::Malformed, format!("ERR invalid expire time in '{name}' command"))
     }
-}
-
-/// The keys that a command wants loaded before it runs.
-pub fn needed<'a>(row: &Row, args: Args<'a>, command: &Command<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    let marked = row.flags & flag::LOAD != 0;
-    let more = if marked { None } else { command.depends_on() };
-    row.keys(args).filter(move |_| marked).chain(more)
 }

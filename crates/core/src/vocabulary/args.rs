@@ -18,7 +18,7 @@ pub struct Args<'a> {
 
 impl<'a> Args<'a> {
     /// The parts of `input` that `spans` name.
-    pub fn new(input: &'a [u8], spans: &'a [Span]) -> Args<'a> {
+    pub const fn new(input: &'a [u8], spans: &'a [Span]) -> Args<'a> {
         Args { input, spans }
     }
 

@@ -29,8 +29,8 @@ pub enum CacheCommand<'a> {
         key: &'a [u8],
         /// How long the caller waits for somebody else's load, in milliseconds.
         wait: u64,
-        /// How long a lease the caller takes, in milliseconds; 0: none.
-        lease: u64,
+        /// How long a lease the caller takes, in milliseconds, if it loads.
+        lease: Option<u64>,
         /// The outcome of a wait comes as a push.
         ticket: bool,
     },

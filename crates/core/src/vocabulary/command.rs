@@ -2,7 +2,7 @@
 
 use super::args::Args;
 use super::cache::{CacheCommand, SetCondition};
-use super::memcached::{MemcachedCommand, Mode};
+use super::memcached::MemcachedCommand;
 use super::options::{Condition, ExpireWhen, Expiry};
 use super::server::{AclCommand, ClientCommand, ConfigCommand, PubSubCommand, Script, ScriptCommand};
 
@@ -155,7 +155,7 @@ pub enum Command<'a> {
 
 impl<'a> Command<'a> {
     /// The key of a command whose effect depends on what is there, beyond reads of values, which look for themselves:
-    /// where workers load, it is loaded first. For commands that no row of the table marks as loading.
+    /// where workers load, it is loaded first. For commands whose row does not say so, since it depends on their arguments.
     pub fn depends_on(&self) -> Option<&'a [u8]> {
         match *self {
             Command::Set { key, condition, get, expiry, .. } => {
@@ -164,13 +164,6 @@ impl<'a> Command<'a> {
             }
             Command::Cache(CacheCommand::Set { key, only, .. }) => (only != SetCondition::Always).then_some(key),
             Command::Key(KeyCommand::Usage(key)) => Some(key),
-            Command::Increment(key, _) => Some(key),
-            Command::Memcached(MemcachedCommand::Store { key, mode, version, .. }) => {
-                (mode != Mode::Set || version.is_some()).then_some(key)
-            }
-            Command::Memcached(MemcachedCommand::Arithmetic { key, .. } | MemcachedCommand::Touch { key, .. }) => {
-                Some(key)
-            }
             Command::Memcached(
                 MemcachedCommand::Remove { key, version: Some(_) }
                 | MemcachedCommand::MetaDelete { key, version: Some(_), .. },

@@ -18,7 +18,7 @@ pub use command::{After, Command, KeyCommand, Rename, TextCommand};
 pub use error::{Error, Kind, NO_SUCH_ITEM, NOT_AN_INTEGER, OTHER_VERSION, PATTERN_TOO_LONG, SYNTAX, too_long};
 pub use memcached::{MemcachedCommand, Mode};
 pub use options::{Condition, ExpireWhen, Expiry};
-pub use reply::{Blob, Found, Piece, Recache, Reply, Values};
+pub use reply::{Blob, Fetched, Found, Piece, Recache, Reply, State, Values};
 pub use server::{
     AclCommand, ClientCommand, ConfigCommand, Filter, PubSubCommand, Replies, Script, ScriptCommand, Topic,
 };

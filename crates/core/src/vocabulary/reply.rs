@@ -174,6 +174,73 @@ pub struct Recache {
     pub taken: bool,
 }
 
+/// What is under a key that was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A value.
+    Hit,
+    /// A value whose time to be fresh is over.
+    Stale,
+    /// The proof that there is no such row.
+    Absent,
+    /// Nothing.
+    Miss,
+    /// Nothing yet: somebody else loads it.
+    Waiting,
+    /// Nothing: the time to wait is over.
+    Timeout,
+}
+
+impl State {
+    /// Its name, in all protocols.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Hit => "hit",
+            State::Stale => "stale",
+            State::Absent => "absent",
+            State::Miss => "miss",
+            State::Waiting => "waiting",
+            State::Timeout => "timeout",
+        }
+    }
+
+    /// Whether there is an item.
+    pub fn is_found(self) -> bool {
+        matches!(self, State::Hit | State::Stale | State::Absent)
+    }
+}
+
+/// What a fetch returns, whatever protocol it goes by. Times in milliseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetched {
+    /// What is there.
+    pub state: State,
+    /// The value; of a key that is known to be absent, the name of the exception that says so, if any.
+    pub value: Option<Blob>,
+    /// The lease, if the caller is to load it; the ticket, if it waits.
+    pub token: Option<u64>,
+    /// The item's version; None if there is none, or what was loaded could not be stored.
+    pub version: Option<u64>,
+    /// How long it has to live, if it expires.
+    pub ttl: Option<u64>,
+    /// What clients keep with it.
+    pub flags: u32,
+    /// How long ago it was written, if that is kept.
+    pub age: Option<u64>,
+}
+
+impl Fetched {
+    /// Nothing was found.
+    pub fn nothing(state: State, token: Option<u64>) -> Fetched {
+        Fetched { state, value: None, token, version: None, ttl: None, flags: 0, age: None }
+    }
+
+    /// How long it has to live, as clients are told: -1: it does not expire; -2: there is no item.
+    pub fn ttl_told(&self) -> i64 {
+        self.ttl.map_or(if self.state.is_found() { -1 } else { -2 }, |ttl| ttl as i64)
+    }
+}
+
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
@@ -191,6 +258,12 @@ pub enum Reply {
     Value(Blob),
     /// An item found under a key.
     Item(Found),
+    /// What a fetch returns.
+    Fetched(Box<Fetched>),
+    /// The same with its age.
+    Entry(Box<Fetched>),
+    /// The version of what was written; None if it was not.
+    Stored(Option<u64>),
     /// Text for people.
     Text(String),
     /// What was found under several keys.
@@ -220,6 +293,9 @@ impl Reply {
         size_of::<Reply>()
             + match self {
                 Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => blob.memory(),
+                Reply::Fetched(fetched) | Reply::Entry(fetched) => {
+                    size_of::<Fetched>() + fetched.value.as_ref().map_or(0, Blob::memory)
+                }
                 Reply::Text(text) => text.len(),
                 Reply::Values(values) => values.memory(),
                 Reply::Array(replies) | Reply::Set(replies) | Reply::Push(replies) | Reply::Several(replies) => {

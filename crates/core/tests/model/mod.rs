@@ -138,8 +138,9 @@ fn key_of(key: u16) -> Vec<u8> {
     let more = match key {
         LONGEST_KEY => 65_535 - b"key:NNN".len(),
         key if key % 10 == 3 => 300,
-        // Of these two fill two thirds of a segment of 1,500 bytes, and no third fits.
-        key if key % 10 == 7 => 500,
+        // Of these two fill two thirds of a segment of 1,500 bytes, and no third fits. Some lie among short ones, others side
+        // by side: then every segment has room for more, and no copy gains any.
+        key if key % 10 == 7 || (150..LONGEST_KEY).contains(&key) => 500,
         _ => 0,
     };
     let mut name = format!("key:{key}").into_bytes();
@@ -226,10 +227,16 @@ impl Test {
 
     fn lease(&mut self, db: u8, key: u16) {
         let party = ConnectionId { mailbox: 0, slot: 0, id: self.now };
-        let request =
-            FetchRequest { connection: party, wait: 0, deadline: 0, lease: LEASE, served: false, bound: false };
+        let request = FetchRequest {
+            connection: party,
+            wait: 0,
+            deadline: None,
+            lease: Some(LEASE),
+            served: false,
+            bound: false,
+        };
         let granted = self.with(db, key, |entry| match entry.fetch(&request) {
-            FetchResult::Lease(token) | FetchResult::Found { token: token @ 1.., .. } => Some(token),
+            FetchResult::Lease(token) | FetchResult::Found { token: Some(token), .. } => Some(token),
             _ => None,
         });
         if let Some(token) = granted {

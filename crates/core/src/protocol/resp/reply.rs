@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::output::Output;
-use crate::vocabulary::{Blob, Found, Piece, Reply, Values};
+use crate::vocabulary::{Blob, Fetched, Found, Piece, Reply, Values};
 
 /// Appends a reply in the given version of RESP. `scratch` is that of the context the reply was made in.
 #[inline]
@@ -21,6 +21,16 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
     match reply {
         Reply::Value(Blob::Shared(value)) => bulk_shared(value, out),
         Reply::Value(blob) | Reply::Item(Found { value: blob, .. }) => bulk(blob.bytes(scratch), out.bytes()),
+        Reply::Fetched(fetched) => {
+            header(b'*', 6, out.bytes());
+            encode_fields(fetched, resp3, scratch, out);
+        }
+        Reply::Entry(fetched) => {
+            header(b'*', 7, out.bytes());
+            encode_fields(fetched, resp3, scratch, out);
+            header(b':', fetched.age.map_or(-1, |age| age as i64), out.bytes());
+        }
+        Reply::Stored(version) => header(b':', version.unwrap_or(0) as i64, out.bytes()),
         Reply::NoArray => out.bytes().extend_from_slice(if resp3 { b"_\r\n" } else { b"*-1\r\n" }),
         Reply::Word(word) => line(b'+', word.as_bytes(), out.bytes()),
         Reply::Error(error) => line(b'-', error.text.as_bytes(), out.bytes()),
@@ -48,6 +58,21 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
         Reply::Fixed(reply) => encode(reply, resp3, scratch, out),
         // The session keeps what has no answer yet.
         Reply::Parked => {}
+    }
+}
+
+/// A token or a version that there is not is 0.
+fn encode_fields(fetched: &Fetched, resp3: bool, scratch: &[u8], out: &mut Output) {
+    let Fetched { state, value, token, version, flags, .. } = fetched;
+    bulk(state.word().as_bytes(), out.bytes());
+    match value {
+        Some(Blob::Shared(value)) => bulk_shared(value, out),
+        Some(value) => bulk(value.bytes(scratch), out.bytes()),
+        None => out.bytes().extend_from_slice(null(resp3)),
+    }
+    let (token, version) = (token.unwrap_or(0) as i64, version.unwrap_or(0) as i64);
+    for number in [token, version, fetched.ttl_told(), i64::from(*flags)] {
+        header(b':', number, out.bytes());
     }
 }
 

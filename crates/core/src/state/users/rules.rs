@@ -3,6 +3,7 @@
 use crate::glob::Pattern;
 use crate::limits::MAX_PATTERN;
 use crate::table::redis::{self, CATEGORIES, UNITS};
+use crate::table::{TABLE, flag};
 
 /// Words that hold as many bits as there are commands.
 const WORDS: usize = 4;
@@ -142,16 +143,14 @@ impl Rights {
         Some(())
     }
 
-    /// What follows from other rights: who may fill may answer for a lease in any way, and whoever may wait may stop to.
-    /// Every user may name its client by CACHE.SESSION.
+    /// What follows from other rights, as the table says: who may fill may answer for a lease in any way.
     pub(super) fn complete(&mut self) {
-        if self.commands.has_name("cache.fill") {
-            ["cache.fail", "cache.renew", "cache.release"].iter().for_each(|name| self.commands.put_name(name, true));
+        let before = self.commands;
+        for (place, row) in TABLE.iter().enumerate() {
+            if row.has(flag::EVERYBODY) || row.granted_by.iter().any(|name| before.has_name(name)) {
+                self.commands.put(place, true);
+            }
         }
-        if self.commands.has_name("cache.fill") || self.commands.has_name("cache.fetch") {
-            self.commands.put_name("cache.cancel", true);
-        }
-        self.commands.put_name("cache.session", true);
     }
 
     fn has_all_keys(&self) -> bool {
@@ -161,11 +160,6 @@ impl Rights {
     /// Whether a command or subcommand is allowed, by its place among the units.
     pub fn may_run(&self, place: usize) -> bool {
         self.commands.has(place)
-    }
-
-    /// Whether a command is allowed, by its name.
-    pub fn may_run_named(&self, name: &str) -> bool {
-        self.commands.has_name(name)
     }
 
     /// Whether a key may be used so: one pattern has to allow all of it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::table::redis::place_of;
 
 const SHA_OF_TEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
@@ -30,7 +31,7 @@ fn with_users_nobody_is_let_in_without_a_name() {
 }
 
 fn may(user: &User, command: &str) -> bool {
-    user.rights().any(|rights| rights.may_run_named(command))
+    user.rights().any(|rights| rights.may_run(place_of(command).unwrap()))
 }
 
 const READ: Need = Need { read: true, write: false };

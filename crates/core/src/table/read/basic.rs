@@ -26,14 +26,6 @@ pub(crate) fn read_flush(args: Args<'_>, all: bool) -> Result<Command<'_>, Error
     }
 }
 
-pub(crate) fn read_select<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let number = integer(arg(args, 0))?;
-    match u8::try_from(number) {
-        Ok(db) if db < 16 => Ok(Command::Select(db)),
-        _ => Err(Error::new(Kind::Malformed, "ERR DB index is out of range")),
-    }
-}
-
 pub(crate) fn read_auth<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     match (args.get(0), args.get(1), args.len()) {
         (Some(password), None, 1) => Ok(Command::Auth(None, password)),

@@ -1,5 +1,6 @@
 //! Reading the cache commands (`CACHE.*`).
 
+use super::words::arg;
 use crate::limits::{INFLIGHT, LEASE, MAX_AGE, MAX_MILLIS, MAX_PATTERN, MAX_PATTERNS, MAX_SESSION, MAX_TAGS};
 use crate::table::row::Row;
 use crate::vocabulary::{
@@ -58,11 +59,11 @@ fn number(args: Args<'_>, at: usize, least: i64, most: i64) -> Result<i64, Error
     if (least..=most).contains(&number) { Ok(number) } else { Err(NOT_AN_INTEGER) }
 }
 
-fn millis(args: Args<'_>, at: usize, least: i64) -> Result<u64, Error> {
+pub(crate) fn millis(args: Args<'_>, at: usize, least: i64) -> Result<u64, Error> {
     number(args, at, least, MAX_MILLIS).map(|millis| millis as u64)
 }
 
-fn token(args: Args<'_>, at: usize) -> Result<u64, Error> {
+pub(crate) fn token(args: Args<'_>, at: usize) -> Result<u64, Error> {
     number(args, at, 0, i64::MAX).map(|token| token as u64)
 }
 
@@ -73,33 +74,18 @@ fn list(args: Args<'_>, at: usize, least: i64) -> Result<(Args<'_>, usize), Erro
     if end > args.len() { Err(SYNTAX) } else { Ok((args.to(end).from(at + 1), end)) }
 }
 
-fn arg<'a>(args: Args<'a>, at: usize) -> &'a [u8] {
-    args.get(at).expect("the arity was checked")
-}
-
 fn command(command: CacheCommand<'_>) -> Result<Command<'_>, Error> {
     Ok(Command::Cache(command))
 }
 
-pub(crate) fn read_get<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Get(arg(args, 0)))
-}
-
-pub(crate) fn read_mget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::GetMany(args))
-}
-
-pub(crate) fn read_entry<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Entry(arg(args, 0)))
-}
-
 pub(crate) fn read_fetch<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let (mut wait, mut lease, mut ticket, mut at) = (0, LEASE, false, 1);
+    let (mut wait, mut lease, mut ticket, mut at) = (0, Some(LEASE), false, 1);
     while let Some(option) = args.get(at) {
         if is(option, "WAIT") {
             (wait, at) = (millis(args, at + 1, 0)?, at + 2);
         } else if is(option, "LEASE") {
-            (lease, at) = (millis(args, at + 1, 0)?.min(MAX_AGE), at + 2);
+            let length = millis(args, at + 1, 0)?.min(MAX_AGE);
+            (lease, at) = (Some(length).filter(|length| *length > 0), at + 2);
         } else if is(option, "TICKET") {
             (ticket, at) = (true, at + 1);
         } else {
@@ -135,18 +121,6 @@ pub(crate) fn read_fail<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
         _ => return Err(SYNTAX),
     };
     command(CacheCommand::Fail { key: arg(args, 0), token: token(args, 1)?, message: arg(args, 2), retry })
-}
-
-pub(crate) fn read_renew<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Renew { key: arg(args, 0), token: token(args, 1)?, millis: millis(args, 2, 1)? })
-}
-
-pub(crate) fn read_release<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Release(arg(args, 0), token(args, 1)?))
-}
-
-pub(crate) fn read_cancel<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Cancel(token(args, 0)?))
 }
 
 pub(crate) fn read_set<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -222,10 +196,6 @@ pub(crate) fn read_loader<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Er
 pub(crate) fn read_forget<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     check_patterns(args)?;
     command(CacheCommand::Forget(args))
-}
-
-pub(crate) fn read_inspect<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(CacheCommand::Inspect(arg(args, 0)))
 }
 
 pub(crate) fn read_session<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {

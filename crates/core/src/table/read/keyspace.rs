@@ -1,5 +1,6 @@
 //! Reading the commands on keys, whatever their values.
 
+use super::words::arg;
 use crate::limits::DATABASES;
 use crate::table::row::Row;
 use crate::vocabulary::{Args, Command, Error, KeyCommand, Kind, NOT_AN_INTEGER, Rename, SYNTAX, integer, is};
@@ -7,35 +8,19 @@ use crate::vocabulary::{Args, Command, Error, KeyCommand, Kind, NOT_AN_INTEGER, 
 /// Keys that one SCAN may return, whatever COUNT says.
 const MOST: usize = 4096;
 
-fn arg<'a>(args: Args<'a>, at: usize) -> &'a [u8] {
-    args.get(at).expect("the arity was checked")
-}
-
 fn command(command: KeyCommand<'_>) -> Result<Command<'_>, Error> {
     Ok(Command::Key(command))
 }
 
 const OUT_OF_RANGE: Error = Error::new(Kind::Malformed, "ERR DB index is out of range");
 
-fn database(text: &[u8]) -> Result<u8, Error> {
+pub(crate) fn database(text: &[u8]) -> Result<u8, Error> {
     let number = integer(text)?;
     u8::try_from(number).ok().filter(|db| usize::from(*db) < DATABASES).ok_or(OUT_OF_RANGE)
 }
 
-fn read_renaming(args: Args<'_>, replace: bool, rename: Rename) -> Result<Command<'_>, Error> {
+pub(crate) fn read_renaming(args: Args<'_>, replace: bool, rename: Rename) -> Result<Command<'_>, Error> {
     command(KeyCommand::Copy { from: arg(args, 0), to: arg(args, 1), db: None, replace, rename: Some(rename) })
-}
-
-pub(crate) fn read_type<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(KeyCommand::Type(arg(args, 0)))
-}
-
-pub(crate) fn read_expiretime<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(KeyCommand::ExpireTime { key: arg(args, 0), millis: false })
-}
-
-pub(crate) fn read_pexpiretime<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(KeyCommand::ExpireTime { key: arg(args, 0), millis: true })
 }
 
 pub(crate) fn read_copy<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -50,21 +35,9 @@ pub(crate) fn read_copy<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
     command(KeyCommand::Copy { from: arg(args, 0), to: arg(args, 1), db, replace, rename: None })
 }
 
-pub(crate) fn read_rename<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    read_renaming(args, true, Rename::Always)
-}
-
-pub(crate) fn read_renamenx<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    read_renaming(args, false, Rename::IfNew)
-}
-
 pub(crate) fn read_move<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let (key, db) = (arg(args, 0), Some(database(arg(args, 1))?));
     command(KeyCommand::Copy { from: key, to: key, db, replace: false, rename: Some(Rename::Move) })
-}
-
-pub(crate) fn read_keys<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(KeyCommand::Keys(arg(args, 0)))
 }
 
 pub(crate) fn read_randomkey<'a>(_: &Row, _: Args<'a>) -> Result<Command<'a>, Error> {

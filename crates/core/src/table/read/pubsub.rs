@@ -25,14 +25,6 @@ pub(crate) fn read_psubscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>
     command(PubSubCommand::Subscribe(Topic::Pattern, args))
 }
 
-pub(crate) fn read_unsubscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(PubSubCommand::Unsubscribe(Topic::Channel, args))
-}
-
-pub(crate) fn read_punsubscribe<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(PubSubCommand::Unsubscribe(Topic::Pattern, args))
-}
-
 pub(crate) fn read_publish<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     let (channel, message) = (args.get(0).ok_or(SYNTAX)?, args.get(1).ok_or(SYNTAX)?);
     if channel.len() > MAX_CHANNEL {

@@ -1,27 +1,11 @@
 //! Reading the commands on a part of a string, or on its presence.
 
-use super::words::time_option;
+use super::words::{arg, time_option};
 use crate::table::row::Row;
 use crate::vocabulary::{After, Args, Command, Error, Kind, SYNTAX, TextCommand, integer, is};
 
-fn arg<'a>(args: Args<'a>, at: usize) -> &'a [u8] {
-    args.get(at).expect("the arity was checked")
-}
-
 fn command(command: TextCommand<'_>) -> Result<Command<'_>, Error> {
     Ok(Command::Text(command))
-}
-
-pub(crate) fn read_append<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::Append(arg(args, 0), arg(args, 1)))
-}
-
-pub(crate) fn read_strlen<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::Length(arg(args, 0)))
-}
-
-pub(crate) fn read_getrange<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::Range(arg(args, 0), integer(arg(args, 1))?, integer(arg(args, 2))?))
 }
 
 pub(crate) fn read_setrange<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -30,14 +14,6 @@ pub(crate) fn read_setrange<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, 
         return Err(Error::new(Kind::Malformed, "ERR offset is out of range"));
     }
     command(TextCommand::SetRange(arg(args, 0), at, arg(args, 2)))
-}
-
-pub(crate) fn read_incrbyfloat<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::Add(arg(args, 0), arg(args, 1)))
-}
-
-pub(crate) fn read_getdel<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::Take(arg(args, 0), After::Remove))
 }
 
 pub(crate) fn read_getex<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
@@ -61,14 +37,6 @@ pub(crate) fn read_getex<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Err
     command(TextCommand::Take(arg(args, 0), after))
 }
 
-pub(crate) fn read_setnx<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::SetNew(arg(args, 0), arg(args, 1)))
-}
-
 pub(crate) fn read_msetnx<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
     if args.len() % 2 == 0 { command(TextCommand::SetAllNew(args)) } else { Err(row.wrong_arity()) }
-}
-
-pub(crate) fn read_delifeq<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    command(TextCommand::RemoveIf(arg(args, 0), arg(args, 1)))
 }
