@@ -17,8 +17,20 @@ EXCHANGED = {
     "Cache": "AsyncCache",
     "_async": "_sync",
     "_sync": "_async",
-    "async_door": "sync_door",
-    "sync_door": "async_door",
+    "AsyncCachedFunction": "CachedFunction",
+    "AsyncFunctionLoad": "FunctionLoad",
+    "AsyncBatchLoader": "BatchLoader",
+    "AsyncWriter": "Writer",
+    "AsyncLoading": "Loading",
+    "AsyncLocalLoading": "LocalLoading",
+    "AsyncBatchLoading": "BatchLoading",
+    "AsyncLeaseAnswers": "LeaseAnswers",
+    "An async function": "A function",
+    "Coroutine[Any, Any, R]": "R",
+    "Coroutine[Any, Any, Mapping[K, V]]": "Mapping[K, V]",
+    "Callable, Coroutine": "Callable",
+    "_cache.aio": "_cache.sync",
+    "def aio": "def sync",
     "async functions": "plain functions",
     "plain functions": "async functions",
     "async_transports": "transports",
@@ -27,16 +39,17 @@ EXCHANGED = {
     "Awaitable[Any]": "Any",
     "Awaitable[list[Any]]": "list[Any]",
     "Awaitable, Sequence": "Sequence",
-    "async_work": "work",
+    "async_runner": "runner",
+    "async_single_flight": "single_flight",
+    "async_refresher": "refresher",
     "aclose": "close",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "one task of": "one thread of",
     "async def": "def",
     "def sync": "def aio",
-    "self.sync": "self.aio",
     "Awaitable, Callable": "Callable",
-    "LoadOptions, ManyOptions, Options": "Options",
+    "CacheOptions, LoadManyOptions, LoadOptions": "CacheOptions",
     "OneLoad": "Callable[[], T]",
     "Loaded": "T",
     "ManyLoad": "Callable[[list[str]], Mapping[str, T]]",
@@ -47,10 +60,15 @@ ALONE = re.compile(r" *# For tasks alone\.\n.*?# For both\.\n", re.DOTALL)
 WORDS = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z_])" for word in EXCHANGED))
 
 
+def unused(sources: list[str]) -> set[str]:
+    """Return the words of EXCHANGED that stand in none of the sources."""
+    return EXCHANGED.keys() - {word for source in sources for word in WORDS.findall(ALONE.sub("", source))}
+
+
 def made(source: str) -> str:
     """Return the text for threads."""
     text = WORDS.sub(lambda match: EXCHANGED[match[0]], ALONE.sub("", source)).replace("await ", "")
-    for command in (["check", "--quiet", "--select", "I", "--fix"], ["format"]):
+    for command in (["check", "--quiet", "--select", "I,F401", "--fix"], ["format"]):
         words = [str(Path(sys.executable).with_name("ruff")), *command, "--stdin-filename", "module.py", "-"]
         text = subprocess.run(words, input=text, capture_output=True, text=True, check=True).stdout
     return text
@@ -59,7 +77,11 @@ def made(source: str) -> str:
 def main() -> int:
     """Write or check; returns the exit status."""
     different = 0
-    for source in sorted((CLIENT / "_async").glob("*.py")):
+    sources = sorted((CLIENT / "_async").glob("*.py"))
+    if rules := unused([source.read_text() for source in sources]):
+        print(f"scripts/unasync.py exchanges what no file has: {', '.join(sorted(rules))}")
+        different = 1
+    for source in sources:
         target, text = CLIENT / "_sync" / source.name, made(source.read_text())
         if "--check" not in sys.argv:
             target.write_text(text)

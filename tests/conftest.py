@@ -18,9 +18,9 @@ import pytest
 
 import globalcache
 from globalcache import _core
-from globalcache.client import blocking, multiplexed
+from globalcache.client import connection, connection_pool, multiplexed, multiplexed_connection, resp_connection
 from globalcache.client import wire as wire_module
-from globalcache.loaders import link
+from globalcache.loaders import connection as worker_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,15 @@ def _only_bytes_are_packed() -> Iterator[None]:
         return pack(words)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (wire_module, blocking, multiplexed, link):
+        for module in (
+            wire_module,
+            connection,
+            connection_pool,
+            multiplexed,
+            multiplexed_connection,
+            resp_connection,
+            worker_connection,
+        ):
             patch.setattr(module, "pack", checked)
         yield
     # Threads that renew leases log what they raise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -248,10 +249,31 @@ def test_arrows_are_found_however_they_are_written(tmp_path: Path) -> None:
     assert {arrow.source for arrow in circle_in(arrows)} == {"state/engine", "state/users"}
 
 
+def python_arrows(package: Path) -> list[Arrow]:
+    """Which module of a package imports which when it is loaded; imports within functions and for types are none."""
+    files = {".".join(file.relative_to(package.parent).with_suffix("").parts): file for file in package.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    arrows = []
+    for source, file in files.items():
+        for line in ast.parse(file.read_text()).body:
+            if isinstance(line, ast.ImportFrom) and line.module in files:
+                places = {f"{line.module}.{name.name}" for name in line.names}
+                place = f"{file.relative_to(package.parent)}:{line.lineno}"
+                arrows += [Arrow(source, target, place) for target in places & set(files) or {line.module}]
+    return arrows
+
+
+def test_no_modules_of_the_package_import_each_other() -> None:
+    arrows = python_arrows(ROOT / "src/globalcache")
+    assert len(arrows) > 200
+    circle = circle_in(arrows)
+    assert not circle, "\n".join(map(str, circle))
+
+
 def test_the_client_imports_no_heavy_module() -> None:
     code = "import sys, globalcache; globalcache.Cache(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "globalcache.client.blocking" in loaded
+    assert "globalcache.client.connection_pool" in loaded
     assert not {"globalcache._core", "pydantic", "sqlalchemy", "typer", "rich", "zstandard", "asyncio", "ssl"} & set(
         loaded
     )

@@ -24,9 +24,9 @@ class Face:
         return self.cache._servers[0]  # noqa: SLF001
 
     @property
-    def home(self) -> Any:
+    def endpoint(self) -> Any:
         """What its connections share."""
-        return self.cache._core.homes[0]  # noqa: SLF001
+        return self.cache._state.endpoints[0]  # noqa: SLF001
 
     def __call__(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a method of the cache."""

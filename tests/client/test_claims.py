@@ -17,7 +17,6 @@ import msgspec
 import pytest
 
 import globalcache
-from globalcache import keys
 from globalcache.client.claims import Claim, Claims
 from globalcache.errors import KeyFormatError
 from globalcache.keys import KeyTemplate
@@ -400,7 +399,7 @@ def test_a_function_is_compared_with_few_of_many(monkeypatch: pytest.MonkeyPatch
         claims.add(Claim("", KeyTemplate(f"f{number:04}:{{id}}", item), item), shared=False)
     other.add(Claim("f0", KeyTemplate("500:{id}", item), item), shared=True)
     assert compared == ["f0500:{id}"]
-    monkeypatch.setattr(keys, "_meet", read)
+    monkeypatch.setattr("globalcache.keys.template._meet", read)
     for number in range(100):
         claims.add(Claim("n:", KeyTemplate(f"tenant:{{id}}:{number}", item), item), shared=False)
     assert len(claims) == 1100

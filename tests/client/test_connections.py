@@ -21,8 +21,8 @@ import pytest
 
 import globalcache
 from globalcache import Cache
-from globalcache.client import blocking, lookup, multiplexed
-from globalcache.client.home import Home
+from globalcache.client import connection, connection_pool, lookup, multiplexed_connection
+from globalcache.client.endpoint import Endpoint
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
 from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
 from tests.client.faces import Face
@@ -179,7 +179,7 @@ def test_tasks_notice_the_end_of_an_idle_connection(proxy: Proxy) -> None:
     async def run() -> None:
         async with globalcache.AsyncCache(f"globalcache://{proxy.address}", timeout=5) as cache:
             assert await cache.incr("n") == 1
-            (link,) = transport(cache)._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._connections.values()  # noqa: SLF001
             await asyncio.to_thread(proxy.cut)
             async with asyncio.timeout(10):
                 while link.closed is None:  # noqa: ASYNC110 - it is no event
@@ -233,20 +233,20 @@ def test_what_is_never_sent_is_unavailable(
     """Each connection ends between the look at it and the write: callers get the class that errors.py lists."""
     with Face(kind, server.url, timeout=5, on_error="raise") as face:
         assert face("set", "x", 0)
-        take, flush = blocking.BlockingServer._take, multiplexed.Link._flush  # noqa: SLF001
+        take, flush = connection_pool.ConnectionPool._take, multiplexed_connection.MultiplexedConnection._flush  # noqa: SLF001
 
-        def take_closed(server: blocking.BlockingServer) -> Any:
+        def take_closed(server: connection_pool.ConnectionPool) -> Any:
             connection = take(server)
             connection.close()
             return connection
 
-        def flush_closed(link: multiplexed.Link) -> None:
-            if link.paid >= 0:
+        def flush_closed(link: multiplexed_connection.MultiplexedConnection) -> None:
+            if link.synced_serial >= 0:
                 link.give_up(UnavailableError("closed"))
             flush(link)
 
-        monkeypatch.setattr(blocking.BlockingServer, "_take", take_closed)
-        monkeypatch.setattr(multiplexed.Link, "_flush", flush_closed)
+        monkeypatch.setattr(connection_pool.ConnectionPool, "_take", take_closed)
+        monkeypatch.setattr(multiplexed_connection.MultiplexedConnection, "_flush", flush_closed)
         with pytest.raises(UnavailableError) as caught:
             face(*call)
         assert type(caught.value) is UnavailableError
@@ -316,10 +316,10 @@ def test_addresses_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += left
         raise TimeoutError
 
-    monkeypatch.setattr(blocking, "_connected", connect)
-    monkeypatch.setattr("globalcache.client.blocking.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(connection, "_connected", connect)
+    monkeypatch.setattr("globalcache.client.connection.time.monotonic", lambda: now[0])
     with pytest.raises(TimeoutError):
-        blocking._open_one([(0, 0, 0, "", None)] * 4, 101.0)  # noqa: SLF001
+        connection._open_one([(0, 0, 0, "", None)] * 4, 101.0)  # noqa: SLF001
     assert given == [0.25] * 4
 
 
@@ -376,7 +376,7 @@ def test_a_connection_is_not_used_after_a_protocol_error(kind: str, server: glob
 def test_a_refused_login_pauses_attempts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two attempts there is a pause as in an outage, however often the cache is asked."""
     with globalcache.Server(memory="16MiB", threads=1, password="sesame") as server, Proxy(server.address) as proxy:
-        monkeypatch.setattr("globalcache.client.home.time.monotonic", lambda: 100.0)
+        monkeypatch.setattr("globalcache.client.endpoint.time.monotonic", lambda: 100.0)
         with Face(kind, f"globalcache://:wrong@{proxy.address}") as face:
             for _ in range(20):
                 with pytest.raises(AuthError):
@@ -391,7 +391,7 @@ def test_debts_that_may_not_be_paid_are_misses(kind: str, tmp_path: Path, caplog
     with globalcache.Server(memory="16MiB", threads=1, users_file=str(users)) as server:
         with Face(kind, f"globalcache://app:pw@{server.address}", timeout=5) as face:
             assert face("set", "x", "old")
-            face.home.undelivered(tuple(b"%d" % number for number in range(20_000)), (), sent=True)
+            face.endpoint.undelivered(tuple(b"%d" % number for number in range(20_000)), (), sent=True)
             with caplog.at_level(logging.WARNING, "globalcache"):
                 for _ in range(5):
                     assert face("get", "x") is None
@@ -400,7 +400,7 @@ def test_debts_that_may_not_be_paid_are_misses(kind: str, tmp_path: Path, caplog
         # Lost keys that are known by name are deleted instead.
         with Face(kind, f"globalcache://app:pw@{server.address}", timeout=5) as face:
             assert face("get", "x") == "old"
-            face.home.undelivered((b"x",), (), sent=True)
+            face.endpoint.undelivered((b"x",), (), sent=True)
             assert face("get", "x") is None
             assert face("set", "x", "new")
             assert face("get", "x") == "new"
@@ -408,19 +408,19 @@ def test_debts_that_may_not_be_paid_are_misses(kind: str, tmp_path: Path, caplog
 
 def test_a_connection_older_than_a_lost_write_is_not_read(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write is lost while a connection is greeted: it names the old generation, so it would fence nobody."""
-    greeting, generations = Home.greeting, []
+    greeting, generations = Endpoint.greeting, []
 
-    def lose_one(home: Home, generation: int) -> list[tuple[bytes, ...]]:
+    def lose_one(endpoint: Endpoint, generation: int) -> list[tuple[bytes, ...]]:
         generations.append(generation)
         if len(generations) == 1:
-            home.undelivered((b"k",), (), sent=True)
-        return greeting(home, generation)
+            endpoint.undelivered((b"k",), (), sent=True)
+        return greeting(endpoint, generation)
 
-    monkeypatch.setattr(Home, "greeting", lose_one)
+    monkeypatch.setattr(Endpoint, "greeting", lose_one)
     assert face("get", "k") is None
     assert generations == [1, 2]
-    assert face.home.owed.generation == 2
-    assert len(face.home.owed) == 0
+    assert face.endpoint.pending.generation == 2
+    assert len(face.endpoint.pending) == 0
 
 
 @pytest.fixture
@@ -454,7 +454,7 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
     def load() -> str:
         loads.append(1)
         begun.set()
-        with Cache(small.cache._core.addresses[0].name) as below:  # noqa: SLF001
+        with Cache(small.cache._state.addresses[0].name) as below:  # noqa: SLF001
             while below.inspect("x")["waiters"] < 3:
                 pass
         return value
@@ -534,21 +534,21 @@ def most_at_once(face: Face, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         longest[0] = max(longest[0], len(data))
 
     if face.runner is None:
-        ask = blocking.Connection.ask
+        ask = connection.Connection.ask
 
         def asking(connection: Any, request: bytes) -> Any:
             note(request)
             return ask(connection, request)
 
-        monkeypatch.setattr(blocking.Connection, "ask", asking)
+        monkeypatch.setattr(connection.Connection, "ask", asking)
     else:
-        flush = multiplexed.Link._flush  # noqa: SLF001
+        flush = multiplexed_connection.MultiplexedConnection._flush  # noqa: SLF001
 
         def flushing(link: Any) -> None:
             note(b"".join(link._output))  # noqa: SLF001
             flush(link)
 
-        monkeypatch.setattr(multiplexed.Link, "_flush", flushing)
+        monkeypatch.setattr(multiplexed_connection.MultiplexedConnection, "_flush", flushing)
     return longest
 
 
@@ -559,9 +559,9 @@ def test_a_child_does_not_wait_for_locks_of_its_parent() -> None:
 import os, sys, threading, warnings
 from globalcache import Cache
 cache = Cache("globalcache://127.0.0.1:1")
-core, server = cache._core, cache._servers[0]
-held = [core.flights._lock, core.flights.rooms._lock, core.work._refresher._lock, core.unstored._lock,
-        core.homes[0].owed._lock, server.leases.lock, server.leases._tending]
+state, server = cache._state, cache._servers[0]
+held = [state.flights._lock, state.flights.slots._lock, state.refresher._lock, state.unstored._lock,
+        state.endpoints[0].pending._lock, server.leases.lock, server.leases._tending]
 ready, ending = threading.Event(), threading.Event()
 def hold():
     for lock in held:
@@ -578,7 +578,7 @@ child = os.fork()
 if child == 0:
     cache.set("x", 1)
     cache.invalidate("x")
-    core.unstored.keep(b"x", b"1", 0, "too large", 0.0)
+    state.unstored.keep(b"x", b"1", 0, "too large", 0.0)
     server.leases.tend()
     os._exit(0 if cache.get_or_load("x", lambda: 3) == 3 else 1)
 status = os.waitpid(child, 0)[1]
@@ -615,7 +615,7 @@ atexit.register(last)
 def test_an_older_value_does_not_stand_in_for_a_later_failure(small: Face) -> None:
     """A loads a value that is too long, B invalidates it and fails to load: A hears of that failure and loads anew."""
     assert small("get_or_load", "x", lambda: "x" * LONGEST) == "x" * LONGEST
-    with Cache(small.cache._core.addresses[0].name) as other:  # noqa: SLF001
+    with Cache(small.cache._state.addresses[0].name) as other:  # noqa: SLF001
 
         def fail() -> NoReturn:
             raise LookupError("x")
@@ -628,7 +628,7 @@ def test_an_older_value_does_not_stand_in_for_a_later_failure(small: Face) -> No
 
 def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
     """A loads it, B invalidates its tag, of which the server knows nothing: A may not return what it had."""
-    with Cache(small.cache._core.addresses[0].name) as other:  # noqa: SLF001
+    with Cache(small.cache._state.addresses[0].name) as other:  # noqa: SLF001
         for _ in range(3):
             for letter in "ab":
                 load = functools.partial(str, letter * LONGEST)
@@ -648,7 +648,7 @@ def test_a_connection_keeps_no_limit_of_its_last_use(server: globalcache.Server,
         assert below._take() is connection  # noqa: SLF001
         assert connection._socket.gettimeout() == 5  # noqa: SLF001
         # That was the only look at it: another call needs none.
-        assert connection.ready == connection.paid
+        assert connection.ready == connection.synced_serial
 
 
 class Stop(BaseException):
@@ -660,7 +660,7 @@ def stopping_after(steps: int) -> Any:
     left = [steps]
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(("blocking.py", "leases.py")):
+        if not frame.f_code.co_filename.endswith(("connection.py", "connection_pool.py", "leases.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -679,7 +679,7 @@ def test_an_exception_between_any_two_steps_loses_no_room(
     server: globalcache.Server, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A call ends after each of its steps in turn; few connections are allowed, and all can be used afterwards."""
-    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(connection_pool, "MOST_CONNECTIONS", 3)
     with Cache(server.url, timeout=5) as cache:
         below = transport(cache)
         call = functools.partial(getattr(cache, name), "x", *[lambda: 1] * (name != "get"))
@@ -707,8 +707,8 @@ def test_a_crowd_that_waits_leaves_room_for_answers(
     server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More threads wait for one load than there may be connections: other calls, and the answer, find one at once."""
-    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
-    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    monkeypatch.setattr(connection_pool, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(connection_pool, "_MOST_TAKEN", 4)
     begun, ending, looking = threading.Event(), threading.Event(), threading.Semaphore(0)
     loads: list[int] = []
     got: list[int] = []
@@ -757,8 +757,8 @@ def test_readers_of_served_keys_leave_room_for_others(
     server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More threads read keys that a worker is slow to load than there may be connections; a write finds one at once."""
-    monkeypatch.setattr(blocking, "MOST_CONNECTIONS", 8)
-    monkeypatch.setattr(blocking, "_MOST_TAKEN", 4)
+    monkeypatch.setattr(connection_pool, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(connection_pool, "_MOST_TAKEN", 4)
     looking, got = threading.Semaphore(0), list[Any]()
     with Cache(server.url, timeout=10, on_error="raise") as cache, Wire(server.address) as worker:
         below = transport(cache)
@@ -829,9 +829,9 @@ def test_tasks_whose_connection_fails_get_errors_of_their_own() -> None:
 
 def test_requests_of_a_lost_connection_have_their_own_errors() -> None:
     async def run() -> None:
-        server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._core.async_transports[0]  # noqa: SLF001
+        server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._state.async_transports[0]  # noqa: SLF001
         loop = asyncio.get_running_loop()
-        link = multiplexed.Link(server.home, loop, server._leases_of(loop))  # noqa: SLF001
+        link = multiplexed_connection.MultiplexedConnection(server.endpoint, loop, server._leases_of(loop))  # noqa: SLF001
         futures = [link.ask(b"PING\r\n") for _ in range(3)]
         link._output.clear()  # noqa: SLF001 - sent
         futures += [link.ask(b"PING\r\n") for _ in range(3)]

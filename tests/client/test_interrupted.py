@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from globalcache.client import failures, leases, lookup
-from globalcache.client import work as working
+from globalcache.client import refresher as refreshing
 from globalcache.client.claims import Claim, Claims
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flight, Flights, is_in_load
@@ -32,11 +32,12 @@ from globalcache.client.guard import Guard
 from globalcache.client.holder import Holder
 from globalcache.client.leases import RENEW_EVERY, NoLease, ThreadLeases
 from globalcache.client.raised import Handled
-from globalcache.client.work import Refresher, Work
+from globalcache.client.refresher import Refresher
+from globalcache.client.single_flight import SingleFlight
 from globalcache.errors import DeadlineError
 from globalcache.keys import KeyTemplate
 from tests.client.faces import Face
-from tests.client.test_loading import GUARD, alone
+from tests.client.test_single_flight import GUARD, load_once
 from tests.conftest import until
 
 if TYPE_CHECKING:
@@ -126,18 +127,23 @@ def test_a_leader_that_is_interrupted_blocks_nobody() -> None:
 
     The next one finds neither a load that it would wait for nor the only room taken: it has no time to wait.
     """
-    work = Work(Flights(1))
+    single_flight = SingleFlight(Flights(1))
 
     def check() -> None:
-        assert alone(work, b"k", lambda: 7, 0) == 7
-        assert len(work._flights) == 0  # noqa: SLF001
+        assert load_once(single_flight, b"k", lambda: 7, 0) == 7
+        assert len(single_flight._flights) == 0  # noqa: SLF001
 
-    assert at_every_step("work.py", "flights.py", call=lambda: alone(work, b"k", lambda: 1), check=check) > 20
+    assert (
+        at_every_step(
+            "single_flight.py", "flights.py", call=lambda: load_once(single_flight, b"k", lambda: 1), check=check
+        )
+        > 20
+    )
 
 
 def test_waiters_that_are_interrupted_block_nobody() -> None:
     """One thread loads; others come to wait for it and are interrupted at every step. The last one gets the value."""
-    work, begun, go = Work(Flights(1)), threading.Event(), threading.Event()
+    single_flight, begun, go = SingleFlight(Flights(1)), threading.Event(), threading.Event()
     got: list[int] = []
 
     def load() -> int:
@@ -147,12 +153,12 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
 
     def wait() -> None:
         with pytest.raises(DeadlineError):
-            alone(work, b"k", load, 0)
+            load_once(single_flight, b"k", load, 0)
 
-    threads = [threading.Thread(target=lambda: got.append(alone(work, b"k", load))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: got.append(load_once(single_flight, b"k", load))) for _ in range(2)]
     threads[0].start()
     assert begun.wait(10)
-    assert at_every_step("work.py", "flights.py", call=wait, check=lambda: None) > 5
+    assert at_every_step("single_flight.py", "flights.py", "load_slots.py", call=wait, check=lambda: None) > 5
     threads[1].start()
     go.set()
     for thread in threads:
@@ -162,14 +168,14 @@ def test_waiters_that_are_interrupted_block_nobody() -> None:
 
 def test_a_load_whose_leader_is_lost_is_led_by_a_waiter() -> None:
     """The leader ends without a word while another thread waits for its load: that one loads for itself."""
-    work = Work(Flights(2))
+    single_flight = SingleFlight(Flights(2))
     leader = Holder()
     flight = Flight([b"k"], GUARD, weakref.ref(leader))
-    assert work._flights.claim(flight) == {}  # noqa: SLF001
+    assert single_flight._flights.claim(flight) == {}  # noqa: SLF001
     flight.wait(time.monotonic())
     assert not flight.is_over
     got: list[int] = []
-    waiter = threading.Thread(target=lambda: got.append(alone(work, b"k", lambda: 7)))
+    waiter = threading.Thread(target=lambda: got.append(load_once(single_flight, b"k", lambda: 7)))
     waiter.start()
     del leader
     waiter.join(10)
@@ -181,21 +187,21 @@ def test_refreshes_find_a_thread_after_interruptions(monkeypatch: pytest.MonkeyP
 
     A thread that was counted and never started would be one less for ever, and with the last the refreshes would stop.
     """
-    monkeypatch.setattr(working, "_IDLE", 0.01)
+    monkeypatch.setattr(refreshing, "_IDLE", 0.01)
     made = [Refresher()]
     lease: Any = NoLease(None, b"k")
 
     def check() -> None:
         ran = threading.Event()
-        assert made[-1].put([lease], lambda _: ran.set())
+        assert made[-1].refresh([lease], lambda _: ran.set())
         assert ran.wait(10)
         made.append(Refresher())
 
     steps = at_every_step(
-        "work.py",
-        call=lambda: made[-1].put([lease], lambda _: None),
+        "refresher.py",
+        call=lambda: made[-1].refresh([lease], lambda _: None),
         check=check,
-        times=working._REFRESHERS,  # noqa: SLF001
+        times=refreshing._REFRESHERS,  # noqa: SLF001
     )
     assert steps > 5
 
@@ -414,15 +420,25 @@ class Service:
 
     def check(self) -> None:
         """Nothing runs, is waited for, or has the one room there is."""
-        work = self.face.cache._work  # noqa: SLF001
+        single_flight = self.face.cache._state.single_flight  # noqa: SLF001
         assert not self.face.run(is_in_load)
-        assert self.face.run(lambda: work.limited(self.room, 0)) == "room"
+        assert self.face.run(lambda: single_flight.limited(self.room, 0)) == "room"
 
 
 # All of the client; of tasks their own code, for a loop does not outlive what ends its callbacks or itself.
 _INTERRUPTED = {
     "threads": ("globalcache/client/",),
-    "tasks": tuple(f"client/{name}" for name in ("_async/cache", "functions", "tasking", "work", "flights")),
+    "tasks": tuple(
+        f"client/{name}"
+        for name in (
+            "_async/",
+            "single_flight",
+            "refresher",
+            "runner",
+            "flights",
+            "load_slots",
+        )
+    ),
 }
 SCENARIOS = [(name, url) for name in ("nested", "many", "written") for url in ("memory://", "")] + [
     ("stale", "memory://")

@@ -16,7 +16,7 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache
-from globalcache.client import work
+from globalcache.client import refresher
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
 from globalcache.client.leases_tasks import LoopLeases
 from tests.client.faces import Face
@@ -76,7 +76,7 @@ def noting(loaded: threading.Event, value: Any) -> Callable[[], Any]:
 def finish(face: Face) -> None:
     """Let refreshes of the loop end; those of threads end by themselves."""
     if face.runner is not None:
-        tasks = face.cache._work._tasks  # noqa: SLF001 - below what users see
+        tasks = face.cache._state.async_refresher._tasks  # noqa: SLF001 - below what users see
 
         async def wait() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -185,7 +185,7 @@ def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache
         ):
             task = asyncio.create_task(call())
             await asyncio.sleep(0)
-            (link,) = transport(cache)._links.values()  # noqa: SLF001
+            (link,) = transport(cache)._connections.values()  # noqa: SLF001
             received = link.data_received
 
             def cancel(data: bytes, received: Any = received, task: Any = task) -> None:
@@ -305,8 +305,8 @@ def test_a_task_detaches_loads_of_threads() -> None:
 
 def test_refreshes_beyond_the_bound_are_released(face: Face, server: globalcache.Server, monkeypatch: Any) -> None:
     """So many refreshes wait that one more is not queued: its lease goes to the next who asks."""
-    monkeypatch.setattr(work, "MOST_QUEUED", 0)
-    monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 0)
+    monkeypatch.setattr(refresher, "MOST_QUEUED", 0)
+    monkeypatch.setattr("globalcache.client.refresher_tasks.MOST_QUEUED", 0)
     make_stale(face, "x")
     assert face("get_or_load", "x", lambda: "new") == "old"
     until_none_held([server], ["x"])
@@ -507,7 +507,7 @@ def test_the_leases_of_a_lost_connection_are_renewed_at_once(server: globalcache
             lease = (await below.fetch(b"x", 0))[2]
             lease.taken = True
             lease._grant.due += 1000  # noqa: SLF001
-            (link,) = below._links.values()  # noqa: SLF001
+            (link,) = below._connections.values()  # noqa: SLF001
             call_many, renewed = below.call_many, asyncio.get_running_loop().create_future()
 
             async def note(commands: Any) -> Any:

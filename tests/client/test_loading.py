@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import globalcache
-from globalcache import AsyncCache, Cache, DeadlineError, LoadError
-from globalcache.client._async.cache import _LocalLoad as _AsyncLocalLoad
-from globalcache.client._sync.cache import _LocalLoad
-from globalcache.client.flights import Flight, Flights
-from globalcache.client.guard import Guard
-from globalcache.client.leases import NoLease
-from globalcache.client.tasking import AsyncWork
-from globalcache.client.work import Work
+from globalcache import AsyncCache, Cache, LoadError
+from globalcache.client._async.local_loading import LocalLoad as AsyncLocalLoad
+from globalcache.client._sync.local_loading import LocalLoad
+from globalcache.client.flights import Flight
 from globalcache.contrib.testing import CacheForTests
 from tests.client.faces import Face
+from tests.client.test_single_flight import GUARD
 from tests.conftest import Clock, transport, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -42,25 +39,6 @@ def count_waits(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(Flight, "wait", note)
     return waits
-
-
-GUARD = Guard("a load")
-
-
-def alone(work: Work, name: bytes, load: Callable[[], Any], wait: float = 20) -> Any:
-    """Load one key without a lease, unless another thread does; return what came of it."""
-
-    def run(names: Iterable[bytes], outcomes: dict[bytes, Any]) -> None:
-        outcomes.update({name: load() for name in names})
-
-    end = time.monotonic() + wait
-    while True:
-        mine, others = work.alone([name], GUARD, run, end)
-        flight = others.get(name, mine)
-        if not flight.is_over:
-            raise DeadlineError("too late")
-        if (outcome := flight.outcome(name)) is not None:
-            return outcome
 
 
 def test_a_stale_value_is_served_at_once_and_refreshed_behind(clock: Clock) -> None:
@@ -98,7 +76,7 @@ def test_tasks_refresh_behind_as_well(clock: Clock) -> None:
         assert await cache.get_or_load("x", load, ttl=300, refresh_after=60) == 1
         clock.now += 61
         assert await cache.get_or_load("x", load, ttl=300, refresh_after=60) == 1
-        await asyncio.gather(*cache._work._tasks)  # noqa: SLF001 - what runs behind
+        await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001 - what runs behind
         assert await cache.get("x") == 2
 
     asyncio.run(run())
@@ -327,118 +305,6 @@ def test_absences_that_are_joined_raise_exceptions_of_their_own() -> None:
         asyncio.run(run())
 
 
-def test_who_has_no_room_in_time_gives_others_no_error() -> None:
-    """Two threads want one key while all loads that may run at a time do: the impatient one gives up, the other loads.
-
-    The impatient one came first, so the other waits for it.
-    """
-    work = Work(Flights(1))
-    busy, go = threading.Event(), threading.Event()
-    got: list[Any] = []
-
-    def occupy() -> bool:
-        busy.set()
-        return go.wait(10)
-
-    first = threading.Thread(target=alone, args=(work, b"busy", occupy))
-    first.start()
-    assert busy.wait(10)
-    impatient = threading.Thread(target=give_up, args=(work,))
-    impatient.start()
-    until(lambda: b"k" in work._flights)  # noqa: SLF001
-    patient = threading.Thread(target=lambda: got.append(alone(work, b"k", lambda: 7)))
-    patient.start()
-    impatient.join(10)
-    go.set()
-    for thread in (first, patient):
-        thread.join(10)
-    assert got == [7]
-
-
-def give_up(work: Work) -> None:
-    with pytest.raises(DeadlineError, match="1 loads run already"):
-        alone(work, b"k", lambda: 1, 0.05)
-
-
-# What an exception from outside must not leave behind
-
-
-class Outside(BaseException):
-    """What gevent, a signal handler or a native module raises."""
-
-
-def test_room_that_is_lost_with_its_frame_is_free_again() -> None:
-    """Loads are interrupted while they have room; each traceback is kept, as a log keeps it."""
-    work, kept = Work(Flights(2)), list[Outside]()
-
-    def stop() -> None:
-        raise Outside
-
-    for _ in range(5):
-        with pytest.raises(Outside) as raised:
-            work.limited(stop, 1)
-        kept.append(raised.value)
-    assert alone(work, b"k", lambda: 7, 1) == 7
-
-
-def test_no_more_loads_run_than_there_is_room_for() -> None:
-    work, running, most = Work(Flights(3)), list[int](), list[int]()
-    go = threading.Barrier(3)
-
-    def load() -> int:
-        running.append(1)
-        most.append(len(running))
-        go.wait(10)
-        return running.pop()
-
-    threads = [threading.Thread(target=alone, args=(work, b"%d" % number, load)) for number in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert (max(most), len(most)) == (3, 12)
-
-
-def test_refreshes_go_on_whatever_some_of_them_raise() -> None:
-    """More refreshes than there are threads for them raise what no handler of Exception sees."""
-    with Cache("memory://") as cache:
-        for error in [Outside(), SystemExit(1), KeyboardInterrupt()] * 3:
-            key, ran = f"bad{id(error)}", threading.Event()
-
-            def load(error: BaseException = error, ran: threading.Event = ran) -> None:
-                ran.set()
-                raise error
-
-            cache.set(key, 1, refresh_after=0.001)
-            until(lambda key=key: cache.inspect(key)["state"] == "stale")  # type: ignore[misc]
-            assert cache.get_or_load(key, load) == 1
-            assert ran.wait(10)
-        cache.set("good", 1, refresh_after=0.001)
-        until(lambda: cache.inspect("good")["state"] == "stale")
-        assert cache.get_or_load("good", lambda: 2) == 1
-        until(lambda: cache.get("good") == 2)
-
-
-def test_an_exit_in_a_refresh_does_not_end_the_loop() -> None:
-    async def run() -> int:
-        async with AsyncCache("memory://") as cache:
-            ran = asyncio.Event()
-
-            async def load() -> int:
-                ran.set()
-                raise SystemExit(1)
-
-            await cache.set("k", 1, refresh_after=0.001)
-            while (await cache.inspect("k"))["state"] != "stale":  # noqa: ASYNC110 - it is no event
-                await asyncio.sleep(0.001)
-            value = await cache.get_or_load("k", load)
-            await ran.wait()
-            await asyncio.sleep(0.01)
-            return value
-
-    assert asyncio.run(run()) == 1
-
-
 def test_a_failure_is_told_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -495,7 +361,7 @@ def test_a_load_older_than_an_invalidation_is_not_joined() -> None:
     world.clock.advance(0.1)
     for thread in threads[1:]:
         thread.start()
-    until(lambda: world.stats()["local_loads"] == 0 and len(here._core.flights) == 1)  # noqa: SLF001
+    until(lambda: world.stats()["local_loads"] == 0 and len(here._state.flights) == 1)  # noqa: SLF001
     row.go.set()
     for thread in threads:
         thread.join(20)
@@ -506,10 +372,10 @@ def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyP
     """Ten callers arrive while a load runs that had begun before; it gives them nothing, and one more serves all."""
     cache, row, got = Cache("null://"), Row(), list[int]()
     waiting = count_waits(monkeypatch)
-    load = _LocalLoad(lambda _: row.load(), lambda _, value: (value,), int, GUARD)
+    load = LocalLoad(lambda _: row.load(), lambda _, value: (value,), int, GUARD)
 
     def ask() -> None:
-        got.append(cache._alone([b"k"], load, 20, joins=False)[b"k"])  # noqa: SLF001
+        got.append(cache._loading.local.load_shared([b"k"], load, 20, joins=False)[b"k"])  # noqa: SLF001
 
     threads = [threading.Thread(target=ask) for _ in range(11)]
     threads[0].start()
@@ -524,44 +390,6 @@ def test_who_comes_during_a_load_shares_the_next_one(monkeypatch: pytest.MonkeyP
     assert (sorted(got), row.reads.count(1)) == ([1] + [2] * 10, 1)
 
 
-def leave_unfinished(work: AsyncWork) -> None:
-    """Begin a load and a refresh in a loop that is closed before they end."""
-    loop = asyncio.new_event_loop()
-
-    async def never() -> None:
-        await loop.create_future()
-
-    async def begin() -> None:
-        load = asyncio.create_task(work.alone([b"k"], GUARD, lambda *_: never(), time.monotonic() + 10))
-        lease: Any = NoLease(None, b"k")
-        assert work.refresh([lease], lambda _: never())
-        await asyncio.sleep(0.001)
-        assert not load.done()
-
-    loop.set_exception_handler(lambda *_: None)
-    loop.run_until_complete(begin())
-    loop.close()
-
-
-def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loops are closed while a load and a refresh run in them, which therefore never end.
-
-    A loop that comes later, perhaps at the same address, neither joins such a load nor counts such a refresh.
-    """
-    monkeypatch.setattr("globalcache.client.tasking.MOST_QUEUED", 2)
-    work = AsyncWork(Flights(1))
-    for _ in range(5):
-        leave_unfinished(work)
-
-    async def load(_: object, outcomes: dict[bytes, Any]) -> None:
-        outcomes[b"k"] = 7
-
-    mine, _ = asyncio.run(work.alone([b"k"], GUARD, load, time.monotonic() + 10))
-    assert mine.outcome(b"k") == 7
-    left = len(work._flights), len(work._flights.rooms.taken), len(work._tasks), len(work._loops)  # noqa: SLF001
-    assert left == (0, 0, 0, 1)
-
-
 def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
     async def run() -> tuple[list[int], list[int]]:
         cache, go = AsyncCache("null://"), asyncio.Event()
@@ -573,10 +401,10 @@ def test_tasks_that_come_during_a_load_share_the_next_one() -> None:
             await go.wait()
             return found
 
-        load = _AsyncLocalLoad(read, lambda _, value: (value,), int, GUARD)
+        load = AsyncLocalLoad(read, lambda _, value: (value,), int, GUARD)
 
         async def ask() -> int:
-            return int((await cache._alone([b"k"], load, 20, joins=False))[b"k"])  # noqa: SLF001
+            return int((await cache._loading.local.load_shared([b"k"], load, 20, joins=False))[b"k"])  # noqa: SLF001
 
         tasks = [asyncio.create_task(ask())]
         while not reads:  # noqa: ASYNC110 - it is no event
@@ -685,7 +513,7 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
 
     async def run() -> None:
         assert await cache.aio.get_or_load("outer", outer_task) == 1
-        await asyncio.gather(*cache.aio._work._tasks)  # noqa: SLF001 - what runs behind
+        await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001 - what runs behind
 
     if kind == "threads":
         assert cache.get_or_load("outer", outer) == 1

@@ -9,13 +9,15 @@ import msgspec
 import pytest
 import sqlalchemy
 
-from globalcache.client.functions import Functions, Loader
+from globalcache.client.decorators import Decorators
 from globalcache.errors import ConfigError
 from tests.postgres import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from globalcache.client.loader import Loader
 
 TABLES = """
 create table orders (id integer primary key, customer integer, total numeric(10, 2), made timestamp);
@@ -76,13 +78,13 @@ def load(loader: Loader, *items: Any) -> Any:
 
 
 def test_many_keys_are_one_query(url: str) -> None:
-    order = Functions().sql_loader("order:{id:int}", url=url, query="select id, customer from orders where id in :ids")
+    order = Decorators().sql_loader("order:{id:int}", url=url, query="select id, customer from orders where id in :ids")
     assert order.loader.batch == 500
     assert load(order.loader, [1, 2, 99]) == {1: {"id": 1, "customer": 7}, 2: {"id": 2, "customer": 7}}
 
 
 def test_one_key_by_its_fields(url: str) -> None:
-    cache = Functions()
+    cache = Decorators()
     stock = cache.sql_loader(
         "stock:{shop:int}:{sku:str}", url=url, query="select stock from item where shop = :shop and sku = :sku"
     )
@@ -93,14 +95,14 @@ def test_one_key_by_its_fields(url: str) -> None:
 
 def test_a_key_of_several_columns(url: str) -> None:
     query = "select shop, sku, stock from item where (shop, sku) in :places"
-    stock = Functions().sql_loader("stock:{shop:int}:{sku:str}", url=url, query=query)
+    stock = Decorators().sql_loader("stock:{shop:int}:{sku:str}", url=url, query=query)
     found = load(stock.loader, [(1, "a"), (2, "a"), (2, "2")])
     assert {item: row["stock"] for item, row in found.items()} == {(1, "a"): 5, (2, "a"): 7}
 
 
 def test_all_rows_of_a_key(url: str) -> None:
     query = "select id, customer from orders where customer in :customers order by id"
-    cache = Functions()
+    cache = Decorators()
     orders = cache.sql_loader("orders:{id:int}", url=url, query=query, key="customer", rows="all", type=Order)
     assert load(orders.loader, [7, 9]) == {7: [Order(1, 7), Order(2, 7)], 9: []}
     one = cache.sql_loader("last:{id:int}", url=url, query=query, key="customer")
@@ -123,7 +125,7 @@ def people(tmp_path: Path) -> str:
 def test_a_batch_finds_what_the_database_finds(people: str, caplog: pytest.LogCaptureFixture) -> None:
     """The database finds "ada@x" by "Ada@X" and "BOB@x" by "bob@x"; by text they are rows of nobody."""
     query = "select mail, age from person where mail in :mails"
-    person = Functions().sql_loader("person:{mail}", url=people, query=query)
+    person = Decorators().sql_loader("person:{mail}", url=people, query=query)
     wanted = {"ada@x": 1, "Ada@X": 1, "bob@x": 2}
     for items in (["Ada@X"], ["Ada@X", "bob@x"], ["no@x", "ada@x", "Ada@X", "bob@x", "none@x"], ["ada@x", "Ada@X"]):
         found = load(person.loader, items)
@@ -136,14 +138,14 @@ def test_a_batch_finds_what_the_database_finds(people: str, caplog: pytest.LogCa
 def test_all_rows_of_every_spelling(people: str) -> None:
     """Two rows differ in case only: each of them belongs to both keys, whichever are asked for together."""
     query = "select mail, age from person where mail in :mails order by age"
-    person = Functions().sql_loader("people:{mail}", url=people, query=query, rows="all")
+    person = Decorators().sql_loader("people:{mail}", url=people, query=query, rows="all")
     for items in (["eve@x"], ["Eve@x", "eve@x"], ["Eve@x", "no@x", "eve@x", "EVE@X"]):
         found = load(person.loader, items)
         assert {item: [row["age"] for row in rows] for item, rows in found.items()} == {
             item: [] if item == "no@x" else [3, 4] for item in items
         }
     with pytest.raises(ValueError, match="several rows have one key"):
-        load(Functions().sql_loader("one:{mail}", url=people, query=query).loader, ["eve@x", "Eve@x"])
+        load(Decorators().sql_loader("one:{mail}", url=people, query=query).loader, ["eve@x", "Eve@x"])
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -155,10 +157,10 @@ def test_padded_columns_and_capitals(url: str) -> None:
         connection.exec_driver_sql("create table box (code char(5), mark uuid)")
         connection.exec_driver_sql("insert into box values ('a', 'ABCDEF00-0000-0000-0000-000000000001'), ('b', null)")
     engine.dispose()
-    by_code = Functions().sql_loader("box:{code}", url=url, query="select code, mark from box where code in :codes")
+    by_code = Decorators().sql_loader("box:{code}", url=url, query="select code, mark from box where code in :codes")
     assert set(load(by_code.loader, ["a", "b", "c"])) == {"a", "b"}
     query = "select mark from box where upper(cast(mark as text)) in :marks"
-    by_mark = Functions().sql_loader("mark:{mark}", url=url, query=query)
+    by_mark = Decorators().sql_loader("mark:{mark}", url=url, query=query)
     marks = ["ABCDEF00-0000-0000-0000-000000000001", "ABCDEF00-0000-0000-0000-000000000002"]
     assert set(load(by_mark.loader, marks)) == {marks[0]}
 
@@ -166,7 +168,7 @@ def test_padded_columns_and_capitals(url: str) -> None:
 def test_numbers_need_one_query(url: str) -> None:
     """Two numbers that differ are two keys to every database, so what is missing is not asked for again."""
     query = "select id, customer from orders where id in :ids"
-    order = Functions().sql_loader("order:{id:int}", url=url, query=query)
+    order = Decorators().sql_loader("order:{id:int}", url=url, query=query)
     asked: list[Any] = []
 
     def note(*event: Any) -> None:
@@ -182,7 +184,7 @@ def test_numbers_need_one_query(url: str) -> None:
 
 def test_arguments_of_one_text_are_asked_for_apart(url: str) -> None:
     """Of 1 and "1" in one batch each has the row, in whatever order they stand; so has 2 beside "2.0"."""
-    order = Functions().sql_loader("order:{id}", url=url, query="select id, customer from orders where id in :ids")
+    order = Decorators().sql_loader("order:{id}", url=url, query="select id, customer from orders where id in :ids")
     assert order.key(1) != order.key("1")
     rows = {1: {"id": 1, "customer": 7}, 2: {"id": 2, "customer": 7}}
     batches: list[list[Any]] = [[1, "1"], ["1", 1], [2, 1, "1"], ["1", 2, 99, 1, "99"]]
@@ -198,7 +200,7 @@ def test_numbers_of_other_kinds_are_asked_for_apart(tmp_path: Path) -> None:
         connection.exec_driver_sql("create table price (amount real, name text)")
         connection.exec_driver_sql("insert into price values (1.0, 'one'), (2.5, 'more')")
     engine.dispose()
-    price = Functions().sql_loader("price:{amount}", url=url, query="select * from price where amount in :amounts")
+    price = Decorators().sql_loader("price:{amount}", url=url, query="select * from price where amount in :amounts")
     names = {1: "one", "1.0": "one", "1.00": "one", 2.5: "more"}
     for items in ([1, "1.0"], ["1.0", 1], ["1.00", "1.0"], [2.5, 1, "1.0", 3]):
         found = load(price.loader, items)
@@ -208,20 +210,20 @@ def test_numbers_of_other_kinds_are_asked_for_apart(tmp_path: Path) -> None:
 
 
 def test_a_query_without_the_column_of_the_key(url: str) -> None:
-    order = Functions().sql_loader("order:{id:int}", url=url, query="select customer from orders where id in :ids")
+    order = Decorators().sql_loader("order:{id:int}", url=url, query="select customer from orders where id in :ids")
     with pytest.raises(ConfigError, match="key: the query gives no column 'id'"):
         load(order.loader, [1])
 
 
 def test_values_are_what_json_has(url: str) -> None:
-    order = Functions().sql_loader("order:{id:int}", url=url, query="select * from orders where id in :ids")
+    order = Decorators().sql_loader("order:{id:int}", url=url, query="select * from orders where id in :ids")
     (row,) = load(order.loader, [1]).values()
     assert msgspec.json.decode(msgspec.json.encode(row)) == row
     assert row["made"].startswith("2026-01-02")
 
 
 def test_a_load_sees_what_was_committed_before_it(url: str) -> None:
-    order = Functions().sql_loader("order:{id:int}", url=url, query="select customer from orders where id = :id")
+    order = Decorators().sql_loader("order:{id:int}", url=url, query="select customer from orders where id = :id")
     assert load(order.loader, 1) == {"customer": 7}
     plain = url.replace("+aiosqlite", "").replace("+psycopg_async", "")
     engine = sqlalchemy.create_engine(plain.replace("postgresql:", "postgresql+psycopg:"))
@@ -244,4 +246,4 @@ def test_a_load_sees_what_was_committed_before_it(url: str) -> None:
 def test_what_cannot_be_is_refused(options: dict[str, Any], line: str) -> None:
     given = {"url": "sqlite:///x.db", "query": "select * from x where id in :ids"} | options
     with pytest.raises(ConfigError, match=line):
-        Functions().sql_loader("x:{id:int}", **given)
+        Decorators().sql_loader("x:{id:int}", **given)

@@ -91,7 +91,7 @@ def test_it_stands_in_for_the_cache_of_an_application(globalcache: CacheForTests
         assert (price(1), queries) == (2, [1, 1, 1])
     globalcache.give_back()
     assert "127.0.0.1:1" in repr(app)
-    assert transport(app).__class__.__name__ == "BlockingServer"
+    assert transport(app).__class__.__name__ == "ConnectionPool"
 
 
 async def test_it_stands_in_for_both_faces(globalcache: CacheForTests) -> None:

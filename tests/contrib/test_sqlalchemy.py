@@ -284,7 +284,7 @@ class _Away:
     """A cache that cannot be reached and raises."""
 
     @property
-    def sync_door(self) -> _Away:
+    def sync(self) -> _Away:
         return self
 
     def invalidate(self, *_: str, tags: Any) -> None:
@@ -560,7 +560,7 @@ class _Slow:
         self.begun, self.go, self.done = asyncio.Event(), asyncio.Event(), False
 
     @property
-    def async_door(self) -> _Slow:
+    def aio(self) -> _Slow:
         return self
 
     async def invalidate(self, *_: str, tags: Any) -> None:

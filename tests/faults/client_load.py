@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from globalcache import Cache, CacheError, DeadlineError, LoadError, UnavailableError
 from tests.conftest import GLOBALCACHE
-from tests.faults.load import Findings
+from tests.faults.findings import Findings
 from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -489,8 +489,9 @@ def _marked(*, is_away: bool) -> Iterator[None]:
 
 def _mark_local(face: Any) -> None:
     """Let loads know whether they run without a lease, and whether they were begun where there is no server."""
-    for name in ("_load_here", "_many_here"):
-        setattr(face, name, _marking(getattr(face, name)))
+    loading = face._loading  # noqa: SLF001 - below what users see
+    for one, name in ((loading, "_load_locally"), (loading.local, "load_keys")):
+        setattr(one, name, _marking(getattr(one, name)))
 
 
 def _marking(inner: Any) -> Any:
@@ -512,12 +513,13 @@ def _never_early(face: Any) -> None:
     A value whose load took long is refreshed earlier now and then, by luck: on a busy machine no oracle could tell that
     from a value that was lost.
     """
-    inner = face._filling  # noqa: SLF001 - below what users see
+    answers = face._loading.answers  # noqa: SLF001 - below what users see
+    inner = answers.fill_options
 
-    def filling(policy: Any, form: Any, cost: float) -> Any:
-        return inner(policy, form, 0.0 * cost)
+    def fill_options(server: Any, policy: Any, loaded: Any, cost: float) -> Any:
+        return inner(server, policy, loaded, 0.0 * cost)
 
-    face._filling = filling  # noqa: SLF001
+    answers.fill_options = fill_options
 
 
 def _key(index: int) -> str:

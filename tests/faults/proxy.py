@@ -76,7 +76,7 @@ class Proxy:
         self.to_client = Direction()
         self.refusing = False
         self.accepted = 0
-        self._links: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -142,7 +142,7 @@ class Proxy:
             await asyncio.sleep(0)
 
     def _cut(self) -> None:
-        for writer in self._links:
+        for writer in self._connections:
             _reset(writer)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -161,7 +161,7 @@ class Proxy:
 
     async def _link(self, client: _Side, server: _Side) -> None:
         both = (client[1], server[1])
-        self._links.update(both)
+        self._connections.update(both)
         ways = [
             self._loop.create_task(self._carry(client[0], server[1], self.to_server, both)),
             self._loop.create_task(self._carry(server[0], client[1], self.to_client, both)),
@@ -174,7 +174,7 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     await side.wait_closed()
         finally:
-            self._links.difference_update(both)
+            self._connections.difference_update(both)
             server[1].transport.abort()
 
     async def _carry(

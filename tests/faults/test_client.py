@@ -229,7 +229,7 @@ def test_a_hanging_server_costs_one_deadline(
     proxy.hold()
     assert call("get", "x") is None
     now = time.monotonic()
-    monkeypatch.setattr("globalcache.client.home.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("globalcache.client.endpoint.time", SimpleNamespace(monotonic=lambda: now))
     assert call("get", "x") is None  # a connection is tried, in vain
     tried = proxy.accepted
     for _ in range(3):
@@ -282,7 +282,7 @@ def test_threads_without_a_server_load_a_key_once(proxy: Proxy) -> None:
     threads = [threading.Thread(target=lambda: got.append(cache.get_or_load("x", load))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    until(lambda: len(cache._core.flights) == 1 and cache.stats()["errors"] == 8)  # noqa: SLF001
+    until(lambda: len(cache._state.flights) == 1 and cache.stats()["errors"] == 8)  # noqa: SLF001
     # Each knows that there is no server; the last of them has a few lines to go until it waits for the load.
     time.sleep(0.2)
     go.set()
@@ -400,18 +400,18 @@ def test_a_server_that_is_away_costs_only_its_own_keys(server: globalcache.Serve
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_connection_that_lives_pays_before_it_reads(server: globalcache.Server, *, sent: bool) -> None:
     cache = Cache(server.url)
-    home = cache._core.homes[0]  # noqa: SLF001 - as a write of another thread or loop would do
+    endpoint = cache._state.endpoints[0]  # noqa: SLF001 - as a write of another thread or loop would do
 
     async def run() -> None:
         async with cache.aio as tasks:
             await tasks.set("x", 1)
             assert await tasks.get("x") == 1
-            home.undelivered((b"x",), (), sent=sent)
+            endpoint.undelivered((b"x",), (), sent=sent)
             assert await tasks.get("x") is None
 
     asyncio.run(run())
     cache.set("x", 1)
-    home.undelivered((b"x",), (), sent=sent)
+    endpoint.undelivered((b"x",), (), sent=sent)
     assert cache.get("x") is None
     # Bytes that may still be on their way end the connection, and nothing else does.
     assert (cache.stats()["connects"], cache.stats()["owed"]) == (4 if sent else 2, 0)

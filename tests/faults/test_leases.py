@@ -179,7 +179,7 @@ def cancel_with_replies(cache: AsyncCache, draw: random.Random) -> None:
     """Cancel tasks of the loop in the turn in which replies arrive: what came for them is theirs no more."""
     servers: list[Any] = list(cache._servers)  # noqa: SLF001
     for server in servers:
-        for link in server._links.values():  # noqa: SLF001
+        for link in server._connections.values():  # noqa: SLF001
             received = link.data_received
 
             def data_received(data: bytes, received: Callable[[bytes], None] = received) -> None:
@@ -212,7 +212,7 @@ def test_no_lease_is_forgotten_by_tasks(*, with_replies: bool) -> None:
                     proxy.cut()
                 await run_and_cancel(cache, draw)
                 if number % 8 == 7:
-                    refreshes = cache._work._tasks  # noqa: SLF001
+                    refreshes = cache._state.async_refresher._tasks  # noqa: SLF001
                     await asyncio.gather(*refreshes, return_exceptions=True)
                     await asyncio.to_thread(until_none_held, servers, KEYS + MANY)
             await cache.aclose()

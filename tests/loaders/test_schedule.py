@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from globalcache.client.address import Address
-from globalcache.client.functions import Functions
-from globalcache.loaders import worker as module
+from globalcache.client.decorators import Decorators
+from globalcache.loaders import loader_queue
 from globalcache.loaders.worker import LONGEST_END, Worker
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def encode(value: Any, _: Any) -> tuple[bytes, int]:
     return str(value).encode(), 0
 
 
-def play(story: Callable[[Server], Coroutine[Any, Any, None]], cache: Functions, **options: Any) -> Server:
+def play(story: Callable[[Server], Coroutine[Any, Any, None]], cache: Decorators, **options: Any) -> Server:
     """Tell a story to a worker and stop it, which must end it in time. `freed` lets stuck calls end."""
     loop = Loop()
     loop.server = server = Server(loop, options.get("draw"))
@@ -229,7 +229,7 @@ def check_once(server: Server, limits: dict[bytes, float]) -> None:
 @pytest.mark.parametrize("kind", ["one", "batch"])
 def test_a_call_that_ignores_cancellation_times_out(kind: str) -> None:
     """`finally: await rollback()` against a hung database: FAIL at once, no renewal after it, and the lane goes on."""
-    cache, freed = Functions(), asyncio.Event()
+    cache, freed = Decorators(), asyncio.Event()
 
     async def load(id: int) -> int:
         if id < 10:
@@ -268,7 +268,7 @@ def test_a_call_that_ignores_cancellation_times_out(kind: str) -> None:
 
 def test_a_clean_up_that_hangs_is_cancelled_too() -> None:
     """It has as long as the load had; then its place is free for others."""
-    cache, freed = Functions(), asyncio.Event()
+    cache, freed = Decorators(), asyncio.Event()
 
     @cache.loader("x:{id:int}", timeout="2s", concurrency=1)
     async def load(id: int) -> int:
@@ -288,7 +288,7 @@ def test_a_clean_up_that_hangs_is_cancelled_too() -> None:
 
 def test_what_is_returned_at_a_cancellation_is_no_answer() -> None:
     """`except BaseException: return None` would fill "no such row", at the time-out and at the end of the worker."""
-    cache = Functions()
+    cache = Decorators()
 
     @cache.loader("x:{id:int}", timeout="10s")
     async def load(id: int) -> int | None:  # noqa: ARG001 - it stands in the key
@@ -309,7 +309,7 @@ def test_what_is_returned_at_a_cancellation_is_no_answer() -> None:
 @pytest.mark.parametrize("what", ["a load", "close", "connect"])
 def test_the_end_waits_for_nothing_that_hangs(what: str) -> None:
     """A load that is stuck, a loader whose connections cannot be closed, and a server that does not answer HELLO."""
-    cache, freed = Functions(), asyncio.Event()
+    cache, freed = Decorators(), asyncio.Event()
 
     @cache.loader("x:{id:int}", timeout="100s")
     async def load(id: int) -> int:
@@ -339,7 +339,7 @@ def test_the_end_waits_for_nothing_that_hangs(what: str) -> None:
 @pytest.mark.parametrize("error", [Panic(), SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError(), Mute()])
 def test_a_serializer_may_raise_anything(error: BaseException) -> None:
     """Its load fails, and none of the others in its batch does, unless not even the text of the error can be made."""
-    cache = Functions()
+    cache = Decorators()
 
     @cache.batch_loader("x:{id:int}", max_batch_size=3)
     async def load(ids: list[int]) -> dict[int, Any]:
@@ -356,7 +356,7 @@ def test_a_serializer_may_raise_anything(error: BaseException) -> None:
 
 def test_a_server_that_vanished_is_noticed() -> None:
     """An idle worker says nothing, so a peer that is gone without a word would be waited for without an end."""
-    cache = Functions()
+    cache = Decorators()
 
     @cache.loader("x:{id:int}")
     async def load(id: int) -> int:
@@ -389,7 +389,7 @@ class Drawn:
         self.running: Counter[str] = Counter()
         self.limits = {b"a:": 2.0, b"b:": 3.0, b"c:": 2.0}
         self.places = {"a": 2, "b": 1, "c": 2}
-        self.cache = cache = Functions()
+        self.cache = cache = Decorators()
         cache.loader("a:{id:int}", timeout="2s", concurrency=2)(self._one())
         cache.batch_loader("b:{id:int}", timeout="3s", concurrency=1, max_batch_size=3, max_wait="10ms")(self._many())
         cache.loader("c:{id:int}", timeout="2s", concurrency=2)(self._sync())
@@ -496,7 +496,7 @@ async def disturb(server: Server, draw: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_random_loads_are_answered_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that hang, return late or raise anything; a connection that is lost, silent or away; refused FILLs."""
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
+    monkeypatch.setattr(loader_queue, "ThreadPoolExecutor", Threads)
     draw = random.Random(seed)
     drawn = Drawn(draw)
 

@@ -17,7 +17,7 @@ import pytest
 
 import globalcache
 from globalcache.client.address import Address
-from globalcache.client.functions import Functions
+from globalcache.client.decorators import Decorators
 from globalcache.errors import CacheError, ConfigError, LoadError
 from globalcache.loaders import app
 from globalcache.loaders.worker import Worker
@@ -46,7 +46,7 @@ def fresh_server(**options: Any) -> Iterator[globalcache.Server]:
 
 
 @asynccontextmanager
-async def working(cache: Functions, server: globalcache.Server, **options: Any) -> AsyncIterator[Worker]:
+async def working(cache: Decorators, server: globalcache.Server, **options: Any) -> AsyncIterator[Worker]:
     worker = Worker(cache.loaders.values(), address(server), encode, **options)
     ready = asyncio.Event()
     running = asyncio.create_task(worker.run(ready.set))
@@ -69,7 +69,7 @@ async def ask(server: globalcache.Server, *words: str) -> Any:
 
 
 def run(
-    cache: Functions,
+    cache: Decorators,
     use: Callable[[globalcache.Server], Any],
     clock: Callable[[], float] = time.monotonic,
     **options: Any,
@@ -84,7 +84,7 @@ def run(
 
 
 def test_plain_gets_are_loaded_once_and_then_kept() -> None:
-    cache, ran = Functions(), []
+    cache, ran = Decorators(), []
 
     @cache.loader("user:{id:int}", ttl="5m", refresh_after="1m", stale_if_error="1h", tags=["users", "user-{id}"])
     async def user(id: int) -> dict[str, int] | None:
@@ -112,7 +112,7 @@ def test_plain_gets_are_loaded_once_and_then_kept() -> None:
 
 
 def test_sync_loaders_run_in_threads() -> None:
-    cache, threads = Functions(), set()
+    cache, threads = Decorators(), set()
 
     @cache.loader("slow:{id}", ttl="5m", absent=[KeyError], concurrency=8)
     def slow(id: str) -> str:
@@ -129,7 +129,7 @@ def test_sync_loaders_run_in_threads() -> None:
 
 
 def test_batches_are_collected() -> None:
-    cache, asked = Functions(), []
+    cache, asked = Decorators(), []
 
     @cache.batch_loader("product:{sku}", ttl="5m", max_batch_size=3, max_wait="20ms")
     async def products(skus: list[str]) -> dict[str, int]:
@@ -146,7 +146,7 @@ def test_batches_are_collected() -> None:
 
 def test_equal_arguments_of_a_batch_have_values_of_their_own() -> None:
     """1 and True have keys of their own and one place in a dict: they must not be asked for by one call."""
-    cache, asked = Functions(), []
+    cache, asked = Decorators(), []
 
     @cache.batch_loader("kind:{value}", ttl="5m", max_batch_size=10, max_wait="20ms")
     def kind(values: list[Any]) -> dict[Any, str]:
@@ -164,7 +164,7 @@ def test_equal_arguments_of_a_batch_have_values_of_their_own() -> None:
 
 
 def test_keys_of_a_namespace() -> None:
-    cache = Functions()
+    cache = Decorators()
 
     @cache.loader("user:{id}", ttl="5m", tags=["users"])
     async def user(id: int) -> int:
@@ -182,7 +182,7 @@ def test_keys_of_a_namespace() -> None:
 
 
 def test_a_failing_loader_is_tried_seldom() -> None:
-    cache, attempts, is_up = Functions(), [], threading.Event()
+    cache, attempts, is_up = Decorators(), [], threading.Event()
 
     @cache.loader("row:{id}", ttl="20ms", stale_if_error="1h")
     async def row(id: int) -> int:
@@ -209,7 +209,7 @@ def test_a_failing_loader_is_tried_seldom() -> None:
 
 
 def test_failures_name_their_key_and_open_the_breaker() -> None:
-    cache, attempts, is_up, clock = Functions(), list[int](), threading.Event(), Clock()
+    cache, attempts, is_up, clock = Decorators(), list[int](), threading.Event(), Clock()
 
     @cache.loader("row:{id}", ttl="20ms", stale_if_error="1h")
     async def row(id: int) -> int:
@@ -245,7 +245,7 @@ def test_failures_name_their_key_and_open_the_breaker() -> None:
 
 
 def test_a_slow_load_keeps_its_lease_until_its_time_out() -> None:
-    cache, ran = Functions(), []
+    cache, ran = Decorators(), []
 
     @cache.loader("hangs:{id}", ttl="5m", timeout="300ms")
     async def hangs(id: int) -> int:
@@ -269,7 +269,7 @@ def test_a_slow_load_keeps_its_lease_until_its_time_out() -> None:
 
 
 def test_what_cannot_be_encoded_is_a_failure() -> None:
-    cache = Functions()
+    cache = Decorators()
 
     @cache.loader("x:{id}", ttl="5m")
     async def x(id: int) -> int:
@@ -312,7 +312,7 @@ ODD = [
 @pytest.mark.parametrize("kind", ["sync", "async", "batch", "async batch"])
 def test_every_load_is_answered(kind: str) -> None:
     """Whatever a loader raises is a failed load that is answered at once; the worker goes on, and keeps its credit."""
-    cache = Functions()
+    cache = Decorators()
 
     calls: list[int] = []
 
@@ -351,7 +351,7 @@ def test_every_load_is_answered(kind: str) -> None:
 
 def test_a_value_that_cannot_be_encoded_is_answered() -> None:
     """More of them than the worker has credit: each is answered, so that none of it is lost."""
-    cache = Functions()
+    cache = Decorators()
     ring: list[Any] = []
     ring.append(ring)
 
@@ -375,7 +375,7 @@ def test_a_value_that_cannot_be_encoded_is_answered() -> None:
 
 def test_a_long_value_fails_alone() -> None:
     """The server would end the connection with its leases: the worker does not send what is longer than it takes."""
-    cache = Functions()
+    cache = Decorators()
     may_end = asyncio.Event()
 
     @cache.loader("big:{size:int}")
@@ -401,7 +401,7 @@ def test_a_long_value_fails_alone() -> None:
 
 def test_what_the_server_refuses_fails_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """Its FILL is refused and its lease would last for three seconds: its readers get an error before that."""
-    cache, calls = Functions(), list[str]()
+    cache, calls = Decorators(), list[str]()
 
     @cache.loader("x:{id}")
     async def load(id: str) -> str:
@@ -423,7 +423,7 @@ def test_what_the_server_refuses_fails_at_once(caplog: pytest.LogCaptureFixture)
 
 def test_batches_of_the_wrong_shape_are_failures(caplog: pytest.LogCaptureFixture) -> None:
     """Keys in another form, as "1" for 1, would look like rows that do not exist."""
-    cache = Functions()
+    cache = Decorators()
 
     def given(kind: str) -> Callable[[list[int]], Any]:
         def load(ids: list[int]) -> Any:
@@ -451,7 +451,7 @@ def test_batches_of_the_wrong_shape_are_failures(caplog: pytest.LogCaptureFixtur
 @pytest.mark.parametrize("right", ["cache.loader", "select"])
 def test_a_refused_worker_leaves_no_connection(tmp_path: Path, right: str) -> None:
     """A user who may not load is refused time and again: each attempt closes its connection before the next one."""
-    cache = Functions()
+    cache = Decorators()
     users, secret = tmp_path / "users", hashlib.sha256(b"pw").hexdigest()
     users.write_text(f"user default on nopass ~* &* +@all\nuser app on #{secret} ~* &* +@all -{right}\n")
     attempts = 0
@@ -498,7 +498,7 @@ def test_a_value_must_fit_the_annotation() -> None:
 
 
 def test_a_worker_comes_back_with_its_server() -> None:
-    cache = Functions()
+    cache = Decorators()
 
     @cache.loader("x:{id}", ttl="5m")
     async def x(id: int) -> int:
@@ -516,7 +516,7 @@ def test_a_worker_comes_back_with_its_server() -> None:
 
 
 def test_the_end_lets_loads_end_and_takes_no_more() -> None:
-    cache, begun, may_end = Functions(), threading.Event(), threading.Event()
+    cache, begun, may_end = Decorators(), threading.Event(), threading.Event()
 
     @cache.loader("x:{id}", ttl="5m", concurrency=1)
     def x(id: int) -> int:

@@ -35,10 +35,10 @@ from collections import OrderedDict, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.breaker import Breaker
+from globalcache.client.circuit_breaker import CircuitBreaker
+from globalcache.client.fork import when_forked
 from globalcache.client.guard import Guard, cause_of, qualified, text_of
 from globalcache.client.holder import Holder, nobody
-from globalcache.client.home import when_forked
 from globalcache.client.raised import Handled, Raised
 from globalcache.errors import LoadError, ReplyError
 
@@ -96,7 +96,7 @@ class _Function:
     __slots__ = ("breaker", "tries")
 
     def __init__(self) -> None:
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
         self.tries: deque[float] = deque(maxlen=_MOST_TRIES)
 
 

@@ -8,26 +8,26 @@ so two batches with keys in common never wait for each other:
     B: b, c  -> leads {c}, has loaded it, then waits for the flight of A and takes b
 
 A load that asks for keys itself holds up whoever waits for its flight. It does not wait for a flight that waits for it
-in turn, nor for one that has no room yet, as the room may be its own: it leads another flight of such a key.
+in turn, nor for one that has no slot yet, as the slot may be its own: it leads another flight of such a key.
 
-Knows neither caches nor what is loaded; work.py and tasking.py wait here, each in its way.
+Knows neither caches nor what is loaded; single_flight.py and single_flight_tasks.py wait here, each in its way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import sys
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any
 
+from globalcache.client.fork import when_forked
 from globalcache.client.holder import Holder
-from globalcache.client.home import when_forked
+from globalcache.client.load_slots import LoadSlots, is_in_loop
 
 if TYPE_CHECKING:
     import asyncio
+    import weakref
     from collections.abc import Callable, Iterable, Sequence
 
     from globalcache.client.guard import Guard
@@ -74,7 +74,7 @@ class Flight:
     """One load of some keys, which others of the process may wait for. It is over when it was ended, or is lost.
 
     Then `outcomes` has what came of each key, and `raised` is for all others of `names`. A key that is in neither has
-    no outcome, because the leader was interrupted or had no room in time: whoever waits looks again.
+    no outcome, because the leader was interrupted or had no slot in time: whoever waits looks again.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Flight:
         self.names = dict.fromkeys(names)
         # Whose function it runs.
         self.guard = guard
-        # When it had room; never yet.
+        # When it had a slot; never yet.
         self.begun = float("inf")
         self.outcomes: dict[bytes, Any] = {}
         self.raised: Raised | None = None
@@ -105,7 +105,7 @@ class Flight:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has room, so that its load runs or has run."""
+        """Whether it has a slot, so that its load runs or has run."""
         return self.begun != float("inf")
 
     @property
@@ -153,7 +153,7 @@ def outer_flights() -> list[Flight]:
 
 
 class Flights:
-    """The flights of one cache, and the rooms for their loads."""
+    """The flights of one cache, and the slots for their loads."""
 
     def __init__(self, local_loads: int) -> None:
         self._local_loads = local_loads
@@ -162,7 +162,7 @@ class Flights:
 
     def after_fork(self) -> None:
         """Start anew: the threads of the parent are not here, and one of them may have held a lock."""
-        self.rooms = Rooms(self._local_loads)
+        self.slots = LoadSlots(self._local_loads)
         self._lock = threading.Lock()
         self._by_name: dict[bytes, Flight] = {}
 
@@ -181,13 +181,13 @@ class Flights:
         with self._lock:
             others = self._led_by_others(flight, outer)
             if is_in_load():
-                flight.begun = time.monotonic()  # a load inside a load has its room already
+                flight.begun = time.monotonic()  # a load inside a load has its slot already
             for other in outer:
                 other.waits_for.update(others.values())
         return others
 
     def begin(self, flight: Flight) -> dict[bytes, Flight]:
-        """Note that a flight has room; return the flights of those keys that loads with room have taken meanwhile."""
+        """Note that a flight has a slot; return the flights of those keys that such loads have taken meanwhile."""
         if flight.has_begun:
             return {}
         with self._lock:
@@ -227,7 +227,7 @@ class Flights:
             for name in [name for name, flight in self._by_name.items() if flight.is_over]:
                 del self._by_name[name]
 
-    def detach(self, keys: Iterable[bytes] | None) -> None:
+    def forget(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join the flights of these keys any more; None: of any key."""
         if self._by_name:
             with self._lock:
@@ -254,89 +254,3 @@ def _leads_to(flight: Flight, wanted: Sequence[Flight]) -> bool:
             seen.add(one)
             left += [other for other in one.waits_for if not other.is_over]
     return False
-
-
-def is_in_loop() -> bool:
-    """Return whether an event loop runs in this thread."""
-    asyncio = sys.modules.get("asyncio")  # where nobody has imported it there is none
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - meant for this
-
-
-class Place(weakref.ref[Holder]):
-    """A place among the loads that run. It is free again when its Holder, which the frame of a load has, is gone.
-
-    `loop` is that of a task: when a loop is closed, the frames of its tasks may live on.
-    """
-
-    __slots__ = ("loop",)
-
-    loop: asyncio.AbstractEventLoop | None
-
-
-def place_of(room: Holder, rooms: Rooms, loop: asyncio.AbstractEventLoop | None = None) -> Place:
-    """Return a place that is not taken yet."""
-    place = Place(room, rooms.taken.discard)
-    place.loop = loop
-    hash(place)  # while it can be
-    return place
-
-
-class Rooms:
-    """So many loads run at a time. Who finds no room waits in line."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.taken: set[Place] = set()
-        self._lock = threading.Lock()
-        self._line: dict[Place, Callable[[], object]] = {}
-
-    def enter(self, place: Place, wake: Callable[[], object]) -> bool:
-        """Take a place if there is room and nobody waits before; else stand in line, and have `wake` called in turn."""
-        with self._lock:
-            first = self._first()
-            has_entered = (self._has_room() and first in (None, place)) or self._would_hold_up(place)
-            if has_entered:
-                self.taken.add(place)
-                self._line.pop(place, None)
-            else:
-                self._line.setdefault(place, wake)
-        if has_entered:
-            self._call_next()
-        return has_entered
-
-    def leave(self, place: Place) -> None:
-        """Note that nothing has the place any more, and wake who is next."""
-        with self._lock:
-            self._line.pop(place, None)
-        self._call_next()
-
-    def _call_next(self) -> None:
-        if not self._line:
-            return
-        with self._lock:
-            first = self._first()
-            wake = self._line[first] if first is not None and self._has_room() else None
-        if wake is not None:
-            with contextlib.suppress(RuntimeError):  # it was woken already, or its loop was closed
-                wake()
-
-    def _first(self) -> Place | None:
-        while self._line:
-            place = next(iter(self._line))
-            if place() is not None and not _is_closed(place):
-                return place
-            del self._line[place]  # it was interrupted
-        return None
-
-    def _has_room(self) -> bool:
-        if len(self.taken) >= self.most:
-            self.taken.difference_update([place for place in self.taken.copy() if _is_closed(place)])
-        return len(self.taken) < self.most
-
-    def _would_hold_up(self, place: Place) -> bool:
-        """Tell whether a plain call within a loop would wait for tasks, which it may hold up: it needs no room."""
-        return place.loop is None and is_in_loop() and any(other.loop is not None for other in self.taken.copy())
-
-
-def _is_closed(place: Place) -> bool:
-    return place.loop is not None and place.loop.is_closed()

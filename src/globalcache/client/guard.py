@@ -76,6 +76,15 @@ class Guard:
         return f"Guard({self.name})"
 
 
+def value_or_absence(key: str, value: Any, guard: Guard | None) -> Any:
+    """Return a value, or None for a row that does not exist; raise the exception that the function has for that."""
+    if value.__class__ is not Absent:
+        return value
+    if guard is None or not guard.absent:
+        return None
+    raise value.error or guard.missing(key, value.name)
+
+
 def qualified(kind: type[BaseException]) -> str:
     """Return module and name of a class, as `shop.errors.NoRow`; without the module for those of Python itself."""
     module = kind.__module__

@@ -141,6 +141,11 @@ class Lease:
             self._table.drop(self._grant)
 
 
+def lease_of(reply: Any) -> Lease | None:
+    """Return the lease that a reply to a FETCH brought."""
+    return (reply[2] or None) if reply.__class__ is list else None
+
+
 class NoLease:
     """Stands for a lease where nothing is stored: its load runs, and there is nobody to answer."""
 

@@ -1,6 +1,6 @@
 """memory://, the engine of a server inside this process.
 
-It is the engine of `globalcache serve`, so its leases, tags, limits and errors are the same. BlockingServer uses it
+It is the engine of `globalcache serve`, so its leases, tags, limits and errors are the same. ConnectionPool uses it
 through a socket that carries bytes to the engine instead of a network; local_tasks.py has that for tasks. Nothing
 happens there between two calls: whoever waits calls again every 10 ms, so that leases and waits whose time is over end.
 """
@@ -12,14 +12,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from globalcache.client.blocking import BlockingServer
-from globalcache.client.home import when_forked
+from globalcache.client.connection_pool import ConnectionPool
+from globalcache.client.fork import when_forked
 from globalcache.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from globalcache.client.home import Home
+    from globalcache.client.endpoint import Endpoint
     from globalcache.client.wire import Reply
 
 # Bytes that a cache holds before it evicts, and of its longest value.
@@ -185,23 +185,23 @@ class LocalSocket:
         self.close()
 
 
-class BlockingLocal(BlockingServer):
+class LocalConnectionPool(ConnectionPool):
     """The engine for threads: a fresh value is read at once, everything else as from a server."""
 
-    def __init__(self, home: Home, local: LocalServer) -> None:
-        super().__init__(home)
+    def __init__(self, endpoint: Endpoint, local: LocalServer) -> None:
+        super().__init__(endpoint)
         self._fresh = local.fresh
 
     def get(self, key: bytes) -> Reply:
         """CACHE.GET."""
-        found = None if len(self._owed) else self._fresh(key)
+        found = None if len(self._pending) else self._fresh(key)
         if found is None:
             return super().get(key)
         return [found[1], found[5]] if found[5] else found[1]
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None, *how: Any) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds; a token comes as a Lease."""
-        if len(self._owed):
+        if len(self._pending):
             # Nothing is read before what is pending was invalidated.
             return super().fetch(key, wait, lease_ms, *how)
         return self._fresh(key) or super().fetch(key, wait, lease_ms, *how)

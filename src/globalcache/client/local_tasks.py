@@ -7,12 +7,12 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.local import LOOK_AGAIN, LocalServer
-from globalcache.client.multiplexed import MultiplexedServer
+from globalcache.client.multiplexed import MultiplexedTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from globalcache.client.home import Home
+    from globalcache.client.endpoint import Endpoint
     from globalcache.client.wire import Reply
 
 
@@ -68,16 +68,16 @@ class LocalTransport(asyncio.Transport):
             self._server.close(self._place)
 
 
-class MultiplexedLocal(MultiplexedServer):
+class LocalMultiplexedTransport(MultiplexedTransport):
     """The engine for tasks: a fresh value is read at once, everything else as from a server."""
 
-    def __init__(self, home: Home, local: LocalServer) -> None:
-        super().__init__(home)
+    def __init__(self, endpoint: Endpoint, local: LocalServer) -> None:
+        super().__init__(endpoint)
         self._fresh = local.fresh
 
     async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Reply:
         """CACHE.FETCH, with the outcome of a wait of at most `wait` seconds."""
-        if len(self._owed):
+        if len(self._pending):
             # Nothing is read before what is pending was invalidated.
             return await super().fetch(key, wait, lease_ms)
         return self._fresh(key) or await super().fetch(key, wait, lease_ms)

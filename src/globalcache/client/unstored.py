@@ -11,7 +11,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from globalcache.client.home import when_forked
+from globalcache.client.fork import when_forked
 from globalcache.units import format_size
 
 if TYPE_CHECKING:

@@ -171,3 +171,12 @@ def wait_words(wait_ms: int) -> bytes:
     """Return the end of a CACHE.FETCH: how long it may wait."""
     text = b"%d" % wait_ms
     return b"$4\r\nWAIT\r\n$%d\r\n%b\r\n" % (len(text), text)
+
+
+def as_text(value: Any) -> Any:
+    """Return a reply with text in place of bytes, also within lists."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, list | tuple | set):
+        return [as_text(item) for item in value]
+    return value

@@ -408,7 +408,7 @@ def invalidate_on_commit(
             if not isinstance(name, str) or not name:
                 raise TypeError(f"invalidate_on_commit: {what} are texts, one by one, not {written(name)}")
     # An AsyncCache has a face for plain functions, which is what Django calls.
-    invalidate = getattr(getattr(cache, "sync_door", cache), "invalidate", None)
+    invalidate = getattr(getattr(cache, "sync", cache), "invalidate", None)
     if invalidate is None:
         raise TypeError(f"invalidate_on_commit: {type(cache).__name__} is no cache of this backend or of globalcache")
     transaction.on_commit(functools.partial(invalidate, *keys, tags=marks), using=using)

@@ -102,9 +102,9 @@ class _Wanted:
             try:
                 if awaits:
                     # AsyncSession runs this in a greenlet, from which its loop can be awaited.
-                    await_only(_finish(cache.async_door.invalidate(*keys, tags=tags)))
+                    await_only(_finish(cache.aio.invalidate(*keys, tags=tags)))
                 else:
-                    cache.sync_door.invalidate(*keys, tags=tags)
+                    cache.sync.invalidate(*keys, tags=tags)
             except BaseException as error:  # noqa: BLE001 - returned
                 first = first or error
         return first

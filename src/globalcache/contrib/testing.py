@@ -6,7 +6,7 @@
     with cache.faults.lost_reply(): ...       commands are done, but nobody is told
     cache.stand_in_for(shop.cache)            until the test is over what uses shop.cache uses this cache's values
 
-What a write did not deliver under a fault is owed and paid before the next read, as with a server.
+What a write did not deliver under a fault is pending, and is invalidated before the next read, as with a server.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.cache import Cache
 from globalcache.client.address import Address
-from globalcache.client.blocking import BlockingServer
+from globalcache.client.connection_pool import ConnectionPool
 from globalcache.client.failures import Failures
-from globalcache.client.local import BlockingLocal, LocalServer
-from globalcache.client.local_tasks import MultiplexedLocal
-from globalcache.client.outage import Owed
+from globalcache.client.local import LocalConnectionPool, LocalServer
+from globalcache.client.local_tasks import LocalMultiplexedTransport
+from globalcache.client.pending_invalidations import PendingInvalidations
 from globalcache.errors import DeadlineError, UnavailableError
 from globalcache.policy import Duration, seconds
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from globalcache import AsyncCache
-    from globalcache.client.core import Core
-    from globalcache.client.home import Home
+    from globalcache.client.cache_state import CacheState
+    from globalcache.client.endpoint import Endpoint
     from globalcache.client.wire import Words
 
 Keys = tuple[bytes, ...]
@@ -59,7 +59,7 @@ class Faults:
     def __init__(self, clock: Clock, timeout: float) -> None:
         self._clock = clock
         self._timeout = timeout
-        self._owed = Owed()
+        self._pending = PendingInvalidations()
         self._fault: str | float | None = None
 
     @contextmanager
@@ -83,41 +83,41 @@ class Faults:
         return self._during("lost reply")
 
     @contextmanager
-    def around(self, server: BlockingServer, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
+    def around(self, server: ConnectionPool, keys: Keys = (), tags: Keys = ()) -> Iterator[None]:
         """Do to one call what is to go wrong; `keys` and `tags` are what it writes, `server` is one without faults."""
         fault = self._fault
         if fault == "dead":
-            self._owed.add(keys, tags, sent=False)
+            self._pending.add(keys, tags, sent=False)
             raise UnavailableError("no server: the test has it dead")
         if isinstance(fault, float):
             self._clock.advance(min(fault, self._timeout))
             if fault > self._timeout:
-                self._owed.add(keys, tags, sent=True)
+                self._pending.add(keys, tags, sent=True)
                 raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it slow")
-        self._pay(server)
+        self._replay(server)
         yield
         if fault == "lost reply":
             self._clock.advance(self._timeout)
-            self._owed.add(keys, tags, sent=True)
+            self._pending.add(keys, tags, sent=True)
             raise DeadlineError(f"no answer in {self._timeout:g} s: the test has it lost")
 
-    def _pay(self, server: BlockingServer) -> None:
-        if len(self._owed):
-            bill = self._owed.bill()
-            server.call_many(bill.commands())
-            self._owed.settle(bill)
+    def _replay(self, server: ConnectionPool) -> None:
+        if len(self._pending):
+            snapshot = self._pending.snapshot()
+            server.call_many(snapshot.commands())
+            self._pending.acknowledge(snapshot)
 
     def __repr__(self) -> str:
         return f"Faults({self._fault or 'none'})"
 
 
-class _Blocking(BlockingLocal):
+class _FaultyPool(LocalConnectionPool):
     """The engine for threads, reached through faults."""
 
-    def __init__(self, home: Home, local: LocalServer, faults: Faults) -> None:
-        super().__init__(home, local)
+    def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
+        super().__init__(endpoint, local)
         self._faults = faults
-        self._plain = BlockingServer(home)
+        self._plain = ConnectionPool(endpoint)
 
     def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
         return self._faults.around(self._plain, keys, tags)
@@ -147,13 +147,13 @@ class _Blocking(BlockingLocal):
             return super().call_many(commands)
 
 
-class _Multiplexed(MultiplexedLocal):
+class _FaultyMultiplexed(LocalMultiplexedTransport):
     """The engine for tasks, reached through faults."""
 
-    def __init__(self, home: Home, local: LocalServer, faults: Faults) -> None:
-        super().__init__(home, local)
+    def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
+        super().__init__(endpoint, local)
         self._faults = faults
-        self._plain = BlockingServer(home)
+        self._plain = ConnectionPool(endpoint)
 
     def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
         return self._faults.around(self._plain, keys, tags)
@@ -190,27 +190,27 @@ class CacheForTests(Cache):
         self.clock = Clock()
         super().__init__("memory://", clock=self.clock, **{"namespace": "test"} | options)
 
-    def _set_up(self, core: Core, names: Sequence[str]) -> None:
+    def _set_up(self, state: CacheState, names: Sequence[str]) -> None:
         if not hasattr(self, "faults"):
             self._engine = LocalServer(self.clock)
-            self.faults = Faults(self.clock, core.timeout)
+            self.faults = Faults(self.clock, state.timeout)
             self._replaced: list[tuple[Any, dict[str, Any]]] = []
-            self._take(core)
-        super()._set_up(core, names)
+            self._take(state)
+        super()._set_up(state, names)
 
-    def _take(self, core: Core) -> None:
-        """Have a core use this cache's engine, through its faults."""
-        home = core.home(Address("memory"), local=self._engine)
-        core.homes = [home]
+    def _take(self, state: CacheState) -> None:
+        """Have a cache use this cache's engine, through its faults."""
+        endpoint = state.endpoint(Address("memory"), local=self._engine)
+        state.endpoints = [endpoint]
         # Failures are held off by the clock of the test, and end with it.
-        core.failures = Failures(self.clock, tell_text=core.tell_text)
-        core.transports = [_Blocking(home, self._engine, self.faults)]
-        core.__dict__["async_transports"] = [_Multiplexed(home, self._engine, self.faults)]
+        state.failures = Failures(self.clock, tell_text=state.tell_text)
+        state.transports = [_FaultyPool(endpoint, self._engine, self.faults)]
+        state.__dict__["async_transports"] = [_FaultyMultiplexed(endpoint, self._engine, self.faults)]
 
     @classmethod
-    def _of(cls, core: Core, names: Sequence[str]) -> Any:
+    def _of(cls, state: CacheState, names: Sequence[str]) -> Any:
         # A namespace is a plain cache; the clock and the faults of this one are its as well.
-        return Cache._of(core, names)
+        return Cache._of(state, names)
 
     def stand_in_for(self, *caches: Cache | AsyncCache) -> None:
         """Have these caches, and functions decorated with them, use the values of this one until the test is over.
@@ -218,13 +218,13 @@ class CacheForTests(Cache):
         They keep their namespaces and options. A namespace object made before is a cache of its own: name it as well.
         """
         for cache in caches:
-            core = copy.copy(cache._core)
-            self._take(core)
+            state = copy.copy(cache._state)
+            self._take(state)
             for face in (cache, cache._other):
                 if face is not None:
                     self._replaced.append((face, dict(face.__dict__)))
                     other = face._other
-                    face._set_up(core, face._names)
+                    face._set_up(state, face._names)
                     face._other = other
 
     def give_back(self) -> None:

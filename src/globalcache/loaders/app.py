@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.address import Address
-from globalcache.client.functions import Functions
+from globalcache.client.decorators import Decorators
 from globalcache.client.login import with_password
 from globalcache.client.tls import tls_context
 from globalcache.errors import ConfigError
@@ -22,7 +22,7 @@ from globalcache.loaders.worker import Worker, patterns_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from globalcache.client.functions import Loader
+    from globalcache.client.loader import Loader
 
 # Connections of a worker to one server, unless it has more namespaces: a server takes a thousand from all workers.
 _MOST_CONNECTIONS = 16
@@ -42,7 +42,7 @@ def find(target: str) -> Any:
     found: Any = importlib.import_module(module)
     for part in (name or "cache").split("."):
         found = getattr(found, part, None)
-    if not isinstance(found, Functions):
+    if not isinstance(found, Decorators):
         raise ConfigError(f"{target}: there is no cache of this name in {module}")
     if not _spaces(found):
         raise ConfigError(f"{target}: the cache has no loaders: decorate a function with @cache.loader")
@@ -51,23 +51,21 @@ def find(target: str) -> Any:
 
 def _spaces(cache: Any) -> list[Any]:
     """Return the cache and those of its namespaces that have loaders."""
-    core, names = cache._core, cache._names  # noqa: SLF001 - a worker is the other half of its cache
-    found = [space for space, loaders in core.loaders.items() if loaders and space[: len(names)] == names]
-    return [type(cache)._of(core, space) for space in found]  # noqa: SLF001
+    state, names = cache._state, cache._names  # noqa: SLF001 - a worker is the other half of its cache
+    found = [space for space, loaders in state.loaders.items() if loaders and space[: len(names)] == names]
+    return [type(cache)._of(state, space) for space in found]  # noqa: SLF001
 
 
 def patterns(cache: Any) -> list[str]:
     """Return the patterns of the keys that the workers of a cache load."""
-    found = (patterns_of(space.loaders.values(), space._prefix) for space in _spaces(cache))  # noqa: SLF001
+    found = (patterns_of(space.loaders.values(), space.key_prefix) for space in _spaces(cache))
     return [pattern.decode() for some in found for pattern in some]
 
 
 def templates(cache: Any) -> list[str]:
     """Return the templates of the keys, for people to read."""
     return [
-        space._prefix + loader.template.template  # noqa: SLF001
-        for space in _spaces(cache)
-        for loader in space.loaders.values()
+        space.key_prefix + loader.template.template for space in _spaces(cache) for loader in space.loaders.values()
     ]
 
 
@@ -89,8 +87,8 @@ def _apart(loaders: Iterable[Loader], most: int) -> list[list[Loader]]:
 
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
-    core = cache._core  # noqa: SLF001
-    addresses = [Address.parse(url)] if url else [with_password(address) for address in core.addresses]
+    state = cache._state  # noqa: SLF001
+    addresses = [Address.parse(url)] if url else [with_password(address) for address in state.addresses]
     spaces = _spaces(cache)
     most = max(1, _MOST_CONNECTIONS // len(spaces))
     parts = [(space, loaders) for space in spaces for loaders in _apart(space.loaders.values(), most)]
@@ -100,11 +98,11 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
             Worker(
                 loaders,
                 at,
-                core.values.encode,
-                prefix=space._prefix,  # noqa: SLF001
-                tags=space._own_tags,  # noqa: SLF001
-                tls=tls_context(at, core.tls),
-                tell_text=core.tell_text,
+                state.values.encode,
+                prefix=space.key_prefix,
+                tags=space._keyspace.own_tags,  # noqa: SLF001
+                tls=tls_context(at, state.tls),
+                tell_text=state.tell_text,
             )
             for space, loaders in parts
         ]

@@ -12,7 +12,7 @@ from globalcache.client.leases import NoLease
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from globalcache.client.home import Home
+    from globalcache.client.endpoint import Endpoint
     from globalcache.client.wire import Words
 
 _ANSWERS: dict[bytes, Any] = {b"PING": b"PONG", b"CACHE.SET": 1, b"CACHE.INSPECT": {b"state": b"miss"}, b"INFO": b""}
@@ -27,7 +27,7 @@ class Transport(Protocol):
     """
 
     @property
-    def home(self) -> Home | None:
+    def endpoint(self) -> Endpoint | None:
         """What all that reaches this server shares; None where there is no server."""
 
     @property
@@ -59,7 +59,7 @@ class Transport(Protocol):
 class NullTransport:
     """No server: the switch that turns caching off. Every read is a miss, and no write is stored."""
 
-    home = None
+    endpoint = None
     max_value = None
 
     def get(self, key: bytes) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from globalcache.client.breaker import FAILURES, Breaker
+from globalcache.client.circuit_breaker import FAILURES, CircuitBreaker
 
 
-def open_one() -> Breaker:
-    breaker = Breaker()
+def open_one() -> CircuitBreaker:
+    breaker = CircuitBreaker()
     for number in range(FAILURES):
         assert breaker.allows(0)
         assert not breaker.is_open
@@ -38,7 +38,7 @@ def test_one_success_closes_it() -> None:
 
 def test_one_bad_key_does_not_open_it() -> None:
     """A row that always fails is limited by its own hold-off; the other rows of the function are well."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(100):
         assert not breaker.failed(b"bad", "ValueError", 0)
     assert breaker.allows(0)

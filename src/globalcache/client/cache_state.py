@@ -1,35 +1,40 @@
-"""What the faces of one cache share: servers, values, counts. Made from options; opens nothing."""
+"""What the sync and async faces of one cache share: servers, values, counts. Made from options; opens nothing."""
 
 from __future__ import annotations
 
 import threading
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.transport import NullTransport
 from globalcache.client.address import Address
 from globalcache.client.claims import Claims
+from globalcache.client.endpoint import Endpoint
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flights
-from globalcache.client.home import Events, Home, Stats
+from globalcache.client.options import CacheOptions
+from globalcache.client.refresher import Refresher
+from globalcache.client.runner import Runner
+from globalcache.client.single_flight import SingleFlight
+from globalcache.client.stats import Events, Stats
 from globalcache.client.tls import check_tls
 from globalcache.client.unstored import Unstored
 from globalcache.client.values import Values
-from globalcache.client.work import Work
-from globalcache.errors import ConfigError
-from globalcache.policy import Duration, seconds
+from globalcache.errors import CacheError, ConfigError
+from globalcache.policy import seconds
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Unpack
 
     from globalcache.client._async.transport import AsyncTransport
     from globalcache.client._sync.transport import Transport
-    from globalcache.client.functions import Loader
-    from globalcache.client.guard import Guard
+    from globalcache.client.loader import Loader
     from globalcache.client.local import LocalServer
-    from globalcache.policy import Policy
+    from globalcache.client.refresher_tasks import AsyncRefresher
+    from globalcache.client.runner_tasks import AsyncRunner
+    from globalcache.client.single_flight_tasks import AsyncSingleFlight
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
@@ -37,56 +42,13 @@ TIMEOUT, WAIT = 1.0, 30.0
 LOCAL_LOADS = 32
 
 
-class Options(TypedDict, total=False):
-    """The options of a cache beside its servers and its namespace; `Cache` says what they mean."""
-
-    timeout: Duration | None
-    wait: Duration
-    default_ttl: Duration | None
-    on_error: Literal["miss", "raise"]
-    codec: Literal["json", "msgpack", "pickle"]
-    secret: bytes | str | None
-    compress_over: int | None
-    local_loads: int
-    on_event: Callable[[str, dict[str, Any]], object] | None
-    tls: ssl.SSLContext | str | None
-    tell_text: bool
-    # Runs what it is given, a load of a thread in the background, for instance with a database session of its own.
-    around_load: Callable[[Callable[[], Any]], Any] | None
-    # The time of memory:// in seconds.
-    clock: Callable[[], float] | None
-
-
-class _Loading(TypedDict, total=False):
-    ttl: Duration | None
-    refresh_after: Duration | None
-    stale_if_error: Duration | None
-    negative_ttl: Duration | None
-    tags: str | Iterable[str]
-    type: Any
-    wait: Duration | None
-    guard: Guard | None
-
-
-class ManyOptions(_Loading, total=False):
-    """The options of get_or_load_many, which says what they mean."""
-
-    policy: Policy | None
-
-
-class LoadOptions(_Loading, total=False):
-    """The options of get_or_load, which says what they mean."""
-
-    policy: Policy | Callable[[], Policy] | None
-
-
-class Core:
+class CacheState:
     """The configuration of a cache and all that its sync and async faces and its namespaces share."""
 
-    def __init__(self, url: str | Sequence[str] | None = None, **options: Unpack[Options]) -> None:
-        if unknown := options.keys() - Options.__optional_keys__:
+    def __init__(self, url: str | Sequence[str] | None = None, **options: Unpack[CacheOptions]) -> None:
+        if unknown := options.keys() - CacheOptions.__optional_keys__:
             raise TypeError(
-                f"Cache has no option {min(unknown)!r}; it has {', '.join(sorted(Options.__optional_keys__))}"
+                f"Cache has no option {min(unknown)!r}; it has {', '.join(sorted(CacheOptions.__optional_keys__))}"
             )
         on_error = options.get("on_error", "miss")
         clock, timeout, tls = options.get("clock"), options.get("timeout"), options.get("tls")
@@ -111,7 +73,9 @@ class Core:
         self.tls = tls
         self.failures = Failures(time.monotonic if clock is None else clock, tell_text=self.tell_text)
         self.flights = Flights(options.get("local_loads", LOCAL_LOADS))
-        self.work = Work(self.flights, options.get("around_load"))
+        self.runner = Runner(options.get("around_load"))
+        self.single_flight = SingleFlight(self.flights)
+        self.refresher = Refresher()
         self.unstored = Unstored()
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
@@ -133,11 +97,11 @@ class Core:
             raise ConfigError("url: memory:// and null:// stand alone")
         if clock is not None and kinds != {"memory"}:
             raise ConfigError("clock: only memory:// has one")
-        self.homes: list[Home] = []
+        self.endpoints: list[Endpoint] = []
         self.transports: Sequence[Transport] = [NullTransport()]
         if "null" in kinds:
             return
-        from globalcache.client.blocking import BlockingServer  # noqa: PLC0415 - null:// needs none
+        from globalcache.client.connection_pool import ConnectionPool  # noqa: PLC0415 - null:// needs none
 
         names = [address.name for address in self.addresses]
         if len(set(names)) < len(names):
@@ -149,19 +113,21 @@ class Core:
             self._hash = hashlib.blake2b
             self._seeds = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in names]
             list_hash = hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest().encode()
-        self.homes = [self.home(address, list_hash=list_hash) for address in self.addresses]
+        self.endpoints = [self.endpoint(address, list_hash=list_hash) for address in self.addresses]
         if kinds == {"memory"}:
-            from globalcache.client.local import BlockingLocal, LocalServer, local_server  # noqa: PLC0415 - few need it
+            from globalcache.client.local import LocalConnectionPool, LocalServer, local_server  # noqa: PLC0415 - few need it
 
             local = local_server(self.addresses[0].path) if clock is None else LocalServer(clock)
-            self.homes[0].local = local
-            self.transports = [BlockingLocal(self.homes[0], local)]
+            self.endpoints[0].local = local
+            self.transports = [LocalConnectionPool(self.endpoints[0], local)]
             return
-        self.transports = [BlockingServer(home) for home in self.homes]
+        self.transports = [ConnectionPool(endpoint) for endpoint in self.endpoints]
 
-    def home(self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None) -> Home:
+    def endpoint(
+        self, address: Address, *, local: LocalServer | None = None, list_hash: bytes | None = None
+    ) -> Endpoint:
         """Return what the connections to a server share."""
-        return Home(
+        return Endpoint(
             address,
             timeout=self.timeout,
             stats=self.stats,
@@ -174,34 +140,61 @@ class Core:
     @cached_property
     def async_transports(self) -> Sequence[AsyncTransport]:
         """The servers for tasks; threads need no asyncio, which takes long to import."""
-        if not self.homes:
+        if not self.endpoints:
             from globalcache.client._async.transport import AsyncNullTransport  # noqa: PLC0415
 
             return [AsyncNullTransport()]
-        if (local := self.homes[0].local) is not None:
-            from globalcache.client.local_tasks import MultiplexedLocal  # noqa: PLC0415
+        if (local := self.endpoints[0].local) is not None:
+            from globalcache.client.local_tasks import LocalMultiplexedTransport  # noqa: PLC0415
 
-            return [MultiplexedLocal(self.homes[0], local)]
-        from globalcache.client.multiplexed import MultiplexedServer  # noqa: PLC0415
+            return [LocalMultiplexedTransport(self.endpoints[0], local)]
+        from globalcache.client.multiplexed import MultiplexedTransport  # noqa: PLC0415
 
-        return [MultiplexedServer(home) for home in self.homes]
+        return [MultiplexedTransport(endpoint) for endpoint in self.endpoints]
 
     @cached_property
-    def async_work(self) -> Any:
-        """What runs beside, for tasks."""
-        from globalcache.client.tasking import AsyncWork  # noqa: PLC0415
+    def async_runner(self) -> AsyncRunner:
+        """What runs loads, for tasks."""
+        from globalcache.client.runner_tasks import AsyncRunner  # noqa: PLC0415
 
-        return AsyncWork(self.flights)
+        return AsyncRunner()
 
-    def detach(self, keys: Iterable[bytes] | None) -> None:
+    @cached_property
+    def async_single_flight(self) -> AsyncSingleFlight:
+        """What leads and joins the flights of this cache, for tasks."""
+        from globalcache.client.single_flight_tasks import AsyncSingleFlight  # noqa: PLC0415
+
+        return AsyncSingleFlight(self.flights)
+
+    @cached_property
+    def async_refresher(self) -> AsyncRefresher:
+        """What refreshes in the background, for tasks."""
+        from globalcache.client.refresher_tasks import AsyncRefresher  # noqa: PLC0415
+
+        return AsyncRefresher()
+
+    def forget_loads(self, keys: Iterable[bytes] | None) -> None:
         """Let nobody join a load of these keys that has begun in this process; None: of any key.
 
         Whoever asks after a write of this process must not see what was before it.
         """
-        self.flights.detach(keys)
+        self.flights.forget(keys)
         self.unstored.forget(keys)
 
-    def home_of(self, key: bytes) -> int:
+    def on_unavailable(self, error: CacheError) -> None:
+        """Go on without the server, or raise, as `on_error` says."""
+        self.stats.errors += 1
+        if self.raises:
+            raise error
+
+    def is_too_long(self, most: int | None, function: str, key: str, data: bytes) -> bool:
+        """Tell whether a server would not take a value, and warn if so; `most` is its `max_value`."""
+        if most is None or len(data) <= most:
+            return False
+        self.unstored.warn(function, key, len(data), most, time.monotonic())
+        return True
+
+    def place_of(self, key: bytes) -> int:
         """Return the place of the server that keeps a key: by rendezvous, so a server less moves its share alone."""
         best, place = b"", 0
         for index, seed in enumerate(self._seeds):
@@ -211,8 +204,8 @@ class Core:
         return place
 
     def counts(self) -> dict[str, Any]:
-        """Return what was counted, and what is owed to servers that are away."""
-        return self.stats.as_dict() | {"owed": sum(len(home.owed) for home in self.homes)}
+        """Return what was counted, and how many invalidations are pending (`owed`)."""
+        return self.stats.as_dict() | {"owed": sum(len(endpoint.pending) for endpoint in self.endpoints)}
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.addresses))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import globalcache
-from globalcache.client.home import Home
+from globalcache.client.endpoint import Endpoint
 from globalcache.errors import ReplyError, UnavailableError, ValueTooLargeError
 from tests.client.faces import Face
 
@@ -34,27 +34,27 @@ def server() -> Iterator[globalcache.Server]:
 @pytest.fixture
 def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have servers greet as the version before does."""
-    check = Home.check_greeting
+    check = Endpoint.check_greeting
 
-    def check_less(home: Home, replies: list[Any]) -> bool:
+    def check_less(endpoint: Endpoint, replies: list[Any]) -> bool:
         facts = {name: replies[1][name] for name in BEFORE}
-        return check(home, [replies[0], facts, *replies[2:]])
+        return check(endpoint, [replies[0], facts, *replies[2:]])
 
-    monkeypatch.setattr(Home, "check_greeting", check_less)
+    monkeypatch.setattr(Endpoint, "check_greeting", check_less)
 
 
 def test_a_greeting_tells_what_need_not_be_asked(server: globalcache.Server) -> None:
     with Face("threads", server.url, timeout=5) as face:
-        home: Home = face.home
+        endpoint: Endpoint = face.endpoint
         for facts, told, least in ((NOW, True, 0), (BEFORE, False, 1), (NOW, True, 0)):
-            assert home.check_greeting([{}, facts, b"OK"]) is told
+            assert endpoint.check_greeting([{}, facts, b"OK"]) is told
             # What is not told is asked; until the answer other connections go by what was known.
-            assert (home.max_value, home.least_absence) == (LONGEST, least)
+            assert (endpoint.max_value, endpoint.least_absence) == (LONGEST, least)
         # A user who may not ask meets the limit of servers that were told none.
-        home.check_longest(ReplyError("NOPERM this user may not run config|get"))
-        assert home.max_value == 16 << 20
+        endpoint.check_longest(ReplyError("NOPERM this user may not run config|get"))
+        assert endpoint.max_value == 16 << 20
         with pytest.raises(UnavailableError):
-            home.check_longest(UnavailableError("lost meanwhile"))
+            endpoint.check_longest(UnavailableError("lost meanwhile"))
 
 
 @pytest.mark.usefixtures("as_before")
@@ -63,7 +63,7 @@ def test_a_limit_that_is_not_told_is_asked(server: globalcache.Server, kind: str
         assert face("ping")
         with pytest.raises(ValueTooLargeError):
             face("set", "k", "x" * LONGEST)
-        assert face.home.max_value == LONGEST
+        assert face.endpoint.max_value == LONGEST
 
 
 @pytest.mark.parametrize(("is_before", "ttl"), [(True, b"1"), (False, b"0")])

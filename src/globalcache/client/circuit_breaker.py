@@ -12,7 +12,7 @@ FAILURES = 5
 BETWEEN_TRIES = 1.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed: loads run. Open: they are refused, apart from one try a second. For one thread at a time."""
 
     def __init__(self) -> None:

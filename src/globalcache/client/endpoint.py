@@ -1,6 +1,6 @@
-"""What all connections of a process to one server share.
+"""One server as a process sees it: what all its connections to that server share.
 
-Its address, how to greet it, what it is owed, whether it is away, and what is counted. Knows no sockets.
+Its address, how to greet it, invalidations that it has not acknowledged, and whether it is away. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -8,34 +8,29 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-import msgspec
 
-from globalcache.client import lookup
-from globalcache.client.outage import Breaker, Owed
+from globalcache.client.backoff import Backoff
+from globalcache.client.greeting import LIB_NAME, client_name, hello, least_absence, longest_value, select
+from globalcache.client.pending_invalidations import PendingInvalidations
 from globalcache.client.tls import tls_context
 from globalcache.client.wire import translate
 from globalcache.errors import AuthError, CacheError, ConfigError, DeadlineError, ReplyError, UnavailableError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
     from globalcache.client.address import Address
     from globalcache.client.local import LocalServer
+    from globalcache.client.stats import Events, Stats
 
 _log = logging.getLogger("globalcache")
 # Errors by which a server says that it cannot serve anybody now.
 _NOT_NOW = ("LOADING", "BUSY", "ERR max number of clients")
-# The longest value of a server that does not say another one.
-_LONGEST_VALUE = 16 << 20
-# What a server is asked that did not tell its longest value in the greeting, as those of the version before.
-ASK_LONGEST = (b"CONFIG", b"GET", b"proto-max-bulk-len")
 # The first byte of a TLS record with an alert, which a TLS port answers plain text with.
 _TLS_ALERT = r"\x15"
 
@@ -48,45 +43,7 @@ class OutdatedError(UnavailableError):
     """The connection was begun before a write was lost; a new one may be used."""
 
 
-class Stats(msgspec.Struct):
-    """Counts since the cache object was made. Exact for one thread, nearly so for many."""
-
-    hits: int = 0
-    misses: int = 0
-    stale: int = 0
-    loads: int = 0
-    load_errors: int = 0
-    local_loads: int = 0
-    refused_fills: int = 0
-    unreadable: int = 0
-    errors: int = 0
-    undelivered: int = 0
-    connects: int = 0
-    away_seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, int | float]:
-        """Return all counts by name."""
-        return {name: getattr(self, name) for name in self.__struct_fields__}
-
-
-class Events:
-    """Where what happened goes: a hook of the user, for OpenTelemetry for instance."""
-
-    __slots__ = ("hook",)
-
-    def __init__(self, hook: Callable[[str, dict[str, Any]], object] | None) -> None:
-        self.hook = hook
-
-    def __call__(self, event: str, **facts: Any) -> None:
-        """Tell the hook, whose own errors are logged and harm nobody."""
-        if self.hook is not None:
-            try:
-                self.hook(event, facts)
-            except Exception:  # noqa: BLE001 - code of the user
-                _log.exception("globalcache: the on_event hook failed at %s", event)
-
-
-class Home:
+class Endpoint:
     """One server as this process sees it, for all threads and loops."""
 
     def __init__(  # noqa: PLR0913 - an option each
@@ -105,8 +62,8 @@ class Home:
         self.local = local
         self.timeout = timeout
         self.stats = stats
-        self.owed = Owed()
-        self.breaker = Breaker()
+        self.pending = PendingInvalidations()
+        self.backoff = Backoff()
         self.session = os.urandom(8).hex().encode()
         # Bytes of the longest value that the server takes; None while that is not known.
         self.max_value: int | None = None
@@ -116,20 +73,15 @@ class Home:
         self._events = events
         # Made now: a file that does not fit is a mistake to be shown, not an outage to go on in.
         self.tls = tls_context(address, tls)
-        weakref.finalize(self, _warn_of, self.owed, str(address))
+        weakref.finalize(self, _warn_of, self.pending, str(address))
         self._list_hash = list_hash
 
     def greeting(self, generation: int) -> list[tuple[bytes, ...]]:
         """Return the commands that open a connection."""
-        hello: tuple[bytes, ...] = (b"HELLO", b"3")
-        if self.address.password is not None:
-            hello += (b"AUTH", (self.address.user or "default").encode(), self.address.password.encode())
-        hello += (b"SETNAME", client_name())
         session: tuple[bytes, ...] = (b"CACHE.SESSION", self.session, b"%d" % generation, b"TICKETS")
         if self._list_hash is not None:
             session += (b"SERVERS", self._list_hash)
-        select = [(b"SELECT", b"%d" % self.address.db)] if self.address.db else []
-        return [hello, session, *select, (b"CLIENT", b"SETINFO", b"LIB-NAME", b"globalcache")]
+        return [hello(self.address, client_name()), session, *select(self.address), LIB_NAME]
 
     def check_greeting(self, replies: list[Any]) -> bool:
         """Note what a server answered to a greeting; raises what it refused.
@@ -166,8 +118,8 @@ class Home:
             return UnavailableError(f"{self.address}: {text}")
         return translate(reply)
 
-    def check_settled(self, replies: list[Any]) -> None:
-        """Raise if the server did not take what it is owed.
+    def check_replayed(self, replies: list[Any]) -> None:
+        """Raise if the server did not acknowledge the pending invalidations.
 
         A user who may not invalidate leaves it unknown what the server still has: its values are misses until he may.
         """
@@ -182,13 +134,13 @@ class Home:
 
     def may_connect(self) -> None:
         """Raise what the last attempt failed by while it is too soon to try again."""
-        if not self.breaker.may_try(time.monotonic()):
+        if not self.backoff.may_try(time.monotonic()):
             raise type(self._last_error)(str(self._last_error))
 
     def connected(self) -> None:
         """Note a connection that works."""
         self.stats.connects += 1
-        away = self.breaker.succeeded(time.monotonic())
+        away = self.backoff.succeeded(time.monotonic())
         if away is not None:
             self.stats.away_seconds += away
             _log.warning("globalcache: %s is back after %.1f s", self.address, away)
@@ -200,85 +152,49 @@ class Home:
         text = str(error)
         self._last_error = type(error)(text)
         slow = isinstance(error, DeadlineError)
-        if self.breaker.failed(time.monotonic(), random.random(), slow=slow):  # noqa: S311 - spreads attempts
+        if self.backoff.failed(time.monotonic(), random.random(), slow=slow):  # noqa: S311 - spreads attempts
             _log.warning("globalcache: going on without the cache: %s", text)
             self._events("away", server=str(self.address), error=text)
 
     def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
         """Remember a write that the server may not have seen."""
         self.stats.undelivered += 1
-        self.owed.add(keys, tags, sent=sent)
+        self.pending.add(keys, tags, sent=sent)
 
     def after_fork(self) -> None:
-        """Be another client than the parent is; what is owed stays owed, by both."""
+        """Be another client than the parent is; pending invalidations stay pending in both."""
         self.session = os.urandom(8).hex().encode()
-        self.owed.after_fork()
+        self.pending.after_fork()
         if self.local is not None:
             # Before its connections are closed one by one: those that wait would take the leases of the others.
             self.local.after_fork()
 
     def __repr__(self) -> str:
-        return f"Home({self.address}, {'away' if self.breaker.failures else 'up'}, {self.owed!r})"
+        return f"Endpoint({self.address}, {'away' if self.backoff.failures else 'up'}, {self.pending!r})"
 
 
-def least_absence(facts: dict[Any, Any]) -> int:
-    """Return for how many milliseconds an absence has to be kept at least, from what CACHE.SESSION answered."""
-    return 0 if b"version" in facts else 1
-
-
-def longest_value(config: Any) -> int:
-    """Return how many bytes a value may have, from the reply to ASK_LONGEST; an error if the user may not ask."""
-    return int(config[ASK_LONGEST[2]]) if isinstance(config, dict) else _LONGEST_VALUE
-
-
-def broken(home: Home, error: BaseException) -> CacheError | None:
+def broken(endpoint: Endpoint, error: BaseException) -> CacheError | None:
     """Return what an error of a connection is called here; None for what is none, such as a signal handler's own."""
     if isinstance(error, CacheError):
         # Callers know the errors of globalcache.errors alone.
         return UnavailableError(str(error)) if isinstance(error, NotSentError | OutdatedError) else error
     if isinstance(error, hiredis.HiredisError):
         hint = "; it answered with TLS: write globalcaches://" if _TLS_ALERT in str(error) else ""
-        return UnavailableError(f"{home.address}: what answers is no cache server{hint}: {error}")
+        return UnavailableError(f"{endpoint.address}: what answers is no cache server{hint}: {error}")
     # A class of its own is nothing that a socket raises.
     if type(error).__module__ not in {"builtins", "socket", "_socket", "ssl", "_ssl"}:
         return None
     if isinstance(error, TimeoutError | BlockingIOError):
-        return DeadlineError(f"{home.address}: no answer in {home.timeout:g} s")
+        return DeadlineError(f"{endpoint.address}: no answer in {endpoint.timeout:g} s")
     if isinstance(error, OSError | UnicodeError):
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return UnavailableError(f"{home.address}: {text}")
+        return UnavailableError(f"{endpoint.address}: {text}")
     return None
 
 
-def client_name() -> bytes:
-    """Return what CLIENT LIST shows of this process: its program and number, without what a name may not have."""
-    program = os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119 - it may be no path
-    printable = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in program[:40])
-    return f"{printable}:{os.getpid()}".encode()
-
-
-def _warn_of(owed: Owed, address: str) -> None:
+def _warn_of(pending: PendingInvalidations, address: str) -> None:
     """Say what no other process knows of, when this one exits or its last cache of a server is collected."""
-    if owed:
+    if pending:
         _log.warning(
-            "globalcache: %s not delivered to %s, which may return old values until they expire", owed.text, address
+            "globalcache: %s not delivered to %s, which may return old values until they expire", pending.text, address
         )
-
-
-# After fork() the child must neither send nor read on connections of its parent.
-_forked: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def when_forked(server: Any) -> None:
-    """Have `server.after_fork()` called in every child process."""
-    _forked.add(server)
-
-
-def _after_fork() -> None:
-    lookup.after_fork()
-    for server in list(_forked):
-        server.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

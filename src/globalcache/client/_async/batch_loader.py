@@ -1,0 +1,63 @@
+"""Functions that load many rows at once, cached row by row, as they are called.
+
+One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from globalcache.client._async.cached_function import no_row
+from globalcache.client.batch_loader import BaseBatchLoader
+from globalcache.client.batches import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class AsyncBatchLoader(BaseBatchLoader[K, V]):
+    """An async function that loads many rows at once, cached row by row."""
+
+    async def __call__(self, items: Iterable[K]) -> dict[K, V]:
+        """Return what there is of these items; those that nobody has are loaded together."""
+        keys = self._keys(listed(self.loader.name, items))
+
+        async def load_many(missing: list[str]) -> dict[str, V | None]:
+            wanted = {key: keys[key] for key in missing}
+            return self._by_key(wanted, await self.loader.function(list(wanted.values())))
+
+        values = await self._cache.aio.get_or_load_many(
+            list(keys),
+            load_many,
+            policy=self._policy(),
+            type=self.loader.type,
+            wait=self._wait,
+            guard=self.loader.guard,
+        )
+        return self._by_item(keys, values)
+
+    @property
+    def uncached(self) -> Callable[[list[K]], Coroutine[Any, Any, Mapping[K, V]]]:
+        """The function itself."""
+        return self.loader.function
+
+    async def invalidate(self, *items: K) -> None:
+        """Forget these items, on every node."""
+        await self._cache.aio.invalidate(*map(self.key, items))
+
+    async def refresh(self, *items: K) -> dict[K, V]:
+        """Forget these items and load them anew."""
+        await self._cache.aio.invalidate(*self._keys(items))
+        return await self(items)
+
+    async def set(self, value: V | None, item: K) -> None:
+        """Put a value in place of an item. None is a row that does not exist."""
+        key, cache, policy, kind = self.key(item), self._cache.aio, self._policy(), self.loader.type
+        if value is not None:
+            await cache.set(key, value, policy=policy, type=kind)
+            return
+        await cache.invalidate(key)
+        await cache.get_or_load(key, no_row, policy=policy, type=kind, wait=self._wait)

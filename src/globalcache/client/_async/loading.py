@@ -1,0 +1,262 @@
+"""The loading protocol of one key: what a fetch gave, else a load with a lease, or one without.
+
+One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from globalcache.client._async.lease_answers import TOO_LARGE, AsyncLeaseAnswers
+from globalcache.client._async.local_loading import AsyncLocalLoading, LocalLoad, value_or_raise
+from globalcache.client.failures import is_lost, is_private
+from globalcache.client.flights import keys_in_loads
+from globalcache.client.guard import Absent, Guard, cause_of
+from globalcache.client.raised import Handled
+from globalcache.client.values import UNREADABLE
+from globalcache.client.wire import as_text, translate
+from globalcache.errors import CacheError, DeadlineError, LoadError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from globalcache.client._async.transport import AsyncTransport
+    from globalcache.client._async.writer import AsyncWriter
+    from globalcache.client.cache_state import CacheState
+    from globalcache.client.keyspace import Keyspace
+    from globalcache.client.leases import Lease
+    from globalcache.policy import Policy
+
+_AWAY = (UnavailableError, DeadlineError)
+
+
+class LoadSpec(NamedTuple):
+    """What a caller of get_or_load wants."""
+
+    load: Callable[[], Any]
+    policy: Policy
+    type: Any
+    wait: float
+    guard: Guard
+    # Whether a value of another type may be invalidated, to be fetched once more.
+    again: bool = True
+    # Whether a load without a lease is left to the caller, as a DeferredLoad.
+    defers: bool = False
+
+
+class DeferredLoad:
+    """What stands for a key that is to be loaded without a lease, together with others.
+
+    `failure` is that of another process; None if nobody has failed whom this caller would believe.
+    """
+
+    def __init__(self, failure: LoadError | None = None) -> None:
+        self.failure = failure
+
+
+class AsyncLoading:
+    """Loads the keys of a namespace, one by one."""
+
+    def __init__(self, state: CacheState, keyspace: Keyspace[AsyncTransport], writer: AsyncWriter) -> None:
+        self._state = state
+        self._keyspace = keyspace
+        self._writer = writer
+        self.local = AsyncLocalLoading(state, keyspace)
+        self.answers = AsyncLeaseAnswers(state, keyspace)
+        self._decode = state.values.decode
+        self._stats = state.stats
+        self._failures = state.failures
+        self._refresher = state.async_refresher
+
+    async def resolve(self, server: AsyncTransport, name: bytes, reply: Any, spec: LoadSpec) -> Any:
+        """Return what a fetch gave, or load it; `reply` is None without a server.
+
+        The lease of `reply`, if any, is released by the caller.
+        """
+        if reply is None:
+            return await self._load_locally(name, spec, joins=True)
+        if isinstance(reply, Exception):
+            return await self._after_failure(server, name, reply, spec)
+        value = self._value_of_fetch(reply, spec)
+        lease = reply[2] or None
+        if value is not UNREADABLE:
+            if lease is not None:
+                lease.is_handed_over = self._refresher.refresh((lease,), self._refresh_of(spec))
+            return value
+        if lease is None and reply[1] is not None and spec.again:
+            # It was written by other code, as another type: make room for one that can be read.
+            await self._writer.invalidate([self._keyspace.key_of(name)], [])
+            return await self.fetch_again(server, name, spec._replace(again=False), spec.wait)
+        self._stats.misses += 1
+        if lease is not None:
+            return await self._load(lease, spec)
+        return await self._load_locally(name, spec)
+
+    async def fetch_again(
+        self, server: AsyncTransport, name: bytes, spec: LoadSpec, wait: float, *, alone: bool = False
+    ) -> Any:
+        """Ask again, after an invalidation: somebody has a value, or it is this caller's turn to load.
+
+        `alone`: a load has failed for its caller alone, and all who waited for it ask at the same moment. One of them
+        is granted the lease; the others load without one, since others may fail so as well.
+        """
+        lease: Lease | None = None
+        try:
+            reply = await self._fetch_or_none(server, name, wait)
+            # As in `get_or_load`.
+            lease = (reply[2] or None) if reply.__class__ is list else None
+            if lease is not None:
+                lease.taken = True
+            elif alone and (is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"})):
+                self._stats.misses += 1
+                if spec.defers:
+                    return DeferredLoad()
+                return value_or_raise(await self.local.load_unshared([name], _local_load_of(spec), spec.wait), name)
+            return await self.resolve(server, name, reply, spec)
+        finally:
+            if lease is not None and not lease.is_handed_over:
+                lease.release()
+
+    async def _fetch_or_none(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
+        """Return what a fetch gives; None without a server."""
+        try:
+            try:
+                return await server.fetch(name, wait)
+            except UnavailableError:
+                return await server.fetch(name, wait)
+        except _AWAY as error:
+            self._state.on_unavailable(error)
+        return None
+
+    def _refresh_of(self, spec: LoadSpec) -> Callable[[Sequence[Lease]], Any]:
+        async def refresh(leases: Sequence[Lease]) -> None:
+            for lease in leases:
+                await self._load(lease, spec)
+
+        return refresh
+
+    def _value_of_fetch(self, reply: Any, spec: LoadSpec) -> Any:
+        """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
+        state, data, _, _, _, flags = reply
+        if state == b"absent":
+            self._stats.hits += 1
+            return Absent(as_text(data)) if data else None
+        if state in {b"timeout", b"waiting"}:
+            raise DeadlineError(f"somebody else loads it, and not within {spec.wait:g} s")
+        if data is None:
+            return UNREADABLE
+        value = self._decode(data, flags, spec.type)
+        if value is UNREADABLE:
+            self._stats.unreadable += 1
+        elif state == b"stale":
+            self._stats.stale += 1
+        else:
+            self._stats.hits += 1
+        return value
+
+    async def _load(self, lease: Lease, spec: LoadSpec) -> Any:
+        """Load with a lease in hand, and fill in what came. Whoever gave the lease releases it if that fails."""
+        begun = time.monotonic()
+        handled = Handled()
+        ran = False
+        try:
+            self._failures.check(self._keyspace.key_of(lease.name), spec.guard)
+            self._stats.loads += 1
+            value = await self.local.run((lease.name,), spec.load)
+            ran = True
+            loaded = self.local.encode(lease.name, value, spec.type, spec.guard)
+        except Exception as error:
+            stand_in = await self._load_failed(lease, error, spec, handled, ran=ran)
+            if stand_in is UNREADABLE:
+                raise
+            return stand_in
+        except BaseException as error:
+            await self.answers.fail_interrupted((lease,), error)
+            raise
+        self._failures.succeeded(spec.guard)
+        cost = time.monotonic() - begun
+        await self.answers.fill(lease, loaded, cost, spec.policy, spec.guard)
+        self._state.events("load", key=as_text(lease.name), seconds=cost)
+        return loaded.value
+
+    async def _load_failed(self, lease: Lease, error: Exception, spec: LoadSpec, handled: Handled, *, ran: bool) -> Any:
+        """Tell the server; return a stale value that may stand in, UNREADABLE if there is none.
+
+        The exception is kept before the server hears of the failure, so that whoever waits here finds it.
+        """
+        self._stats.load_errors += 1
+        self._state.events("load_error", key=as_text(lease.name), error=cause_of(error))
+        words = self._failures.failed((lease.name,), error, spec.guard, handled, ran=ran)
+        try:
+            await self.answers.answer(lease, b"CACHE.FAIL", *words)
+            if spec.policy.stale_if_error and not ran and not isinstance(error, spec.guard.pass_through):
+                return self.stale_value(await lease.server.fetch(lease.name, 0, 0), spec.type)
+        except CacheError:
+            self._stats.errors += 1
+        return UNREADABLE
+
+    def stale_value(self, reply: Any, type: Any) -> Any:
+        """Return the value in a reply after a load that failed; UNREADABLE if there is none."""
+        if reply.__class__ is not list or reply[1] is None or reply[0] == b"absent":
+            return UNREADABLE
+        value = self._decode(reply[1], reply[5], type)
+        self._stats.stale += value is not UNREADABLE
+        return value
+
+    async def _after_failure(self, server: AsyncTransport, name: bytes, reply: Exception, spec: LoadSpec) -> Any:
+        """Return what came of a load that failed: what this process has of it, else what its own function gives.
+
+        That is the value if it was too long to be stored, or the exception of this process; another process's failure
+        is believed only beyond so many tries of one's own, and one that concerned its caller alone not at all.
+        """
+        if is_private(reply):
+            return await self.fetch_again(server, name, spec, 0, alone=True)
+        kept = self._state.unstored.find(name, str(reply), time.monotonic())
+        value = UNREADABLE if kept is None else self._decode(*kept, spec.type)
+        if value is not UNREADABLE:
+            return value
+        failure = translate(reply, name, self._keyspace.prefix)
+        try:
+            if failure.__class__ is not LoadError or is_lost(failure):
+                raise failure
+            failed = None
+            if f"{as_text(name)}: {TOO_LARGE}" not in str(reply):
+                failed = self._failures.elsewhere(name, failure)
+            return await self._load_locally(name, spec, failed)
+        finally:
+            # A traceback holds this frame, which must not hold what the traceback belongs to.
+            failure = failed = None  # type: ignore[assignment]
+
+    async def _load_locally(
+        self, name: bytes, spec: LoadSpec, failure: LoadError | None = None, *, joins: bool = False
+    ) -> Any:
+        """Load without a lease: one task of this process for a key, and so many at a time. Nothing is stored.
+
+        `failure` is that of another process. `joins`: there is no server, so a load that runs already is as good as a
+        new one.
+        """
+        if spec.defers:
+            return DeferredLoad(failure)
+        self._keyspace.tag_names(spec.policy.tags)  # what is wrong with them is told now as well
+        failures = {} if failure is None else {name: failure}
+        return value_or_raise(
+            await self.local.load_shared([name], _local_load_of(spec), spec.wait, failures, joins=joins), name
+        )
+
+    def check_recursion(self, names: Iterable[bytes]) -> None:
+        """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
+        around = keys_in_loads()
+        for name in names:
+            if any(name in load for load in around):
+                key = self._keyspace.key_of(name)
+                raise LoadError(f"{key}: its load asks for itself: {_chain_text(chain(*around), name)}", key=key)
+
+
+def _local_load_of(spec: LoadSpec) -> LocalLoad:
+    return LocalLoad(lambda _: spec.load(), lambda _, value: (value,), spec.type, spec.guard)
+
+
+def _chain_text(keys: Iterable[bytes], name: bytes) -> str:
+    return " -> ".join(map(as_text, (*keys, name)))

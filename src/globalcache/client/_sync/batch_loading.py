@@ -1,0 +1,249 @@
+"""The loading protocol of many keys: one fetch, one load of all that is this caller's, and then others' loads.
+
+One of the two files of this name is made from the other by scripts/unasync.py; change the one with `await`.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from globalcache.client._sync.lease_answers import TOO_LARGE, encode_cause
+from globalcache.client._sync.loading import DeferredLoad, LoadSpec
+from globalcache.client._sync.local_loading import LocalLoad
+from globalcache.client.batches import rows_of
+from globalcache.client.flights import loading
+from globalcache.client.guard import Absent, Guard, text_of
+from globalcache.client.leases import lease_of
+from globalcache.client.raised import Handled, Raised
+from globalcache.client.runner import Failed
+from globalcache.client.values import UNREADABLE
+from globalcache.errors import CacheError, DeadlineError, LoadError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from globalcache.client._sync.loading import Loading
+    from globalcache.client._sync.transport import Transport
+    from globalcache.client.cache_state import CacheState
+    from globalcache.client.keyspace import Keyspace
+    from globalcache.client.leases import Lease
+    from globalcache.client.wire import Words
+    from globalcache.policy import Policy
+
+_AWAY = (UnavailableError, DeadlineError)
+# Keys that one error names.
+_NAMED = 10
+
+
+class BatchFetch:
+    """What a batch of fetches gave: values, leases for loads and refreshes, keys to wait for, keys without a server."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+        self.failed: dict[str, Raised] = {}
+        self.mine: list[Lease] = []
+        self.stale: list[Lease] = []
+        self.later: list[str] = []
+        self.away: list[str] = []
+        # All replies, whose leases are this caller's.
+        self.replies: list[Any] = []
+
+    def add(self, came: Mapping[str, Any]) -> None:
+        """Note what came of keys: values, None for what has no row, and Raised."""
+        for key, value in came.items():
+            if value.__class__ is Raised:
+                self.failed[key] = value
+            else:
+                self.found[key] = None if value.__class__ is Absent else value
+
+    def raise_failures(self) -> None:
+        """Raise an error that is that of all keys as it is; different ones as one that names them."""
+        failed, self.failed = self.failed, {}
+        if not failed:
+            return
+        first = next(iter(failed.values()))
+        try:
+            if all(one.error is first.error for one in failed.values()):
+                first.again()
+            named = "; ".join(f"{key}: {text_of(one.error)}" for key, one in list(failed.items())[:_NAMED])
+            raise LoadError(f"{len(failed)} keys could not be loaded: {named}", key=next(iter(failed))) from first.error
+        finally:
+            # A traceback holds this frame, which must not hold the exceptions.
+            del failed, first
+
+    def release(self) -> None:
+        """Release what was neither answered nor left to a refresh."""
+        for lease in filter(None, map(lease_of, self.replies)):
+            if not lease.is_handed_over:
+                lease.release()
+
+
+class BatchLoading:
+    """Loads keys of a namespace together."""
+
+    def __init__(self, state: CacheState, keyspace: Keyspace[Transport], loading: Loading) -> None:
+        self._state = state
+        self._keyspace = keyspace
+        self._loading = loading
+        self._local = loading.local
+        self._answers = loading.answers
+        self._decode = state.values.decode
+        self._stats = state.stats
+        self._failures = state.failures
+        self._runner = state.runner
+        self._refresher = state.refresher
+
+    def load(  # noqa: PLR0913, PLR0917 - what get_or_load_many was given
+        self,
+        keys: list[str],
+        load_many: Callable[[list[str]], Any],
+        policy: Policy,
+        type: Any,
+        limit: float,
+        guard: Guard,
+    ) -> dict[str, Any]:
+        """Return values by key, None for rows that do not exist; see get_or_load_many."""
+        batch = BatchFetch()
+        try:
+            for server, part, names in self._keyspace.by_server(keys):
+                self._fetch(server, part, names, type, batch)
+            self._load_or_refresh(batch, load_many, policy, type, guard)
+        finally:
+            batch.release()
+        end = time.monotonic() + limit
+        load = LocalLoad(load_many, functools.partial(rows_of, guard.name), type, guard)
+        if batch.away:
+            self._keyspace.tag_names(policy.tags)  # what is wrong with them is told now as well
+            batch.add(self._local.load_keys(batch.away, load, limit, joins=True))
+        if batch.later:
+            batch.add(self._wait_for_others(batch.later, load, policy, end))
+        batch.raise_failures()
+        return {key: batch.found[key] for key in keys}
+
+    def _fetch(self, server: Transport, part: list[str], names: list[bytes], type: Any, batch: BatchFetch) -> None:
+        if loading.get():
+            self._loading.check_recursion(names)
+        try:
+            try:
+                replies = server.fetch_many(names, 0)
+            except UnavailableError:
+                replies = server.fetch_many(names, 0)
+        except _AWAY as error:
+            self._state.on_unavailable(error)
+            batch.away.extend(part)
+            return
+        # No call comes between, which could be interrupted: from here on the batch answers for the leases.
+        batch.replies += replies
+        for key, reply in zip(part, replies, strict=True):
+            if reply.__class__ is not list or reply[0] == b"waiting":
+                batch.later.append(key)
+                continue
+            state, data, lease, _, _, flags = reply
+            value = UNREADABLE if data is None else self._decode(data, flags, type)
+            if state == b"absent" or value is not UNREADABLE:
+                batch.found[key] = None if state == b"absent" else value
+                self._stats.hits += 1
+                if lease:
+                    batch.stale.append(lease)
+            elif lease:
+                self._stats.misses += 1
+                batch.mine.append(lease)
+            else:
+                batch.later.append(key)
+
+    def _load_or_refresh(
+        self, batch: BatchFetch, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
+    ) -> None:
+        """Load what is this caller's, and have what is stale refreshed meanwhile."""
+        if batch.stale:
+
+            def refresh(leases: Sequence[Lease]) -> None:
+                self._load(leases, load_many, policy, type, guard)
+
+            if self._refresher.refresh(batch.stale, refresh):
+                for lease in batch.stale:
+                    lease.is_handed_over = True
+        if batch.mine:
+            batch.found |= self._load(batch.mine, load_many, policy, type, guard)
+
+    def _wait_for_others(self, keys: list[str], load: LocalLoad, policy: Policy, end: float) -> dict[str, Any]:
+        """Return what others load, and Raised; what nobody has a lease of after that is loaded here in one call."""
+
+        def wait_for(key: str) -> Any:
+            left = max(0.001, end - time.monotonic())
+            spec = LoadSpec(self._load_of_one(load, key), policy, load.type, left, load.guard, defers=True)
+            name = self._keyspace.name(key)
+            server = self._keyspace.server_of(name)
+            return self._loading.fetch_again(server, name, spec, left)
+
+        came = dict(zip(keys, self._runner.each(wait_for, keys), strict=True))
+        deferred = {key: value.failure for key, value in came.items() if value.__class__ is DeferredLoad}
+        if deferred:
+            failures = {self._keyspace.name(key): failure for key, failure in deferred.items() if failure is not None}
+            left = max(0.0, end - time.monotonic())
+            came |= self._local.load_keys(list(deferred), load, left, failures, joins=False)
+        return {key: Raised(value.error) if value.__class__ is Failed else value for key, value in came.items()}
+
+    def _load_of_one(self, load: LocalLoad, key: str) -> Callable[[], Any]:
+        def run() -> Any:
+            return load.rows([key], self._runner.result_of(load.run([key])))[0]
+
+        return run
+
+    def _load(
+        self, leases: Sequence[Lease], load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
+    ) -> dict[str, Any]:
+        """Load with leases in hand. Whoever gave them releases those that are not answered here."""
+        begun = time.monotonic()
+        handled = Handled()
+        ran = False
+        keys = [self._keyspace.key_of(lease.name) for lease in leases]
+        found: dict[str, Any] = {}
+        answers: list[tuple[Lease, Words]] = []
+        try:
+            self._failures.check(keys[0], guard)
+            self._stats.loads += 1
+            rows = self._local.run(tuple(lease.name for lease in leases), lambda: load_many(list(keys)))
+            ran = True
+            cost = time.monotonic() - begun
+            for key, lease, value in zip(keys, leases, rows_of(guard.name, keys, rows), strict=True):
+                loaded = self._local.encode(lease.name, value, type, guard)
+                found[key] = loaded.value
+                options = self._answers.fill_options(lease.server, policy, loaded, cost)
+                if self._state.is_too_long(lease.server.max_value, guard.name, key, loaded.data):
+                    cause = self._answers.keep_unstored(lease, loaded, TOO_LARGE, policy)
+                    answers.append((lease, (b"CACHE.FAIL", encode_cause(cause))))
+                else:
+                    answers.append((lease, (b"CACHE.FILL", loaded.data, *options)))
+        except Exception as error:
+            self._stats.load_errors += 1
+            words = self._failures.failed([lease.name for lease in leases], error, guard, handled, ran=ran)
+            self._answers.answer_all([(lease, (b"CACHE.FAIL", *words)) for lease in leases])
+            if policy.stale_if_error and not ran and not isinstance(error, guard.pass_through):
+                found = self._stale_values(leases, type)
+            if len(found) < len(leases):
+                raise
+            return found
+        except BaseException as error:
+            self._answers.fail_interrupted(leases, error)
+            raise
+        self._failures.succeeded(guard)
+        self._answers.answer_all(answers)
+        self._state.events("load", keys=len(leases), seconds=time.monotonic() - begun)
+        return found
+
+    def _stale_values(self, leases: Sequence[Lease], type: Any) -> dict[str, Any]:
+        """Return the stale values that stand in for loads that failed, by key; each server is asked once."""
+        found: dict[str, Any] = {}
+        for server in {id(lease.server): lease.server for lease in leases}.values():
+            names = [lease.name for lease in leases if lease.server is server]
+            try:
+                replies = server.fetch_many(names, 0, 0)
+            except CacheError:
+                self._stats.errors += 1
+                continue
+            values = {name: self._loading.stale_value(reply, type) for name, reply in zip(names, replies, strict=True)}
+            found |= {self._keyspace.key_of(name): value for name, value in values.items() if value is not UNREADABLE}
+        return found

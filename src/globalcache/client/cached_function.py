@@ -1,0 +1,157 @@
+"""What the two kinds of cached functions share, the plain and the async: their keys, types and bound methods.
+
+_async/cached_function.py has how they are called.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import types
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from globalcache.client.annotations import LaterType, allows_none, resolve
+from globalcache.client.named_function import NamedFunction, has_same_keys, wrap
+from globalcache.client.same import is_same, same_values
+from globalcache.keys import hints, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+    from globalcache.client.decorators import Decorators
+    from globalcache.client.guard import Guard
+    from globalcache.client.loader import Loader
+    from globalcache.keys import KeyTemplate
+    from globalcache.policy import Policy
+
+_log = logging.getLogger("globalcache")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SESSION = (
+    "%s: its argument %r is a %s of the caller and not in the key: a load reads what that session still holds or its "
+    "transaction sees, and stores it for everybody; a refresh in the background uses it while the caller does, or "
+    "after it was closed. Open a session inside the function instead"
+)
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, eq=False, dict=True):
+    """What the decorator was told, ready for calls."""
+
+    function: Callable[..., Any]
+    template: KeyTemplate
+    policy: Policy
+    kind: Any  # what values are read as; a LaterType until it was resolved
+    guard: Guard
+    tags: tuple[KeyTemplate, ...]
+    wait: float | None
+    is_async: bool
+    unwatched: list[str]  # parameters that are in no key, and not yet known to be a database session
+
+    @functools.cached_property
+    def gives_none(self) -> bool:
+        """Whether None is a value that the function returns: its annotation says so, or says nothing."""
+        return allows_none(hints(self.function).get("return"))
+
+    def policy_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Policy:
+        """Return the policy of a call, with its tags."""
+        arguments = self.template.bind(args, kwargs)
+        return replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
+
+    def is_same(self, other: FunctionSpec) -> bool:
+        """Tell whether equal keys stand for equal results."""
+        return (
+            is_same(self.function, other.function)
+            and self.template.template == other.template.template
+            and same_values(self.kind, other.kind)
+            and self.guard.is_same(other.guard)
+        )
+
+    @functools.cached_property
+    def has_tags_with_fields(self) -> bool:
+        """Whether the tags depend on the arguments."""
+        return not all(tag.is_constant for tag in self.tags)
+
+    @property
+    def type(self) -> Any:
+        """What values are read as; None if nothing is known. Raises TypeError for an annotation that is not there."""
+        return resolve(self, self.kind) if isinstance(self.kind, LaterType) else self.kind
+
+    def check_ignored(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Log one warning if an argument that is in no key is a session or connection of the caller's."""
+        arguments = self.template.bind(args, kwargs)
+        for name in self.unwatched:
+            kind = _session_class(arguments.get(name))
+            if kind is not None:
+                self.unwatched.clear()
+                _log.warning(_SESSION, name_of(self.function), name, kind)
+                return
+
+
+class BaseCachedFunction(NamedFunction, Generic[P, R]):
+    """What sync and async cached functions share."""
+
+    loader: Loader | None = None
+    __wrapped__: Callable[P, Any]
+
+    def __init__(self, cache: Decorators, spec: FunctionSpec) -> None:
+        self._cache = cache
+        self._spec = spec
+        self._receiver = ()
+        self._has_own_tags = spec.has_tags_with_fields
+        self._take_type()
+        wrap(self, spec.function)
+
+    def _take_type(self) -> None:
+        spec = self._spec
+        self._type = None if isinstance(spec.kind, LaterType) else spec.kind
+        self._key_of = self._first_key if isinstance(spec.kind, LaterType) else spec.template.key
+
+    def _first_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the key of the first call, before which the type of values was not known."""
+        self._type = self._spec.type
+        self._key_of = self._spec.template.key
+        return self._key_of(args, kwargs)
+
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key of a call."""
+        return self._spec.template.key((*self._receiver, *args), kwargs)
+
+    def _written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Policy]:
+        """Return the key and the policy of what is set in place of a result."""
+        args, spec = (*self._receiver, *args), self._spec
+        return spec.template.key(args, kwargs), spec.policy_of(args, kwargs)
+
+    def _bound(self, receiver: Any) -> Self:
+        if receiver is None:
+            return self
+        bound = type(self).__new__(type(self))
+        vars(bound).update(vars(self))
+        bound._receiver = (receiver,)  # noqa: SLF001 - its own
+        bound.__wrapped__ = types.MethodType(self._spec.function, receiver)
+        if self._type is None:
+            bound._take_type()  # noqa: SLF001
+        return bound
+
+    def _is_same(self, other: BaseCachedFunction[Any, Any]) -> bool:
+        return (
+            same_values(self._receiver, other._receiver)
+            and has_same_keys(self._cache, other._cache)
+            and (self._spec is other._spec or self._spec.is_same(other._spec))
+        )
+
+    def __repr__(self) -> str:
+        return f"<cached {self._spec.function.__qualname__} {self._spec.template.template!r}>"
+
+
+def _session_class(value: object) -> str | None:
+    """Return the class of a session or connection to a database, by what all of them have; None for anything else."""
+    kind = type(value)
+    has_transactions = hasattr(kind, "commit") and hasattr(kind, "rollback")
+    is_of_asyncpg = hasattr(kind, "fetchrow") and hasattr(kind, "transaction")  # its pool has no transactions
+    return kind.__name__ if has_transactions or is_of_asyncpg else None
