@@ -100,7 +100,11 @@ faults: export FAULTS_SEED := $(or $(SEED),$(shell date +%s))
 faults: export PROPTEST_RNG_SEED = $(FAULTS_SEED)
 faults: .venv/.built .venv/.tools
 	SIMULATIONS=$$((20000 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test simulation -- --nocapture
-	PROPTEST_CASES=$$((500 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core --test store_model --test session
+	PROPTEST_CASES=$$((500 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core \
+		--test store_model --test session --test session_model
+	LEASE_FROM=$$FAULTS_SEED LEASE_LOADS=$$((100 * FAULTS_ROUNDS)) WATCH_FROM=$$FAULTS_SEED WATCH_LOADS=$$((100 * FAULTS_ROUNDS)) \
+		STORE_RUNS=$$((30 * FAULTS_ROUNDS)) SESSION_RUNS=$$((10 * FAULTS_ROUNDS)) cargo test --release --quiet -p globalcache-core \
+		--test lease_load --test watch_load --test store_threads --test session_threads
 	$(BIN)/pytest -s -v tests/faults tests/model tests/integration/test_herd.py \
 		tests/security/test_crowds.py tests/security/test_strangers.py tests/security/test_doors.py
 

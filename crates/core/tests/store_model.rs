@@ -71,7 +71,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn with_enough_memory_nothing_is_forgotten(ops in prop::collection::vec(operation(60, 0..2000), 1..400)) {
+    fn with_enough_memory_nothing_is_forgotten(ops in prop::collection::vec(operation(60, 0..100_000), 1..400)) {
         let mut test = Test::new(32 << 20, true, false);
         ops.into_iter().for_each(|op| test.run(op));
         test.finish();

@@ -4,10 +4,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use globalcache_core::store::{Key, Meta, Options, Store};
+use globalcache_core::store::{Entry, Item, Key, Meta, Options, Store};
 
 const THREADS: u64 = 4;
-const RUNS: u64 = 30;
+
+/// How many seeds: more where there is time for them.
+fn runs() -> u64 {
+    std::env::var("STORE_RUNS").map_or(30, |count| count.parse().expect("a number"))
+}
 
 fn store(memory: u64) -> Store {
     Store::new(Options {
@@ -38,7 +42,7 @@ fn number(store: &Store, name: &[u8]) -> u64 {
 
 #[test]
 fn no_increment_is_lost() {
-    for seed in 0..RUNS {
+    for seed in 0..runs() {
         let store = store(16 << 20);
         let added: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(0)).collect();
         thread::scope(|scope| {
@@ -70,7 +74,7 @@ fn no_increment_is_lost() {
 #[test]
 fn several_keys_change_in_one_step_and_are_read_in_one() {
     const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
-    for seed in 0..RUNS {
+    for seed in 0..runs() {
         let store = store(16 << 20);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -90,8 +94,16 @@ fn several_keys_change_in_one_step_and_are_read_in_one() {
             }
             scope.spawn(|| {
                 while !done.load(Ordering::Acquire) {
-                    let seen = store.with_all(NAMES.iter().map(|name| key(name)), 1, |all| {
-                        NAMES.map(|name| all.entry(key(name)).get().map(|item| item.value.bytes().to_vec()))
+                    let of = |item: Item<'_>| item.value.bytes().to_vec();
+                    let keys = NAMES.iter().map(|name| key(name));
+                    let mut seen: Vec<_> = store
+                        .with_all(keys.clone(), 1, |all| NAMES.map(|name| all.entry(key(name)).get().map(of)))
+                        .into();
+                    assert!(seen.iter().all(|value| *value == seen[0]), "{seen:?}");
+                    seen.clear();
+                    store.read_all(keys, 1, |_, item| {
+                        seen.push(item.map(of));
+                        true
                     });
                     assert!(seen.iter().all(|value| *value == seen[0]), "{seen:?}");
                 }
@@ -104,7 +116,7 @@ fn several_keys_change_in_one_step_and_are_read_in_one() {
 /// before, nor a value that does not belong to its key.
 #[test]
 fn versions_never_go_back_while_memory_is_short() {
-    for seed in 0..RUNS {
+    for seed in 0..runs() {
         let store = store(4 << 20);
         let tag = store.tag(b"tag");
         thread::scope(|scope| {
@@ -201,6 +213,67 @@ fn a_write_that_depends_on_a_value_is_dead_if_that_was() {
         invalidated.join().unwrap();
     });
     assert!(store.with(key(b"k"), 1, |entry| entry.get().is_none()));
+}
+
+/// Values with tags are written together, read together and derived from each other, each in one step, while two of their
+/// tags are invalidated together. A reader finds all of a round or nothing of it, and once an invalidation has returned
+/// nothing of its round, nor what a step derived from it.
+#[test]
+fn invalidations_beside_steps_are_seen_whole() {
+    for seed in 0..runs() {
+        let store = store(16 << 20);
+        let tags = [store.tag(b"one"), store.tag(b"two")];
+        // Few keys are more often met between two steps, many within one.
+        let names: Vec<Vec<u8>> = (0..2 + seed % 6 * 8).map(|number| format!("key {number}").into_bytes()).collect();
+        let (acknowledged, done) = (AtomicU64::new(0), AtomicBool::new(false));
+        let keys = || names.iter().map(|name| key(name)).chain([key(b"derived")]);
+        let of = |number: usize| Meta { tags: &tags[number % 2..number % 2 + 1], ..Meta::default() };
+        let found = |entry: &mut Entry<'_>| {
+            entry.peek().map(|item| u64::from_le_bytes(item.value.bytes().try_into().expect("eight bytes")))
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..100u64 {
+                    store.with_all(keys(), 1, |all| {
+                        for (number, name) in names.iter().enumerate() {
+                            all.entry(key(name)).set(&round.to_le_bytes(), &of(number)).expect("there is room");
+                        }
+                    });
+                    thread::yield_now();
+                    store.invalidate_tags(&tags);
+                    acknowledged.store(round, Ordering::SeqCst);
+                    store.tick(1);
+                }
+                done.store(true, Ordering::Release);
+            });
+            for derives in [false, true] {
+                let (store, names, keys, found, of) = (&store, &names, &keys, &found, &of);
+                let (acknowledged, done) = (&acknowledged, &done);
+                scope.spawn(move || {
+                    while !done.load(Ordering::Acquire) {
+                        let before = acknowledged.load(Ordering::SeqCst);
+                        store.with_all(keys(), 1, |all| {
+                            let first = found(&mut all.entry(key(&names[0])));
+                            for name in names {
+                                let value = found(&mut all.entry(key(name)));
+                                assert_eq!(value, first, "seed {seed}: half of an invalidation is seen");
+                            }
+                            let derived = found(&mut all.entry(key(b"derived")));
+                            for value in [first, derived].into_iter().flatten() {
+                                assert!(value > before, "seed {seed}: {value} is seen after {before} was invalidated");
+                            }
+                            if let Some(round) = first.filter(|_| derives) {
+                                let written = all.entry(key(b"derived")).set(&round.to_le_bytes(), &of(seed as usize));
+                                written.expect("there is room");
+                            }
+                        });
+                        // Else the writer seldom has its turn.
+                        thread::yield_now();
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]

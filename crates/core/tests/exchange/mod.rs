@@ -169,8 +169,8 @@ impl Exchange {
         let most = if client.model.kind == Kind::Json { MOST_HELD_JSON } else { MOST_HELD };
         assert!(client.session.is_parked() || client.input.len() <= most, "{} bytes are held", client.input.len());
         if client.input.is_empty() && client.sent.is_empty() && !client.session.is_parked() {
-            let (held, queued) = (client.session.memory(), client.model.queued_bytes());
-            assert!(held >= queued as u64, "{held} are counted of {queued}");
+            let (held, kept) = (client.session.memory(), client.model.kept_bytes());
+            assert!(held >= kept as u64, "{held} are counted of {kept}");
         }
     }
 

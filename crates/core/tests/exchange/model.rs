@@ -89,9 +89,10 @@ impl Model {
         }
     }
 
-    /// Bytes of the requests that the server keeps for EXEC.
-    pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+    /// Bytes of what the server keeps for EXEC: requests, and the keys that they depend on.
+    pub fn kept_bytes(&self) -> usize {
+        let watched = self.watched.iter().map(|(_, key)| self.name(*key).len());
+        self.queued_bytes + watched.sum::<usize>()
     }
 
     /// Draws a request and appends it to what is sent.

@@ -42,9 +42,13 @@ impl World {
     /// The longest value that is stored in a world for loads.
     pub const LONGEST: usize = 4 << 10;
 
+    /// The longest that is read in it.
+    pub const LONGEST_READ: usize = 8 << 10;
+
     /// One that stores no long values, although they may be sent.
     pub fn for_loads() -> World {
-        World::with_store(Limits::default(), 16 << 20, World::LONGEST)
+        let limits = Limits { max_value: World::LONGEST_READ, ..Limits::default() };
+        World::with_store(limits, 16 << 20, World::LONGEST)
     }
 
     /// One in which a load may take so many milliseconds.
@@ -152,6 +156,20 @@ impl World {
             if connection.session.is_ready() {
                 self.run(number);
             }
+        }
+    }
+
+    /// Has everything sent that is to be sent, and leaves it on its way: to whom each message goes, and whether it is a load.
+    pub fn take_mail(&mut self) -> Vec<(usize, bool)> {
+        let mut taken = Vec::new();
+        loop {
+            self.engine.pump(self.now);
+            let mail = self.engine.mail.take(0);
+            if mail.is_empty() {
+                return taken;
+            }
+            taken.extend(mail.iter().map(|(to, event)| (to.slot as usize, matches!(event, Event::Load(..)))));
+            self.on_their_way.extend(mail);
         }
     }
 
