@@ -120,6 +120,7 @@ impl Session {
     }
 
     /// Whether it said who it is, or nobody has to.
+    #[inline]
     pub fn is_authenticated(&self) -> bool {
         self.client.access.user().is_some()
     }
@@ -133,11 +134,13 @@ impl Session {
     }
 
     /// Whether a request waits at the front of the input.
+    #[inline]
     pub fn is_parked(&self) -> bool {
         self.parked.is_some() || self.under_way.is_some()
     }
 
     /// Whether that request can go on.
+    #[inline]
     pub fn is_ready(&self) -> bool {
         self.under_way.is_some() || self.parked.as_ref().is_some_and(Waits::is_ready)
     }
@@ -164,11 +167,13 @@ impl Session {
     }
 
     /// What the client may ask.
+    #[inline]
     pub(super) fn limits<'e>(&self, engine: &'e Engine) -> &'e Limits {
         if self.is_authenticated() { &engine.limits } else { &engine.pre_auth_limits }
     }
 
     /// Whether a GET, SET or MGET of this client is nothing but a step of the store.
+    #[inline]
     pub(super) fn is_plain(&self, engine: &Engine) -> bool {
         self.parked.is_none() && fast_path::is_open(&self.client, engine)
     }

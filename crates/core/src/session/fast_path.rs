@@ -17,6 +17,7 @@ use crate::table::Fast;
 use crate::vocabulary::{Replies, Reply, check_keys};
 
 /// Whether requests of this client may go this way, if it waits for nothing.
+#[inline]
 pub(super) fn is_open(client: &Client, engine: &Engine) -> bool {
     matches!(client.access, Access::All(_))
         && client.queue.is_none()
@@ -30,6 +31,7 @@ pub(super) fn is_open(client: &Client, engine: &Engine) -> bool {
 
 impl Run<'_> {
     /// Runs plain requests one after the other in one step, until too many replies wait. How many were run.
+    #[inline]
     pub(super) fn run_plain(&mut self, client: &Client, input: &[u8], frames: &[Frame], out: &mut Output) -> usize {
         let (db, resp3, limits, now) = (client.db, client.resp == 3, &self.engine.limits, self.now);
         let (store, at, spans) = (&self.engine.store, Step { now: now.mono, actor: client.id }, &self.scratch.spans);
@@ -65,6 +67,7 @@ impl Run<'_> {
 
     /// Runs a read of several keys, their values going from the store to the output at once; whether it is one, and well
     /// formed.
+    #[inline]
     pub(super) fn run_many(&mut self, client: &Client, input: &[u8], frame: &Frame, out: &mut Output) -> bool {
         if !matches!(frame.name, Name::Redis(Some(row)) if row.fast == Some(Fast::GetMany)) {
             return false;

@@ -23,11 +23,13 @@ pub struct TurnEnd {
 
 impl TurnEnd {
     /// The turn ends when `clock` reads `at` or more.
+    #[inline]
     pub fn new(clock: fn() -> u64, at: u64) -> TurnEnd {
         TurnEnd { clock: Some(clock), at }
     }
 
     /// Whether that moment has passed.
+    #[inline]
     pub fn is_past(&self) -> bool {
         self.clock.is_some_and(|clock| clock() >= self.at)
     }
@@ -45,6 +47,7 @@ pub struct Scratch {
 
 impl Frame {
     /// Its words, of all that were read.
+    #[inline]
     pub(super) fn args<'i>(&self, input: &'i [u8], spans: &'i [Span]) -> Args<'i> {
         Args::new(&input[self.start..], &spans[self.spans.0..self.spans.1])
     }
@@ -68,6 +71,7 @@ impl<'a> Run<'a> {
     }
 
     /// Has the memory of what is asked for fetched; requests that are `plain` see to that themselves when several run.
+    #[inline]
     pub(super) fn prefetch(&self, client: &Client, input: &[u8], frames: &[Frame], plain: bool) {
         let is = |frame: Option<&Frame>| plain && frame.is_some_and(|frame| frame.plain.is_some());
         let together = |at: usize| is(frames.get(at)) && (is(frames.get(at.wrapping_sub(1))) || is(frames.get(at + 1)));
@@ -84,6 +88,7 @@ impl<'a> Run<'a> {
     }
 
     /// Counts are added once per call: two threads adding per request would pass one cache line to and fro.
+    #[inline]
     pub(super) fn count(&self) {
         self.engine.counters.commands.fetch_add(self.commands, Relaxed);
         if self.errors > 0 {
@@ -92,6 +97,7 @@ impl<'a> Run<'a> {
     }
 
     /// Counts what was run, and gives large buffers back.
+    #[inline]
     pub(super) fn finish(self) {
         self.count();
         if self.scratch.values.capacity() > KEEP {

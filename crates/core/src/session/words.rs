@@ -52,7 +52,7 @@ impl Session {
             if frames.len() > 1 {
                 run.prefetch(&self.client, input, frames, self.is_plain(run.engine));
             }
-            if let Some(ended) = self.run_frames(run, input, frames, (end, stop.is_none()), out) {
+            if let Some(ended) = self.run_frames(run, input, frames, (end, &stop), out) {
                 return ended;
             }
             start = end;
@@ -75,14 +75,14 @@ impl Session {
     }
 
     /// Runs what was read ahead; where the session goes on, and how, unless it is to read on. `end` is where these requests
-    /// end, and whether what stands behind them can be read at once.
+    /// end, and `stop` why no more of them were read.
     #[inline(always)]
     fn run_frames(
         &mut self,
         run: &mut Run<'_>,
         input: &[u8],
         frames: &[Frame],
-        (end, reads_on): (usize, bool),
+        (end, stop): (usize, &Option<Next>),
         out: &mut Output,
     ) -> Option<(usize, Flow)> {
         let start_of = |index: usize| frames.get(index).map_or(end, |frame| frame.start);
@@ -103,11 +103,14 @@ impl Session {
             if self.client.quitting {
                 return Some((input.len(), Flow::Close));
             }
-            let (waiting, behind) = (index < frames.len(), end < input.len());
-            // What follows the greeting of a session is run behind its fence, and not at all if a newer one is there.
-            let joins = self.client.joined.is_some() != had_session && (waiting || behind);
-            let late = (waiting || reads_on && behind) && run.scratch.turn_end.is_past();
-            if out.len() > self.limits(run.engine).pause_output || joins || late {
+            let waiting = index < frames.len();
+            let ends = || {
+                // What follows the greeting of a session is run behind its fence, and not at all if a newer one is there.
+                let joins = self.client.joined.is_some() != had_session;
+                joins || (waiting || stop.is_none()) && run.scratch.turn_end.is_past()
+            };
+            let full = out.len() > self.limits(run.engine).pause_output;
+            if full || (waiting || end < input.len()) && ends() {
                 // What was read ahead is read again when the output was taken.
                 if waiting {
                     self.read_again();
@@ -156,6 +159,7 @@ impl Session {
     }
 
     /// Reads up to a batch of requests; returns where the next one begins, and why it stopped if it did.
+    #[inline]
     fn read_ahead(
         &mut self,
         run: &mut Run<'_>,
@@ -178,16 +182,18 @@ impl Session {
             };
             match next {
                 Next::Request(length) => {
-                    let (mut name, mut plain) = (Name::Memcached(words.memcached.call()), None);
-                    if !memcached {
+                    let mut plain = None;
+                    let name = if memcached {
+                        Name::Memcached(words.memcached.call())
+                    } else {
                         let word = spans.get(first).map(|name| &rest[name.start as usize..name.end as usize]);
                         // Those who send many requests at once mostly ask the same.
                         if word != last.0 {
                             last = (word, word.and_then(lookup));
                         }
                         plain = last.1.and_then(|row| Plain::new(row, Args::new(rest, &spans[first..])));
-                        name = Name::Redis(last.1);
-                    }
+                        Name::Redis(last.1)
+                    };
                     frames.push(Frame { start: at, spans: (first, spans.len()), name, plain });
                     first = spans.len();
                     at += length;

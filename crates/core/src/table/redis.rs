@@ -242,30 +242,11 @@ const ABSENT: &str = "\
     zrevrangebyscore zrevrank zscan zscore zunion zunionstore";
 
 /// Categories of Redis, in its order, and those of this server.
+#[rustfmt::skip]
 pub const CATEGORIES: [&str; 23] = [
-    "keyspace",
-    "read",
-    "write",
-    "set",
-    "sortedset",
-    "list",
-    "hash",
-    "string",
-    "bitmap",
-    "hyperloglog",
-    "geo",
-    "stream",
-    "pubsub",
-    "admin",
-    "fast",
-    "slow",
-    "blocking",
-    "dangerous",
-    "connection",
-    "transaction",
-    "scripting",
-    "cache",
-    "loader",
+    "keyspace", "read", "write", "set", "sortedset", "list", "hash", "string", "bitmap", "hyperloglog", "geo",
+    "stream", "pubsub", "admin", "fast", "slow", "blocking", "dangerous", "connection", "transaction", "scripting",
+    "cache", "loader",
 ];
 
 /// The place of the command by which a loader worker answers.

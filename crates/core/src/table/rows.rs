@@ -195,7 +195,7 @@ static INDEX: LazyLock<Box<[Option<&'static Row>]>> = LazyLock::new(|| {
 });
 
 /// The row of a command, however its name is cased.
-#[inline]
+#[inline(always)]
 pub fn lookup(name: &[u8]) -> Option<&'static Row> {
     let index = &*INDEX;
     let mut slot = slot_of(name);
