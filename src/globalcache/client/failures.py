@@ -66,6 +66,7 @@ _LONGEST_TEXT = 300
 _LOST = (
     "no one who loaded it answered in time",
     "the worker that loaded it ended, twice",
+    "the client that loaded it ended, twice",
     "it was not loaded in time",
     "the value could not be kept",
 )
