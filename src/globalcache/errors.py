@@ -56,6 +56,10 @@ class DeadlineError(CacheError, TimeoutError):
     """No answer came in time; whether a write happened is not known."""
 
 
+# What calls raise that go on without the cache: the server is away, or does not answer in time.
+AWAY = (UnavailableError, DeadlineError)
+
+
 class ReplyError(CacheError):
     """The server answered with an error."""
 

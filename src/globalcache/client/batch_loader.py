@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from globalcache.client.decorators import Decorators
     from globalcache.client.loader import Loader
-    from globalcache.policy import Policy
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -57,9 +56,6 @@ class BaseBatchLoader(NamedFunction, Generic[K, V]):
 
     def _by_item(self, keys: Mapping[str, K], values: Mapping[str, V | None]) -> dict[K, V]:
         return {item: value for key, item in keys.items() if (value := values.get(key)) is not None}
-
-    def _policy(self) -> Policy:
-        return self.loader.policy
 
     def __repr__(self) -> str:
         return f"<batch loader {self.loader.name} {self.loader.template.template!r}>"

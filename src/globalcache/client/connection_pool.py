@@ -400,11 +400,8 @@ class ConnectionPool:
         try:
             connection = self._greeted(connection)
         except BaseException as error:
-            known = broken(endpoint, error)
-            if known is None:
-                raise
-            endpoint.failed(known)
-            raise known from error
+            endpoint.failed(error)
+            raise
         endpoint.connected()
         return connection
 

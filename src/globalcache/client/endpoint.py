@@ -146,15 +146,22 @@ class Endpoint:
             _log.warning("globalcache: %s is back after %.1f s", self.address, away)
             self._events("back", server=str(self.address), away_seconds=away)
 
-    def failed(self, error: CacheError) -> None:
-        """Note an attempt to connect that failed, a refused login among them; the first one is logged."""
+    def failed(self, error: BaseException) -> None:
+        """Note an attempt to connect that failed, a refused login among them; the first one is logged.
+
+        Raises what the error is called here. Returns if it is none of a connection, and notes nothing then.
+        """
+        known = broken(self, error)
+        if known is None:
+            return
         # Another one of its class, and text for the log: a traceback holds the frames of the caller.
-        text = str(error)
-        self._last_error = type(error)(text)
-        slow = isinstance(error, DeadlineError)
+        text = str(known)
+        self._last_error = type(known)(text)
+        slow = isinstance(known, DeadlineError)
         if self.backoff.failed(time.monotonic(), random.random(), slow=slow):  # noqa: S311 - spreads attempts
             _log.warning("globalcache: going on without the cache: %s", text)
             self._events("away", server=str(self.address), error=text)
+        raise known from error
 
     def undelivered(self, keys: tuple[bytes, ...], tags: tuple[bytes, ...], *, sent: bool) -> None:
         """Remember a write that the server may not have seen."""

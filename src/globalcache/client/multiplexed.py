@@ -259,11 +259,8 @@ class MultiplexedTransport:
             async with asyncio.timeout(endpoint.timeout):
                 connection = await self._greeted(loop)
         except Exception as error:
-            known = broken(endpoint, error)
-            if known is None:
-                raise
-            endpoint.failed(known)
-            raise known from error
+            endpoint.failed(error)
+            raise
         endpoint.connected()
         for old in [old for old in self._connections if old.is_closed()]:
             del self._connections[old]

@@ -35,7 +35,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
-from globalcache.errors import DeadlineError, ReplyError, UnavailableError, written
+from globalcache.errors import AWAY, ReplyError, written
 from globalcache.policy import Policy
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 _NAMESPACE = "django"
 # Seconds; what is to live for less than the server can measure is gone at once, as in Django's own backends.
 _SHORTEST = 0.001
-_AWAY = (UnavailableError, DeadlineError)
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
 _caches: dict[Any, Cache] = {}
@@ -133,14 +132,14 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         """Tell whether there is a value; without a server there is none."""
         try:
             return self._cache.has(self.make_and_validate_key(key, version=version))
-        except _AWAY as error:
+        except AWAY as error:
             return bool(self._without(error, answer=False))
 
     async def ahas_key(self, key: str, version: int | None = None) -> bool:
         """Tell whether there is a value; without a server there is none."""
         try:
             return bool(await self._aio.has(self.make_and_validate_key(key, version=version)))
-        except _AWAY as error:
+        except AWAY as error:
             return bool(self._without(error, answer=False))
 
     def set(
@@ -210,7 +209,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         name, ttl = self.make_and_validate_key(key, version=version), self.get_backend_timeout(timeout)
         try:
             return not self._cache.has(name) if ttl == 0 else self._cache.add(name, value, ttl=ttl, tags=tags)
-        except _AWAY as error:
+        except AWAY as error:
             return bool(self._without(error, answer=True))
 
     async def aadd(
@@ -226,7 +225,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         name, ttl = self.make_and_validate_key(key, version=version), self.get_backend_timeout(timeout)
         try:
             return not await self._aio.has(name) if ttl == 0 else await self._aio.add(name, value, ttl=ttl, tags=tags)
-        except _AWAY as error:
+        except AWAY as error:
             return bool(self._without(error, answer=True))
 
     def get_or_set(self, key: str, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
@@ -313,7 +312,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
                 raise _no_key(key)
             # If it went this moment, it begins anew, and does not stay for ever.
             return self._cache.incr(name, delta, ttl=self.get_backend_timeout() or None)
-        except _AWAY as error:
+        except AWAY as error:
             raise self._without(error, _no_key(key)) from None
         except ReplyError as error:
             raise _no_number(key, error) from None
@@ -325,7 +324,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
             if not await self._aio.has(name):
                 raise _no_key(key)
             return int(await self._aio.incr(name, delta, ttl=self.get_backend_timeout() or None))
-        except _AWAY as error:
+        except AWAY as error:
             raise self._without(error, _no_key(key)) from None
         except ReplyError as error:
             raise _no_number(key, error) from None

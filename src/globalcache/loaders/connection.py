@@ -23,11 +23,6 @@ log = logging.getLogger("globalcache.worker")
 PushedLoad = tuple[bytes, int]
 
 
-def command(*words: bytes) -> bytes:
-    """Write one command."""
-    return pack(words)
-
-
 class WorkerConnection(RespConnection):
     """One connection. Each request has a future, or what it was for.
 
@@ -114,7 +109,7 @@ class WorkerConnection(RespConnection):
         elif now - max(self._heard, self._pinged) >= ping_after:
             self._pinged = now
             # Whatever the answer is: a user who may not PING is heard as well.
-            self.say(command(b"PING"), self.loop.create_future())
+            self.say(pack((b"PING",)), self.loop.create_future())
 
     def abort(self) -> None:
         """Close it at once, whatever was said."""

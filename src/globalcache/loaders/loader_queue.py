@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client.batches import apart, rows_of
 from globalcache.client.circuit_breaker import CircuitBreaker
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
-from globalcache.client.wire import tag_name
-from globalcache.loaders.connection import command
+from globalcache.client.wire import pack, tag_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -211,7 +210,7 @@ class LoaderQueue:
             words = loader.policy.words(
                 draw=draw, absent=absent, least_absence=least, cost=cost, flags=flags, tags=tags
             )
-            request = command(b"CACHE.FILL", load.key, b"%d" % load.token, data, *words)
+            request = pack((b"CACHE.FILL", load.key, b"%d" % load.token, data, *words))
         except BaseException as error:  # noqa: BLE001 - serializers and templates of the application run here
             self.worker.complain(f"form {loader.name}", f"{loader.name}: {text_of_key(load.key)}: {cause_of(error)}")
             self.worker.fail(load.key, load.token, self._message(error))

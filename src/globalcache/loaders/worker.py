@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from globalcache.client.greeting import ASK_LONGEST, LIB_NAME, hello, least_absence, longest_value, select
 from globalcache.client.guard import text_of
+from globalcache.client.wire import pack
 from globalcache.errors import ConfigError
-from globalcache.loaders.connection import PushedLoad, WorkerConnection, command
+from globalcache.loaders.connection import PushedLoad, WorkerConnection
 from globalcache.loaders.loader_queue import CLOSE, LEASE, Load, LoaderQueue, log, text_of_key, wait_for
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class Worker:
     async def _drain(self) -> None:
         """Answer for what was begun; the rest is for others. Waits for no call that does not end when cancelled."""
         if self._connection is not None:
-            self.say(command(*self._registration(1)))
+            self.say(pack(self._registration(1)))
         for queue in self.queues:
             for load in queue.waiting:
                 self.release(load)
@@ -271,19 +272,19 @@ class Worker:
         """Say that a load failed, and why."""
         # One line, as a reply is.
         line = " ".join(cause[:_LONGEST_CAUSE].split())
-        words = [b"CACHE.FAIL", key, b"%d" % token, line.encode(errors="backslashreplace")]
+        words: Words = (b"CACHE.FAIL", key, b"%d" % token, line.encode(errors="backslashreplace"))
         if retry_ms is not None:
-            words += b"RETRY", b"%d" % retry_ms
-        self.say(command(*words))
+            words += (b"RETRY", b"%d" % retry_ms)
+        self.say(pack(words))
 
     def release(self, load: Load) -> None:
         """Hand a load to somebody else."""
-        self.say(command(b"CACHE.RELEASE", load.key, b"%d" % load.token))
+        self.say(pack((b"CACHE.RELEASE", load.key, b"%d" % load.token)))
 
     def renew(self, load: Load, now: float) -> None:
         """Keep the lease of a load."""
         load.renewed = now
-        self.say(command(b"CACHE.RENEW", load.key, b"%d" % load.token, b"%d" % (LEASE * 1000)))
+        self.say(pack((b"CACHE.RENEW", load.key, b"%d" % load.token, b"%d" % (LEASE * 1000))))
 
 
 def patterns_of(loaders: Iterable[Loader], prefix: str = "") -> list[bytes]:

@@ -19,7 +19,7 @@ from globalcache.client.leases import lease_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.runner import Failed
 from globalcache.client.values import UNREADABLE
-from globalcache.errors import CacheError, DeadlineError, LoadError, UnavailableError
+from globalcache.errors import AWAY, CacheError, LoadError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from globalcache.client.wire import Words
     from globalcache.policy import Policy
 
-_AWAY = (UnavailableError, DeadlineError)
 # Keys that one error names.
 _NAMED = 10
 
@@ -132,7 +131,7 @@ class AsyncBatchLoading:
                 replies = await server.fetch_many(names, 0)
             except UnavailableError:
                 replies = await server.fetch_many(names, 0)
-        except _AWAY as error:
+        except AWAY as error:
             self._state.on_unavailable(error)
             batch.away.extend(part)
             return

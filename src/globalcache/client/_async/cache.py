@@ -20,7 +20,7 @@ from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import as_text, translate, word_of
-from globalcache.errors import ConfigError, DeadlineError, UnavailableError, ValueTooLargeError, written
+from globalcache.errors import AWAY, ConfigError, UnavailableError, ValueTooLargeError, written
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ D = TypeVar("D")
 # What a bulk read gives for text without flags, and for nothing.
 _PLAIN = {bytes, None.__class__}
 _class_of = type
-_AWAY = (UnavailableError, DeadlineError)
 
 # For tasks alone.
 # What get_or_load and get_or_load_many are given and return: see their overloads.
@@ -166,7 +165,7 @@ class AsyncCache(Decorators):
                 reply = await server.get(name)
             except UnavailableError:
                 reply = await server.get(name)
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             return default
         if type is bytes and reply.__class__ is bytes:
@@ -205,7 +204,7 @@ class AsyncCache(Decorators):
                     replies = await server.get_many(names)
                 except UnavailableError:
                     replies = await server.get_many(names)
-            except _AWAY as error:
+            except AWAY as error:
                 self._on_unavailable(error)
                 continue
             if isinstance(replies, Exception):
@@ -239,7 +238,7 @@ class AsyncCache(Decorators):
         name = self._name(key)
         try:
             reply = await self._server_of(name).call(b"CACHE.ENTRY", name)
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             return None
         state, data, _, version, ttl, flags, age = reply
@@ -313,7 +312,7 @@ class AsyncCache(Decorators):
         self._forget_loads((name,))
         try:
             written = await server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
-        except _AWAY as error:
+        except AWAY as error:
             if condition:
                 raise
             self._on_unavailable(error)
@@ -385,7 +384,7 @@ class AsyncCache(Decorators):
                 # wait for a load.
                 return bool(await server.call(b"PERSIST", name) or await server.call(b"EXISTS", name))
             return bool(await server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             return False
 
@@ -465,7 +464,7 @@ class AsyncCache(Decorators):
                 reply = await server.fetch(name, limit)
             except UnavailableError:
                 reply = await server.fetch(name, limit)
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:

@@ -94,7 +94,7 @@ class AsyncLeaseAnswers:
             cause = self._failures.message(error)
             await self.answer_all([(lease, (b"CACHE.FAIL", encode_cause(cause))) for lease in leases])
 
-    def fill_options(self, server: Any, policy: Policy, loaded: LoadedValue, cost: float) -> list[bytes]:
+    def fill_options(self, server: AsyncTransport, policy: Policy, loaded: LoadedValue, cost: float) -> list[bytes]:
         """Return the words of CACHE.FILL after the value."""
         return policy.words(
             draw=random.random(),  # noqa: S311 - spreads the ends of values

@@ -17,7 +17,7 @@ from globalcache.client.guard import Absent, Guard, cause_of
 from globalcache.client.raised import Handled
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import as_text, translate
-from globalcache.errors import CacheError, DeadlineError, LoadError, UnavailableError
+from globalcache.errors import AWAY, CacheError, DeadlineError, LoadError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from globalcache.client.keyspace import Keyspace
     from globalcache.client.leases import Lease
     from globalcache.policy import Policy
-
-_AWAY = (UnavailableError, DeadlineError)
 
 
 class LoadSpec(NamedTuple):
@@ -126,7 +124,7 @@ class AsyncLoading:
                 return await server.fetch(name, wait)
             except UnavailableError:
                 return await server.fetch(name, wait)
-        except _AWAY as error:
+        except AWAY as error:
             self._state.on_unavailable(error)
         return None
 

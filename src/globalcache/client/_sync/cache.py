@@ -20,7 +20,7 @@ from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import as_text, translate, word_of
-from globalcache.errors import ConfigError, DeadlineError, UnavailableError, ValueTooLargeError, written
+from globalcache.errors import AWAY, ConfigError, UnavailableError, ValueTooLargeError, written
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ D = TypeVar("D")
 # What a bulk read gives for text without flags, and for nothing.
 _PLAIN = {bytes, None.__class__}
 _class_of = type
-_AWAY = (UnavailableError, DeadlineError)
 
 
 class Cache(Decorators):
@@ -158,7 +157,7 @@ class Cache(Decorators):
                 reply = server.get(name)
             except UnavailableError:
                 reply = server.get(name)
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             return default
         if type is bytes and reply.__class__ is bytes:
@@ -197,7 +196,7 @@ class Cache(Decorators):
                     replies = server.get_many(names)
                 except UnavailableError:
                     replies = server.get_many(names)
-            except _AWAY as error:
+            except AWAY as error:
                 self._on_unavailable(error)
                 continue
             if isinstance(replies, Exception):
@@ -231,7 +230,7 @@ class Cache(Decorators):
         name = self._name(key)
         try:
             reply = self._server_of(name).call(b"CACHE.ENTRY", name)
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             return None
         state, data, _, version, ttl, flags, age = reply
@@ -305,7 +304,7 @@ class Cache(Decorators):
         self._forget_loads((name,))
         try:
             written = server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
-        except _AWAY as error:
+        except AWAY as error:
             if condition:
                 raise
             self._on_unavailable(error)
@@ -373,7 +372,7 @@ class Cache(Decorators):
                 # wait for a load.
                 return bool(server.call(b"PERSIST", name) or server.call(b"EXISTS", name))
             return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             return False
 
@@ -447,7 +446,7 @@ class Cache(Decorators):
                 reply = server.fetch(name, limit)
             except UnavailableError:
                 reply = server.fetch(name, limit)
-        except _AWAY as error:
+        except AWAY as error:
             self._on_unavailable(error)
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
         if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:

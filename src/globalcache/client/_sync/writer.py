@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from globalcache.client.runner import Failed
 from globalcache.client.wire import translate
-from globalcache.errors import DeadlineError, UnavailableError, ValueTooLargeError
+from globalcache.errors import AWAY, ValueTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from globalcache.client.keyspace import Keyspace
     from globalcache.client.wire import Words
 
-_AWAY = (UnavailableError, DeadlineError)
 # A server with what it has to do, and the keys and tags that this changes.
 Write: TypeAlias = "tuple[Transport, Words, tuple[bytes, ...], tuple[bytes, ...]]"
 ManyWrites: TypeAlias = "tuple[Transport, list[Words], tuple[bytes, ...], tuple[()]]"
@@ -56,7 +55,7 @@ class Writer:
             # Nearly always, so without what several need.
             try:
                 return [send(writes[0])]
-            except _AWAY as error:
+            except AWAY as error:
                 self._state.on_unavailable(error)
                 return []
 
@@ -72,10 +71,10 @@ class Writer:
 
     def _raise_first(self, errors: Sequence[Exception]) -> None:
         """Go on without servers that are away, as the cache was told; raise what one has refused."""
-        away = [error for error in errors if isinstance(error, _AWAY)]
+        away = [error for error in errors if isinstance(error, AWAY)]
         self._stats.errors += len(away)
         for error in errors:
-            if self._state.raises or not isinstance(error, _AWAY):
+            if self._state.raises or not isinstance(error, AWAY):
                 raise error
 
     def write_many(self, writes: Sequence[ManyWrites]) -> int:
