@@ -449,28 +449,12 @@ mod tests {
 
     use super::times::{AUTH_TIMEOUT_MS, PATIENCE_MS};
     use super::*;
+    use crate::scripted::options;
     use crate::{Options, Server, read_clocks};
 
     fn server(passwords: Vec<String>) -> Server {
-        Server::start(Options {
-            listen: vec!["127.0.0.1:0".to_owned()],
-            threads: 1,
-            memory: 32 << 20,
-            evict: true,
-            max_value: 1 << 20,
-            max_clients: 10,
-            client_memory: 1 << 20,
-            idle_timeout: std::time::Duration::ZERO,
-            insecure: false,
-            passwords,
-            users: String::new(),
-            tls: None,
-            loaders: Vec::new(),
-            load_limit: std::time::Duration::from_secs(30),
-            shutdown: false,
-            debug_time: false,
-        })
-        .unwrap()
+        let listen = vec!["127.0.0.1:0".to_owned()];
+        Server::start(Options { listen, memory: 32 << 20, passwords, loaders: Vec::new(), ..options() }).unwrap()
     }
 
     /// A connection that was opened now, after its first turn on what the client sent; and the client's end.
