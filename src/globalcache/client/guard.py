@@ -19,7 +19,6 @@ Classes: TypeAlias = Sequence[type[BaseException]]
 
 # A name of more bytes is cut, wherever it is sent; and characters of a line in a log.
 LONGEST_NAME = 200
-_MOST_TEXT = 100
 
 
 class Absent:
