@@ -34,7 +34,8 @@ from tests.faults.load_clients import Resp, Stopped
 from tests.faults.load_leases import LEASE, LOAD_LIMIT, Filler, Loads, Workers
 from tests.faults.load_peers import Monitor, Strangers
 from tests.faults.load_run import Run
-from tests.faults.load_writer import MOST_KEYS, MOST_LOST, WIDE, Writer
+from tests.faults.load_writer import MOST_KEYS, MOST_LOST, Writer
+from tests.faults.test_server import processor_time
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -42,25 +43,37 @@ if TYPE_CHECKING:
     from tests.faults.findings import Findings
 
 
-async def long_work(run: Run, peer: Resp, longest: int) -> None:
+# Keys of one request that waits for the loads of very many, and of what goes through them in turns.
+WIDE, LONG = 20_000, 200_000
+# Seconds of processor that a key may cost which is waited for and given up: when it is asked for, kept and left.
+KEY_COST = 10e-6
+
+
+async def long_work(run: Run, peer: Resp) -> None:
     """Ask for what goes through very many keys and need not be one step: it stops after each turn."""
-    keys = [f"long:{n}" for n in range(WIDE)]
-    await peer.many(*[("SET", key, "") for key in keys])
-    for request in (("KEYS", "long:*"), ("UNLINK", *keys)):
-        await peer.ask(*request)
-        turn = (await run.info(peer))["longest_turn_usec"]
-        run.findings.check(turn <= longest, "a turn was long", f"{turn} us, {request[0]}")
+    keys = [f"long:{n}" for n in range(LONG)]
+    for start in range(0, LONG, 1000):
+        await peer.many(*[("SET", key, "") for key in keys[start : start + 1000]])
+    for request in (("KEYS", "none:*"), ("UNLINK", *keys)):
+        turns = []
+        for _ in range(3):
+            await peer.ask("CONFIG", "RESETSTAT")
+            await peer.ask(*request)
+            turns.append((await run.info(peer))["longest_turn_usec"])
+        # A turn is to end after 5 ms; all of it at once takes longer than this. The host may delay one of three.
+        run.findings.check(min(turns) <= 15_000, "a turn was long", f"{turns} us, {request[0]} of {LONG} keys")
 
 
-async def wide(run: Run, peer: Resp, longest: int) -> None:
+async def wide(run: Run) -> None:
     """Wait for the loads of very many keys, for which no worker is left, and leave: each costs what one of few does."""
+    before = processor_time(run.process.pid)
     waiting = await Resp(run).open()
     waiting.send(("MGET", *[f"load:wide:{n}" for n in range(WIDE)]))
     await asyncio.sleep(1)
     waiting.close()
     await asyncio.sleep(1)
-    turn = (await run.info(peer))["longest_turn_usec"]
-    run.findings.check(turn <= longest, "a request of many keys was slow", f"{turn} us for {WIDE} keys")
+    used = processor_time(run.process.pid) - before
+    run.findings.check(used <= 0.1 + WIDE * KEY_COST, "a request of many keys was slow", f"{used:.2f} s for {WIDE}")
 
 
 async def quiet(run: Run) -> None:
@@ -78,10 +91,10 @@ async def quiet(run: Run) -> None:
     # Work that may be interrupted ends its turn after 5 ms; one MGET is one step and takes up to 1 ns for a byte.
     longest = 5_000 + MOST_KEYS * run.max_value // 1000
     # Where the host takes a processor away, the clock of a thread that ran on it goes on.
-    slack = 3 if run.pace.worst > 0.1 else 1
-    count.check(facts["longest_turn_usec"] <= slack * longest, "a turn was long", f"{facts['longest_turn_usec']} us")
-    await long_work(run, peer, slack * longest)
-    await wide(run, peer, slack * max(longest, 5_000 + 2 * WIDE))
+    longest += int(min(run.pace.worst, 0.1) * 1_000_000)
+    count.check(facts["longest_turn_usec"] <= longest, "a turn was long", f"{facts['longest_turn_usec']} us")
+    await long_work(run, peer)
+    await wide(run)
     end = time.monotonic() + LOAD_LIMIT + LEASE
     while facts["leases"] and time.monotonic() < end:
         await asyncio.sleep(0.25)

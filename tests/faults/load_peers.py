@@ -32,7 +32,9 @@ class Strangers:
         while not self.run.ended:
             with contextlib.suppress(Stopped, OSError):
                 kinds = [self.torn, self.torn, self.parked, self.half, self.storm, self.tracking]
-                await (self.draw.choice(kinds) if self.draw.randrange(60) else self.hoard)()
+                # Where values are long, another connection may hold more than each of those that hoard, and be closed.
+                hoards = self.run.max_value <= 65_536 and not self.draw.randrange(60)
+                await (self.hoard if hoards else self.draw.choice(kinds))()
             await asyncio.sleep(0.02)
 
     def request(self) -> bytes:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # What a value that was just written may be missing by eviction: few of those that are small beside the memory.
 MOST_LOST = 0.02
-# Keys of one MGET, and of one that waits for the loads of very many.
-MOST_KEYS, WIDE = 40, 20_000
+# Keys of one MGET.
+MOST_KEYS = 40
 
 
 class Written:
