@@ -598,12 +598,12 @@ for key in "x", "y":
     cache.set(key, "old", ttl=60, refresh_after=0.001)
 while not cache.get_entry("y").stale:
     pass
-assert cache.get_or_load("x", lambda: time.sleep(60)) == "old"  # it is being refreshed at the end
+assert cache.get_or_load("x", lambda: time.sleep(60), refresh_after=1) == "old"  # it is being refreshed at the end
 def refuse(_):
     raise RuntimeError("can't create new thread at interpreter shutdown")
 def last():
     threading.Thread.start = refuse
-    print(cache.get_or_load("y", lambda: "new"), flush=True)
+    print(cache.get_or_load("y", lambda: "new", refresh_after=1), flush=True)
     print(cache.get_or_load("z", lambda: "loaded"), flush=True)
 atexit.register(last)
 """

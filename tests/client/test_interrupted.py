@@ -170,7 +170,7 @@ def test_a_load_whose_leader_is_lost_is_led_by_a_waiter() -> None:
     """The leader ends without a word while another thread waits for its load: that one loads for itself."""
     single_flight = SingleFlight(Flights(2))
     leader = Holder()
-    flight = Flight([b"k"], GUARD, weakref.ref(leader))
+    flight = Flight([b"k"], GUARD, leader, weakref.ref(leader))
     assert single_flight._flights.claim(flight) == {}  # noqa: SLF001
     flight.wait(time.monotonic())
     assert not flight.is_over

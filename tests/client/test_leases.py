@@ -93,11 +93,68 @@ def test_a_hit_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.
         return [b"hit", *reply[1:]]
 
     call_fetches(face, as_hit)
-    assert face("get_or_load", "x", noting(loaded, "new")) == "old"
+    assert face("get_or_load", "x", noting(loaded, "new"), refresh_after=1) == "old"
     finish(face)
     assert loaded.wait(10)
     until_none_held([server], ["x"])
     assert face("get", "x") == "new"
+
+
+def test_a_load_runs_after_its_call_only_if_it_was_said(face: Face, server: globalcache.Server) -> None:
+    """Another caller has said `refresh_after`. This one has not, and its function knows only the key of this call."""
+    make_stale(face, "x", "y", "z")
+    ran: list[tuple[str, int]] = []
+    for key in ["x", "y", "z"]:
+
+        def load() -> str:
+            ran.append((key, threading.get_ident()))  # noqa: B023 - this is what is tried
+            return key  # noqa: B023
+
+        assert face("get_or_load", key, load) == key
+    assert ran == [(key, threading.get_ident()) for key in ["x", "y", "z"]]
+    assert [face("get", key) for key in "xyz"] == ["x", "y", "z"]
+    assert held([server], ["x", "y", "z"]) == []
+
+
+def test_a_refresh_has_the_variables_of_its_call(face: Face, server: globalcache.Server) -> None:
+    """A loop asks for three keys with one lambda. The refreshes run when it has ended, and each stores its own row."""
+    make_stale(face, "x", "y", "z")
+    for key in ["x", "y", "z"]:
+        assert face("get_or_load", key, lambda: f"{key} {key}", refresh_after=1) == "old"  # noqa: B023
+    for name in ["x", "y", "z"]:
+        key = [name]  # type: ignore[assignment]
+        load_many = lambda keys: dict.fromkeys(keys, key)  # noqa: E731, B023
+        assert face("get_or_load_many", [name], load_many, refresh_after=1)
+    key = "another"
+    finish(face)
+    until_none_held([server], ["x", "y", "z"])
+    assert [face("get", name) for name in "xyz"] == ["x x", "y y", "z z"]
+
+
+def test_a_value_stands_in_if_it_cannot_be_refreshed(face: Face, server: globalcache.Server) -> None:
+    make_stale(face, "x", "y")
+
+    def fail(*_: Any) -> Any:
+        raise DatabaseError
+
+    assert face("get_or_load", "x", fail) == "old"
+    assert face("get_or_load_many", ["x", "y"], fail) == {"x": "old", "y": "old"}
+    assert held([server], ["x", "y"]) == []
+
+
+def test_a_batch_loads_what_is_stale_with_what_is_missing(face: Face, server: globalcache.Server) -> None:
+    make_stale(face, "stale")
+    face("set", "fresh", "old")
+    asked: list[list[str]] = []
+
+    def load_many(keys: list[str]) -> dict[str, str]:
+        asked.append(sorted(keys))
+        return dict.fromkeys(keys, "new")
+
+    got = face("get_or_load_many", ["stale", "fresh", "missing"], load_many)
+    assert got == {"stale": "new", "fresh": "old", "missing": "new"}
+    assert asked == [["missing", "stale"]]
+    assert held([server], ["stale", "missing"]) == []
 
 
 def test_a_second_fetch_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.Server) -> None:
@@ -115,7 +172,7 @@ def test_a_second_fetch_that_brings_a_lease_is_refreshed(face: Face, server: glo
         return [b"hit", b"7", reply[2], *reply[3:5], 0]
 
     call_fetches(face, change)
-    assert face("get_or_load", "x", noting(loaded, 8), type=int) == 7
+    assert face("get_or_load", "x", noting(loaded, 8), type=int, refresh_after=1) == 7
     assert len(replies) == 2
     assert replies[1][2]
     finish(face)
@@ -308,7 +365,7 @@ def test_refreshes_beyond_the_bound_are_released(face: Face, server: globalcache
     monkeypatch.setattr(refresher, "MOST_QUEUED", 0)
     monkeypatch.setattr("globalcache.client.refresher_tasks.MOST_QUEUED", 0)
     make_stale(face, "x")
-    assert face("get_or_load", "x", lambda: "new") == "old"
+    assert face("get_or_load", "x", lambda: "new", refresh_after=1) == "old"
     until_none_held([server], ["x"])
 
 

@@ -494,7 +494,7 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
     refreshing = threading.Event()
 
     def outer() -> Any:
-        value = cache.get_or_load("inner", inner)
+        value = cache.get_or_load("inner", inner, refresh_after=1)
         assert refreshing.wait(10)
         return value
 
@@ -503,7 +503,7 @@ def test_a_refresh_may_ask_for_the_load_that_began_it(clock: Clock, kind: str) -
         return cache.get_or_load("outer", outer) + 1
 
     async def outer_task() -> Any:
-        value = await cache.aio.get_or_load("inner", inner_task)
+        value = await cache.aio.get_or_load("inner", inner_task, refresh_after=1)
         await asyncio.to_thread(refreshing.wait, 10)
         return value
 

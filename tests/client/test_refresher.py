@@ -22,11 +22,11 @@ def test_refreshes_go_on_whatever_some_of_them_raise() -> None:
 
             cache.set(key, 1, refresh_after=0.001)
             until(lambda key=key: cache.inspect(key)["state"] == "stale")  # type: ignore[misc]
-            assert cache.get_or_load(key, load) == 1
+            assert cache.get_or_load(key, load, refresh_after=1) == 1
             assert ran.wait(10)
         cache.set("good", 1, refresh_after=0.001)
         until(lambda: cache.inspect("good")["state"] == "stale")
-        assert cache.get_or_load("good", lambda: 2) == 1
+        assert cache.get_or_load("good", lambda: 2, refresh_after=1) == 1
         until(lambda: cache.get("good") == 2)
 
 
@@ -42,7 +42,7 @@ def test_an_exit_in_a_refresh_does_not_end_the_loop() -> None:
             await cache.set("k", 1, refresh_after=0.001)
             while (await cache.inspect("k"))["state"] != "stale":  # noqa: ASYNC110 - it is no event
                 await asyncio.sleep(0.001)
-            value = await cache.get_or_load("k", load)
+            value = await cache.get_or_load("k", load, refresh_after=1)
             await ran.wait()
             await asyncio.sleep(0.01)
             return value

@@ -157,3 +157,39 @@ def test_what_a_closed_loop_left_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
     left = len(flights), len(flights.slots.taken), len(refresher._tasks)  # noqa: SLF001
     assert left == (0, 0, 0)
     assert (len(single_flight._leaders), len(refresher._semaphores)) == (1, 1)  # noqa: SLF001
+
+
+def test_a_load_that_nobody_wants_any_more_leaves_the_line() -> None:
+    """Four tasks hold all slots. Of those that stand in line behind them callers give up, and others join in time."""
+    single_flight, ran, go = AsyncSingleFlight(Flights(4)), list[bytes](), asyncio.Event()
+    flights = single_flight._flights  # noqa: SLF001
+
+    async def load(names: Iterable[bytes], outcomes: dict[bytes, Any]) -> None:
+        ran.extend(names)
+        await go.wait()
+        outcomes.update(dict.fromkeys(names, 7))
+
+    def ask(name: bytes, wait: float = 20) -> asyncio.Task[Any]:
+        return asyncio.create_task(single_flight.do([name], GUARD, load, time.monotonic() + wait))
+
+    async def run() -> None:
+        first = [ask(b"busy%d" % number) for number in range(4)]
+        await asyncio.sleep(0.01)
+        alone = [ask(b"alone%d" % number, 0.01) for number in range(100)]
+        together = [ask(b"together") for _ in range(3)]
+        left = [ask(b"left") for _ in range(2)]
+        await asyncio.sleep(0.05)
+        for task in (*together[:2], *left):  # the first of them leads
+            task.cancel()
+        ended = await asyncio.gather(*alone, *left, return_exceptions=True)
+        assert {type(error) for error in ended} == {DeadlineError, asyncio.CancelledError}
+        while len(flights) > 5:  # noqa: ASYNC110 - it is no event
+            await asyncio.sleep(0.01)
+        assert len(flights.slots._line) == 1  # noqa: SLF001
+        go.set()
+        await asyncio.gather(*first)
+        mine, others = await together[2]
+        assert others.get(b"together", mine).outcome(b"together") == 7
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert sorted(ran) == [b"busy0", b"busy1", b"busy2", b"busy3", b"together"]

@@ -136,7 +136,8 @@ class Failures:
             guard = self._guards.get(place)
             if guard is None:
                 name = getattr(inner, "__qualname__", type(inner).__qualname__)
-                guard = self._guards[place] = Guard(f"{getattr(inner, '__module__', '?')}.{name}", (), pass_through)
+                name = f"{getattr(inner, '__module__', '?')}.{name}"
+                guard = self._guards[place] = Guard(name, (), pass_through, is_direct=True)
                 if len(self._guards) > _MOST_FUNCTIONS:
                     self._guards.popitem(last=False)
             return guard

@@ -19,6 +19,7 @@ import contextlib
 import contextvars
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.fork import when_forked
@@ -27,7 +28,6 @@ from globalcache.client.load_slots import LoadSlots, is_in_loop
 
 if TYPE_CHECKING:
     import asyncio
-    import weakref
     from collections.abc import Callable, Iterable, Sequence
 
     from globalcache.client.guard import Guard
@@ -81,6 +81,7 @@ class Flight:
         self,
         names: Iterable[bytes],
         guard: Guard,
+        caller: Holder,
         leader: Callable[[], object | None],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -91,6 +92,8 @@ class Flight:
         self.begun = float("inf")
         self.outcomes: dict[bytes, Any] = {}
         self.raised: Raised | None = None
+        # Those who want it, each as long as it waits: a load that nobody wants any more needs no slot.
+        self.callers = weakref.WeakSet([caller])
         # The loop of its leader, if that is a task, and the task.
         self.loop = loop
         self.task: asyncio.Task[Any] | None = None
@@ -203,6 +206,7 @@ class Flights:
                 self._by_name[name] = flight
             else:
                 others[name] = other
+                other.callers.update(flight.callers)
         if others:
             flight.names = {name: None for name in flight.names if name not in others}
         return others

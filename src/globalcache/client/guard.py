@@ -35,15 +35,21 @@ class Absent:
 
 
 class Guard:
-    """What one function says about its exceptions. Compared by identity: each function has its own."""
+    """What one function says about its exceptions. Compared by identity: each function has its own.
+
+    `is_direct`: it is given to each call, so that what it reads around it may change as soon as the call has ended.
+    """
 
     def __init__(
         self,
         name: str,
         absent: Classes | Mapping[type[BaseException], Maker] = (),
         pass_through: Classes = (),
+        *,
+        is_direct: bool = False,
     ) -> None:
         self.name = name
+        self.is_direct = is_direct
         self.absent = _classes(name, "absent", absent)
         self.pass_through = _classes(name, "pass_through", pass_through)
         makers = absent if isinstance(absent, Mapping) else {kind: _maker(name, kind) for kind in self.absent}

@@ -38,7 +38,7 @@ class SingleFlight:
         leader = Holder()
         others: dict[bytes, Flight] = {}
         try:
-            flight = Flight(names, guard, weakref.ref(leader))
+            flight = Flight(names, guard, leader, weakref.ref(leader))
             others = self._flights.claim(flight)
             if flight.names:
                 others |= self._lead(flight, run, end)

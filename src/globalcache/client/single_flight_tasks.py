@@ -56,10 +56,12 @@ class AsyncSingleFlight:
         Returns the flight of the caller, and those of the other keys, which are over or have lasted until `end`. What
         the load raises is in its flight; then nothing is waited for. Raises DeadlineError if it has no slot in time.
 
-        The load is a task of its own, so that a caller that is cancelled takes nothing from the others.
+        The load is a task of its own, so that a caller that is cancelled takes nothing from the others. It waits for a
+        slot as long as any of them waits for it.
         """
         loop = asyncio.get_running_loop()
-        flight = Flight(names, guard, lambda: None if loop.is_closed() else loop, loop)
+        caller = Holder()
+        flight = Flight(names, guard, caller, lambda: None if loop.is_closed() else loop, loop)
         others: dict[bytes, Flight] = {}
         try:
             others = self._flights.claim(flight)
@@ -69,9 +71,14 @@ class AsyncSingleFlight:
                 for other in set(others.values()):
                     await self._wait(loop, other, end)
         finally:
+            del caller
             if flight.task is None:
                 # Interrupted before there was a task that ends it.
                 self._flights.end(flight)
+            elif not flight.has_begun and not flight.callers:
+                # Interrupted while that stood in line, perhaps before it ended the flight when it is cancelled.
+                self._flights.end(flight)
+                flight.task.cancel()
             self._flights.leave(others.values())
         return flight, others
 
@@ -88,7 +95,9 @@ class AsyncSingleFlight:
 
     async def _lead(self, flight: Flight, run: Run) -> dict[bytes, Flight]:
         try:
-            return await self._limited(lambda: self._fly(flight, run))  # type: ignore[no-any-return]
+            # `do` cancels it if its own caller goes last. It looks itself whether one who has joined was the last.
+            end = lambda: math.inf if flight.callers else 0.0  # noqa: E731 - an argument
+            return await self._limited(lambda: self._fly(flight, run), end)  # type: ignore[no-any-return]
         finally:
             self._flights.end(flight)
 
@@ -125,9 +134,10 @@ class AsyncSingleFlight:
 
     async def limited(self, load: Callable[[], Awaitable[Any]], wait: float) -> Any:
         """Run a load as soon as a slot is free. Raises DeadlineError if there was none within `wait` seconds."""
-        return await self._limited(load, time.monotonic() + wait)
+        end = time.monotonic() + wait
+        return await self._limited(load, lambda: end)
 
-    async def _limited(self, load: Callable[[], Awaitable[Any]], end: float = math.inf) -> Any:
+    async def _limited(self, load: Callable[[], Awaitable[Any]], end: Callable[[], float]) -> Any:
         # A load inside a load has its slot already.
         if is_in_load():
             return await load()
@@ -140,12 +150,12 @@ class AsyncSingleFlight:
             del holder
             self._flights.slots.leave(slot)
 
-    async def _enter(self, slot: LoadSlot, end: float) -> None:
-        """Wait for a slot."""
+    async def _enter(self, slot: LoadSlot, end: Callable[[], float]) -> None:
+        """Wait for a slot until `end`, which may change meanwhile."""
         slots, bell = self._flights.slots, asyncio.Event()
         wake = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, bell.set)
         while not slots.enter(slot, wake):
-            left = end - time.monotonic()
+            left = end() - time.monotonic()
             if left <= 0:
                 raise DeadlineError(f"{slots.most} loads run already")
             with contextlib.suppress(TimeoutError):

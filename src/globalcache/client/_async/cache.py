@@ -442,10 +442,10 @@ class AsyncCache(Decorators):
     ) -> Loaded:
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
-        `load` returns a value, or None for a row that does not exist. A stale value (refresh_after) is returned at once
-        and refreshed in the background, and now and then so is one whose end is near: `load` may run after the call, so
-        it must not use variables that change meanwhile, such as that of a loop. A value that was loaded before an
-        invalidation is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and
+        `load` returns a value, or None for a row that does not exist. With `refresh_after` a stale value is returned at
+        once and refreshed in the background, and now and then so is one whose end is near: `load` runs after the call
+        then, with the variables around it as they were. Without it one caller loads such a value within its call, and
+        has the value itself if that fails. A value that was loaded before an invalidation is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and
         may be a function that is asked for it when something is loaded; `guard` has the options of a decorator about
         exceptions.
 

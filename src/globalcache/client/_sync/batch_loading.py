@@ -13,6 +13,7 @@ from globalcache.client._sync.lease_answers import TOO_LARGE, encode_cause
 from globalcache.client._sync.loading import DeferredLoad, LoadSpec
 from globalcache.client._sync.local_loading import LocalLoad
 from globalcache.client.batches import rows_of
+from globalcache.client.bound import bound
 from globalcache.client.flights import loading
 from globalcache.client.guard import Absent, Guard, text_of
 from globalcache.client.leases import lease_of
@@ -155,11 +156,21 @@ class BatchLoading:
     def _load_or_refresh(
         self, batch: BatchFetch, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
     ) -> None:
-        """Load what is this caller's, and have what is stale refreshed meanwhile."""
+        """Load what is this caller's, and have what is stale refreshed meanwhile, or load it here as well."""
+        if guard.is_direct and policy.refresh_after is None:
+            # Nobody has said that it may run later, and its variables may be others then.
+            if batch.mine or batch.stale:
+                try:
+                    batch.found |= self._load(batch.mine + batch.stale, load_many, policy, type, guard)
+                except Exception:
+                    if batch.mine:
+                        raise
+            return
         if batch.stale:
+            load_later = bound(load_many) if guard.is_direct else load_many
 
             def refresh(leases: Sequence[Lease]) -> None:
-                self._load(leases, load_many, policy, type, guard)
+                self._load(leases, load_later, policy, type, guard)
 
             if self._refresher.refresh(batch.stale, refresh):
                 for lease in batch.stale:

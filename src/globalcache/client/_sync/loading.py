@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from globalcache.client._sync.lease_answers import TOO_LARGE, LeaseAnswers
 from globalcache.client._sync.local_loading import LocalLoad, LocalLoading, value_or_raise
+from globalcache.client.bound import bound
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import keys_in_loads
 from globalcache.client.guard import Absent, Guard, cause_of
@@ -80,9 +81,7 @@ class Loading:
         value = self._value_of_fetch(reply, spec)
         lease = reply[2] or None
         if value is not UNREADABLE:
-            if lease is not None:
-                lease.is_handed_over = self._refresher.refresh((lease,), self._refresh_of(spec))
-            return value
+            return value if lease is None else self._refresh(lease, spec, value)
         if lease is None and reply[1] is not None and spec.again:
             # It was written by other code, as another type: make room for one that can be read.
             self._writer.invalidate([self._keyspace.key_of(name)], [])
@@ -126,12 +125,22 @@ class Loading:
             self._state.on_unavailable(error)
         return None
 
-    def _refresh_of(self, spec: LoadSpec) -> Callable[[Sequence[Lease]], Any]:
-        def refresh(leases: Sequence[Lease]) -> None:
-            for lease in leases:
-                self._load(lease, spec)
+    def _refresh(self, lease: Lease, spec: LoadSpec, value: Any) -> Any:
+        """Return a value that is to be refreshed, and have that done in the background, or do it here."""
+        if spec.guard.is_direct and spec.policy.refresh_after is None:
+            # Nobody has said that it may run later, and its variables may be others then.
+            try:
+                return self._load(lease, spec)
+            except Exception:  # noqa: BLE001 - counted and told; the value is still good
+                return value
+        load = bound(spec.load) if spec.guard.is_direct else spec.load
 
-        return refresh
+        def refresh(leases: Sequence[Lease]) -> None:
+            for one in leases:
+                self._load(one, spec._replace(load=load))
+
+        lease.is_handed_over = self._refresher.refresh((lease,), refresh)
+        return value
 
     def _value_of_fetch(self, reply: Any, spec: LoadSpec) -> Any:
         """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
