@@ -582,7 +582,7 @@ def test_a_private_failure_is_recognised_however_long_its_name(server: globalcac
     said = Failures().failed([b"x"], private(), Guard("f", (), [private]), Handled(), ran=False)
     with Cache(server.url) as cache:
         below = transport(cache)
-        lease = below.fetch(b"x", 0)[2]
+        lease = below.fetch(b"x", 0).lease
         below.call(b"CACHE.FAIL", *lease.words, said[0], b"RETRY", b"1000")
         lease.close()
         assert is_private(below.fetch(b"x", 0))
@@ -834,7 +834,7 @@ def test_a_load_that_raises_cancelled_error_fails() -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001
         reply: Any = world._state.transports[0].fetch(b"test:other", 0)  # noqa: SLF001
-        assert reply[0] == b"miss"
+        assert reply.state == b"miss"
 
     asyncio.run(run())
 

@@ -153,7 +153,7 @@ def test_what_was_invalidated_never_stands_in(clock: Clock) -> None:
 def test_a_lease_whose_time_has_passed_goes_to_who_waits(clock: Clock) -> None:
     cache, got = Cache("memory://", clock=clock), []
     server = transport(cache)
-    lease = server.fetch(b"x", 0, 50)[2]  # of somebody who never fills
+    lease = server.fetch(b"x", 0, 50).lease  # of somebody who never fills
     thread = threading.Thread(target=lambda: got.append(cache.get_or_load("x", lambda: 7)))
     thread.start()
     until(lambda: cache.inspect("x")["waiters"] == 1)

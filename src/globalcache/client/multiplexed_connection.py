@@ -179,7 +179,7 @@ class MultiplexedConnection(RespConnection):
             self._leases.grant_to(entry.future, entry.key, reply)
         else:
             reply = self._leases.own(entry.key, reply)
-            entry.owner.append(reply[2])
+            entry.owner.append(reply.lease)
             entry.future.set_result(reply)
 
     def _push(self, push: list[Any]) -> None:

@@ -19,6 +19,7 @@ from globalcache.client.leases import lease_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.runner import Failed
 from globalcache.client.values import UNREADABLE
+from globalcache.client.wire import Fetched
 from globalcache.errors import AWAY, CacheError, LoadError, UnavailableError
 
 if TYPE_CHECKING:
@@ -138,10 +139,13 @@ class AsyncBatchLoading:
         # No call comes between, which could be interrupted: from here on the batch answers for the leases.
         batch.replies += replies
         for key, reply in zip(part, replies, strict=True):
-            if reply.__class__ is not list or reply[0] == b"waiting":
+            if reply.__class__ is list:
+                (state, data, _, _, _, flags), lease = reply, None
+            elif reply.__class__ is Fetched:
+                state, data, flags, lease = reply.state, reply.value, reply.flags, reply.lease
+            else:
                 batch.later.append(key)
                 continue
-            state, data, lease, _, _, flags = reply
             value = UNREADABLE if data is None else self._decode(data, flags, type)
             if state == b"absent" or value is not UNREADABLE:
                 batch.found[key] = None if state == b"absent" else value

@@ -19,7 +19,7 @@ from globalcache.client.guard import Guard, value_or_absence
 from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import as_text, translate, word_of
+from globalcache.client.wire import Fetched, as_text, translate, word_of
 from globalcache.errors import AWAY, ConfigError, UnavailableError, ValueTooLargeError, written
 from globalcache.policy import Duration, Policy, millis, seconds
 
@@ -467,14 +467,14 @@ class AsyncCache(Decorators):
         except AWAY as error:
             self._on_unavailable(error)
             reply = None  # what the load raises is raised outside of this block, as it would be without a cache
-        if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
-            flags = reply[5]
-            found: Loaded = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
+        if reply.__class__ is list and reply[0] == b"hit":
+            _, data, _, _, _, flags = reply
+            found: Loaded = data if type is bytes and not flags else self._decode(data, flags, type)
             if found is not UNREADABLE:
                 self._stats.hits += 1
                 return found
         # No call comes between, which could be interrupted: from here on this call answers for the lease.
-        lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+        lease: Lease | None = reply.lease if reply.__class__ is Fetched else None
         if lease is not None:
             lease.taken = True
         try:

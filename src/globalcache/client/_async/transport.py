@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from globalcache.client.leases import NoLease
+from globalcache.client.wire import Fetched
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -22,8 +23,8 @@ _NO_ENTRY = [b"miss", None, 0, 0, -2, 0, -1]
 class AsyncTransport(Protocol):
     """The requests of a cache to one server.
 
-    Replies are as the server gives them, with leases in place of tokens. Calls raise UnavailableError, DeadlineError,
-    ReplyError or its children; where several replies come together, an element may be the exception.
+    Replies are as the server gives them. Calls raise UnavailableError, DeadlineError, ReplyError or its children; where
+    several replies come together, an element may be the exception.
     """
 
     @property
@@ -41,7 +42,11 @@ class AsyncTransport(Protocol):
         """Return the values in the order of their keys, or an exception for all."""
 
     def fetch(self, key: bytes, wait: float, lease_ms: int | None = None, /) -> Awaitable[Any]:
-        """Return [state, value, lease, version, ttl in ms, flags], after at most `wait` seconds if others load it."""
+        """Return what there is, after at most `wait` seconds if others load it.
+
+        That is Fetched if it brings a lease. Else it is the list that the server sent, for `fetched` to read: to make a
+        Fetched of every hit would cost 4 % of it.
+        """
 
     def fetch_many(self, keys: Sequence[bytes], wait: float, lease_ms: int | None = None, /) -> Awaitable[list[Any]]:
         """Return what `fetch` returns for each. Leases that came are released if the caller is interrupted."""
@@ -69,7 +74,7 @@ class AsyncNullTransport:
         """Return nothing for each."""
         return [None] * len(keys)
 
-    async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> list[Any]:  # noqa: ARG002
+    async def fetch(self, key: bytes, wait: float, lease_ms: int | None = None) -> Fetched:  # noqa: ARG002
         """Have the caller load."""
         return self._miss(key)
 
@@ -88,9 +93,9 @@ class AsyncNullTransport:
     async def close(self) -> None:
         """Nothing is open."""
 
-    def _miss(self, key: bytes) -> list[Any]:
+    def _miss(self, key: bytes) -> Fetched:
         # A lease, so that the caller loads; what it fills in goes nowhere.
-        return [b"miss", None, NoLease(self, key), 0, -2, 0]
+        return Fetched(b"miss", None, 0, -2, 0, NoLease(self, key))  # type: ignore[arg-type]
 
 
 def _answer(words: Words) -> Any:
