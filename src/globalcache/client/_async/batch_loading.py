@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client._async.lease_answers import TOO_LARGE, encode_cause
 from globalcache.client._async.loading import DeferredLoad, LoadSpec
 from globalcache.client._async.local_loading import LocalLoad
+from globalcache.client._async.transport import NO_SERVER, read_again
 from globalcache.client.batches import rows_of
 from globalcache.client.flights import loading
 from globalcache.client.guard import Absent, Guard, text_of
@@ -20,7 +21,7 @@ from globalcache.client.raised import Handled, Raised
 from globalcache.client.runner import Failed
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import Fetched
-from globalcache.errors import AWAY, CacheError, LoadError, UnavailableError
+from globalcache.errors import AWAY, CacheError, LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,14 +129,12 @@ class AsyncBatchLoading:
         if loading.get():
             self._loading.check_recursion(names)
         try:
-            try:
-                replies = await server.fetch_many(names, 0)
-            except UnavailableError:
-                replies = await server.fetch_many(names, 0)
+            replies = await server.fetch_many(names, 0)
         except AWAY as error:
-            self._state.on_unavailable(error)
-            batch.away.extend(part)
-            return
+            replies = await read_again(self._state, error, server.fetch_many, names, 0)
+            if replies is NO_SERVER:
+                batch.away.extend(part)
+                return
         # No call comes between, which could be interrupted: from here on the batch answers for the leases.
         batch.replies += replies
         for key, reply in zip(part, replies, strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from globalcache.client._async.batch_loading import AsyncBatchLoading
 from globalcache.client._async.loading import AsyncLoading, LoadSpec
+from globalcache.client._async.transport import NO_SERVER, read_again
 from globalcache.client._async.writer import AsyncWriter, send_one
 from globalcache.client.cache_state import CacheState
 from globalcache.client.decorators import Decorators
@@ -20,7 +21,7 @@ from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import Fetched, as_text, translate, word_of
-from globalcache.errors import AWAY, ConfigError, UnavailableError, ValueTooLargeError, written
+from globalcache.errors import AWAY, ConfigError, ValueTooLargeError, written
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
@@ -161,13 +162,11 @@ class AsyncCache(Decorators):
         name = self._name(key)
         server = self._only or self._server_of(name)
         try:
-            try:
-                reply = await server.get(name)
-            except UnavailableError:
-                reply = await server.get(name)
+            reply = await server.get(name)
         except AWAY as error:
-            self._on_unavailable(error)
-            return default
+            reply = await read_again(self._state, error, server.get, name)
+            if reply is NO_SERVER:
+                return default
         if type is bytes and reply.__class__ is bytes:
             self._stats.hits += 1
             return reply
@@ -200,13 +199,11 @@ class AsyncCache(Decorators):
         found: dict[str, Any] = {}
         for server, part, names in self._by_server(keys if keys.__class__ is list else list(keys)):
             try:
-                try:
-                    replies = await server.get_many(names)
-                except UnavailableError:
-                    replies = await server.get_many(names)
+                replies = await server.get_many(names)
             except AWAY as error:
-                self._on_unavailable(error)
-                continue
+                replies = await read_again(self._state, error, server.get_many, names)
+                if replies is NO_SERVER:
+                    continue
             if isinstance(replies, Exception):
                 raise translate(replies)
             classes = set(map(_class_of, replies))
@@ -460,13 +457,10 @@ class AsyncCache(Decorators):
             self._loading.check_recursion((name,))
         limit = self._state.wait if wait is None else seconds("wait", wait)
         try:
-            try:
-                reply = await server.fetch(name, limit)
-            except UnavailableError:
-                reply = await server.fetch(name, limit)
+            reply = await server.fetch(name, limit)
         except AWAY as error:
-            self._on_unavailable(error)
-            reply = None  # what the load raises is raised outside of this block, as it would be without a cache
+            # What the load raises is raised outside of this block, as it would be without a cache.
+            reply = await read_again(self._state, error, server.fetch, name, limit)
         if reply.__class__ is list and reply[0] == b"hit":
             _, data, _, _, _, flags = reply
             found: Loaded = data if type is bytes and not flags else self._decode(data, flags, type)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client._sync.lease_answers import TOO_LARGE, encode_cause
 from globalcache.client._sync.loading import DeferredLoad, LoadSpec
 from globalcache.client._sync.local_loading import LocalLoad
+from globalcache.client._sync.transport import NO_SERVER, read_again
 from globalcache.client.batches import rows_of
 from globalcache.client.flights import loading
 from globalcache.client.guard import Absent, Guard, text_of
@@ -20,7 +21,7 @@ from globalcache.client.raised import Handled, Raised
 from globalcache.client.runner import Failed
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import Fetched
-from globalcache.errors import AWAY, CacheError, LoadError, UnavailableError
+from globalcache.errors import AWAY, CacheError, LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -126,14 +127,12 @@ class BatchLoading:
         if loading.get():
             self._loading.check_recursion(names)
         try:
-            try:
-                replies = server.fetch_many(names, 0)
-            except UnavailableError:
-                replies = server.fetch_many(names, 0)
+            replies = server.fetch_many(names, 0)
         except AWAY as error:
-            self._state.on_unavailable(error)
-            batch.away.extend(part)
-            return
+            replies = read_again(self._state, error, server.fetch_many, names, 0)
+            if replies is NO_SERVER:
+                batch.away.extend(part)
+                return
         # No call comes between, which could be interrupted: from here on the batch answers for the leases.
         batch.replies += replies
         for key, reply in zip(part, replies, strict=True):

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from globalcache.client._sync.lease_answers import TOO_LARGE, LeaseAnswers
 from globalcache.client._sync.local_loading import LocalLoad, LocalLoading, value_or_raise
+from globalcache.client._sync.transport import NO_SERVER, read_again
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import keys_in_loads
 from globalcache.client.guard import Absent, Guard, cause_of
 from globalcache.client.raised import Handled
 from globalcache.client.values import UNREADABLE
 from globalcache.client.wire import Fetched, as_text, fetched, translate
-from globalcache.errors import AWAY, CacheError, DeadlineError, LoadError, UnavailableError
+from globalcache.errors import AWAY, CacheError, DeadlineError, LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,11 +73,11 @@ class Loading:
         self._refresher = state.refresher
 
     def resolve(self, server: Transport, name: bytes, reply: Any, spec: LoadSpec) -> Any:
-        """Return what a fetch gave, or load it; `reply` is None without a server.
+        """Return what a fetch gave, or load it.
 
         The lease of `reply`, if any, is released by the caller.
         """
-        if reply is None:
+        if reply is NO_SERVER:
             return self._load_locally(name, spec, joins=True)
         if isinstance(reply, Exception):
             return self._after_failure(server, name, reply, spec)
@@ -104,7 +105,7 @@ class Loading:
         """
         lease: Lease | None = None
         try:
-            reply = self._fetch_or_none(server, name, wait)
+            reply = self._fetch(server, name, wait)
             # As in `get_or_load`.
             lease = reply.lease if reply.__class__ is Fetched else None
             reply = fetched(reply)
@@ -120,16 +121,11 @@ class Loading:
             if lease is not None and not lease.is_handed_over:
                 lease.release()
 
-    def _fetch_or_none(self, server: Transport, name: bytes, wait: float) -> Any:
-        """Return what a fetch gives; None without a server."""
+    def _fetch(self, server: Transport, name: bytes, wait: float) -> Any:
         try:
-            try:
-                return server.fetch(name, wait)
-            except UnavailableError:
-                return server.fetch(name, wait)
+            return server.fetch(name, wait)
         except AWAY as error:
-            self._state.on_unavailable(error)
-        return None
+            return read_again(self._state, error, server.fetch, name, wait)
 
     def _refresh_of(self, spec: LoadSpec) -> Callable[[Sequence[Lease]], Any]:
         def refresh(leases: Sequence[Lease]) -> None:
