@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,6 @@ class CacheState:
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         # Which function has which keys, in all faces and namespaces.
         self.claims = Claims(self._stores(clock))
-        self.lock = threading.Lock()
         self._make_servers(clock)
 
     def _stores(self, clock: Callable[[], float] | None) -> list[str]:

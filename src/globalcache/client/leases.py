@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from globalcache.client.wire import Words
 
 log = logging.getLogger("globalcache")
-# Leases last 3 s unless renewed.
+# Leases last 3 s unless renewed. Renewed every second, they survive two renewals that are late.
 LEASE_MS = 3000
 RENEW_EVERY = 1.0
 # A refresh that could not begin within so many seconds is left to somebody else.
