@@ -22,6 +22,7 @@ from globalcache.client import refresher
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
 from globalcache.client.leases_tasks import LoopLeases
 from globalcache.client.wire import Fetched, fetched
+from tests.client.conftest import KINDS
 from tests.client.faces import Face
 from tests.conftest import transport
 from tests.faults.test_leases import held, last_long, until_none_held
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Self
-
-KINDS = ["threads", "tasks"]
 
 
 class DatabaseError(Exception):

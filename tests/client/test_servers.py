@@ -12,13 +12,12 @@ import globalcache
 from globalcache import AsyncCache, Cache
 from globalcache.client.wire import MOST_BYTES
 from globalcache.errors import AuthError, UnavailableError
+from tests.client.conftest import KINDS
 from tests.client.faces import Face
 from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-KINDS = ["threads", "tasks"]
 
 
 @pytest.fixture(scope="module")
