@@ -43,6 +43,17 @@ class Face:
 
         return self.runner.run(run())
 
+    def note_calls(self) -> list[tuple[Any, ...]]:
+        """Return a list that grows with the words of each command that is sent to the first server by itself."""
+        sent, call = list[tuple[Any, ...]](), self.server.call
+
+        def note(*words: Any, **options: Any) -> Any:
+            sent.append(words)
+            return call(*words, **options)
+
+        self.server.call = note
+        return sent
+
     def turns(self) -> None:
         """Let what is ready in the loop happen."""
         if self.runner is not None:

@@ -53,7 +53,7 @@ def test_stale_values_stand_in_for_a_batch_that_fails(clock: Clock, kind: str) -
 
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
 @pytest.mark.parametrize("waits", [False, True])
-def test_what_another_process_failed_to_load_is_loaded_in_one_call(kind: str, waits: bool) -> None:
+def test_what_others_failed_to_load_is_loaded_in_one_call(kind: str, waits: bool) -> None:
     """Another process fails to load twenty keys, before a batch is asked for here or while it waits for them.
 
     The function is called once for all of these keys, not once for each.

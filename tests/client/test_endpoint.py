@@ -69,15 +69,8 @@ def test_an_absence_is_kept_as_the_server_can(
 ) -> None:
     if is_before:
         request.getfixturevalue("as_before")
-    sent: list[tuple[Any, ...]] = []
     with Face(kind, server.url, timeout=5) as face:
-        call = face.server.call
-
-        def note(*words: Any, **options: Any) -> Any:
-            sent.append(words)
-            return call(*words, **options)
-
-        face.server.call = note
+        sent = face.note_calls()
         assert face("get_or_load", "k", lambda: None, negative_ttl=0) is None
     ((name, _, _, value, *words),) = [words for words in sent if words[0] == b"CACHE.FILL"]
     assert (name, value, words[:3]) == (b"CACHE.FILL", b"", [b"ABSENT", b"TTL", ttl])

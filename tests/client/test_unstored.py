@@ -46,14 +46,7 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
         return value
 
     got: list[Any] = []
-    sent: list[Any] = []
-    call = small.server.call
-
-    def note(*words: Any, **options: Any) -> Any:
-        sent.append(words)
-        return call(*words, **options)
-
-    small.server.call = note
+    sent = small.note_calls()
 
     def ask() -> None:
         waiting.wait(10)
