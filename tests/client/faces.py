@@ -26,7 +26,7 @@ class Face:
     @property
     def endpoint(self) -> Any:
         """What its connections share."""
-        return self.cache._state.endpoints[0]  # noqa: SLF001
+        return self.cache._state.servers.endpoints[0]  # noqa: SLF001
 
     def __call__(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a method of the cache."""

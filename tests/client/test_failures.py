@@ -210,14 +210,14 @@ def test_a_load_that_raises_cancelled_error_fails() -> None:
         with pytest.raises(asyncio.CancelledError):
             await cache.get_or_load("k", cancelled)
         await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001 - what runs behind
-        assert isinstance(world._state.transports[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
+        assert isinstance(world._state.servers.transports[0].fetch(b"test:k", 0), Exception)  # noqa: SLF001
 
         waiting = asyncio.create_task(cache.get_or_load("other", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await asyncio.gather(*cache._state.async_refresher._tasks)  # noqa: SLF001
-        reply: Any = world._state.transports[0].fetch(b"test:other", 0)  # noqa: SLF001
+        reply: Any = world._state.servers.transports[0].fetch(b"test:other", 0)  # noqa: SLF001
         assert reply.state == b"miss"
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ from globalcache import Cache
 cache = Cache("globalcache://127.0.0.1:1")
 state, server = cache._state, cache._servers[0]
 held = [state.flights._lock, state.flights.slots._lock, state.refresher._lock, state.unstored._lock,
-        state.endpoints[0].pending._lock, server.leases.lock, server.leases._tending]
+        state.servers.endpoints[0].pending._lock, server.leases.lock, server.leases._tending]
 ready, ending = threading.Event(), threading.Event()
 def hold():
     for lock in held:

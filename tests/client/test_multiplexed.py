@@ -50,7 +50,7 @@ def test_tasks_whose_connection_fails_get_errors_of_their_own() -> None:
 
 def test_requests_of_a_lost_connection_have_their_own_errors() -> None:
     async def run() -> None:
-        server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._state.async_transports[0]  # noqa: SLF001
+        server: Any = globalcache.AsyncCache("globalcache://127.0.0.1:1")._state.servers.async_transports[0]  # noqa: SLF001
         loop = asyncio.get_running_loop()
         link = multiplexed_connection.MultiplexedConnection(server.endpoint, loop, server._leases_of(loop))  # noqa: SLF001
         futures = [link.ask(b"PING\r\n") for _ in range(3)]

@@ -40,7 +40,7 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
     def load() -> str:
         loads.append(1)
         begun.set()
-        with Cache(small.cache._state.addresses[0].name) as below:  # noqa: SLF001
+        with Cache(small.cache._state.servers.addresses[0].name) as below:  # noqa: SLF001
             while below.inspect("x")["waiters"] < 3:
                 pass
         return value
@@ -82,7 +82,7 @@ def test_a_loaded_value_too_long_is_given_to_all_who_wait(small: Face, caplog: p
 def test_an_older_value_does_not_stand_in_for_a_later_failure(small: Face) -> None:
     """A loads a value that is too long, B invalidates it and fails to load: A hears of that failure and loads anew."""
     assert small("get_or_load", "x", lambda: "x" * LONGEST) == "x" * LONGEST
-    with Cache(small.cache._state.addresses[0].name) as other:  # noqa: SLF001
+    with Cache(small.cache._state.servers.addresses[0].name) as other:  # noqa: SLF001
 
         def fail() -> NoReturn:
             raise LookupError("x")
@@ -95,7 +95,7 @@ def test_an_older_value_does_not_stand_in_for_a_later_failure(small: Face) -> No
 
 def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
     """A loads it, B invalidates its tag, of which the server knows nothing: A may not return what it had."""
-    with Cache(small.cache._state.addresses[0].name) as other:  # noqa: SLF001
+    with Cache(small.cache._state.servers.addresses[0].name) as other:  # noqa: SLF001
         for _ in range(3):
             for letter in "ab":
                 load = functools.partial(str, letter * LONGEST)

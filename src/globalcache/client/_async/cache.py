@@ -79,22 +79,20 @@ class AsyncCache(Decorators):
         self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[CacheOptions]
     ) -> None:
         state = CacheState(url, **options)
-        names = [name for name in (state.addresses[0].namespace, namespace) if name]
+        names = [name for name in (state.servers.addresses[0].namespace, namespace) if name]
         self._set_up(state, names)
 
     def _set_up(self, state: CacheState, names: Sequence[str]) -> None:
         self._state = state
         self._names = tuple(names)
-        self._servers = state.async_transports
-        keyspace = self._keyspace = Keyspace(names, self._servers, state.place_of)
+        self._servers = state.servers.async_transports
+        keyspace = self._keyspace = Keyspace(names, self._servers, state.servers.place_of)
         self._only = keyspace.only
         self._writer = AsyncWriter(state, keyspace)
         self._loading = AsyncLoading(state, keyspace, self._writer)
         self._batch_loading = AsyncBatchLoading(state, keyspace, self._loading)
         # What every call needs, without a look-up.
         self._name, self._server_of, self._by_server = keyspace.name, keyspace.server_of, keyspace.by_server
-        self._tag_names = keyspace.tag_names
-        self._forget_loads, self._on_unavailable = state.forget_loads, state.on_unavailable
         self._values, self._decode = state.values, state.values.decode
         self._stats = state.stats
         self._failures = state.failures
@@ -236,7 +234,7 @@ class AsyncCache(Decorators):
         try:
             reply = await self._server_of(name).call(b"CACHE.ENTRY", name)
         except AWAY as error:
-            self._on_unavailable(error)
+            self._state.on_unavailable(error)
             return None
         state, data, _, version, ttl, flags, age = reply
         if state == b"miss":
@@ -305,14 +303,14 @@ class AsyncCache(Decorators):
         most = server.max_value
         if most is not None and len(data) > most:
             raise ValueTooLargeError(too_long(key, len(data), most))
-        words = policy.words(flags=flags, tags=self._tag_names(policy.tags))
-        self._forget_loads((name,))
+        words = policy.words(flags=flags, tags=self._keyspace.tag_names(policy.tags))
+        self._state.forget_loads((name,))
         try:
             written = await server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
         except AWAY as error:
             if condition:
                 raise
-            self._on_unavailable(error)
+            self._state.on_unavailable(error)
             return 0
         return int(written)
 
@@ -335,9 +333,9 @@ class AsyncCache(Decorators):
         A value that is longer than the server takes is left out, with a warning.
         """
         policy = self._policy(ttl, None, None, None, tags)
-        shared = self._tag_names(policy.tags)
+        shared = self._keyspace.tag_names(policy.tags)
         encoded = {key: self._encode(key, value, type) for key, value in values.items()}
-        self._forget_loads([self._name(key) for key in values])
+        self._state.forget_loads([self._name(key) for key in values])
         writes: list[ManyWrites] = []
         for server, part, names in self._by_server(list(values)):
             commands: list[Words] = []
@@ -359,10 +357,10 @@ class AsyncCache(Decorators):
         words: list[bytes] = []
         if ttl is not None:
             words += b"TTL", b"%d" % millis(seconds("ttl", ttl, least=0.001))
-        own = self._tag_names((tags,) if isinstance(tags, str) else tuple(tags))
+        own = self._keyspace.tag_names((tags,) if isinstance(tags, str) else tuple(tags))
         if own:
             words += b"TAGS", b"%d" % len(own), *own
-        self._forget_loads((name,))
+        self._state.forget_loads((name,))
         return int(await self._server_of(name).call(b"CACHE.INCR", name, b"%d" % number, *words, keys=(name,)))
 
     async def decr(
@@ -382,7 +380,7 @@ class AsyncCache(Decorators):
                 return bool(await server.call(b"PERSIST", name) or await server.call(b"EXISTS", name))
             return bool(await server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except AWAY as error:
-            self._on_unavailable(error)
+            self._state.on_unavailable(error)
             return False
 
     async def delete(self, key: str) -> bool:
@@ -393,7 +391,7 @@ class AsyncCache(Decorators):
         """Remove several values; returns how many there were."""
         parts = self._by_server(list(dict.fromkeys(keys)))
         for _, _, names in parts:
-            self._forget_loads(names)
+            self._state.forget_loads(names)
         writes: list[Write] = [(server, (b"DEL", *names), tuple(names), ()) for server, _, names in parts]
         return sum(await self._writer.deliver(send_one, writes))
 
