@@ -85,7 +85,7 @@ class Cache(Decorators):
         self._batch_loading = BatchLoading(state, keyspace, self._loading)
         # What every call needs, without a look-up.
         self._name, self._server_of, self._by_server = keyspace.name, keyspace.server_of, keyspace.by_server
-        self._values, self._decode = state.values, state.values.decode
+        self._decode = state.values.decode
         self._stats = state.stats
         self._failures = state.failures
         self._other: AsyncCache | None = None
@@ -203,7 +203,7 @@ class Cache(Decorators):
                 if len(classes) > 1 or bytes not in classes:
                     present = [key for key, reply in zip(part, replies, strict=True) if reply is not None]
                     texts = [reply for reply in replies if reply is not None]
-                values = self._values.decode_many(texts, type)
+                values = self._state.values.decode_many(texts, type)
                 if values is not None:
                     self._stats.hits += len(values)
                     self._stats.misses += len(part) - len(values)
@@ -308,7 +308,7 @@ class Cache(Decorators):
 
     def _encode(self, key: str, value: Any, type: Any) -> tuple[bytes, int]:
         try:
-            return self._values.encode(value, type, by_class=True)
+            return self._state.values.encode(value, type, by_class=True)
         except TypeError as error:
             raise TypeError(f"{key}: {error}") from None
 
