@@ -384,7 +384,9 @@ class Part:
             lane.daemon = True  # a process that is told to end does not wait for its calls
             lane.start()
         for lane in lanes:
-            lane.join()
+            # A signal may wake any thread, and only this one runs its handler: it looks now and then.
+            while lane.is_alive():
+                lane.join(0.1)
         self.log("counts", dict(self.counts))
         self.cache.close()
 
