@@ -111,16 +111,20 @@ class Faults:
         return f"Faults({self._fault or 'none'})"
 
 
-class _FaultyPool(LocalConnectionPool):
-    """The engine for threads, reached through faults."""
+class _Faulty:
+    """What both ways to the engine have to do with faults."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
-        super().__init__(endpoint, local)
+        super().__init__(endpoint, local)  # type: ignore[call-arg]  # of the other base
         self._faults = faults
         self._plain = ConnectionPool(endpoint)
 
     def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
         return self._faults.around(self._plain, keys, tags)
+
+
+class _FaultyPool(_Faulty, LocalConnectionPool):
+    """The engine for threads, reached through faults."""
 
     def get(self, key: bytes) -> Any:
         with self._around():
@@ -147,16 +151,8 @@ class _FaultyPool(LocalConnectionPool):
             return super().call_many(commands)
 
 
-class _FaultyMultiplexed(LocalMultiplexedTransport):
+class _FaultyMultiplexed(_Faulty, LocalMultiplexedTransport):
     """The engine for tasks, reached through faults."""
-
-    def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
-        super().__init__(endpoint, local)
-        self._faults = faults
-        self._plain = ConnectionPool(endpoint)
-
-    def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
-        return self._faults.around(self._plain, keys, tags)
 
     async def get(self, key: bytes) -> Any:
         with self._around():
