@@ -38,7 +38,6 @@ EXCHANGED = {
     "AsyncNullTransport": "NullTransport",
     "Awaitable[Any]": "Any",
     "Awaitable[list[Any]]": "list[Any]",
-    "Awaitable, Sequence": "Sequence",
     "async_runner": "runner",
     "async_single_flight": "single_flight",
     "async_refresher": "refresher",

@@ -1,12 +1,15 @@
-"""Coroutines as tests, and one cache by every way there is to reach it."""
+"""Coroutines as tests; one cache by every way there is to reach it, and one of each face behind a proxy."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import itertools
+import socket
 import ssl
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,9 @@ import pytest
 import trustme
 
 import globalcache
-from tests.conftest import transport
+from tests.client.faces import Face
+from tests.conftest import Clock, transport
+from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,3 +133,65 @@ def make(request: pytest.FixtureRequest, url: str) -> Callable[..., Any]:
 @pytest.fixture
 def cache(make: Callable[..., Any]) -> Any:
     return make()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+KINDS = ["threads", "tasks"]
+
+
+# Bytes of the longest value, as the server of `small` tells.
+LONGEST = 1000
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def proxy(server: globalcache.Server) -> Iterator[Proxy]:
+    with Proxy(server.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def face(kind: str, proxy: Proxy) -> Iterator[Face]:
+    with Face(kind, f"globalcache://{proxy.address}", timeout=5) as face:
+        yield face
+
+
+@pytest.fixture
+def small(kind: str) -> Iterator[Face]:
+    """A cache whose server takes no long values, and has told so."""
+    with globalcache.Server(max_value=LONGEST) as server, Face(kind, server.url, timeout=5) as face:
+        face("ping")
+        yield face
+
+
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Give the address of a peer that answers everything in the same way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        # What is accepted then ends it.
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def wait_until_closed(connection: Any) -> None:
+    """Wait until the end of a connection has arrived here, or a reply that nobody asked for."""
+    while connection.is_alive():
+        pass

@@ -26,7 +26,7 @@ class Face:
     @property
     def endpoint(self) -> Any:
         """What its connections share."""
-        return self.cache._state.endpoints[0]  # noqa: SLF001
+        return self.cache._state.servers.endpoints[0]  # noqa: SLF001
 
     def __call__(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a method of the cache."""
@@ -42,6 +42,17 @@ class Face:
             return await result if inspect.isawaitable(result) else result
 
         return self.runner.run(run())
+
+    def note_calls(self) -> list[tuple[Any, ...]]:
+        """Return a list that grows with the words of each command that is sent to the first server by itself."""
+        sent, call = list[tuple[Any, ...]](), self.server.call
+
+        def note(*words: Any, **options: Any) -> Any:
+            sent.append(words)
+            return call(*words, **options)
+
+        self.server.call = note
+        return sent
 
     def turns(self) -> None:
         """Let what is ready in the loop happen."""

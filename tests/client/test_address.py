@@ -87,7 +87,7 @@ def test_the_environment_names_the_default(monkeypatch: pytest.MonkeyPatch) -> N
 def test_nothing_shown_has_a_secret() -> None:
     cache = globalcache.Cache("redis://me:secret@h:1?namespace=shop")
     assert repr(cache) == "Cache(h:1, namespace='shop')"
-    assert "secret" not in repr(cache._state.addresses) + repr(cache._state.endpoints)  # noqa: SLF001
+    assert "secret" not in repr(cache._state.servers.addresses) + repr(cache._state.servers.endpoints)  # noqa: SLF001
 
 
 def test_options_are_checked_when_a_cache_is_made() -> None:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
+
+from globalcache import LoadError
 from globalcache.client.circuit_breaker import FAILURES, CircuitBreaker
+from tests.client.loads import (
+    Sick,
+    failing,
+    processes,
+    raised,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
 
 
 def open_one() -> CircuitBreaker:
@@ -42,3 +58,100 @@ def test_one_bad_key_does_not_open_it() -> None:
     for _ in range(100):
         assert not breaker.failed(b"bad", "ValueError", 0)
     assert breaker.allows(0)
+
+
+def test_a_sick_database_is_tried_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand keys of one function, each asked once: five tries, then one a second, and one line in the log."""
+    world, (cache,) = processes(1)
+    ran: list[float] = []
+
+    @cache.cached("row:{id}", ttl="1m")
+    def row(id: int) -> int:
+        ran.append(world.clock())
+        raise Sick(id)
+
+    begun = world.clock()
+    for number in range(1000):
+        error = raised(lambda number=number: row(number))  # type: ignore[misc]
+        assert isinstance(error, Sick | LoadError)
+        if isinstance(error, LoadError):
+            assert (error.key, error.cause_class) == (f"row:{number}", f"{Sick.__module__}.Sick")
+        world.clock.advance(0.01)
+    assert len(ran) == 5 + 9
+    assert max(sum(at <= other < at + 1 for other in ran) for at in ran if at > begun + 0.1) <= 2
+    assert sum("once a second" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_breaker_closes_when_a_try_succeeds() -> None:
+    world, (cache,) = processes(1)
+    sick = True
+
+    @cache.cached("row:{id}", ttl="1m")
+    def row(id: int) -> int:
+        if sick:
+            raise Sick
+        return id
+
+    for number in range(10):
+        raised(lambda number=number: row(number))  # type: ignore[misc]
+    sick = False
+    assert isinstance(raised(lambda: row(20)), LoadError)
+    world.clock.advance(1)
+    assert [row(number) for number in range(20)] == list(range(20))
+
+
+def test_a_breaker_is_of_one_function() -> None:
+    _, (cache,) = processes(1)
+    for number in range(10):
+        raised(lambda number=number: cache.get_or_load(f"k{number}", failing(Sick())))  # type: ignore[misc]
+    assert cache.get_or_load("other", lambda: 1) == 1
+
+
+def test_any_callable_has_a_breaker() -> None:
+    """Mocks have every attribute, methods and partial functions are new ones each time, and objects have no code."""
+    _, (cache,) = processes(1)
+
+    class Repository:
+        def load(self, _: int = 0) -> Any:
+            raise Sick
+
+        def __call__(self) -> Any:
+            raise Sick
+
+    mock = Mock(side_effect=Sick())
+    makers: list[Callable[[], Any]] = [
+        lambda: mock,
+        lambda: Repository().load,
+        lambda: partial(partial(Repository().load, 1)),
+        Repository,
+    ]
+    for kind, make in enumerate(makers):
+        tried = [raised(partial(cache.get_or_load, f"{kind}:{number}", make())) for number in range(8)]
+        assert isinstance(tried[-1], LoadError)
+
+
+def test_what_cannot_be_stored_opens_no_breaker() -> None:
+    _, (cache,) = processes(1)
+
+    def load() -> Any:
+        return object()
+
+    for number in range(10):
+        error = raised(lambda number=number: cache.get_or_load(f"k{number}", load))  # type: ignore[misc]
+        assert isinstance(error, TypeError)
+
+
+def test_a_sick_database_without_a_server() -> None:
+    """The process loads by itself while the server is away: a key that failed rests for 100 ms."""
+    world, (cache,) = processes(1)
+    ran: list[Any] = []
+    with world.faults.dead():
+        error = Sick()
+        for _ in range(5):
+            assert raised(lambda: cache.get_or_load("k", failing(error, ran))) is error
+        assert len(ran) == 1
+        world.clock.advance(0.101)
+        assert [cache.get_or_load("k", lambda: 1) for _ in range(2)] == [1, 1]
+        for number in range(20):
+            raised(lambda number=number: cache.get_or_load(f"k{number}", failing(Sick(), ran)))  # type: ignore[misc]
+        assert len(ran) == 5

@@ -216,7 +216,7 @@ def executed(cache: globalcache.Cache, source: str) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_code_executed_twice_is_the_same_if_nothing_that_it_reads_differs(name: str) -> None:
+def test_code_executed_twice_is_the_same_if_it_reads_the_same(name: str) -> None:
     """Two functions of one text, whose variables are others, may give different results by any of them."""
     sources = written(), written(**{name: "us"})
     for first, second in (sources, sources[::-1]):
@@ -228,7 +228,7 @@ def test_code_executed_twice_is_the_same_if_nothing_that_it_reads_differs(name: 
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"REGION", "HELPER"}])
-def test_a_module_that_is_imported_anew_with_another_part_is_refused(run: Callable[[str], Any], name: str) -> None:
+def test_a_module_imported_anew_with_another_part_is_refused(run: Callable[[str], Any], name: str) -> None:
     """Its variables are the former ones, so what the former function reads there is new as well; all else is not."""
     run(written())
     run(written())
@@ -236,7 +236,7 @@ def test_a_module_that_is_imported_anew_with_another_part_is_refused(run: Callab
         run(written(**{name: "us"}))
 
 
-def test_a_module_that_was_removed_keeps_its_keys_when_it_is_back(run: Callable[[str], Any]) -> None:
+def test_a_module_removed_keeps_its_keys_when_it_is_back(run: Callable[[str], Any]) -> None:
     """Its variables are others then, and may be connections and tables, which are not compared."""
     source = (
         "table = {}\nclass Pool: pass\npool = Pool()\n@cache.cached('price:{id}')\ndef price(id): return table, pool"

@@ -480,7 +480,7 @@ async def test_waiting_ends(make: Callable[..., Any]) -> None:
     cache = make()
     held = transport(getattr(cache, "cache", cache))
     reply = held.fetch(b"x", 0)
-    lease = (await reply if inspect.isawaitable(reply) else reply)[2]
+    lease = (await reply if inspect.isawaitable(reply) else reply).lease
     lease.taken = True
     with pytest.raises(DeadlineError):
         await cache.get_or_load("x", never, wait=0.05)

@@ -8,21 +8,18 @@ import pytest
 
 import globalcache
 from globalcache.client.endpoint import Endpoint
-from globalcache.errors import ReplyError, UnavailableError, ValueTooLargeError
+from globalcache.errors import AuthError, ReplyError, UnavailableError, ValueTooLargeError
 from tests.client.faces import Face
+from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 LONGEST = 1 << 16
 # What CACHE.SESSION answered in the version before.
 BEFORE = {b"run_id": b"0" * 40, b"tickets": 1}
 NOW = BEFORE | {b"max_value": LONGEST, b"max_request": 1 << 26, b"version": b"0.1.0"}
-
-
-@pytest.fixture(params=["threads", "tasks"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -72,15 +69,8 @@ def test_an_absence_is_kept_as_the_server_can(
 ) -> None:
     if is_before:
         request.getfixturevalue("as_before")
-    sent: list[tuple[Any, ...]] = []
     with Face(kind, server.url, timeout=5) as face:
-        call = face.server.call
-
-        def note(*words: Any, **options: Any) -> Any:
-            sent.append(words)
-            return call(*words, **options)
-
-        face.server.call = note
+        sent = face.note_calls()
         assert face("get_or_load", "k", lambda: None, negative_ttl=0) is None
     ((name, _, _, value, *words),) = [words for words in sent if words[0] == b"CACHE.FILL"]
     assert (name, value, words[:3]) == (b"CACHE.FILL", b"", [b"ABSENT", b"TTL", ttl])
@@ -96,3 +86,14 @@ def test_no_tag_of_a_user_is_that_of_a_namespace(server: globalcache.Server, kin
         assert (face("get", "mine"), face("get", "shop:k")) == (1, None)
         face("invalidate", tags=["ns:shop:"])
         assert face("get", "mine") is None
+
+
+def test_a_refused_login_pauses_attempts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two attempts there is a pause as in an outage, however often the cache is asked."""
+    with globalcache.Server(memory="16MiB", threads=1, password="sesame") as server, Proxy(server.address) as proxy:
+        monkeypatch.setattr("globalcache.client.endpoint.time.monotonic", lambda: 100.0)
+        with Face(kind, f"globalcache://:wrong@{proxy.address}") as face:
+            for _ in range(20):
+                with pytest.raises(AuthError):
+                    face("get", "x")
+        assert proxy.accepted == 1

@@ -37,7 +37,7 @@ from globalcache.client.single_flight import SingleFlight
 from globalcache.errors import DeadlineError
 from globalcache.keys import KeyTemplate
 from tests.client.faces import Face
-from tests.client.test_single_flight import GUARD, load_once
+from tests.client.loads import GUARD, load_once
 from tests.conftest import until
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ These leases do not lapse while a test runs, so one that was forgotten is still 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 import threading
 import time
@@ -13,12 +14,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 import globalcache
 from globalcache import AsyncCache, Cache
 from globalcache.client import refresher
 from globalcache.client.leases import LEASE_MS, RENEW_EVERY, START_WITHIN, Leases
 from globalcache.client.leases_tasks import LoopLeases
+from globalcache.client.wire import Fetched, fetched
+from tests.client.conftest import KINDS
 from tests.client.faces import Face
 from tests.conftest import transport
 from tests.faults.test_leases import held, last_long, until_none_held
@@ -27,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Self
-
-KINDS = ["threads", "tasks"]
 
 
 class DatabaseError(Exception):
@@ -58,7 +60,7 @@ def call_fetches(face: Face, change: Callable[[Any], Any]) -> None:
 
     def changing(*args: Any) -> Any:
         reply = fetch(*args)
-        return change(reply) if type(reply) is list else changed(reply)
+        return changed(reply) if inspect.isawaitable(reply) else change(reply)
 
     face.server.fetch = changing
 
@@ -89,8 +91,8 @@ def test_a_hit_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.
     make_stale(face, "x")
     loaded = threading.Event()
 
-    def as_hit(reply: list[Any]) -> list[Any]:
-        return [b"hit", *reply[1:]]
+    def as_hit(reply: Fetched) -> Fetched:
+        return replace(reply, state=b"hit")
 
     call_fetches(face, as_hit)
     assert face("get_or_load", "x", noting(loaded, "new"), refresh_after=1) == "old"
@@ -160,21 +162,21 @@ def test_a_batch_loads_what_is_stale_with_what_is_missing(face: Face, server: gl
 def test_a_second_fetch_that_brings_a_lease_is_refreshed(face: Face, server: globalcache.Server) -> None:
     """There is a value of another type; it is invalidated, and by the next fetch somebody else has written one."""
     face("set", "x", "text")
-    loaded, replies = threading.Event(), []
+    loaded, replies = threading.Event(), list[Fetched]()
 
-    def change(reply: list[Any]) -> list[Any]:
-        replies.append(reply)
+    def change(reply: Any) -> Fetched:
+        replies.append(fetched(reply))
         if len(replies) == 1:
-            return reply
+            return replies[0]
         with Cache(server.url) as other:
             other.invalidate("other")
         # The lease that the invalidation left, with a value beside it.
-        return [b"hit", b"7", reply[2], *reply[3:5], 0]
+        return replace(replies[1], state=b"hit", value=b"7", flags=0)
 
     call_fetches(face, change)
     assert face("get_or_load", "x", noting(loaded, 8), type=int, refresh_after=1) == 7
     assert len(replies) == 2
-    assert replies[1][2]
+    assert replies[1].lease
     finish(face)
     assert loaded.wait(10)
     until_none_held([server], ["x"])
@@ -290,7 +292,7 @@ def test_a_batch_cancelled_between_its_replies_is_released(server: globalcache.S
     async def run() -> None:
         cache = last_long(AsyncCache(server.url))
         below = transport(cache)
-        lease = (await below.fetch(b"c", 0))[2]
+        lease = (await below.fetch(b"c", 0)).lease
         lease.taken = True
         task = asyncio.create_task(below.fetch_many([b"a", b"b", b"c"], 30))
         while len(await asyncio.to_thread(held, [server], ["a", "b"])) < 2:
@@ -441,7 +443,7 @@ async def lines_of_loop(number: int) -> int:
         futures = [loop.create_future() for _ in range(number)]
         for token, future in enumerate(futures, 1):
             table.grant_to(future, b"%d" % token, [b"miss", None, token, 0, 0, 0])
-        held = [(await future)[2] for future in futures]
+        held = [(await future).lease for future in futures]
         for lease in held:
             lease.taken = True
         del lease, future
@@ -538,7 +540,7 @@ def test_a_lost_connection_is_closed_after_leases_are_renewed(server: globalcach
     """A call is interrupted on the only connection, on which another thread was granted a lease that it still has."""
     with Cache(server.url, timeout=5) as cache, Cache(server.url, timeout=5) as other:
         below = transport(cache)
-        lease = below.fetch(b"x", 0)[2]
+        lease = below.fetch(b"x", 0).lease
         got: list[str] = []
         waiter = threading.Thread(target=lambda: got.append(other.get_or_load("x", lambda: "again", wait=30)))
         waiter.start()
@@ -561,7 +563,7 @@ def test_the_leases_of_a_lost_connection_are_renewed_at_once(server: globalcache
     async def run() -> None:
         async with AsyncCache(server.url) as cache:
             below = transport(cache)
-            lease = (await below.fetch(b"x", 0))[2]
+            lease = (await below.fetch(b"x", 0)).lease
             lease.taken = True
             lease._grant.due += 1000  # noqa: SLF001
             (link,) = below._connections.values()  # noqa: SLF001

@@ -109,7 +109,7 @@ def test_a_wait_ends_in_time() -> None:
     """Somebody holds the lease and never fills: who waits is told so after its own time."""
     name = "memory://waits"
     holder = Cache(name)
-    lease = transport(holder).fetch(b"x", 0, 60_000)[2]
+    lease = transport(holder).fetch(b"x", 0, 60_000).lease
     with pytest.raises(TimeoutError):
         Cache(name).get_or_load("x", lambda: 7, wait=0.05)
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import logging
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
+import globalcache
 from globalcache import Cache
+from globalcache.client.endpoint import Endpoint
 from globalcache.client.pending_invalidations import PendingInvalidations
+from tests.client.faces import Face
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_acknowledged_names_are_forgotten_and_later_ones_stay() -> None:
@@ -68,3 +77,42 @@ def test_the_text_of_what_is_pending(keys: int, text: str) -> None:
     pending = PendingInvalidations(most=3)
     pending.add([b"%d" % number for number in range(keys)], sent=False)
     assert pending.text.startswith(text)
+
+
+def test_debts_that_may_not_be_paid_are_misses(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """More was lost than is remembered by name, and the user may not empty the server: misses, and one warning."""
+    users = tmp_path / "users"
+    users.write_text(f"user app on #{hashlib.sha256(b'pw').hexdigest()} ~* &* +@all -flushdb -cache.invalidate\n")
+    with globalcache.Server(memory="16MiB", threads=1, users_file=str(users)) as server:
+        with Face(kind, f"globalcache://app:pw@{server.address}", timeout=5) as face:
+            assert face("set", "x", "old")
+            face.endpoint.undelivered(tuple(b"%d" % number for number in range(20_000)), (), sent=True)
+            with caplog.at_level(logging.WARNING, "globalcache"):
+                for _ in range(5):
+                    assert face("get", "x") is None
+                assert face("get_or_load", "x", lambda: "new") == "new"
+            assert len([record for record in caplog.records if "cannot be made good" in record.message]) == 1
+        # Lost keys that are known by name are deleted instead.
+        with Face(kind, f"globalcache://app:pw@{server.address}", timeout=5) as face:
+            assert face("get", "x") == "old"
+            face.endpoint.undelivered((b"x",), (), sent=True)
+            assert face("get", "x") is None
+            assert face("set", "x", "new")
+            assert face("get", "x") == "new"
+
+
+def test_a_connection_older_than_a_lost_write_is_not_read(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write is lost while a connection is greeted: it names the old generation, so it would fence nobody."""
+    greeting, generations = Endpoint.greeting, []
+
+    def lose_one(endpoint: Endpoint, generation: int) -> list[tuple[bytes, ...]]:
+        generations.append(generation)
+        if len(generations) == 1:
+            endpoint.undelivered((b"k",), (), sent=True)
+        return greeting(endpoint, generation)
+
+    monkeypatch.setattr(Endpoint, "greeting", lose_one)
+    assert face("get", "k") is None
+    assert generations == [1, 2]
+    assert face.endpoint.pending.generation == 2
+    assert len(face.endpoint.pending) == 0

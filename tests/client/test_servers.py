@@ -12,13 +12,12 @@ import globalcache
 from globalcache import AsyncCache, Cache
 from globalcache.client.wire import MOST_BYTES
 from globalcache.errors import AuthError, UnavailableError
+from tests.client.conftest import KINDS
 from tests.client.faces import Face
 from tests.conftest import transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-KINDS = ["threads", "tasks"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def filled(urls: list[str]) -> tuple[Cache, list[str]]:
     """Return a cache of another process, and keys of both servers that it has set: the first server's, then others."""
     other = Cache(urls, timeout=20, namespace="shop")
     names = [f"k{number}" for number in range(12)]
-    place_of = other._state.place_of  # noqa: SLF001
+    place_of = other._state.servers.place_of  # noqa: SLF001
     first, second = ([key for key in names if place_of(f"shop:{key}".encode()) == place] for place in (0, 1))
     other.set_many(dict.fromkeys(names, "old"), tags=["t"])
     return other, [*first[:2], *second[:2]]
@@ -124,7 +123,7 @@ def test_a_cancelled_task_leaves_no_server_untold(urls: list[str], call: str, *,
             with pytest.raises(asyncio.CancelledError):
                 await task
             if not begun:
-                assert len(cache._state.endpoints[1].pending) > 0  # noqa: SLF001
+                assert len(cache._state.servers.endpoints[1].pending) > 0  # noqa: SLF001
             assert not [key for key in keys[2:] if await cache.get(key) == "old"]
 
     with other:

@@ -5,39 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from globalcache import DeadlineError
 from globalcache.client.flights import Flights
-from globalcache.client.guard import Guard
 from globalcache.client.leases import NoLease
 from globalcache.client.refresher_tasks import AsyncRefresher
 from globalcache.client.single_flight import SingleFlight
 from globalcache.client.single_flight_tasks import AsyncSingleFlight
+from tests.client.loads import (
+    GUARD,
+    Outside,
+    load_once,
+)
 from tests.conftest import until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-GUARD = Guard("a load")
-
-
-def load_once(single_flight: SingleFlight, name: bytes, load: Callable[[], Any], wait: float = 20) -> Any:
-    """Load one key without a lease, unless another thread does; return what came of it."""
-
-    def run(names: Iterable[bytes], outcomes: dict[bytes, Any]) -> None:
-        outcomes.update({name: load() for name in names})
-
-    end = time.monotonic() + wait
-    while True:
-        mine, others = single_flight.do([name], GUARD, run, end)
-        flight = others.get(name, mine)
-        if not flight.is_over:
-            raise DeadlineError("too late")
-        if (outcome := flight.outcome(name)) is not None:
-            return outcome
 
 
 def test_who_has_no_room_in_time_gives_others_no_error() -> None:
@@ -71,10 +54,6 @@ def test_who_has_no_room_in_time_gives_others_no_error() -> None:
 def give_up(single_flight: SingleFlight) -> None:
     with pytest.raises(DeadlineError, match="1 loads run already"):
         load_once(single_flight, b"k", lambda: 1, 0.05)
-
-
-class Outside(BaseException):
-    """What gevent, a signal handler or a native module raises."""
 
 
 def test_room_that_is_lost_with_its_frame_is_free_again() -> None:

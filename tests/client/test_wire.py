@@ -1,15 +1,20 @@
-"""Words of commands: nothing but bytes is given to hiredis, whatever a user has given."""
+"""Words of commands: nothing but bytes is given to hiredis, and so many words are sent before replies are read."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import globalcache
-from globalcache.client.wire import pack, word_of
+from globalcache.client import connection, multiplexed_connection
+from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches, pack, word_of
+
+if TYPE_CHECKING:
+    from tests.client.faces import Face
+
 
 SOURCES = Path(globalcache.__file__).parent
 
@@ -59,3 +64,55 @@ def test_a_word_that_is_none_is_named() -> None:
     """None was forgotten rather than meant."""
     with globalcache.Cache("memory://") as cache, pytest.raises(TypeError, match="text, bytes or a number, not None"):
         cache.command("GET", None)  # type: ignore[arg-type]
+
+
+def test_batches_hold_so_many_keys_and_bytes() -> None:
+    """Both sides would otherwise write, and neither read."""
+    keys = [b"%d" % number for number in range(2 * MOST_KEYS + 1)]
+    assert [len(part) for part in key_batches(keys)] == [MOST_KEYS, MOST_KEYS, 1]
+    assert [key for part in key_batches(keys) for key in part] == keys
+    long = [b"x" * (MOST_BYTES // 2)] * 5
+    assert [len(part) for part in key_batches(long)] == [2, 2, 1]
+    assert [len(part) for part in key_batches([b"x" * MOST_BYTES * 2] * 2)] == [1, 1]
+    commands = [(b"SET", key, b"v") for key in keys]
+    assert [len(part) for part in batches(commands)] == [MOST_KEYS, MOST_KEYS, 1]
+    assert list(batches([])) == []
+
+
+def test_bulk_calls_read_between_their_batches(small: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent at once and not yet answered is one batch, whatever the call."""
+    keys = [f"key{number}" for number in range(2 * MOST_KEYS + 10)]
+    longest = most_at_once(small, monkeypatch)
+    assert small("set_many", dict.fromkeys(keys, 1)) == len(keys)
+    assert small("get_many", keys) == dict.fromkeys(keys, 1)
+    assert small("delete_many", keys[:-5]) == len(keys) - 5
+    assert small("invalidate", *keys) == 5
+    loaded = small("get_or_load_many", keys, lambda keys: dict.fromkeys(keys, 2))
+    assert loaded == dict.fromkeys(keys, 2)
+    assert 0 < longest[0] <= MOST_KEYS * 200
+
+
+def most_at_once(face: Face, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many bytes were sent at once at most."""
+    longest = [0]
+
+    def note(data: bytes) -> None:
+        longest[0] = max(longest[0], len(data))
+
+    if face.runner is None:
+        ask = connection.Connection.ask
+
+        def asking(connection: Any, request: bytes) -> Any:
+            note(request)
+            return ask(connection, request)
+
+        monkeypatch.setattr(connection.Connection, "ask", asking)
+    else:
+        flush = multiplexed_connection.MultiplexedConnection._flush  # noqa: SLF001
+
+        def flushing(link: Any) -> None:
+            note(b"".join(link._output))  # noqa: SLF001
+            flush(link)
+
+        monkeypatch.setattr(multiplexed_connection.MultiplexedConnection, "_flush", flushing)
+    return longest

@@ -400,7 +400,7 @@ def test_a_server_that_is_away_costs_only_its_own_keys(server: globalcache.Serve
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_connection_that_lives_pays_before_it_reads(server: globalcache.Server, *, sent: bool) -> None:
     cache = Cache(server.url)
-    endpoint = cache._state.endpoints[0]  # noqa: SLF001 - as a write of another thread or loop would do
+    endpoint = cache._state.servers.endpoints[0]  # noqa: SLF001 - as a write of another thread or loop would do
 
     async def run() -> None:
         async with cache.aio as tasks:

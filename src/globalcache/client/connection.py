@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import hiredis
 
-from globalcache.client.endpoint import Endpoint, NotSentError, OutdatedError
+from globalcache.client.endpoint import Endpoint, NotSentError
 from globalcache.client.greeting import ASK_LONGEST
 from globalcache.client.lookup import addresses
-from globalcache.client.wire import MORE, Push, Reply, Words, batches, is_denied, is_fatal, pack, reader, translate
+from globalcache.client.wire import MORE, Push, Reply, Words, batches, is_fatal, pack, reader, translate
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
@@ -172,19 +172,12 @@ class Connection:
         return reply
 
     def replay_pending(self) -> None:
-        """Send the pending invalidations; only after they are acknowledged may anything be read.
-
-        Raises OutdatedError if a write was lost since this connection was begun: it fences nobody, so what was lost may
-        still arrive after it.
-        """
-        snapshot = self._endpoint.pending.snapshot()
-        if snapshot.generation != self.generation:
-            raise OutdatedError(f"{self._endpoint.address}: a write was lost since this connection was begun")
+        """Send the pending invalidations; only after they are acknowledged may anything be read."""
+        snapshot = self._endpoint.to_replay(self.generation)
         replies = self._run(snapshot.commands())
-        if any(map(is_denied, replies)) and (instead := snapshot.deletions()):
+        if instead := snapshot.deletions(replies):
             replies = self._run(instead)
-        self._endpoint.check_replayed(replies)
-        self._endpoint.pending.acknowledge(snapshot)
+        self._endpoint.replayed(snapshot, replies)
         self.synced_serial = snapshot.serial
 
     def _run(self, commands: list[Words]) -> list[Reply]:

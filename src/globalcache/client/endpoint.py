@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from globalcache.client.address import Address
     from globalcache.client.local import LocalServer
+    from globalcache.client.pending_invalidations import Snapshot
     from globalcache.client.stats import Events, Stats
 
 _log = logging.getLogger("globalcache")
@@ -118,8 +119,19 @@ class Endpoint:
             return UnavailableError(f"{self.address}: {text}")
         return translate(reply)
 
-    def check_replayed(self, replies: list[Any]) -> None:
-        """Raise if the server did not acknowledge the pending invalidations.
+    def to_replay(self, generation: int) -> Snapshot:
+        """Return what a connection of a generation has to send before anything is read over it.
+
+        Raises OutdatedError if a write was lost since the connection was begun: it fences nobody, so what was lost may
+        still arrive after it.
+        """
+        snapshot = self.pending.snapshot()
+        if snapshot.generation != generation:
+            raise OutdatedError(f"{self.address}: a write was lost since this connection was begun")
+        return snapshot
+
+    def replayed(self, snapshot: Snapshot, replies: list[Any]) -> None:
+        """Forget what the server has acknowledged; raises if it has not.
 
         A user who may not invalidate leaves it unknown what the server still has: its values are misses until he may.
         """
@@ -131,6 +143,7 @@ class Endpoint:
                         f"{self.address}: {error}; lost writes cannot be made good, so nothing is read there"
                     )
                 raise error
+        self.pending.acknowledge(snapshot)
 
     def may_connect(self) -> None:
         """Raise what the last attempt failed by while it is too soon to try again."""

@@ -106,7 +106,7 @@ class Failures:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, tell_text: bool = False) -> None:
         self._clock = clock
-        self._tell_text = tell_text
+        self.tell_text = tell_text
         self._lock = threading.Lock()
         # By key, then by function, the latest last.
         self._kept: OrderedDict[bytes, dict[Guard, _Kept]] = OrderedDict()
@@ -245,7 +245,7 @@ class Failures:
         """Return what is sent to the server: the qualified name of the class, and the text only with tell_text=True."""
         name = qualified(type(error))
         # One line, as a reply is.
-        return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self._tell_text else name
+        return " ".join(f"{name}: {text_of(error)}".split())[:_LONGEST_TEXT] if self.tell_text else name
 
     def _keep(self, names: Sequence[bytes], error: Exception, guard: Guard) -> None:
         me = Holder()

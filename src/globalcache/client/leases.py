@@ -23,6 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.holder import Holder, nobody
+from globalcache.client.wire import Fetched, fetched
 from globalcache.errors import CacheError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from globalcache.client.wire import Words
 
 log = logging.getLogger("globalcache")
-# Leases last 3 s unless renewed.
+# Leases last 3 s unless renewed. Renewed every second, they survive two renewals that are late.
 LEASE_MS = 3000
 RENEW_EVERY = 1.0
 # A refresh that could not begin within so many seconds is left to somebody else.
@@ -143,7 +144,7 @@ class Lease:
 
 def lease_of(reply: Any) -> Lease | None:
     """Return the lease that a reply to a FETCH brought."""
-    return (reply[2] or None) if reply.__class__ is list else None
+    return reply.lease if isinstance(reply, Fetched) else None
 
 
 class NoLease:
@@ -188,12 +189,14 @@ class Leases:
         self._number = itertools.count()
 
     def own(self, name: bytes, reply: Any) -> Any:
-        """Return the reply to a FETCH with a Lease in place of its token, if it has one.
+        """Return the reply to a FETCH as Fetched, with a Lease for its token, if it has one.
 
-        It is another list, since frames have the reply: a traceback that is kept would keep the Lease.
+        Frames have the reply itself, and a traceback that is kept would keep the Lease.
         """
         if reply.__class__ is list and reply[2]:
-            return [*reply[:2], self.grant(name, reply[2]), *reply[3:]]
+            owned = fetched(reply)
+            owned.lease = self.grant(name, reply[2])
+            return owned
         return reply
 
     def grant(self, name: bytes, token: int) -> Lease:

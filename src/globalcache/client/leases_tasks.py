@@ -37,7 +37,7 @@ class LoopLeases(Leases):
 
     @staticmethod
     def _reclaim(future: asyncio.Future[Any]) -> None:
-        lease: Lease = future.result()[2]
+        lease: Lease = future.result().lease
         if not lease.taken:
             lease.release()
 

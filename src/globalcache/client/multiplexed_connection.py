@@ -16,10 +16,10 @@ from asyncio import Future
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from globalcache.client.endpoint import Endpoint, NotSentError, OutdatedError, broken
+from globalcache.client.endpoint import Endpoint, NotSentError, broken
 from globalcache.client.raised import fresh
 from globalcache.client.resp_connection import RespConnection
-from globalcache.client.wire import Reply, Words, batches, is_denied, is_fatal, pack, reply_error, ticket_of
+from globalcache.client.wire import Reply, Words, batches, is_fatal, pack, reply_error, ticket_of
 from globalcache.errors import CacheError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class MultiplexedConnection(RespConnection):
             self._leases.grant_to(entry.future, entry.key, reply)
         else:
             reply = self._leases.own(entry.key, reply)
-            entry.owner.append(reply[2])
+            entry.owner.append(reply.lease)
             entry.future.set_result(reply)
 
     def _push(self, push: list[Any]) -> None:
@@ -269,17 +269,10 @@ class MultiplexedConnection(RespConnection):
         return [reply for part in batches(commands) for reply in await self.ask_all(part)]
 
     async def replay_pending(self) -> None:
-        """Send the pending invalidations; only after they are acknowledged may anything be read.
-
-        Raises OutdatedError if a write was lost since this connection was begun: it fences nobody, so what was lost may
-        still arrive after it.
-        """
-        snapshot = self._endpoint.pending.snapshot()
-        if snapshot.generation != self.generation:
-            raise OutdatedError(f"{self._endpoint.address}: a write was lost since this connection was begun")
+        """Send the pending invalidations; only after they are acknowledged may anything be read."""
+        snapshot = self._endpoint.to_replay(self.generation)
         replies = await self._run(snapshot.commands())
-        if any(map(is_denied, replies)) and (instead := snapshot.deletions()):
+        if instead := snapshot.deletions(replies):
             replies = await self._run(instead)
-        self._endpoint.check_replayed(replies)
-        self._endpoint.pending.acknowledge(snapshot)
+        self._endpoint.replayed(snapshot, replies)
         self.synced_serial = snapshot.serial

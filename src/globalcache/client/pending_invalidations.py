@@ -12,11 +12,11 @@ invalidation before anything is read there again. A connection may be used while
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from globalcache.client.wire import key_batches
+from globalcache.client.wire import is_denied, key_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,9 +44,11 @@ class Snapshot(msgspec.Struct):
             for part in key_batches(names)
         ]
 
-    def deletions(self) -> list[tuple[bytes, ...]]:
-        """Return commands that do the same for a user who may not invalidate; none if there are tags."""
-        return [] if self.everything or self.tags else [(b"DEL", *part) for part in key_batches(self.keys)]
+    def deletions(self, replies: list[Any]) -> list[tuple[bytes, ...]]:
+        """Return commands that do the same if replies say that this user may not invalidate; none if there are tags."""
+        if self.everything or self.tags or not any(map(is_denied, replies)):
+            return []
+        return [(b"DEL", *part) for part in key_batches(self.keys)]
 
 
 class PendingInvalidations:

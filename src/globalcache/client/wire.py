@@ -7,11 +7,14 @@ import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import hiredis
+import msgspec
 
 from globalcache.errors import AuthError, CacheError, LoadError, ReplyError, ValueTooLargeError, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from globalcache.client.leases import Lease
 
 T = TypeVar("T")
 Reply: TypeAlias = Any
@@ -44,6 +47,29 @@ class Waiting(Exception):  # noqa: N818 - no error: an answer that follows
 
     def __init__(self, ticket: int) -> None:
         self.ticket = ticket
+
+
+class Fetched(msgspec.Struct):
+    """The reply to a FETCH.
+
+    `state` is hit, stale, absent, miss, waiting or timeout; `ttl` is in milliseconds, -1 for what never expires.
+    Whoever is granted a lease is to load, whatever the state.
+    """
+
+    state: bytes
+    value: bytes | None
+    version: int
+    ttl: int
+    flags: int
+    lease: Lease | None = None
+
+
+def fetched(reply: Reply) -> Reply:
+    """Return the reply to a FETCH as Fetched, without its token: see `Leases.own`. What is no such list stays."""
+    if reply.__class__ is list:
+        state, value, _, version, ttl, flags = reply
+        return Fetched(state, value, version, ttl, flags)
+    return reply
 
 
 def reply_error(text: str) -> Exception:

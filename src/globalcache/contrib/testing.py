@@ -111,16 +111,20 @@ class Faults:
         return f"Faults({self._fault or 'none'})"
 
 
-class _FaultyPool(LocalConnectionPool):
-    """The engine for threads, reached through faults."""
+class _Faulty:
+    """What both ways to the engine have to do with faults."""
 
     def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
-        super().__init__(endpoint, local)
+        super().__init__(endpoint, local)  # type: ignore[call-arg]  # of the other base
         self._faults = faults
         self._plain = ConnectionPool(endpoint)
 
     def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
         return self._faults.around(self._plain, keys, tags)
+
+
+class _FaultyPool(_Faulty, LocalConnectionPool):
+    """The engine for threads, reached through faults."""
 
     def get(self, key: bytes) -> Any:
         with self._around():
@@ -147,16 +151,8 @@ class _FaultyPool(LocalConnectionPool):
             return super().call_many(commands)
 
 
-class _FaultyMultiplexed(LocalMultiplexedTransport):
+class _FaultyMultiplexed(_Faulty, LocalMultiplexedTransport):
     """The engine for tasks, reached through faults."""
-
-    def __init__(self, endpoint: Endpoint, local: LocalServer, faults: Faults) -> None:
-        super().__init__(endpoint, local)
-        self._faults = faults
-        self._plain = ConnectionPool(endpoint)
-
-    def _around(self, keys: Keys = (), tags: Keys = ()) -> Any:
-        return self._faults.around(self._plain, keys, tags)
 
     async def get(self, key: bytes) -> Any:
         with self._around():
@@ -193,19 +189,20 @@ class CacheForTests(Cache):
     def _set_up(self, state: CacheState, names: Sequence[str]) -> None:
         if not hasattr(self, "faults"):
             self._engine = LocalServer(self.clock)
-            self.faults = Faults(self.clock, state.timeout)
+            self.faults = Faults(self.clock, state.servers.timeout)
             self._replaced: list[tuple[Any, dict[str, Any]]] = []
             self._take(state)
         super()._set_up(state, names)
 
     def _take(self, state: CacheState) -> None:
         """Have a cache use this cache's engine, through its faults."""
-        endpoint = state.endpoint(Address("memory"), local=self._engine)
-        state.endpoints = [endpoint]
+        servers = state.servers = copy.copy(state.servers)
+        endpoint = servers.endpoint(Address("memory"), local=self._engine)
+        servers.endpoints = [endpoint]
+        servers.transports = [_FaultyPool(endpoint, self._engine, self.faults)]
+        servers.async_transports = [_FaultyMultiplexed(endpoint, self._engine, self.faults)]
         # Failures are held off by the clock of the test, and end with it.
-        state.failures = Failures(self.clock, tell_text=state.tell_text)
-        state.transports = [_FaultyPool(endpoint, self._engine, self.faults)]
-        state.__dict__["async_transports"] = [_FaultyMultiplexed(endpoint, self._engine, self.faults)]
+        state.failures = Failures(self.clock, tell_text=state.failures.tell_text)
 
     @classmethod
     def _of(cls, state: CacheState, names: Sequence[str]) -> Any:

@@ -55,10 +55,7 @@ class KeyTemplate:
         if not is_tag:
             self._check_complete(wanted, receiver, where)
         self.prefix = self._parts[0][0]
-        # What all keys end in, unless they are too long.
-        self._tail = self._parts[-1][0] if self._parts[-1][1] is None else ""
         self._floats = [field.parameter for field in self._fields if field.takes_float and not field.attributes]
-        self.is_constant = not self._fields
         self._form = "".join(literal + ("%s" if name is not None else "") for literal, name, _ in self._parts)
         # For calls without keywords of functions without * and **: how many arguments there are, those that may be
         # left out, and which of them stand in the key.
@@ -73,8 +70,22 @@ class KeyTemplate:
         ]
         # Most have one field.
         self._sole = self._places[0] if len(self._places) == 1 else None
-        self.pattern = "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
         self._regex = self._expression()
+
+    @property
+    def pattern(self) -> str:
+        """What matches all its keys, as a server understands it."""
+        return "".join(_glob(literal) + ("*" if name is not None else "") for literal, name, _ in self._parts)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it has one key, whatever the call."""
+        return not self._fields
+
+    @property
+    def _tail(self) -> str:
+        """What all keys end in, unless they are too long."""
+        return self._parts[-1][0] if self._parts[-1][1] is None else ""
 
     def _check_complete(self, wanted: Sequence[str], receiver: str | None, where: str) -> None:
         """Raise KeyFormatError if two calls that differ could have one key."""

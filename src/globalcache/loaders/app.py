@@ -88,7 +88,7 @@ def _apart(loaders: Iterable[Loader], most: int) -> list[list[Loader]]:
 async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: None) -> None:
     """Run a worker for every server of a cache, or for the one at `url`, until SIGTERM or SIGINT."""
     state = cache._state  # noqa: SLF001
-    addresses = [Address.parse(url)] if url else [with_password(address) for address in state.addresses]
+    addresses = [Address.parse(url)] if url else [with_password(address) for address in state.servers.addresses]
     spaces = _spaces(cache)
     most = max(1, _MOST_CONNECTIONS // len(spaces))
     parts = [(space, loaders) for space in spaces for loaders in _apart(space.loaders.values(), most)]
@@ -101,8 +101,8 @@ async def work(cache: Any, url: str | None, ready: Callable[[], None] = lambda: 
                 state.values.encode,
                 prefix=space.key_prefix,
                 tags=space._keyspace.own_tags,  # noqa: SLF001
-                tls=tls_context(at, state.tls),
-                tell_text=state.tell_text,
+                tls=tls_context(at, state.servers.tls),
+                tell_text=state.failures.tell_text,
             )
             for space, loaders in parts
         ]

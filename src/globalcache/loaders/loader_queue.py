@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client.batches import apart, rows_of
 from globalcache.client.circuit_breaker import CircuitBreaker
 from globalcache.client.guard import Absent, cause_of, qualified, text_of
+from globalcache.client.leases import LEASE_MS, RENEW_EVERY
 from globalcache.client.wire import pack, tag_name
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("globalcache.worker")
 
-# The server's lease for a worker lasts 3 s. Renewed every second it survives two renewals that are late.
-LEASE, _RENEW_EVERY = 3.0, 1.0
 # Seconds that a loader is given to close its connections.
 CLOSE = 1.0
 # A call that still runs so long after its time-out does not end soon.
@@ -111,7 +110,7 @@ class LoaderQueue:
 
     def _begin(self, loads: list[Load]) -> None:
         now = self.worker.clock()
-        for load in [load for load in loads if now - load.renewed >= LEASE]:
+        for load in [load for load in loads if now - load.renewed >= LEASE_MS / 1000]:
             # Its lease has passed on while this process was held up.
             loads.remove(load)
             self.worker.release(load)
@@ -290,7 +289,7 @@ class LoaderQueue:
 
     def _renew(self, loads: Iterable[Load], now: float) -> None:
         for load in loads:
-            if now - load.renewed >= _RENEW_EVERY:
+            if now - load.renewed >= RENEW_EVERY:
                 self.worker.renew(load, now)
 
     async def close(self) -> None:

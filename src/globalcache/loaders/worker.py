@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from globalcache.client.greeting import ASK_LONGEST, LIB_NAME, hello, least_absence, longest_value, select
 from globalcache.client.guard import text_of
+from globalcache.client.leases import LEASE_MS
 from globalcache.client.wire import pack
 from globalcache.errors import ConfigError
 from globalcache.loaders.connection import PushedLoad, WorkerConnection
-from globalcache.loaders.loader_queue import CLOSE, LEASE, Load, LoaderQueue, log, text_of_key, wait_for
+from globalcache.loaders.loader_queue import CLOSE, Load, LoaderQueue, log, text_of_key, wait_for
 
 if TYPE_CHECKING:
     import ssl
@@ -284,7 +285,7 @@ class Worker:
     def renew(self, load: Load, now: float) -> None:
         """Keep the lease of a load."""
         load.renewed = now
-        self.say(pack((b"CACHE.RENEW", load.key, b"%d" % load.token, b"%d" % (LEASE * 1000))))
+        self.say(pack((b"CACHE.RENEW", load.key, b"%d" % load.token, b"%d" % LEASE_MS)))
 
 
 def patterns_of(loaders: Iterable[Loader], prefix: str = "") -> list[bytes]:

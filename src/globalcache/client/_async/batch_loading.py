@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from globalcache.client._async.lease_answers import TOO_LARGE, encode_cause
 from globalcache.client._async.loading import DeferredLoad, LoadSpec
 from globalcache.client._async.local_loading import LocalLoad
+from globalcache.client._async.transport import NO_SERVER, read_again
 from globalcache.client.batches import rows_of
 from globalcache.client.bound import bound
 from globalcache.client.flights import loading
@@ -20,7 +21,8 @@ from globalcache.client.leases import lease_of
 from globalcache.client.raised import Handled, Raised
 from globalcache.client.runner import Failed
 from globalcache.client.values import UNREADABLE
-from globalcache.errors import AWAY, CacheError, LoadError, UnavailableError
+from globalcache.client.wire import Fetched
+from globalcache.errors import AWAY, CacheError, LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,21 +130,22 @@ class AsyncBatchLoading:
         if loading.get():
             self._loading.check_recursion(names)
         try:
-            try:
-                replies = await server.fetch_many(names, 0)
-            except UnavailableError:
-                replies = await server.fetch_many(names, 0)
+            replies = await server.fetch_many(names, 0)
         except AWAY as error:
-            self._state.on_unavailable(error)
-            batch.away.extend(part)
-            return
+            replies = await read_again(self._state, error, server.fetch_many, names, 0)
+            if replies is NO_SERVER:
+                batch.away.extend(part)
+                return
         # No call comes between, which could be interrupted: from here on the batch answers for the leases.
         batch.replies += replies
         for key, reply in zip(part, replies, strict=True):
-            if reply.__class__ is not list or reply[0] == b"waiting":
+            if reply.__class__ is list:
+                (state, data, _, _, _, flags), lease = reply, None
+            elif reply.__class__ is Fetched:
+                state, data, flags, lease = reply.state, reply.value, reply.flags, reply.lease
+            else:
                 batch.later.append(key)
                 continue
-            state, data, lease, _, _, flags = reply
             value = UNREADABLE if data is None else self._decode(data, flags, type)
             if state == b"absent" or value is not UNREADABLE:
                 batch.found[key] = None if state == b"absent" else value

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from globalcache.client._async.lease_answers import TOO_LARGE, AsyncLeaseAnswers
 from globalcache.client._async.local_loading import AsyncLocalLoading, LocalLoad, value_or_raise
+from globalcache.client._async.transport import NO_SERVER, read_again
 from globalcache.client.bound import bound
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import keys_in_loads
 from globalcache.client.guard import Absent, Guard, cause_of
 from globalcache.client.raised import Handled
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import as_text, translate
-from globalcache.errors import AWAY, CacheError, DeadlineError, LoadError, UnavailableError
+from globalcache.client.wire import Fetched, as_text, fetched, translate
+from globalcache.errors import AWAY, CacheError, DeadlineError, LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from globalcache.client.keyspace import Keyspace
     from globalcache.client.leases import Lease
     from globalcache.policy import Policy
+
+# The states of a key that somebody else loads, and not within the time that the caller waits.
+_LOADED_ELSEWHERE = {b"waiting", b"timeout"}
 
 
 class LoadSpec(NamedTuple):
@@ -70,19 +74,20 @@ class AsyncLoading:
         self._refresher = state.async_refresher
 
     async def resolve(self, server: AsyncTransport, name: bytes, reply: Any, spec: LoadSpec) -> Any:
-        """Return what a fetch gave, or load it; `reply` is None without a server.
+        """Return what a fetch gave, or load it.
 
         The lease of `reply`, if any, is released by the caller.
         """
-        if reply is None:
+        if reply is NO_SERVER:
             return await self._load_locally(name, spec, joins=True)
         if isinstance(reply, Exception):
             return await self._after_failure(server, name, reply, spec)
+        reply = fetched(reply)
         value = self._value_of_fetch(reply, spec)
-        lease = reply[2] or None
+        lease = reply.lease
         if value is not UNREADABLE:
             return value if lease is None else await self._refresh(lease, spec, value)
-        if lease is None and reply[1] is not None and spec.again:
+        if lease is None and reply.value is not None and spec.again:
             # It was written by other code, as another type: make room for one that can be read.
             await self._writer.invalidate([self._keyspace.key_of(name)], [])
             return await self.fetch_again(server, name, spec._replace(again=False), spec.wait)
@@ -101,12 +106,13 @@ class AsyncLoading:
         """
         lease: Lease | None = None
         try:
-            reply = await self._fetch_or_none(server, name, wait)
+            reply = await self._fetch(server, name, wait)
             # As in `get_or_load`.
-            lease = (reply[2] or None) if reply.__class__ is list else None
+            lease = reply.lease if reply.__class__ is Fetched else None
+            reply = fetched(reply)
             if lease is not None:
                 lease.taken = True
-            elif alone and (is_private(reply) or (reply.__class__ is list and reply[0] in {b"waiting", b"timeout"})):
+            elif alone and (is_private(reply) or (reply.__class__ is Fetched and reply.state in _LOADED_ELSEWHERE)):
                 self._stats.misses += 1
                 if spec.defers:
                     return DeferredLoad()
@@ -116,16 +122,11 @@ class AsyncLoading:
             if lease is not None and not lease.is_handed_over:
                 lease.release()
 
-    async def _fetch_or_none(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
-        """Return what a fetch gives; None without a server."""
+    async def _fetch(self, server: AsyncTransport, name: bytes, wait: float) -> Any:
         try:
-            try:
-                return await server.fetch(name, wait)
-            except UnavailableError:
-                return await server.fetch(name, wait)
+            return await server.fetch(name, wait)
         except AWAY as error:
-            self._state.on_unavailable(error)
-        return None
+            return await read_again(self._state, error, server.fetch, name, wait)
 
     async def _refresh(self, lease: Lease, spec: LoadSpec, value: Any) -> Any:
         """Return a value that is to be refreshed, and have that done in the background, or do it here."""
@@ -144,20 +145,19 @@ class AsyncLoading:
         lease.is_handed_over = self._refresher.refresh((lease,), refresh)
         return value
 
-    def _value_of_fetch(self, reply: Any, spec: LoadSpec) -> Any:
+    def _value_of_fetch(self, reply: Fetched, spec: LoadSpec) -> Any:
         """Return what a fetch gave; UNREADABLE if that is nothing, or nothing of this type."""
-        state, data, _, _, _, flags = reply
-        if state == b"absent":
+        if reply.state == b"absent":
             self._stats.hits += 1
-            return Absent(as_text(data)) if data else None
-        if state in {b"timeout", b"waiting"}:
+            return Absent(as_text(reply.value)) if reply.value else None
+        if reply.state in _LOADED_ELSEWHERE:
             raise DeadlineError(f"somebody else loads it, and not within {spec.wait:g} s")
-        if data is None:
+        if reply.value is None:
             return UNREADABLE
-        value = self._decode(data, flags, spec.type)
+        value = self._decode(reply.value, reply.flags, spec.type)
         if value is UNREADABLE:
             self._stats.unreadable += 1
-        elif state == b"stale":
+        elif reply.state == b"stale":
             self._stats.stale += 1
         else:
             self._stats.hits += 1
@@ -206,9 +206,10 @@ class AsyncLoading:
 
     def stale_value(self, reply: Any, type: Any) -> Any:
         """Return the value in a reply after a load that failed; UNREADABLE if there is none."""
-        if reply.__class__ is not list or reply[1] is None or reply[0] == b"absent":
+        reply = fetched(reply)
+        if reply.__class__ is not Fetched or reply.value is None or reply.state == b"absent":
             return UNREADABLE
-        value = self._decode(reply[1], reply[5], type)
+        value = self._decode(reply.value, reply.flags, type)
         self._stats.stale += value is not UNREADABLE
         return value
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from globalcache.client._sync.batch_loading import BatchLoading
 from globalcache.client._sync.loading import Loading, LoadSpec
+from globalcache.client._sync.transport import NO_SERVER, read_again
 from globalcache.client._sync.writer import Writer, send_one
 from globalcache.client.cache_state import CacheState
 from globalcache.client.decorators import Decorators
@@ -19,8 +20,8 @@ from globalcache.client.guard import Guard, value_or_absence
 from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
 from globalcache.client.values import UNREADABLE
-from globalcache.client.wire import as_text, translate, word_of
-from globalcache.errors import AWAY, ConfigError, UnavailableError, ValueTooLargeError, written
+from globalcache.client.wire import Fetched, as_text, translate, word_of
+from globalcache.errors import AWAY, ConfigError, ValueTooLargeError, written
 from globalcache.policy import Duration, Policy, millis, seconds
 
 if TYPE_CHECKING:
@@ -70,23 +71,21 @@ class Cache(Decorators):
         self, url: str | Sequence[str] | None = None, *, namespace: str | None = None, **options: Unpack[CacheOptions]
     ) -> None:
         state = CacheState(url, **options)
-        names = [name for name in (state.addresses[0].namespace, namespace) if name]
+        names = [name for name in (state.servers.addresses[0].namespace, namespace) if name]
         self._set_up(state, names)
 
     def _set_up(self, state: CacheState, names: Sequence[str]) -> None:
         self._state = state
         self._names = tuple(names)
-        self._servers = state.transports
-        keyspace = self._keyspace = Keyspace(names, self._servers, state.place_of)
+        self._servers = state.servers.transports
+        keyspace = self._keyspace = Keyspace(names, self._servers, state.servers.place_of)
         self._only = keyspace.only
         self._writer = Writer(state, keyspace)
         self._loading = Loading(state, keyspace, self._writer)
         self._batch_loading = BatchLoading(state, keyspace, self._loading)
         # What every call needs, without a look-up.
         self._name, self._server_of, self._by_server = keyspace.name, keyspace.server_of, keyspace.by_server
-        self._tag_names = keyspace.tag_names
-        self._forget_loads, self._on_unavailable = state.forget_loads, state.on_unavailable
-        self._values, self._decode = state.values, state.values.decode
+        self._decode = state.values.decode
         self._stats = state.stats
         self._failures = state.failures
         self._other: AsyncCache | None = None
@@ -153,13 +152,11 @@ class Cache(Decorators):
         name = self._name(key)
         server = self._only or self._server_of(name)
         try:
-            try:
-                reply = server.get(name)
-            except UnavailableError:
-                reply = server.get(name)
+            reply = server.get(name)
         except AWAY as error:
-            self._on_unavailable(error)
-            return default
+            reply = read_again(self._state, error, server.get, name)
+            if reply is NO_SERVER:
+                return default
         if type is bytes and reply.__class__ is bytes:
             self._stats.hits += 1
             return reply
@@ -192,13 +189,11 @@ class Cache(Decorators):
         found: dict[str, Any] = {}
         for server, part, names in self._by_server(keys if keys.__class__ is list else list(keys)):
             try:
-                try:
-                    replies = server.get_many(names)
-                except UnavailableError:
-                    replies = server.get_many(names)
+                replies = server.get_many(names)
             except AWAY as error:
-                self._on_unavailable(error)
-                continue
+                replies = read_again(self._state, error, server.get_many, names)
+                if replies is NO_SERVER:
+                    continue
             if isinstance(replies, Exception):
                 raise translate(replies)
             classes = set(map(_class_of, replies))
@@ -208,7 +203,7 @@ class Cache(Decorators):
                 if len(classes) > 1 or bytes not in classes:
                     present = [key for key, reply in zip(part, replies, strict=True) if reply is not None]
                     texts = [reply for reply in replies if reply is not None]
-                values = self._values.decode_many(texts, type)
+                values = self._state.values.decode_many(texts, type)
                 if values is not None:
                     self._stats.hits += len(values)
                     self._stats.misses += len(part) - len(values)
@@ -231,7 +226,7 @@ class Cache(Decorators):
         try:
             reply = self._server_of(name).call(b"CACHE.ENTRY", name)
         except AWAY as error:
-            self._on_unavailable(error)
+            self._state.on_unavailable(error)
             return None
         state, data, _, version, ttl, flags, age = reply
         if state == b"miss":
@@ -300,20 +295,20 @@ class Cache(Decorators):
         most = server.max_value
         if most is not None and len(data) > most:
             raise ValueTooLargeError(too_long(key, len(data), most))
-        words = policy.words(flags=flags, tags=self._tag_names(policy.tags))
-        self._forget_loads((name,))
+        words = policy.words(flags=flags, tags=self._keyspace.tag_names(policy.tags))
+        self._state.forget_loads((name,))
         try:
             written = server.call(b"CACHE.SET", name, data, *words, *condition, keys=(name,))
         except AWAY as error:
             if condition:
                 raise
-            self._on_unavailable(error)
+            self._state.on_unavailable(error)
             return 0
         return int(written)
 
     def _encode(self, key: str, value: Any, type: Any) -> tuple[bytes, int]:
         try:
-            return self._values.encode(value, type, by_class=True)
+            return self._state.values.encode(value, type, by_class=True)
         except TypeError as error:
             raise TypeError(f"{key}: {error}") from None
 
@@ -330,9 +325,9 @@ class Cache(Decorators):
         A value that is longer than the server takes is left out, with a warning.
         """
         policy = self._policy(ttl, None, None, None, tags)
-        shared = self._tag_names(policy.tags)
+        shared = self._keyspace.tag_names(policy.tags)
         encoded = {key: self._encode(key, value, type) for key, value in values.items()}
-        self._forget_loads([self._name(key) for key in values])
+        self._state.forget_loads([self._name(key) for key in values])
         writes: list[ManyWrites] = []
         for server, part, names in self._by_server(list(values)):
             commands: list[Words] = []
@@ -352,10 +347,10 @@ class Cache(Decorators):
         words: list[bytes] = []
         if ttl is not None:
             words += b"TTL", b"%d" % millis(seconds("ttl", ttl, least=0.001))
-        own = self._tag_names((tags,) if isinstance(tags, str) else tuple(tags))
+        own = self._keyspace.tag_names((tags,) if isinstance(tags, str) else tuple(tags))
         if own:
             words += b"TAGS", b"%d" % len(own), *own
-        self._forget_loads((name,))
+        self._state.forget_loads((name,))
         return int(self._server_of(name).call(b"CACHE.INCR", name, b"%d" % number, *words, keys=(name,)))
 
     def decr(self, key: str, delta: int = 1, *, ttl: Duration | None = None, tags: str | Iterable[str] = ()) -> int:
@@ -373,7 +368,7 @@ class Cache(Decorators):
                 return bool(server.call(b"PERSIST", name) or server.call(b"EXISTS", name))
             return bool(server.call(b"PEXPIRE", name, b"%d" % millis(seconds("ttl", ttl, least=0.001))))
         except AWAY as error:
-            self._on_unavailable(error)
+            self._state.on_unavailable(error)
             return False
 
     def delete(self, key: str) -> bool:
@@ -384,7 +379,7 @@ class Cache(Decorators):
         """Remove several values; returns how many there were."""
         parts = self._by_server(list(dict.fromkeys(keys)))
         for _, _, names in parts:
-            self._forget_loads(names)
+            self._state.forget_loads(names)
         writes: list[Write] = [(server, (b"DEL", *names), tuple(names), ()) for server, _, names in parts]
         return sum(self._writer.deliver(send_one, writes))
 
@@ -425,10 +420,11 @@ class Cache(Decorators):
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. With `refresh_after` a stale value is returned at
-        once and refreshed in the background, and now and then so is one whose end is near: `load` runs after the call
-        then, with the variables around it as they were. Without it one caller loads such a value within its call, and
-        has the value itself if that fails. A value that was loaded before an invalidation is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and
-        may be a function that is asked for it when something is loaded; `guard` has the options of a decorator about
+        once and refreshed in the background, and now and then so is one whose end is near: `load` runs after
+        the call then, with the variables around it as they were. Without it one caller loads such a value
+        within its call, and has the value itself if that fails. A value that was loaded before an invalidation
+        is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and may be
+        a function that is asked for it when something is loaded; `guard` has the options of a decorator about
         exceptions.
 
         Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
@@ -442,21 +438,18 @@ class Cache(Decorators):
             self._loading.check_recursion((name,))
         limit = self._state.wait if wait is None else seconds("wait", wait)
         try:
-            try:
-                reply = server.fetch(name, limit)
-            except UnavailableError:
-                reply = server.fetch(name, limit)
+            reply = server.fetch(name, limit)
         except AWAY as error:
-            self._on_unavailable(error)
-            reply = None  # what the load raises is raised outside of this block, as it would be without a cache
-        if reply.__class__ is list and reply[0] == b"hit" and not reply[2]:
-            flags = reply[5]
-            found: T = reply[1] if type is bytes and not flags else self._decode(reply[1], flags, type)
+            # What the load raises is raised outside of this block, as it would be without a cache.
+            reply = read_again(self._state, error, server.fetch, name, limit)
+        if reply.__class__ is list and reply[0] == b"hit":
+            _, data, _, _, _, flags = reply
+            found: T = data if type is bytes and not flags else self._decode(data, flags, type)
             if found is not UNREADABLE:
                 self._stats.hits += 1
                 return found
         # No call comes between, which could be interrupted: from here on this call answers for the lease.
-        lease: Lease | None = (reply[2] or None) if reply.__class__ is list else None
+        lease: Lease | None = reply.lease if reply.__class__ is Fetched else None
         if lease is not None:
             lease.taken = True
         try:
