@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ from tests.client.loads import (
     load_once,
 )
 from tests.conftest import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def test_who_has_no_room_in_time_gives_others_no_error() -> None:
