@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client._sync.transport import NullTransport
@@ -13,6 +11,7 @@ from globalcache.client.claims import Claims
 from globalcache.client.endpoint import Endpoint
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flights
+from globalcache.client.fork import lazy
 from globalcache.client.options import CacheOptions
 from globalcache.client.refresher import Refresher
 from globalcache.client.runner import Runner
@@ -81,7 +80,6 @@ class CacheState:
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         # Which function has which keys, in all faces and namespaces.
         self.claims = Claims(self._stores(clock))
-        self.lock = threading.Lock()
         self._make_servers(clock)
 
     def _stores(self, clock: Callable[[], float] | None) -> list[str]:
@@ -137,7 +135,7 @@ class CacheState:
             list_hash=list_hash,
         )
 
-    @cached_property
+    @lazy
     def async_transports(self) -> Sequence[AsyncTransport]:
         """The servers for tasks; threads need no asyncio, which takes long to import."""
         if not self.endpoints:
@@ -152,21 +150,21 @@ class CacheState:
 
         return [MultiplexedTransport(endpoint) for endpoint in self.endpoints]
 
-    @cached_property
+    @lazy
     def async_runner(self) -> AsyncRunner:
         """What runs loads, for tasks."""
         from globalcache.client.runner_tasks import AsyncRunner  # noqa: PLC0415
 
         return AsyncRunner()
 
-    @cached_property
+    @lazy
     def async_single_flight(self) -> AsyncSingleFlight:
         """What leads and joins the flights of this cache, for tasks."""
         from globalcache.client.single_flight_tasks import AsyncSingleFlight  # noqa: PLC0415
 
         return AsyncSingleFlight(self.flights)
 
-    @cached_property
+    @lazy
     def async_refresher(self) -> AsyncRefresher:
         """What refreshes in the background, for tasks."""
         from globalcache.client.refresher_tasks import AsyncRefresher  # noqa: PLC0415

@@ -26,7 +26,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import threading
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -35,6 +34,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
+from globalcache.client.fork import ProcessLock
 from globalcache.errors import AWAY, ReplyError, written
 from globalcache.policy import Policy
 
@@ -47,11 +47,11 @@ _SHORTEST = 0.001
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
 _caches: dict[Any, Cache] = {}
-_lock = threading.Lock()
+_lock = ProcessLock()
 
 
 def _cache_of(urls: tuple[str, ...], options: tuple[tuple[str, Any], ...]) -> Cache:
-    with _lock:
+    with _lock.own:
         known = (urls, options)
         if known not in _caches:
             _caches[known] = Cache(urls or None, **dict(options))

@@ -5,7 +5,6 @@ One of the two files of this name is made from the other by scripts/unasync.py; 
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from globalcache.client._async.batch_loading import AsyncBatchLoading
@@ -15,6 +14,7 @@ from globalcache.client.cache_state import CacheState
 from globalcache.client.decorators import Decorators
 from globalcache.client.entry import Entry
 from globalcache.client.flights import loading
+from globalcache.client.fork import lazy
 from globalcache.client.guard import Guard, value_or_absence
 from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
@@ -105,7 +105,7 @@ class AsyncCache(Decorators):
         cache._set_up(state, names)  # noqa: SLF001 - its own
         return cache
 
-    @functools.cached_property
+    @lazy
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
         return self._state.loaders.setdefault(self._names, {})
