@@ -122,7 +122,7 @@ class Flight:
         self._has_ended = True
         with contextlib.suppress(RuntimeError):  # it has ended before
             self._bell.release()
-        for loop, future in list(self._futures.items()):
+        for loop, future in self._futures.copy().items():
             with contextlib.suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(_set, future)
 

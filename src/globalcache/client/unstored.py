@@ -38,10 +38,10 @@ class Unstored:
     def keep(self, key: bytes, data: bytes, flags: int, cause: str, now: float) -> None:
         """Keep a value for a moment; `cause` is what the server is told, and no other load's."""
         self.forget_old(now)
-        with self._lock.own:
-            while len(self._kept) >= _MOST:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = data, flags, now + _KEPT, cause
+        # Other threads keep and forget meanwhile.
+        for oldest in list(self._kept)[: 1 - _MOST]:
+            self._kept.pop(oldest, None)
+        self._kept[key] = data, flags, now + _KEPT, cause
 
     def find(self, key: bytes, failure: str, now: float) -> tuple[bytes, int] | None:
         """Return the value that is kept of this failure, and its flags."""
@@ -59,7 +59,7 @@ class Unstored:
 
     def forget_old(self, now: float) -> None:
         """Forget what was kept for long enough: these are the longest of all values."""
-        for key, (_, _, until, _) in list(self._kept.items()):
+        for key, (_, _, until, _) in self._kept.copy().items():
             if until <= now:
                 self._kept.pop(key, None)
 
