@@ -79,7 +79,10 @@ class CacheState:
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         # Which function has which keys, in all faces and namespaces.
-        self.claims = Claims(self._stores(clock))
+        stores = self._stores(clock)
+        self.claims = Claims(stores)
+        # Equal keys are the same key where these are equal: one that no other cache uses is equal to none.
+        self._places: Sequence[object] = stores or [object()]
         self._make_servers(clock)
 
     def _stores(self, clock: Callable[[], float] | None) -> list[str]:
@@ -200,6 +203,10 @@ class CacheState:
             if score > best:
                 best, place = score, index
         return place
+
+    def store_of(self, key: bytes) -> object:
+        """Return what stands for the place where a key is stored; it is equal in all caches that use that."""
+        return self._places[self.place_of(key) if len(self._places) > 1 else 0]
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted, and how many invalidations are pending (`owed`)."""
