@@ -520,8 +520,9 @@ class AsyncCache(Decorators):
 
         It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, also without
         a server, and only then are others' loads waited for, all of them for `wait` together: two callers would
-        otherwise wait for each other. When some of them fail, the rest is finished first, and then LoadError names
-        them.
+        otherwise wait for each other. A server lets a connection load 16,384 keys at a time, and fewer if its memory is
+        small: the next ones are loaded by the next call. When some of them fail, the rest is finished first, and then
+        LoadError names them.
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)
