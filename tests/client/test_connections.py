@@ -13,9 +13,11 @@ import ssl
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hiredis
+import hypothesis
 import pytest
 
 import globalcache
@@ -23,7 +25,8 @@ from globalcache import Cache
 from globalcache.client import connection, connection_pool, lookup, multiplexed_connection
 from globalcache.client.endpoint import Endpoint
 from globalcache.client.wire import MOST_BYTES, MOST_KEYS, batches, key_batches
-from globalcache.errors import AuthError, DeadlineError, UnavailableError, ValueTooLargeError
+from globalcache.errors import AuthError, ConfigError, DeadlineError, UnavailableError, ValueTooLargeError
+from globalcache.units import parse_duration
 from tests.client.faces import Face
 from tests.conftest import Wire, transport
 from tests.faults.proxy import Proxy
@@ -612,6 +615,58 @@ def test_a_connection_keeps_no_limit_of_its_last_use(server: globalcache.Server,
         assert connection._socket.gettimeout() == 5  # noqa: SLF001
         # That was the only look at it: another call needs none.
         assert connection.ready == connection.synced_serial
+
+
+# Durations of every size and form.
+SIZES = [
+    0,
+    -1,
+    1e-9,
+    5e-4,
+    0.001,
+    "1ms",
+    "60d",
+    86_400,
+    86_401,
+    1e10,
+    1e300,
+    math.inf,
+    -math.inf,
+    math.nan,
+    2**63,
+    10**400,
+]
+SIZES += ["1" * 400 + "d", timedelta.max, timedelta.min, True, "x", "", b"1"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", ["timeout", "wait", "default_ttl"])
+@hypothesis.given(hypothesis.strategies.sampled_from(SIZES) | hypothesis.strategies.floats())
+@hypothesis.settings(max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_a_duration_is_refused_at_once_or_used(server: globalcache.Server, option: str, kind: str, size: Any) -> None:
+    """None may be found out to be too long by a socket. A value is sent that does not fit into one."""
+    options: Any = {"on_error": "raise", option: size}
+    try:
+        face = Face(kind, server.url, **options)
+    except ConfigError as error:
+        assert str(error).startswith(f"{option}: ")  # noqa: PT017 - others are none
+        return
+    with face:
+        value = "x" * (6 << 20)
+        try:
+            assert face("set", "duration", value)
+            assert face("get_or_load", "duration", lambda: value) == value
+            assert face("get_or_load_many", ["duration"], lambda keys: dict.fromkeys(keys, value)) == {
+                "duration": value
+            }
+        except DeadlineError:
+            assert parse_duration(size) < 1
+
+
+def test_the_longest_timeout_is_told() -> None:
+    for url, options in (("memory://", {"timeout": "60d"}), ("globalcache://127.0.0.1:1?timeout=60d", {})):
+        with pytest.raises(ConfigError, match=r"timeout: .*: should be at most 86400 s"):
+            Cache(url, **options)  # type: ignore[arg-type]
 
 
 class Stop(BaseException):

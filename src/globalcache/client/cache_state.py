@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Seconds: a call to the cache, and the wait for somebody else's load.
 TIMEOUT, WAIT = 1.0, 30.0
+# Systems do not wait for a socket for much longer than some weeks; nobody who asks a cache does for a day.
+LONGEST_TIMEOUT = 86_400.0
 # Loads that run at a time in this process while a server is away, so that the database survives.
 LOCAL_LOADS = 32
 
@@ -64,9 +66,10 @@ class CacheState:
         self.stats = Stats()
         self.events = Events(options.get("on_event"))
         self.wait = seconds("wait", options.get("wait", WAIT))
-        self.default_ttl = options.get("default_ttl")
+        ttl = options.get("default_ttl")
+        self.default_ttl = None if ttl is None else seconds("default_ttl", ttl, least=0.001)
         given = timeout if timeout is not None else self.addresses[0].timeout
-        self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
+        self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001, most=LONGEST_TIMEOUT)
         self.tell_text = options.get("tell_text", False)
         check_tls(tls)
         self.tls = tls

@@ -50,7 +50,7 @@ class Cache(Decorators):
     `url` is a server, a list of them, or nothing for $GLOBALCACHE_URL. Making one connects to nothing and needs no
     event loop. Options:
 
-    timeout        of one call to the cache, connecting and retrying included; 1 s
+    timeout        of one call to the cache, connecting and retrying included, at most a day; 1 s
     wait           for somebody else's load in get_or_load; 30 s
     namespace      goes before every key and tag
     default_ttl    where no ttl is given; none
