@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,32 @@ def until(holds: Callable[[], Any], why: Callable[[], str] = str, limit: float =
     while not holds():
         assert time.monotonic() < end, why()
         time.sleep(0.002)
+
+
+def in_turns(call: Callable[[], object], seconds: float, count: int = 8) -> None:
+    """Call something again and again from threads that take turns as often as they can; raises what it raised."""
+    raised: list[BaseException] = []
+    end = time.monotonic() + seconds
+
+    def run() -> None:
+        try:
+            while time.monotonic() < end and not raised:
+                call()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            raised.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    if raised:
+        raise raised[0]
 
 
 def transport(cache: Any) -> Any:

@@ -5,6 +5,7 @@ Times go from where they are given to the words of CACHE.FILL and CACHE.SET here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -28,11 +29,11 @@ _MOST_TAGS = 16
 _SHORTEST, _LONGEST = 0.001, 2**50 / 1000
 
 
-def seconds(name: str, duration: Duration, *, least: float = 0.0) -> float:
+def seconds(name: str, duration: Duration, *, least: float = 0.0, most: float = math.inf) -> float:
     """Read a duration. One that is longer than a server can keep is shortened to that.
 
-    Raises ConfigError that names the option for text that is no duration, for less than `least`, and for a time above 0
-    and below 1 ms, which no server can measure.
+    Raises ConfigError that names the option for text that is no duration, for less than `least`, for more than `most`,
+    and for a time above 0 and below 1 ms, which no server can measure.
     """
     try:
         value = parse_duration(duration)
@@ -44,6 +45,8 @@ def seconds(name: str, duration: Duration, *, least: float = 0.0) -> float:
         raise ConfigError(
             f"{name}: {written(duration)}: should be at least {least:g} s" + " (1 ms)" * (least == _SHORTEST)
         )
+    if value > most:
+        raise ConfigError(f"{name}: {written(duration)}: should be at most {most:g} s")
     return min(value, _LONGEST)
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import pickle
 import random
 import threading
@@ -317,17 +316,6 @@ def test_a_thread_lets_go_where_no_further_load_fails() -> None:
             break
         now.wait(0.01)
     assert not kept._kept  # noqa: SLF001
-
-
-def test_a_fork_while_another_thread_holds_the_lock() -> None:
-    """The child has no such thread: with the lock of its parent its first failed load would wait for ever."""
-    kept = Failures()
-    with kept._lock:  # noqa: SLF001
-        child = os.fork()
-        if not child:
-            free = kept._lock.acquire(blocking=False)  # noqa: SLF001
-            os._exit(0 if free else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_thousand_exceptions_are_kept() -> None:

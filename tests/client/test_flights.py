@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -14,7 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from globalcache import Cache, LoadError
+from globalcache.client.flights import Flight, _leads_to
+from globalcache.client.guard import Guard
+from globalcache.client.holder import Holder
 from globalcache.contrib.testing import CacheForTests
+from tests.client.faces import Face
 from tests.conftest import until
 
 if TYPE_CHECKING:
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 AWAY = "globalcache://127.0.0.1:1"
+GUARD = Guard("load")
+_number = itertools.count()
 # Who calls first and who second: a thread, or a task in an event loop of its own.
 PAIRS = [("thread", "thread"), ("task", "task"), ("thread", "task"), ("task", "thread")]
 
@@ -369,6 +376,83 @@ def test_a_batch_whose_load_asks_for_one_of_its_keys(kind: str) -> None:
     with pytest.raises(LoadError, match="a: its load asks for itself: a -> b -> a"):
         world.call(kind, ["a", "b"], load_many).result(20)
     until(lambda: world.is_idle)
+
+
+# What a key is loaded as, and two.
+VALUE: dict[bool, Any] = {False: 7, True: {"a": 7, "b": 7}}
+# Of each pair, two places where an equal key is another one; and two names of one place.
+OTHERS = {
+    "memory": ("memory://one", "memory://other"),
+    "no name": ("memory://", "memory://"),
+    "null": ("null://", "null://"),
+    "away": (AWAY, "globalcache://127.0.0.1:2"),
+    "databases": (AWAY, f"{AWAY}/1"),
+    "several": (
+        [AWAY, "globalcache://127.0.0.1:2"],
+        ["globalcache://127.0.0.1:3", "globalcache://127.0.0.1:4"],
+    ),
+}
+ONE = {
+    "memory": ("memory://one", "memory://one"),
+    "away": (AWAY, f"{AWAY}?timeout=200ms"),
+    # The key is that of the first of these.
+    "several": ([AWAY, "globalcache://127.0.0.1:2"], AWAY),
+}
+
+
+def nested(kind: str, urls: tuple[Any, Any], *spaces: str, many: bool) -> Any:
+    """Load a key in one cache, or two, by a load that asks for the same of another."""
+    # Each time an engine that is empty.
+    number = next(_number)
+    named = [url if isinstance(url, list) else url.replace("memory://o", f"memory://{number}o") for url in urls]
+    places = zip(named, spaces, strict=True)
+    outer, inner = (Face(kind, url, timeout=0.2, wait=1, namespace=space) for url, space in places)
+
+    def get(face: Face, load: Callable[[], Any]) -> Any:
+        return face.cache.get_or_load_many(["a", "b"], lambda _: load()) if many else face.cache.get_or_load("a", load)
+
+    with outer, inner:
+        return outer.run(lambda: get(outer, lambda: get(inner, lambda: VALUE[many])))
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+@pytest.mark.parametrize("urls", OTHERS.values(), ids=OTHERS)
+def test_a_load_asks_for_an_equal_key_of_another_place(kind: str, urls: tuple[Any, Any], *, many: bool) -> None:
+    assert nested(kind, urls, "", "", many=many) == VALUE[many]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_a_load_asks_for_an_equal_key_of_another_namespace(kind: str, *, many: bool) -> None:
+    assert nested(kind, (AWAY, AWAY), "one", "other", many=many) == VALUE[many]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+@pytest.mark.parametrize("urls", ONE.values(), ids=ONE)
+def test_a_load_asks_for_its_key_by_another_cache(kind: str, urls: tuple[Any, Any], *, many: bool) -> None:
+    """It would wait for itself."""
+    with pytest.raises(LoadError, match=r"a: its load asks for itself: one:a -> (one:b -> )?one:a"):
+        nested(kind, urls, "one", "one", many=many)
+
+
+def test_a_flight_of_another_cache_is_waited_for_by_more_meanwhile() -> None:
+    """Its load asks for more in that cache, under the lock of that one, while this one looks where it leads."""
+
+    class Growing(Flight):
+        @property
+        def is_over(self) -> bool:
+            flight.waits_for.add(flight_of(b"d"))
+            return False
+
+    def flight_of(name: bytes, kind: type[Flight] = Flight) -> Flight:
+        return kind([name], GUARD, caller, lambda: caller)
+
+    caller = Holder()
+    flight, wanted = flight_of(b"a"), flight_of(b"b")
+    flight.waits_for.add(flight_of(b"c", Growing))
+    assert not _leads_to(flight, [wanted])
 
 
 # Everything at random

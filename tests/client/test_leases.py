@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from tests.faults.test_leases import held, last_long, until_none_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
     from typing import Self
 
@@ -230,6 +232,69 @@ def test_a_second_server_that_fails_leaves_nothing_held(server: globalcache.Serv
                 face("get_or_load_many", keys, lambda keys: dict.fromkeys(keys, 1))
             until_none_held([server, second], keys)
             face.close()
+
+
+@pytest.mark.parametrize(("memory", "most"), [("256MiB", 2), ("16MiB", 20)])
+def test_a_batch_beyond_the_leases_that_there_are(memory: str, most: int) -> None:
+    """A server grants a connection 16,384 leases at a time, and fewer if its memory is small.
+
+    What is missing beyond them is loaded by more calls of many keys, not by one for each key; all is stored.
+    """
+    for kind in KINDS:
+        with globalcache.Server(memory=memory, threads=1) as server, Face(kind, server.url, timeout=20) as face:
+            calls: list[list[str]] = []
+
+            def load_many(keys: list[str], calls: list[list[str]] = calls) -> dict[str, int]:
+                calls.append(keys)
+                return dict.fromkeys(keys, 1)
+
+            keys = [f"key{number}" for number in range(20_000)]
+            assert face("get_or_load_many", keys, load_many) == dict.fromkeys(keys, 1)
+            assert sorted(itertools.chain(*calls)) == sorted(keys)
+            assert len(calls) <= most
+            assert face("server_info")[0]["leases"] == "0"
+            assert face("stats")["local_loads"] == 0
+            assert len(face("get_many", keys)) == len(keys)
+
+
+def test_batches_that_share_the_leases_of_a_connection() -> None:
+    """Tasks of one loop ask for more than it may have: each loads what it has leases for, and then the rest."""
+    calls: list[int] = []
+
+    async def load_many(keys: list[str]) -> dict[str, int]:
+        calls.append(len(keys))
+        await asyncio.sleep(0.05)
+        return dict.fromkeys(keys, 1)
+
+    async def run(url: str) -> None:
+        async with AsyncCache(url, timeout=20) as cache:
+            batches = [[f"{letter}{number}" for number in range(8_000)] for letter in "abcd"]
+            found = await asyncio.gather(*(cache.get_or_load_many(keys, load_many) for keys in batches))
+            assert found == [dict.fromkeys(keys, 1) for keys in batches]
+            assert (await cache.server_info())[0]["leases"] == "0"
+
+    with globalcache.Server(memory="64MiB", threads=1) as server:
+        asyncio.run(run(server.url))
+    assert sum(calls) == 32_000
+    assert len(calls) <= 50
+
+
+def test_a_batch_of_a_user_who_may_not_fill(tmp_path: Path) -> None:
+    """Such a user is granted no lease: one call loads all, and nothing is stored."""
+    users = tmp_path / "users"
+    users.write_text("user reader on nopass ~* +@all -cache.fill\n")
+    with globalcache.Server(memory="16MiB", threads=1, users_file=str(users)) as server:
+        for kind in KINDS:
+            with Face(kind, server.url.replace("://", "://reader:x@"), timeout=5) as face:
+                calls: list[list[str]] = []
+
+                def load_many(keys: list[str], calls: list[list[str]] = calls) -> dict[str, int]:
+                    calls.append(keys)
+                    return dict.fromkeys(keys, 1)
+
+                assert face("get_or_load_many", ["a", "b"], load_many) == {"a": 1, "b": 1}
+                assert calls == [["a", "b"]]
+                assert face("get", "a") is None
 
 
 def test_a_reply_in_the_turn_of_its_cancellation_is_released(server: globalcache.Server) -> None:

@@ -150,7 +150,7 @@ for thread in threads:
 loading.wait()
 while cache.inspect("x")["waiters"] < 3:
     pass
-local._shared._lock.acquire()  # as another thread of the parent may have at this moment
+local._shared._lock.own.acquire()  # as another thread of the parent may have at this moment
 child = os.fork()
 if child == 0:
     Cache("memory://shared").set("x", 1)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
+import random
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from globalcache import Cache
+from globalcache.client.unstored import Unstored
 from globalcache.errors import ValueTooLargeError
 from tests.client.conftest import LONGEST
+from tests.conftest import in_turns
 
 if TYPE_CHECKING:
     from tests.client.faces import Face
@@ -102,3 +105,18 @@ def test_a_long_value_with_tags_is_loaded_by_each_who_asks(small: Face) -> None:
                 assert small("get_or_load", "x", load, tags=["t"]) == letter * LONGEST
                 assert other.get_or_load("x", load, tags=["t"]) == letter * LONGEST
                 other.invalidate(tags=["t"])
+
+
+def test_threads_keep_find_and_forget_at_the_same_time() -> None:
+    unstored, draw = Unstored(), random.Random(1)
+
+    def step() -> None:
+        key = b"%d" % draw.randrange(40)
+        if draw.random() < 0.5:
+            unstored.keep(key, key, 0, "cause", 1.0)
+            assert unstored.find(key, "cause", 1.0) in {None, (key, 0)}
+        else:
+            unstored.forget([key])
+            unstored.keep(b"old", key, 0, "cause", -9.0)
+
+    in_turns(step, 0.5)

@@ -301,6 +301,29 @@ def test_times_and_numbers_as_in_django(backend: Callable[..., Any], server: glo
     cache.clear()
 
 
+@pytest.mark.parametrize("codec", ["pickle", "json"])
+async def test_what_is_no_whole_number_is_not_counted_on(
+    backend: Callable[..., Any], server: globalcache.Server, codec: str
+) -> None:
+    """Django's own backends add to no text either, be it "5"; some add to fractions, which the server does not."""
+    cache = backend(server.url, namespace="counted", codec=codec)
+    others: list[Any] = [b"5", b"-3", b"", "5", "", 1.5, 2.0, True, False, None, [], {}, 2**63, -(2**70)]
+    for value in others:
+        expected = OverflowError if type(value) is int else TypeError
+        cache.set("k", value)
+        for step in (cache.incr, cache.decr):
+            with pytest.raises(expected, match="'k'"):
+                step("k")
+        for step in (cache.aincr, cache.adecr):
+            with pytest.raises(expected, match="'k'"):
+                await step("k", 2)
+        assert repr(cache.get("k")) == repr(value)
+    for value in (-1, 0, 5, -(2**63), 2**63 - 2):
+        cache.set("k", value)
+        assert (cache.incr("k"), await cache.adecr("k")) == (value + 1, value)
+    cache.clear()
+
+
 async def test_an_async_load_is_awaited(backend: Callable[..., Any]) -> None:
     cache, calls = backend("memory://", namespace="awaited"), []
 

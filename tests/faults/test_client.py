@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import subprocess
@@ -16,14 +17,17 @@ import pytest
 
 import globalcache
 from globalcache import AsyncCache, Cache, DeadlineError, UnavailableError
-from tests.conftest import until
+from tests.conftest import in_turns, transport, until
 from tests.faults.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Seven of ten are cancelled: more than 100,000 in `make faults`.
-CALLS = 3000 * int(os.environ.get("FAULTS_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "1"))
+CALLS = 3000 * ROUNDS
+# Of threads that take turns at every step.
+SECONDS = min(60, 2 * ROUNDS)
 
 
 @pytest.fixture
@@ -376,6 +380,70 @@ def test_several_loops_have_a_connection_each(server: globalcache.Server) -> Non
     for number in range(3):
         asyncio.run(use(number))
     assert cache.stats()["connects"] == 3
+
+
+def test_loops_that_begin_and_end_while_others_do(server: globalcache.Server) -> None:
+    """One thread looks for loops that were closed while others begin some, close their connections and end."""
+    cache = AsyncCache(server.url, on_error="raise", timeout=20)
+    connections = transport(cache)._connections  # noqa: SLF001 - below what users see
+
+    class Ended:
+        """The loop of another thread, which begins one more and forgets this one at the same moment."""
+
+        def is_closed(self) -> bool:
+            connections.pop(self, None)
+            connections[Ended()] = None
+            return True
+
+    connections[Ended()] = None
+
+    async def use() -> None:
+        assert await cache.set("x", 1)
+
+    asyncio.run(use())
+
+
+def test_threads_that_change_what_others_look_at() -> None:
+    """Threads take turns at every step, and call, decorate, begin loops and drop caches; nothing is raised."""
+    draw = random.Random(1)
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    with (
+        globalcache.Server(memory="16MiB", threads=1, max_value="1KiB") as server,
+        Cache(server.url, timeout=20, on_error="raise") as shared,
+    ):
+
+        def plain() -> None:
+            key = f"k{draw.randrange(5)}"
+            assert shared.get_or_load(key, lambda: key, ttl=0.05, refresh_after=0.01) == key
+            Cache(server.url, timeout=20).cached("double:{number}", shared=True)(double)
+
+        def too_long() -> None:
+            key = f"long{draw.randrange(30)}"
+            assert len(shared.get_or_load(key, lambda: "x" * 2000)) == 2000
+            shared.invalidate(f"long{draw.randrange(30)}")
+
+        async def several() -> None:
+            keys = [f"k{number}" for number in range(draw.randrange(1, 5))]
+            loads = [
+                shared.aio.get_or_load(key, functools.partial(str, key), ttl=0.05, refresh_after=0.01) for key in keys
+            ]
+            assert await asyncio.gather(*loads) == keys
+            if draw.random() < 0.5:
+                await shared.aio.aclose()
+
+        def step() -> None:
+            match draw.randrange(3):
+                case 0:
+                    plain()
+                case 1:
+                    too_long()
+                case _:
+                    asyncio.run(several())
+
+        in_turns(step, SECONDS)
 
 
 def test_a_server_that_is_away_costs_only_its_own_keys(server: globalcache.Server) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.claims import Claims
 from globalcache.client.failures import Failures
 from globalcache.client.flights import Flights
+from globalcache.client.fork import lazy
 from globalcache.client.options import CacheOptions
 from globalcache.client.refresher import Refresher
 from globalcache.client.runner import Runner
@@ -54,7 +54,8 @@ class CacheState:
         self.stats = Stats()
         self.events = Events(options.get("on_event"))
         self.wait = seconds("wait", options.get("wait", WAIT))
-        self.default_ttl = options.get("default_ttl")
+        ttl = options.get("default_ttl")
+        self.default_ttl = None if ttl is None else seconds("default_ttl", ttl, least=0.001)
         self.servers = Servers(
             url,
             timeout=options.get("timeout"),
@@ -72,23 +73,23 @@ class CacheState:
         # By the names of the namespace they belong to, so that a worker of the cache finds those of its namespaces too.
         self.loaders: dict[tuple[str, ...], dict[str, Loader]] = {}
         # Which function has which keys, in all faces and namespaces.
-        self.claims = Claims(self.servers.shared_names(clock))
+        self.claims = Claims(self.servers.shared_names)
 
-    @cached_property
+    @lazy
     def async_runner(self) -> AsyncRunner:
         """What runs loads, for tasks."""
         from globalcache.client.runner_tasks import AsyncRunner  # noqa: PLC0415
 
         return AsyncRunner()
 
-    @cached_property
+    @lazy
     def async_single_flight(self) -> AsyncSingleFlight:
         """What leads and joins the flights of this cache, for tasks."""
         from globalcache.client.single_flight_tasks import AsyncSingleFlight  # noqa: PLC0415
 
         return AsyncSingleFlight(self.flights)
 
-    @cached_property
+    @lazy
     def async_refresher(self) -> AsyncRefresher:
         """What refreshes in the background, for tasks."""
         from globalcache.client.refresher_tasks import AsyncRefresher  # noqa: PLC0415

@@ -5,7 +5,6 @@ _async/cached_function.py has how they are called.
 
 from __future__ import annotations
 
-import functools
 import logging
 import types
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -14,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from globalcache.client.annotations import LaterType, allows_none, resolve
+from globalcache.client.fork import lazy
 from globalcache.client.named_function import NamedFunction, has_same_keys, wrap
 from globalcache.client.same import is_same, same_values
 from globalcache.keys import hints, name_of
@@ -53,7 +53,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, eq=False, dict=True):
     is_async: bool
     unwatched: list[str]  # parameters that are in no key, and not yet known to be a database session
 
-    @functools.cached_property
+    @lazy
     def gives_none(self) -> bool:
         """Whether None is a value that the function returns: its annotation says so, or says nothing."""
         return allows_none(hints(self.function).get("return"))
@@ -72,7 +72,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, eq=False, dict=True):
             and self.guard.is_same(other.guard)
         )
 
-    @functools.cached_property
+    @lazy
     def has_tags_with_fields(self) -> bool:
         """Whether the tags depend on the arguments."""
         return not all(tag.is_constant for tag in self.tags)

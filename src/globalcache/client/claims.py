@@ -9,7 +9,6 @@ the former one. Caches that are gone claim nothing.
 from __future__ import annotations
 
 import gc
-import threading
 import types
 import weakref
 from bisect import bisect_left
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from globalcache.client.fork import ProcessLock
 from globalcache.client.same import is_same
 from globalcache.errors import KeyFormatError
 from globalcache.keys import KeyTemplate, name_of
@@ -75,7 +75,7 @@ class Claims:
         self._heads: list[str] = []  # sorted
         self._by_head: dict[str, dict[str, Claim]] = {}  # and by template
         self._stores = tuple(stores)
-        with _lock:
+        with _lock.own:
             for store in self._stores:
                 _caches.setdefault(store, weakref.WeakSet()).add(self)
 
@@ -94,7 +94,7 @@ class Claims:
 
     def _keep(self, claim: Claim) -> None:
         """Keep the claim of the first function for a template, however often that is decorated: the last one."""
-        with _lock:
+        with _lock.own:
             # In this order: whoever finds a head looks for its claims, and an exception from outside may end this here.
             known = self._by_head.setdefault(claim.head, {})
             at = bisect_left(self._heads, claim.head)
@@ -115,7 +115,7 @@ class Claims:
 
     def _met(self, claim: Claim) -> list[Claim]:
         """Return the claims on keys of this one, those of this cache first."""
-        with _lock:
+        with _lock.own:
             others = {id(each): each for store in self._stores for each in _caches.get(store, ()) if each is not self}
             near = self.near(claim.head)
             near_others = [known for each in others.values() for known in each.near(claim.head)]
@@ -137,5 +137,5 @@ def _is_written_once(one: Any, other: Any) -> bool:
     return first == second
 
 
-_lock = threading.Lock()
+_lock = ProcessLock()
 _caches: dict[str, weakref.WeakSet[Claims]] = {}

@@ -14,7 +14,6 @@ Keys belong to the function that was decorated first (see claims.py).
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 import typing
@@ -27,6 +26,7 @@ from globalcache.client._sync.cached_function import CachedFunction
 from globalcache.client.annotations import returned_type, type_of_rows, without_none
 from globalcache.client.cached_function import FunctionSpec
 from globalcache.client.claims import Claim, Claims
+from globalcache.client.fork import lazy
 from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.client.loader import BATCH, CONCURRENCY, MAX_WAIT, TIMEOUT, Loader
 from globalcache.errors import ConfigError, KeyFormatError, written
@@ -99,7 +99,7 @@ class _BatchDecorator(Protocol):
 class Decorators:
     """The decorators of a cache; `Cache` and `AsyncCache` are made of it."""
 
-    @functools.cached_property
+    @lazy
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys."""
         return {}
@@ -318,7 +318,7 @@ class Decorators:
         cached.loader = loader
         return cached
 
-    @functools.cached_property
+    @lazy
     def claims(self) -> Claims:
         """Which function has which keys."""
         return Claims()

@@ -29,22 +29,25 @@ from globalcache.client.load_slots import LoadSlots, is_in_loop
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
 
     from globalcache.client.guard import Guard
     from globalcache.client.raised import Raised
+
+    LoadKeys: TypeAlias = tuple[dict[bytes, None], Callable[[bytes], object]]
 
 # Seconds after which a thread looks again whether what it waits for has come, though nobody has woken it.
 LOOK_AGAIN = 0.04
 
 
 class Running(Holder):
-    """The keys of a load, held by the frame that runs it."""
+    """The keys of a load and where each of them is stored, held by the frame that runs it."""
 
-    __slots__ = ("names",)
+    __slots__ = ("keys",)
 
-    def __init__(self, names: Iterable[bytes]) -> None:
+    def __init__(self, names: Iterable[bytes], store_of: Callable[[bytes], object]) -> None:
         # In their order; a batch may load thousands, and each call within it asks for one of them.
-        self.names: dict[bytes, None] = dict.fromkeys(names)
+        self.keys: LoadKeys = dict.fromkeys(names), store_of
 
 
 # The loads within which this code runs, outermost first: a load that asks for a key of theirs would wait for itself.
@@ -59,10 +62,10 @@ def loads_around() -> tuple[weakref.ref[Running], ...]:
     return tuple([load for load in loading.get() if load() is not None])
 
 
-def keys_in_loads() -> list[dict[bytes, None]]:
-    """Return the keys of each of these loads."""
+def keys_in_loads() -> list[LoadKeys]:
+    """Return the keys of each of these loads, with what tells where one of them is stored."""
     # No variable has the load itself: a traceback would keep it.
-    return [names for load in loading.get() if (names := getattr(load(), "names", None))]
+    return [keys for load in loading.get() if (keys := getattr(load(), "keys", None))]
 
 
 def is_in_load() -> bool:
@@ -125,7 +128,7 @@ class Flight:
         self._has_ended = True
         with contextlib.suppress(RuntimeError):  # it has ended before
             self._bell.release()
-        for loop, future in list(self._futures.items()):
+        for loop, future in self._futures.copy().items():
             with contextlib.suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(_set, future)
 
@@ -256,5 +259,6 @@ def _leads_to(flight: Flight, wanted: Sequence[Flight]) -> bool:
             return True
         if one not in seen:
             seen.add(one)
-            left += [other for other in one.waits_for if not other.is_over]
+            # A flight may be of another cache, whose lock this is not.
+            left += [other for other in one.waits_for.copy() if not other.is_over]
     return False

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from globalcache.client.connection_pool import ConnectionPool
-from globalcache.client.fork import when_forked
+from globalcache.client.fork import ProcessLock
 from globalcache.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,16 +89,11 @@ class _Shared:
 
     def __init__(self) -> None:
         self._servers: dict[str, LocalServer] = {}
-        self.after_fork()
-        when_forked(self)
-
-    def after_fork(self) -> None:
-        """Have a lock of one's own: another thread of the parent may have held it."""
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     def get(self, name: str) -> LocalServer:
         """Return the engine of that name."""
-        with self._lock:
+        with self._lock.own:
             if name not in self._servers:
                 self._servers[name] = LocalServer()
             return self._servers[name]

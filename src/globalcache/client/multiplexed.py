@@ -68,8 +68,7 @@ class MultiplexedTransport:
         self._pending = endpoint.pending
         self._connections: dict[asyncio.AbstractEventLoop, MultiplexedConnection] = {}
         self._preparing: dict[asyncio.AbstractEventLoop, asyncio.Task[MultiplexedConnection]] = {}
-        # The loop that asked last and its connection: nearly always the only one.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # That of the loop that asked last: nearly always the only one. Loops of other threads change it at any time.
         self._connection: MultiplexedConnection | None = None
         self._leases: dict[asyncio.AbstractEventLoop, LoopLeases] = {}
         self._of_parent: list[Any] = []
@@ -92,7 +91,7 @@ class MultiplexedTransport:
         self._leases = {}
         self._connections = {}
         self._preparing = {}
-        self._loop = self._connection = None
+        self._connection = None
 
     def get(self, key: bytes) -> Awaitable[Reply]:
         """CACHE.GET."""
@@ -219,9 +218,9 @@ class MultiplexedTransport:
     def _ready(self) -> MultiplexedConnection | None:
         """Return this loop's connection if it may be used at once."""
         loop = get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._connection = loop, self._connections.get(loop)
         connection = self._connection
+        if connection is None or connection.loop is not loop:
+            connection = self._connection = self._connections.get(loop)
         if connection is None or connection.synced_serial != self._pending.serial or connection.closed is not None:
             return None
         return connection
@@ -262,12 +261,13 @@ class MultiplexedTransport:
             endpoint.failed(error)
             raise
         endpoint.connected()
-        for old in [old for old in self._connections if old.is_closed()]:
-            del self._connections[old]
+        # Other threads begin and end loops meanwhile.
+        for old in [old for old in list(self._connections) if old.is_closed()]:
+            self._connections.pop(old, None)
             self._preparing.pop(old, None)
             self._leases.pop(old, None)
         self._connections[loop] = connection
-        self._loop, self._connection = loop, connection
+        self._connection = connection
         return connection
 
     def _leases_of(self, loop: asyncio.AbstractEventLoop) -> LoopLeases:
@@ -322,6 +322,6 @@ class MultiplexedTransport:
     async def close(self) -> None:
         """Close the connection of this loop."""
         connection = self._connections.pop(asyncio.get_running_loop(), None)
-        self._loop = self._connection = None
+        self._connection = None
         if connection is not None:
             connection.give_up(UnavailableError(f"{self.endpoint.address}: closed"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from globalcache.client._sync.transport import NullTransport
 from globalcache.client.address import Address
 from globalcache.client.endpoint import Endpoint
+from globalcache.client.fork import lazy
 from globalcache.client.tls import check_tls
 from globalcache.errors import ConfigError
 from globalcache.policy import Duration, seconds
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Seconds of a call to the cache.
 TIMEOUT = 1.0
+# Systems do not wait for a socket for much longer than some weeks; nobody who asks a cache does for a day.
+LONGEST_TIMEOUT = 86_400.0
 
 
 class Servers:
@@ -43,10 +45,14 @@ class Servers:
             raise ConfigError("url: no server is named")
         self.addresses = [Address.parse(one) for one in urls]
         given = timeout if timeout is not None else self.addresses[0].timeout
-        self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001)
+        self.timeout = seconds("timeout", TIMEOUT if given is None else given, least=0.001, most=LONGEST_TIMEOUT)
         check_tls(tls)
         self.tls = tls
         self._stats, self._events = stats, events
+        # The names of those that other caches of this process may use too.
+        self.shared_names = self._shared_names(clock)
+        # Equal keys are the same key where these are equal: one that no other cache uses is equal to none.
+        self._stores: Sequence[object] = self.shared_names or [object()]
         self.endpoints: list[Endpoint] = []
         self.transports: Sequence[Transport] = [NullTransport()]
         self._connect_later(clock)
@@ -95,7 +101,7 @@ class Servers:
             list_hash=list_hash,
         )
 
-    @cached_property
+    @lazy
     def async_transports(self) -> Sequence[AsyncTransport]:
         """How tasks reach them; threads need no asyncio, which takes long to import."""
         if not self.endpoints:
@@ -119,8 +125,11 @@ class Servers:
                 best, place = score, index
         return place
 
-    def shared_names(self, clock: Callable[[], float] | None) -> list[str]:
-        """Return the names of the servers that other caches of this process may use too."""
+    def store_of(self, key: bytes) -> object:
+        """Return what stands for the place where a key is stored; it is equal in all caches that use that."""
+        return self._stores[self.place_of(key) if len(self._stores) > 1 else 0]
+
+    def _shared_names(self, clock: Callable[[], float] | None) -> list[str]:
         first = self.addresses[0]
         if first.kind == "null" or (first.kind == "memory" and (clock is not None or not first.path)):
             return []

@@ -8,10 +8,9 @@ after an invalidation the next load may fail as well, and an older value must no
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING
 
-from globalcache.client.fork import when_forked
+from globalcache.client.fork import ProcessLock
 from globalcache.units import format_size
 
 if TYPE_CHECKING:
@@ -34,20 +33,15 @@ class Unstored:
         # Encoded values with their flags, until when they are kept, and how their load failed.
         self._kept: dict[bytes, tuple[bytes, int, float, str]] = {}
         self._warned: dict[str, float] = {}
-        self.after_fork()
-        when_forked(self)
-
-    def after_fork(self) -> None:
-        """Have a lock of one's own: another thread of the parent may have held it."""
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     def keep(self, key: bytes, data: bytes, flags: int, cause: str, now: float) -> None:
         """Keep a value for a moment; `cause` is what the server is told, and no other load's."""
         self.forget_old(now)
-        with self._lock:
-            while len(self._kept) >= _MOST:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = data, flags, now + _KEPT, cause
+        # Other threads keep and forget meanwhile.
+        for oldest in list(self._kept)[: 1 - _MOST]:
+            self._kept.pop(oldest, None)
+        self._kept[key] = data, flags, now + _KEPT, cause
 
     def find(self, key: bytes, failure: str, now: float) -> tuple[bytes, int] | None:
         """Return the value that is kept of this failure, and its flags."""
@@ -65,13 +59,13 @@ class Unstored:
 
     def forget_old(self, now: float) -> None:
         """Forget what was kept for long enough: these are the longest of all values."""
-        for key, (_, _, until, _) in list(self._kept.items()):
+        for key, (_, _, until, _) in self._kept.copy().items():
             if until <= now:
                 self._kept.pop(key, None)
 
     def warn(self, function: str, key: str, size: int, most: int, now: float) -> None:
         """Log that a value is not stored, once an hour for a function."""
-        with self._lock:
+        with self._lock.own:
             if now < self._warned.get(function, 0.0):
                 return
             if len(self._warned) >= _MOST_WARNED:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import threading
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -35,6 +34,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
 
 from globalcache.client._sync.cache import Cache
+from globalcache.client.fork import ProcessLock
 from globalcache.errors import AWAY, ReplyError, written
 from globalcache.policy import Policy
 
@@ -47,11 +47,11 @@ _SHORTEST = 0.001
 
 # Django makes a backend for every thread and every request of an event loop; they share these and their connections.
 _caches: dict[Any, Cache] = {}
-_lock = threading.Lock()
+_lock = ProcessLock()
 
 
 def _cache_of(urls: tuple[str, ...], options: tuple[tuple[str, Any], ...]) -> Cache:
-    with _lock:
+    with _lock.own:
         known = (urls, options)
         if known not in _caches:
             _caches[known] = Cache(urls or None, **dict(options))
@@ -308,8 +308,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         """Add to a whole number that is there, else ValueError; TypeError for what is none."""
         name, delta = self.make_and_validate_key(key, version=version), _whole(delta)
         try:
-            if not self._cache.has(name):
-                raise _no_key(key)
+            _check_number(key, self._cache.get(name, self._missing_key), self._missing_key)
             # If it went this moment, it begins anew, and does not stay for ever.
             return self._cache.incr(name, delta, ttl=self.get_backend_timeout() or None)
         except AWAY as error:
@@ -321,8 +320,7 @@ class GlobalCache(BaseCache):  # type: ignore[misc]  # Django has no types
         """Add to a whole number that is there, else ValueError; TypeError for what is none."""
         name, delta = self.make_and_validate_key(key, version=version), _whole(delta)
         try:
-            if not await self._aio.has(name):
-                raise _no_key(key)
+            _check_number(key, await self._aio.get(name, self._missing_key), self._missing_key)
             return int(await self._aio.incr(name, delta, ttl=self.get_backend_timeout() or None))
         except AWAY as error:
             raise self._without(error, _no_key(key)) from None
@@ -374,11 +372,25 @@ def _whole(delta: int) -> int:
     return delta
 
 
+def _check_number(key: str, value: Any, missing: object) -> None:
+    """Raise for what is not there, and for what is no number. The server counts on bytes too that look like one."""
+    if value is missing:
+        raise _no_key(key)
+    if type(value) is not int:
+        raise TypeError(f"Key {written(key)} holds no whole number")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise _overflow(key)
+
+
+def _overflow(key: str) -> OverflowError:
+    return OverflowError(f"Key {written(key)}: numbers in the cache have 64 bits")
+
+
 def _no_number(key: str, error: ReplyError) -> Exception:
     """Return what Django's callers expect for a number that cannot be counted on."""
     text = str(error)
     if "overflow" in text:
-        return OverflowError(f"Key {written(key)}: numbers in the cache have 64 bits")
+        return _overflow(key)
     return TypeError(f"Key {written(key)} holds no whole number") if "not an integer" in text else error
 
 

@@ -40,13 +40,17 @@ _NAMED = 10
 
 
 class BatchFetch:
-    """What a batch of fetches gave: values, leases for loads and refreshes, keys to wait for, keys without a server."""
+    """What a batch of fetches gave: values, leases for loads and refreshes, keys to wait for, keys without a server.
+
+    `unleased` are those that nobody loads and for which there was no lease.
+    """
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
         self.failed: dict[str, Raised] = {}
         self.mine: list[Lease] = []
         self.stale: list[Lease] = []
+        self.unleased: list[str] = []
         self.later: list[str] = []
         self.away: list[str] = []
         # All replies, whose leases are this caller's.
@@ -107,18 +111,26 @@ class AsyncBatchLoading:
         guard: Guard,
     ) -> dict[str, Any]:
         """Return values by key, None for rows that do not exist; see get_or_load_many."""
-        batch = BatchFetch()
-        try:
-            for server, part, names in self._keyspace.by_server(keys):
-                await self._fetch(server, part, names, type, batch)
-            await self._load_or_refresh(batch, load_many, policy, type, guard)
-        finally:
-            batch.release()
+        batch, left = BatchFetch(), keys
+        while left:
+            # A server grants so many leases at a time. The rest is asked for again when these are answered.
+            batch.mine, batch.stale, batch.unleased = [], [], []
+            try:
+                for server, part, names in self._keyspace.by_server(left):
+                    await self._fetch(server, part, names, type, batch)
+                await self._load_or_refresh(batch, load_many, policy, type, guard)
+            finally:
+                batch.release()
+            left = batch.unleased if batch.mine else []
         end = time.monotonic() + limit
         load = LocalLoad(load_many, functools.partial(rows_of, guard.name), type, guard)
-        if batch.away:
+        if batch.away or batch.unleased:
             self._keyspace.tag_names(policy.tags)  # what is wrong with them is told now as well
+        if batch.away:
             batch.add(await self._local.load_keys(batch.away, load, limit, joins=True))
+        if batch.unleased:
+            self._stats.misses += len(batch.unleased)
+            batch.add(await self._local.load_keys(batch.unleased, load, limit, joins=False))
         if batch.later:
             batch.add(await self._wait_for_others(batch.later, load, policy, end))
         batch.raise_failures()
@@ -138,6 +150,10 @@ class AsyncBatchLoading:
                 return
         # No call comes between, which could be interrupted: from here on the batch answers for the leases.
         batch.replies += replies
+        self._sort(part, replies, type, batch)
+
+    def _sort(self, part: list[str], replies: list[Any], type: Any, batch: BatchFetch) -> None:
+        """Note what each key has come to."""
         for key, reply in zip(part, replies, strict=True):
             if reply.__class__ is list:
                 (state, data, _, _, _, flags), lease = reply, None
@@ -155,6 +171,8 @@ class AsyncBatchLoading:
             elif lease:
                 self._stats.misses += 1
                 batch.mine.append(lease)
+            elif state == b"miss":
+                batch.unleased.append(key)
             else:
                 batch.later.append(key)
 

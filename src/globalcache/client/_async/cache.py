@@ -5,7 +5,6 @@ One of the two files of this name is made from the other by scripts/unasync.py; 
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from globalcache.client._async.batch_loading import AsyncBatchLoading
@@ -16,6 +15,7 @@ from globalcache.client.cache_state import CacheState
 from globalcache.client.decorators import Decorators
 from globalcache.client.entry import Entry
 from globalcache.client.flights import loading
+from globalcache.client.fork import lazy
 from globalcache.client.guard import Guard, value_or_absence
 from globalcache.client.keyspace import Keyspace
 from globalcache.client.unstored import too_long
@@ -59,7 +59,7 @@ class AsyncCache(Decorators):
     `url` is a server, a list of them, or nothing for $GLOBALCACHE_URL. Making one connects to nothing and needs no
     event loop. Options:
 
-    timeout        of one call to the cache, connecting and retrying included; 1 s
+    timeout        of one call to the cache, connecting and retrying included, at most a day; 1 s
     wait           for somebody else's load in get_or_load; 30 s
     namespace      goes before every key and tag
     default_ttl    where no ttl is given; none
@@ -104,7 +104,7 @@ class AsyncCache(Decorators):
         cache._set_up(state, names)  # noqa: SLF001 - its own
         return cache
 
-    @functools.cached_property
+    @lazy
     def loaders(self) -> dict[str, Loader]:
         """The loaders by the patterns of their keys; `serve` and `worker` run those of all namespaces of a cache."""
         return self._state.loaders.setdefault(self._names, {})
@@ -513,8 +513,9 @@ class AsyncCache(Decorators):
 
         It takes a list of keys and returns a dict. All that this caller has to load is loaded in one call, also without
         a server, and only then are others' loads waited for, all of them for `wait` together: two callers would
-        otherwise wait for each other. When some of them fail, the rest is finished first, and then LoadError names
-        them.
+        otherwise wait for each other. A server lets a connection load 16,384 keys at a time, and fewer if its memory is
+        small: the next ones are loaded by the next call. When some of them fail, the rest is finished first, and then
+        LoadError names them.
         """
         if policy is None:
             policy = self._policy(ttl, refresh_after, stale_if_error, negative_ttl, tags)

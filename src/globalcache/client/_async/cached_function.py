@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 import msgspec
 
 from globalcache.client.cached_function import BaseCachedFunction, FunctionSpec
+from globalcache.client.fork import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -66,7 +67,7 @@ async def no_row() -> None:
 class AsyncCachedFunction(BaseCachedFunction[P, R]):
     """An async function whose results are cached."""
 
-    @functools.cached_property
+    @lazy
     def _get_or_load(self) -> Callable[..., Any]:
         return self._cache.aio.get_or_load
 

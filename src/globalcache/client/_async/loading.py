@@ -255,11 +255,11 @@ class AsyncLoading:
 
     def check_recursion(self, names: Iterable[bytes]) -> None:
         """Raise LoadError if one of these keys is asked for by its own load, which would wait for itself."""
-        around = keys_in_loads()
+        around, store_of = keys_in_loads(), self._state.servers.store_of
         for name in names:
-            if any(name in load for load in around):
-                key = self._keyspace.key_of(name)
-                raise LoadError(f"{key}: its load asks for itself: {_chain_text(chain(*around), name)}", key=key)
+            if any(name in load and stored(name) == store_of(name) for load, stored in around):
+                key, chained = self._keyspace.key_of(name), chain(*[load for load, _ in around])
+                raise LoadError(f"{key}: its load asks for itself: {_chain_text(chained, name)}", key=key)
 
 
 def _local_load_of(spec: LoadSpec) -> LocalLoad:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 import msgspec
 
 from globalcache.client.cached_function import BaseCachedFunction, FunctionSpec
+from globalcache.client.fork import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def no_row() -> None:
 class CachedFunction(BaseCachedFunction[P, R]):
     """A function whose results are cached."""
 
-    @functools.cached_property
+    @lazy
     def _get_or_load(self) -> Callable[..., Any]:
         return self._cache.sync.get_or_load
 

@@ -44,6 +44,7 @@ class LocalLoading:
 
     def __init__(self, state: CacheState, keyspace: Keyspace[Transport]) -> None:
         self._keyspace = keyspace
+        self._store_of = state.servers.store_of
         self._values = state.values
         self._decode = state.values.decode
         self._stats = state.stats
@@ -53,7 +54,7 @@ class LocalLoading:
 
     def run(self, names: tuple[bytes, ...], load: Callable[[], Any]) -> Any:
         """Run a load of these keys, which may not ask for them itself."""
-        running, around = Running(names), loads_around()
+        running, around = Running(names, self._store_of), loads_around()
         try:
             loading.set((*around, weakref.ref(running)))
             result = self._runner.call(load)
