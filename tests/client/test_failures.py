@@ -14,6 +14,7 @@ import random
 import threading
 import weakref
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,7 @@ from globalcache.client.failures import LONGEST_KEPT, MOST_KEPT, Failures
 from globalcache.client.guard import Guard
 from globalcache.client.raised import Handled
 from globalcache.contrib.testing import CacheForTests
+from tests.client.faces import Face
 from tests.client.loads import (
     Forbidden,
     Sick,
@@ -32,7 +34,7 @@ from tests.client.loads import (
     processes,
     raised,
 )
-from tests.conftest import transport
+from tests.conftest import Wire, transport, until
 
 
 class Mute(Exception):  # noqa: N818
@@ -447,3 +449,68 @@ def test_random_callers_of_one_sick_key(seed: int) -> None:
         assert max(sum(at <= other < at + 0.0999 for other in times) for at in times) <= 2
     times = [at for at, _, _ in world.failed]
     assert max(sum(at <= other < at + 1 for other in times) for at in times) <= 10
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+@pytest.mark.parametrize("cause", ["the client that loaded it ended, twice", "no one who loaded it answered in time"])
+def test_a_load_that_two_clients_did_not_survive_is_not_tried(
+    server: globalcache.Server, cause: str, kind: str
+) -> None:
+    """Two who load a key end, or say nothing until their leases lapse: a third would do no better, and is told."""
+    lease = b"100" if "in time" in cause else b"20000"
+    fetch = b"CACHE.FETCH lost WAIT 20000 LEASE " + lease + b"\r\n"
+    ran: list[Any] = []
+
+    def waiters() -> Any:
+        return int(str(probe.inspect("lost").get("waiters", 0)))
+
+    with (
+        Wire(server.address) as first,
+        Wire(server.address) as second,
+        Face(kind, server.url) as face,
+        Cache(server.url) as probe,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first.ask(fetch, b"*6\r\n$4\r\nmiss\r\n")
+        second.send(fetch)
+        until(lambda: waiters() == 1)
+        waiting = pool.submit(face, "get_or_load", "lost", lambda: ran.append(1), wait=20)
+        until(lambda: waiters() == 2)
+        if "ended" in cause:
+            first.socket.close()
+            until(lambda: waiters() == 1)
+            second.socket.close()
+        error = waiting.exception(20)
+    assert isinstance(error, LoadError)
+    assert cause in str(error)
+    assert ran == []
+
+
+@pytest.mark.parametrize("kind", ["threads", "tasks"])
+def test_a_load_that_two_workers_did_not_survive_is_not_tried(server: globalcache.Server, kind: str) -> None:
+    """A worker is told to load a key and ends, and so does the one that is told next."""
+    begin, ran = b"HELLO 3\r\nCACHE.LOADER lost:*\r\n", list[Any]()
+
+    def read_until(worker: Wire, text: bytes) -> None:
+        got = b""
+        while text not in got:
+            got += worker.socket.recv(1 << 16)
+
+    with (
+        Wire(server.address) as first,
+        Wire(server.address) as second,
+        Face(kind, server.url) as face,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first.send(begin)
+        waiting = pool.submit(face, "get_or_load", "lost:1", lambda: ran.append(1), wait=20)
+        read_until(first, b"lost:1")
+        second.send(begin)
+        read_until(second, b"+OK\r\n")
+        first.socket.close()
+        read_until(second, b"lost:1")
+        second.socket.close()
+        error = waiting.exception(20)
+    assert isinstance(error, LoadError)
+    assert "the worker that loaded it ended, twice" in str(error)
+    assert ran == []
