@@ -114,8 +114,12 @@ class CacheState:
         """Tell whether a server would not take a value, and warn if so; `most` is its `max_value`."""
         if most is None or len(data) <= most:
             return False
-        self.unstored.warn(function, key, len(data), most, time.monotonic())
+        self.warn_too_long(most, function, key, data)
         return True
+
+    def warn_too_long(self, most: int, function: str, key: str, data: bytes) -> None:
+        """Warn that a server would not take a value."""
+        self.unstored.warn(function, key, len(data), most, time.monotonic())
 
     def counts(self) -> dict[str, Any]:
         """Return what was counted, and how many invalidations are pending (`owed`)."""

@@ -112,6 +112,8 @@ class Failures:
         self._kept: OrderedDict[bytes, dict[Guard, _Kept]] = OrderedDict()
         self._tried: OrderedDict[bytes, float] = OrderedDict()
         self._functions: weakref.WeakKeyDictionary[Guard, _Function] = weakref.WeakKeyDictionary()
+        # Whether any function ever failed: most never do, and each load asks.
+        self.has_any = False
         self._guards: OrderedDict[tuple[CodeType | type, tuple[type[BaseException], ...]], Guard] = OrderedDict()
         # A weak reference to an argument of the thread that will drop what is too old.
         self._sweeper: Callable[[], Holder | None] = nobody
@@ -146,13 +148,14 @@ class Failures:
         found = self._functions.get(guard)
         if found is None:
             found = self._functions[guard] = _Function()
+            self.has_any = True
         return found
 
     # Before a load
 
     def check(self, key: str, guard: Guard) -> None:
         """Raise SkippedError if the function fails for one key after another and was tried within a second."""
-        if not self._functions:
+        if not self.has_any:
             return
         with self._lock:
             breaker, now = self._of(guard).breaker, self._clock()
@@ -217,7 +220,7 @@ class Failures:
 
     def succeeded(self, guard: Guard) -> None:
         """Note that the function has returned."""
-        if self._functions:
+        if self.has_any:
             with self._lock:
                 self._of(guard).breaker.succeeded()
 

@@ -59,7 +59,8 @@ loading: contextvars.ContextVar[tuple[weakref.ref[Running], ...]] = contextvars.
 
 def loads_around() -> tuple[weakref.ref[Running], ...]:
     """Return the loads within which the caller runs, of those that have not ended."""
-    return tuple([load for load in loading.get() if load() is not None])
+    running = loading.get()
+    return tuple([load for load in running if load() is not None]) if running else running
 
 
 def keys_in_loads() -> list[LoadKeys]:

@@ -79,9 +79,12 @@ class Grant:
 class Lease:
     """A load that this process has to run, or to hand on by `release`. Usable from any thread."""
 
-    __slots__ = ("__weakref__", "_grant", "_table", "is_handed_over", "taken")
+    __slots__ = ("__weakref__", "_grant", "_table", "is_handed_over", "name", "server", "taken")
 
     def __init__(self, table: Leases, grant: Grant) -> None:
+        # The key as the server knows it, and the server that granted it.
+        self.name = grant.name
+        self.server: Any = table.server
         self._table = table
         self._grant = grant
         grant.owner = weakref.ref(self)
@@ -89,11 +92,6 @@ class Lease:
         self.taken = False
         # Whether a refresh in the background answers for it, and no more the call that was granted it.
         self.is_handed_over = False
-
-    @property
-    def name(self) -> bytes:
-        """The key as the server knows it."""
-        return self._grant.name
 
     @property
     def token(self) -> int:
@@ -104,11 +102,6 @@ class Lease:
     def words(self) -> Words:
         """Key and token, as every answer carries them."""
         return self._grant.words
-
-    @property
-    def server(self) -> Any:
-        """The server that granted it."""
-        return self._table.server
 
     @property
     def is_open(self) -> bool:

@@ -88,7 +88,12 @@ class Values:
         place within the value, for what would not come back the same.
         """
         try:
-            data, flags = self._encoded(value, type, by_class=by_class)
+            try:
+                data, flags = self._encode(value, type, by_class=by_class)
+            except TypeError:
+                if not _has_mended_flags():
+                    raise
+                data, flags = self._encode(value, type, by_class=by_class)
         except RecursionError:
             raise TypeError("value contains itself, or is nested too deep") from None
         if self._compress_over is not None and len(data) >= self._compress_over:
@@ -96,14 +101,6 @@ class Values:
             if len(packed) < len(data):
                 return packed, (flags or _OURS) | _ZSTD
         return data, flags
-
-    def _encoded(self, value: Any, kind: Any, *, by_class: bool) -> tuple[bytes, int]:
-        try:
-            return self._encode(value, kind, by_class=by_class)
-        except TypeError:
-            if not _has_mended_flags():
-                raise
-        return self._encode(value, kind, by_class=by_class)
 
     def _encode(self, value: Any, kind: Any, *, by_class: bool) -> tuple[bytes, int]:
         if type(value) is bytes and kind in {None, bytes, Any, object}:

@@ -82,7 +82,7 @@ class AsyncLoading:
             return await self._load_locally(name, spec, joins=True)
         if isinstance(reply, Exception):
             return await self._after_failure(server, name, reply, spec)
-        reply = fetched(reply)
+        reply = reply if reply.__class__ is Fetched else fetched(reply)
         value = self._value_of_fetch(reply, spec)
         lease = reply.lease
         if value is not UNREADABLE:
@@ -169,7 +169,8 @@ class AsyncLoading:
         handled = Handled()
         ran = False
         try:
-            self._failures.check(self._keyspace.key_of(lease.name), spec.guard)
+            if self._failures.has_any:
+                self._failures.check(self._keyspace.key_of(lease.name), spec.guard)
             self._stats.loads += 1
             value = await self.local.run((lease.name,), spec.load)
             ran = True
@@ -185,7 +186,8 @@ class AsyncLoading:
         self._failures.succeeded(spec.guard)
         cost = time.monotonic() - begun
         await self.answers.fill(lease, loaded, cost, spec.policy, spec.guard)
-        self._state.events("load", key=as_text(lease.name), seconds=cost)
+        if self._state.events.hook is not None:
+            self._state.events("load", key=as_text(lease.name), seconds=cost)
         return loaded.value
 
     async def _load_failed(self, lease: Lease, error: Exception, spec: LoadSpec, handled: Handled, *, ran: bool) -> Any:

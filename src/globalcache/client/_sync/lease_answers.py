@@ -42,9 +42,9 @@ class LeaseAnswers:
         """Store a value that was loaded; a server that does not take it is told that the load is over."""
         words = self.fill_options(lease.server, policy, loaded, cost)
         try:
-            if self._state.is_too_long(
-                lease.server.max_value, guard.name, self._keyspace.key_of(lease.name), loaded.data
-            ):
+            most = lease.server.max_value
+            if most is not None and len(loaded.data) > most:
+                self._state.warn_too_long(most, guard.name, self._keyspace.key_of(lease.name), loaded.data)
                 self._fail_unstored(lease, loaded, TOO_LARGE, policy)
                 return
             self._stats.refused_fills += not self.answer(lease, b"CACHE.FILL", loaded.data, *words)

@@ -82,7 +82,7 @@ class Loading:
             return self._load_locally(name, spec, joins=True)
         if isinstance(reply, Exception):
             return self._after_failure(server, name, reply, spec)
-        reply = fetched(reply)
+        reply = reply if reply.__class__ is Fetched else fetched(reply)
         value = self._value_of_fetch(reply, spec)
         lease = reply.lease
         if value is not UNREADABLE:
@@ -167,7 +167,8 @@ class Loading:
         handled = Handled()
         ran = False
         try:
-            self._failures.check(self._keyspace.key_of(lease.name), spec.guard)
+            if self._failures.has_any:
+                self._failures.check(self._keyspace.key_of(lease.name), spec.guard)
             self._stats.loads += 1
             value = self.local.run((lease.name,), spec.load)
             ran = True
@@ -183,7 +184,8 @@ class Loading:
         self._failures.succeeded(spec.guard)
         cost = time.monotonic() - begun
         self.answers.fill(lease, loaded, cost, spec.policy, spec.guard)
-        self._state.events("load", key=as_text(lease.name), seconds=cost)
+        if self._state.events.hook is not None:
+            self._state.events("load", key=as_text(lease.name), seconds=cost)
         return loaded.value
 
     def _load_failed(self, lease: Lease, error: Exception, spec: LoadSpec, handled: Handled, *, ran: bool) -> Any:
