@@ -74,9 +74,9 @@ class Arrow(NamedTuple):
 
 
 def code_of(file: Path) -> str:
-    """The text of a Rust file without its comments, strings and test modules, with every line where it was."""
+    """The text of a Rust file without comments, strings, test modules and visibilities, with every line where it was."""
     comment, string, letter = r"//[^\n]*", r'r#".*?"#|"(?:[^"\\]|\\.)*"', r"'(?:[^'\\\n]|\\[^'\n]+)'"
-    blank = re.compile(f"{comment}|{string}|{letter}", re.DOTALL)
+    blank = re.compile(rf"{comment}|{string}|{letter}|\bpub\(in [\w:]+\)", re.DOTALL)
     text = blank.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), file.read_text())
     return re.split(r"#\[cfg\(test\)\]\s*mod ", text)[0]
 
@@ -225,6 +225,7 @@ def test_arrows_are_found_however_they_are_written(tmp_path: Path) -> None:
         "state/mod.rs": "mod engine;\nmod users;\n",
         "state/engine.rs": "fn run() { crate::commands::get(super::users::all()) } // crate::session\n",
         "state/users.rs": 'const A: char = \'"\'; const B: &str = "crate::session";\nuse super::engine::Engine;\n',
+        "store/record.rs": "pub(in crate::store) struct Record;\n",
         "commands.rs": "#[cfg(test)]\nmod tests {\n    use crate::session;\n}\n",
         "clock.rs": "",
         "session.rs": "use crate::commands::*;\n",

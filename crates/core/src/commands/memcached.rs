@@ -1,7 +1,7 @@
 //! What commands do that know of an item's flags and version: memcached's. Each is one step under the lock of its key.
 //!
 //! Who finds nothing may win the lease of the key, and who finds what is stale or ends soon does: the rules
-//! of `store/lease.rs` hold for these leases as for all. Of memcached they keep the words and not the stub: a key whose
+//! of `store/lease/mod.rs` hold for these leases as for all. Of memcached they keep the words and not the stub: a key whose
 //! lease is held has no item. A lease is bound to no connection, since clients fill by another one of their pool. Where
 //! workers load a key they have its lease, and nobody wins it here.
 

@@ -1,6 +1,6 @@
 //! What a key can be asked by those who load it: its value or its lease, and what comes of a lease.
 //!
-//! Nothing here is on the path of a hit by plain commands. The rules of leases stand in `lease.rs`; here they meet the
+//! Nothing here is on the path of a hit by plain commands. The rules of leases stand in `lease/mod.rs`; here they meet the
 //! items.
 
 use std::sync::Arc;
