@@ -74,7 +74,7 @@ class Arrow(NamedTuple):
 
 
 def code_of(file: Path) -> str:
-    """The text of a Rust file without comments, strings, test modules and visibilities, with every line where it was."""
+    """A Rust file without its comments, strings, test modules and visibilities, with every line where it was."""
     comment, string, letter = r"//[^\n]*", r'r#".*?"#|"(?:[^"\\]|\\.)*"', r"'(?:[^'\\\n]|\\[^'\n]+)'"
     blank = re.compile(rf"{comment}|{string}|{letter}|\bpub\(in [\w:]+\)", re.DOTALL)
     text = blank.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), file.read_text())

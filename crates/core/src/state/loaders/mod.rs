@@ -11,18 +11,27 @@
 //!
 //! Order of locks: that of a shard comes before those of this module; none of them is held while the store is used.
 
+mod pattern;
+mod queue;
+#[cfg(test)]
+mod tests;
+mod work;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use pattern::{Pattern, most_steps};
+use queue::{Queue, STEP, Wanted};
+use work::{Turn, Work, Worker};
+
 use super::mailbox::{Event, Mailboxes};
 use super::pubsub::MOST_STEPS;
-use crate::glob;
 use crate::limits::MAX_PATTERNS;
 use crate::store::{ConnectionId, Hold, Key, Store};
-use crate::vocabulary::{Error, Kind, MAX_KEY, PATTERN_TOO_LONG};
+use crate::vocabulary::{Error, Kind};
 
 /// How long a worker may take before its lease passes on, in milliseconds, unless it renews it.
 const LEASE: u64 = 3_000;
@@ -38,16 +47,7 @@ const EXPIRE_EVERY: u64 = 100;
 /// take half of it. Beyond it no key is queued, and its lease asks again a while later.
 const QUEUE_PART: u64 = 64;
 const LEAST_QUEUE: u64 = 64 << 10;
-/// What a queued key takes beside its bytes: a place in the queue, one or two in the table of what is queued, and the
-/// counters of the shared bytes.
-const QUEUED_BYTES: usize = 3 * size_of::<Wanted>() + 2 * size_of::<usize>();
-/// Keys for which an empty queue keeps its memory.
-const KEPT: usize = 16;
-/// How often full queues are searched for keys that are not wanted any more, in milliseconds.
-const PRUNE_EVERY: u64 = 1_000;
-/// Keys that one step puts into queues, takes out of them, or looks at there: about a millisecond. If they are compared with
-/// many patterns they are fewer, by the comparisons that take as long.
-const STEP: usize = 1 << 10;
+/// Comparisons of keys with patterns that take as long as a step: with many patterns, fewer keys are queued in one.
 const COMPARISONS: usize = 1 << 14;
 /// Steps that follow each other before the connections of the thread have their turns again.
 const STEPS: usize = 4;
@@ -61,219 +61,6 @@ pub enum Serving {
     Away,
     /// A worker.
     Worker,
-}
-
-struct Pattern {
-    /// Its database; `FORGOTTEN` if it is not served any more, and its place is free.
-    db: u8,
-    glob: Box<[u8]>,
-    read: glob::Pattern,
-    /// What each key begins with that matches, and the steps that a key takes at most to be compared.
-    prefix: Box<[u8]>,
-    most_steps: usize,
-    /// Workers that load what matches.
-    workers: usize,
-}
-
-/// The database of no pattern: the place of one that was forgotten is kept, since workers know theirs by their places.
-const FORGOTTEN: u8 = u8::MAX;
-
-impl Pattern {
-    fn new(db: u8, glob: &[u8]) -> Result<Pattern, Error> {
-        let read = glob::Pattern::new(glob).ok_or(PATTERN_TOO_LONG)?;
-        let (prefix, most_steps) = (read.prefix().into(), read.most_steps(MAX_KEY));
-        Ok(Pattern { db, glob: glob.into(), read, prefix, most_steps, workers: 0 })
-    }
-
-    fn forgotten() -> Pattern {
-        Pattern::new(FORGOTTEN, b"").expect("a short pattern")
-    }
-
-    fn is_free(&self) -> bool {
-        self.db == FORGOTTEN
-    }
-
-    fn covers(&self, db: u8, key: &[u8]) -> bool {
-        self.db == db && self.read.matches(key)
-    }
-}
-
-/// More steps than any key takes to be compared with all these patterns. Most end at its first bytes: only patterns whose
-/// prefixes cover each other can all look at the rest of one key.
-fn most_steps<'a>(patterns: impl Iterator<Item = &'a Pattern>) -> usize {
-    let mut all: Vec<&Pattern> = patterns.collect();
-    all.sort_unstable_by_key(|pattern| (pattern.db, &pattern.prefix));
-    // Patterns whose prefixes cover that of the next one, each with the steps of all of them so far.
-    let (mut most, mut covering) = (0, Vec::<(&Pattern, usize)>::new());
-    for pattern in all {
-        let covers = |(one, _): &(&Pattern, usize)| one.db == pattern.db && pattern.prefix.starts_with(&one.prefix);
-        while covering.last().is_some_and(|one| !covers(one)) {
-            covering.pop();
-        }
-        let steps = covering.last().map_or(0, |(_, steps)| *steps) + pattern.most_steps;
-        covering.push((pattern, steps));
-        most = most.max(steps);
-    }
-    most
-}
-
-struct Worker {
-    connection: ConnectionId,
-    patterns: Vec<usize>,
-    /// Loads that it takes at a time.
-    credit: usize,
-    /// Loads that it was sent and may still answer, and those that are being sent.
-    busy: usize,
-}
-
-type Wanted = (u8, Arc<[u8]>);
-
-/// What waits for a worker of one pattern, each key once, and the bytes that this takes.
-#[derive(Default)]
-struct Queue {
-    /// Those that were found to be wanted still while the queue is searched, and those behind them.
-    checked: VecDeque<Wanted>,
-    keys: VecDeque<Wanted>,
-    /// The last of them were taken to be checked: what comes behind is for the next search.
-    searched: bool,
-    /// All of them: a key that is given up and wanted again before its turn keeps its place.
-    known: HashSet<Wanted>,
-    bytes: usize,
-}
-
-impl Queue {
-    fn cost((_, key): &Wanted) -> usize {
-        QUEUED_BYTES + key.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
-    fn push(&mut self, wanted: Wanted) {
-        if self.count_in(&wanted) {
-            self.keys.push_back(wanted);
-        }
-    }
-
-    /// Counts a key as queued; whether it was not.
-    fn count_in(&mut self, wanted: &Wanted) -> bool {
-        let new = self.known.insert(wanted.clone());
-        self.bytes += if new { Queue::cost(wanted) } else { 0 };
-        new
-    }
-
-    /// A key was taken out.
-    fn count_out(&mut self, wanted: &Wanted) {
-        self.known.remove(wanted);
-        self.bytes -= Queue::cost(wanted);
-        if self.is_empty() && self.known.capacity() > KEPT {
-            self.take();
-        }
-    }
-
-    fn pop(&mut self) -> Option<Wanted> {
-        let wanted = self.checked.pop_front().or_else(|| self.keys.pop_front())?;
-        self.count_out(&wanted);
-        Some(wanted)
-    }
-
-    fn take(&mut self) -> VecDeque<Wanted> {
-        let Queue { mut checked, mut keys, .. } = std::mem::take(self);
-        checked.append(&mut keys);
-        checked
-    }
-
-    /// Takes some that were not checked; none if all of them were, and then the next search begins with the first.
-    fn unchecked(&mut self) -> Vec<Wanted> {
-        if std::mem::take(&mut self.searched) || self.keys.is_empty() {
-            self.checked.append(&mut self.keys);
-            std::mem::swap(&mut self.checked, &mut self.keys);
-            return Vec::new();
-        }
-        let some: Vec<Wanted> = self.keys.drain(..self.keys.len().min(STEP)).collect();
-        some.iter().for_each(|wanted| self.count_out(wanted));
-        self.searched = self.keys.is_empty();
-        some
-    }
-
-    /// Puts back what is wanted still, unless it was queued anew meanwhile.
-    fn keep(&mut self, some: Vec<Wanted>) {
-        for wanted in some {
-            if self.count_in(&wanted) {
-                self.checked.push_back(wanted);
-            }
-        }
-    }
-}
-
-/// What one look at the queues finds to be done.
-#[derive(Default)]
-struct Turn {
-    /// What to send to whom.
-    sent: Vec<(Wanted, ConnectionId)>,
-    /// New loads that nobody is there for.
-    alone: Vec<Wanted>,
-    /// New loads for which no queue has room.
-    refused: Vec<Wanted>,
-    /// Those that no pattern covers any more.
-    unserved: Vec<Wanted>,
-    /// Queues are searched for keys that are not wanted any more.
-    searching: bool,
-    /// There is more to be done.
-    more: bool,
-}
-
-#[derive(Default)]
-struct Work {
-    workers: Vec<Worker>,
-    /// What waits for a worker, for each pattern.
-    queues: Vec<Queue>,
-    /// The queue that is searched for keys that are not wanted any more, and when full queues may be searched again.
-    pruned: Option<usize>,
-    prune_at: u64,
-    /// How often a queue was taken away as a whole.
-    taken: u64,
-    /// Whose turn it is.
-    next: usize,
-    /// What workers were sent: to whom, and until when it may answer.
-    loads: HashMap<Hold, (ConnectionId, u64)>,
-    /// When loads whose time is over are looked for.
-    expire_at: u64,
-}
-
-impl Work {
-    fn give_back(&mut self, connection: ConnectionId) {
-        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.connection == connection) {
-            worker.busy = worker.busy.saturating_sub(1);
-        }
-    }
-
-    fn is_waited_for(&self) -> bool {
-        self.queues.iter().any(|queue| !queue.is_empty())
-    }
-
-    fn take_queue(&mut self, number: usize) -> VecDeque<Wanted> {
-        self.taken += 1;
-        self.queues.get_mut(number).map(Queue::take).unwrap_or_default()
-    }
-
-    /// The queue that is searched now, with some of its keys; `begin` if a search is to begin, unless there was one a while
-    /// ago that is too short.
-    fn unchecked(&mut self, begin: bool, now: u64) -> Option<(usize, Vec<Wanted>)> {
-        if begin && self.pruned.is_none() && now >= self.prune_at {
-            (self.pruned, self.prune_at) = (Some(0), now + PRUNE_EVERY);
-        }
-        let first = self.pruned.take()?;
-        for (number, queue) in self.queues.iter_mut().enumerate().skip(first) {
-            let some = queue.unchecked();
-            if !some.is_empty() {
-                self.pruned = Some(number);
-                return Some((number, some));
-            }
-        }
-        None
-    }
 }
 
 /// Patterns, workers, and what is to be loaded.
@@ -644,93 +431,5 @@ impl Loaders {
             *wanted = VecDeque::new();
         }
         some
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Costly patterns are registered until one is refused: a key of 64 KiB would take too long to be compared with them all.
-    /// Patterns that begin differently, as those of functions do, cost a key no more than one of them.
-    #[test]
-    fn costly_patterns_are_refused() {
-        let loaders = Loaders::default();
-        for number in 0..1000 {
-            loaders.declare(0, format!("f{number}:*:of:*:in:*").as_bytes()).unwrap();
-        }
-        let costly = |number: usize| format!("f1:*{}*{number}", "[ab]?".repeat(150));
-        let taken = (0..20).take_while(|number| loaders.declare(0, costly(*number).as_bytes()).is_ok()).count();
-        assert!((5..20).contains(&taken), "{taken}");
-        // In another database, or of other keys, there is room.
-        loaders.declare(1, costly(0).as_bytes()).unwrap();
-        loaders.declare(0, b"f2:*[ab]*").unwrap();
-        // What is served already is no new pattern, and what is forgotten makes room.
-        loaders.declare(0, costly(0).as_bytes()).unwrap();
-        assert_eq!(loaders.declare(0, costly(taken).as_bytes()), Err(TOO_COSTLY));
-        assert_eq!(loaders.forget(0, [costly(0).as_bytes()].into_iter()), 1);
-        loaders.declare(0, costly(taken).as_bytes()).unwrap();
-    }
-
-    /// While some keys of a full queue are looked at, their pattern is forgotten and another one has its place, with a worker
-    /// of its own. The keys are not sent to that worker, but to one that comes for a pattern which covers them.
-    #[test]
-    fn a_search_ends_with_the_pattern_of_its_queue() {
-        let loaders = Loaders::default();
-        let worker = |slot| ConnectionId { slot, id: u64::from(slot), ..ConnectionId::default() };
-        loaders.declare(0, b"a:*").unwrap();
-        (0..3).for_each(|number| loaders.want(0, Arc::from(format!("a:{number}").as_bytes())));
-        assert!(loaders.take_work(1 << 20).sent.is_empty());
-        let (number, some) = loaders.work.lock().unchecked(true, 0).unwrap();
-        let taken = loaders.work.lock().taken;
-        assert_eq!((some.len(), loaders.queued_bytes()), (3, 0));
-        assert_eq!(loaders.forget(0, [&b"a:*"[..]].into_iter()), 1);
-        loaders.register(worker(1), 0, [&b"b:*"[..]].into_iter(), 10).unwrap();
-        loaders.put_back(number, some, taken);
-        let turn = loaders.take_work(1 << 20);
-        assert_eq!((turn.sent.len(), turn.unserved.len()), (0, 3));
-        turn.unserved.into_iter().for_each(|(db, key)| loaders.want(db, key));
-        loaders.register(worker(2), 0, [&b"a:*"[..]].into_iter(), 10).unwrap();
-        let sent = loaders.take_work(1 << 20).sent;
-        assert_eq!((sent.len(), sent.iter().all(|(_, connection)| *connection == worker(2))), (3, true));
-    }
-
-    /// A full queue is searched a part at a time, while workers take its first keys and others are queued: its order stays.
-    #[test]
-    fn a_queue_keeps_its_order_while_it_is_searched() {
-        let wanted = |number: usize| -> Wanted { (0, Arc::from(number.to_be_bytes())) };
-        let mut queue = Queue::default();
-        let count = 3 * STEP;
-        (0..count).for_each(|number| queue.push(wanted(number)));
-        let (mut got, mut next) = (Vec::new(), count);
-        loop {
-            let some = queue.unchecked();
-            if some.is_empty() {
-                break;
-            }
-            queue.keep(some.into_iter().filter(|(_, key)| key[7] % 2 == 0).collect());
-            got.extend(queue.pop());
-            queue.push(wanted(next));
-            // It is queued already, and has its place.
-            queue.push(wanted(next));
-            next += 1;
-        }
-        got.extend(std::iter::from_fn(|| queue.pop()));
-        assert!(got.is_sorted() && got.len() < count / 2 + 10, "{}", got.len());
-        assert_eq!((queue.bytes, queue.is_empty()), (0, true));
-    }
-
-    /// More loads are wanted than one step queues: they are queued in further steps, in their order.
-    #[test]
-    fn a_step_queues_a_bounded_number_of_loads() {
-        let loaders = Loaders::default();
-        let connection = ConnectionId::default();
-        loaders.register(connection, 0, [&b"*"[..]].into_iter(), 1 << 16).unwrap();
-        let count = 2 * STEP + 1;
-        (0..count).for_each(|number| loaders.want(0, Arc::from(number.to_be_bytes())));
-        let turns: Vec<Turn> = (0..3).map(|_| loaders.take_work(1 << 30)).collect();
-        assert_eq!(turns.iter().map(|turn| turn.sent.len()).collect::<Vec<_>>(), [STEP, STEP, 1]);
-        assert_eq!(turns.iter().map(|turn| turn.more).collect::<Vec<_>>(), [true, true, false]);
-        assert!(turns.iter().flat_map(|turn| &turn.sent).is_sorted_by_key(|((_, key), _)| Arc::clone(key)));
     }
 }
