@@ -262,3 +262,10 @@ pub fn token_of(answer: &str, state: &str) -> u64 {
     assert_ne!(token, 0, "{answer}");
     token
 }
+
+/// The token of the last load that a worker was sent, and its key.
+pub fn load_of(push: &str) -> (String, u64) {
+    let words: Vec<&str> = push.split(' ').collect();
+    let at = words.iter().rposition(|word| *word == "*2").unwrap_or_else(|| panic!("{push} is no load"));
+    (words[at + 2].to_owned(), words[at + 3].trim_start_matches(':').parse().unwrap())
+}
