@@ -94,7 +94,7 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
                 client.quitting = true;
                 return Err(FENCED);
             }
-            client.tickets = tickets;
+            client.later.tickets = tickets;
             Ok(Reply::Map(vec![
                 (Reply::word("run_id"), Reply::Value(Blob::Owned(cx.engine.facts.run_id.clone().into_bytes()))),
                 (Reply::word("tickets"), Reply::Int(tickets.into())),
@@ -132,7 +132,7 @@ pub(crate) fn end_unread_fill(engine: &Engine, client: &mut Client, now: u64, fi
     }
     let key = Key { db: client.db, bytes };
     let message: Arc<str> = Arc::from(error.trim_start_matches("ERR "));
-    let step = Step { now, actor: client.id };
+    let step = Step { now, actor: client.connection.id };
     engine.store.with(key, step, |entry| entry.fill_unread(token, &message));
     let hold = engine.store.hold(key, token);
     client.holds.remove(hold);
@@ -274,7 +274,7 @@ fn fetch(
     })?;
     let Some(seen) = seen else {
         cx.waits.wait_for(key);
-        client.ticket_once = ticket && client.resp == 3;
+        client.later.ticket_once = ticket && client.resp == 3;
         return Ok(Reply::Parked);
     };
     if let Some(token) = seen.token {
@@ -292,7 +292,7 @@ fn request(
     ticket: bool,
 ) -> FetchRequest {
     let now = cx.now.mono;
-    let pushed = (ticket || client.tickets) && client.resp == 3 || client.unordered;
+    let pushed = (ticket || client.later.tickets) && client.resp == 3 || client.later.unordered;
     // Who holds a lease may be waiting for itself, and in place nothing else of the connection is run.
     let (store, connection, locked) = (&cx.engine.store, client.connection, cx.held.is_some());
     let stands = |hold| store.stands(hold, connection);

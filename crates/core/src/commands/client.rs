@@ -17,23 +17,23 @@ use crate::vocabulary::{Args, Blob, ClientCommand, Error, Filter, Kind, Replies,
 pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCommand<'_>) -> Result<Reply, Error> {
     let text = |lines: String| Ok(Reply::Text(lines));
     match *command {
-        ClientCommand::Id => Ok(Reply::Int(client.id as i64)),
-        ClientCommand::GetName if client.name.is_empty() => Ok(Reply::Null),
-        ClientCommand::GetName => Ok(Reply::Value(Blob::Owned(client.name.clone()))),
+        ClientCommand::Id => Ok(Reply::Int(client.connection.id as i64)),
+        ClientCommand::GetName if client.names.name.is_empty() => Ok(Reply::Null),
+        ClientCommand::GetName => Ok(Reply::Value(Blob::Owned(client.names.name.clone()))),
         ClientCommand::SetName(name) => {
-            client.name = printable(name, "Client names")?;
+            client.names.name = printable(name, "Client names")?;
             Ok(Reply::Ok)
         }
         ClientCommand::SetInfo(version, value) => {
             let (place, what) = match version {
-                true => (&mut client.lib_version, "lib-ver"),
-                false => (&mut client.lib_name, "lib-name"),
+                true => (&mut client.names.lib_version, "lib-ver"),
+                false => (&mut client.names.lib_name, "lib-name"),
             };
             *place = printable(value, what)?;
             Ok(Reply::Ok)
         }
         ClientCommand::Info => {
-            let shown = cx.engine.clients.get(client.id);
+            let shown = cx.engine.clients.get(client.connection.id);
             text(shown.map_or_else(String::new, |shown| shown.line(cx.now) + "\n"))
         }
         ClientCommand::List(filter) => list(cx, &filter),

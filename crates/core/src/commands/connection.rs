@@ -78,14 +78,14 @@ pub(super) fn hello(
         ));
     }
     if let Some(name) = name {
-        client.name = printable(name, "Client names")?;
+        client.names.name = printable(name, "Client names")?;
     }
     client.resp = version.unwrap_or(client.resp);
     Ok(Reply::Map(vec![
         (Reply::word("server"), Reply::word("redis")),
         (Reply::word("version"), Reply::word(REDIS_VERSION)),
         (Reply::word("proto"), Reply::Int(client.resp.into())),
-        (Reply::word("id"), Reply::Int(client.id as i64)),
+        (Reply::word("id"), Reply::Int(client.connection.id as i64)),
         (Reply::word("mode"), Reply::word("standalone")),
         (Reply::word("role"), Reply::word("master")),
         (Reply::word("modules"), Reply::Array(Vec::new())),

@@ -40,7 +40,7 @@ pub(crate) fn execute_request(
         client::remember_reads(cx, client, request);
     }
     let reply = execute(cx, client, command);
-    if !client.watched.is_empty() && !matches!(reply, Reply::Parked) {
+    if !client.transaction.watched.is_empty() && !matches!(reply, Reply::Parked) {
         transaction::note_reads(client, request, command, cx.waits);
     }
     if request.row.has(flag::CONNECTION | flag::TRANSACTION) && !request.row.has(flag::UNSEEN) {

@@ -43,11 +43,11 @@ const NO_ROOM_FOR_ERROR: Error = Error::new(
 /// A request was refused before it could be queued; what it answers.
 pub(crate) fn refused(engine: &Engine, now: u64, client: &mut Client, row: Option<&Row>, error: Error) -> Error {
     if row.is_some_and(|row| row.has(flag::EXECUTES)) {
-        client.queue = None;
+        client.transaction.queue = None;
         unwatch(engine, now, client);
         return discarded(&error);
     }
-    if let Some(queue) = &mut client.queue {
+    if let Some(queue) = &mut client.transaction.queue {
         queue.spoiled = true;
     }
     error
@@ -61,16 +61,16 @@ fn discarded(why: &Error) -> Error {
 
 /// MULTI.
 pub(crate) fn begin(client: &mut Client) -> Result<Reply, Error> {
-    if client.queue.is_some() {
+    if client.transaction.queue.is_some() {
         return Err(Error::new(Kind::Malformed, "ERR MULTI calls can not be nested"));
     }
-    client.queue = Some(Box::default());
+    client.transaction.queue = Some(Box::default());
     Ok(Reply::Ok)
 }
 
 /// UNWATCH, and whatever else ends a transaction.
 pub(crate) fn unwatch(engine: &Engine, now: u64, client: &mut Client) {
-    release(engine, now, client.connection, &std::mem::take(&mut client.watched));
+    release(engine, now, client.connection, &std::mem::take(&mut client.transaction.watched));
 }
 
 fn release(engine: &Engine, now: u64, connection: ConnectionId, watched: &KeyList<Watched>) {
@@ -81,7 +81,7 @@ fn release(engine: &Engine, now: u64, connection: ConnectionId, watched: &KeyLis
 
 /// DISCARD.
 pub(crate) fn discard(cx: &Context<'_>, client: &mut Client) -> Result<Reply, Error> {
-    if client.queue.take().is_none() {
+    if client.transaction.queue.take().is_none() {
         return Err(Error::new(Kind::Malformed, "ERR DISCARD without MULTI"));
     }
     unwatch(cx.engine, cx.now.mono, client);
@@ -90,16 +90,16 @@ pub(crate) fn discard(cx: &Context<'_>, client: &mut Client) -> Result<Reply, Er
 
 /// WATCH.
 pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -> Result<Reply, Error> {
-    if client.queue.is_some() {
+    if client.transaction.queue.is_some() {
         return Err(Error::new(Kind::Malformed, "ERR WATCH inside MULTI is not allowed"));
     }
     let (db, connection) = (client.db, client.connection);
     for bytes in keys.iter() {
         let key = Key { db, bytes };
-        if client.watched.position(key).is_some() {
+        if client.transaction.watched.position(key).is_some() {
             continue;
         }
-        if client.watched.len() == MAX_WATCHED {
+        if client.transaction.watched.len() == MAX_WATCHED {
             return Err(Error::new(Kind::TooLarge, "ERR too many keys are watched"));
         }
         let (state, changes) = cx.with(key, |entry, _| {
@@ -109,7 +109,14 @@ pub(crate) fn watch(cx: &mut Context<'_>, client: &mut Client, keys: Args<'_>) -
         if state.is_none() && changes.is_none() {
             return Err(Error::new(Kind::Busy, "BUSY too many keys are watched or loaded; try again later"));
         }
-        client.watched.push(Watched { db, key: bytes.into(), state, changes, read: false, number: cx.waits.number });
+        client.transaction.watched.push(Watched {
+            db,
+            key: bytes.into(),
+            state,
+            changes,
+            read: false,
+            number: cx.waits.number,
+        });
     }
     Ok(Reply::Ok)
 }
@@ -123,8 +130,8 @@ pub(crate) fn note_reads(client: &mut Client, request: &Request<'_>, command: &C
     let reads_stored = request.row.has(flag::READ) && !request.row.has(flag::LOAD);
     for bytes in request.needed(command).chain(request.keys().filter(|_| reads_stored)) {
         let key = Key { db, bytes };
-        let place = client.watched.position(key);
-        let known = place.and_then(|place| client.watched.get_mut(place));
+        let place = client.transaction.watched.position(key);
+        let known = place.and_then(|place| client.transaction.watched.get_mut(place));
         if let Some(known) = known.filter(|known| known.number < waits.number) {
             match waits.outcome(key) {
                 Some(Outcome::Loaded(loaded)) => known.told(loaded),
@@ -140,9 +147,9 @@ pub(crate) fn note_reads(client: &mut Client, request: &Request<'_>, command: &C
 /// EXEC goes by keys that were loaded for it: what is watched of them counts as it was loaded.
 fn rebase(client: &mut Client, waits: &Waits) {
     for read in &waits.keys {
-        let place = client.watched.position(Key { db: read.db, bytes: &read.key });
+        let place = client.transaction.watched.position(Key { db: read.db, bytes: &read.key });
         if let Some(Outcome::Loaded(loaded)) = &read.outcome
-            && let Some(known) = place.and_then(|place| client.watched.get_mut(place))
+            && let Some(known) = place.and_then(|place| client.transaction.watched.get_mut(place))
         {
             known.told(loaded);
         }
@@ -154,7 +161,7 @@ pub(crate) type Execute = fn(&mut Context<'_>, &mut Client, &Request<'_>, &Comma
 
 /// EXEC.
 pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) -> Result<Reply, Error> {
-    let Some(queue) = client.queue.take() else {
+    let Some(queue) = client.transaction.queue.take() else {
         return Err(Error::new(Kind::Malformed, "ERR EXEC without MULTI"));
     };
     if queue.spoiled {
@@ -163,12 +170,12 @@ pub(crate) fn exec(cx: &mut Context<'_>, client: &mut Client, execute: Execute) 
     }
     if cx.engine.loaders.any() {
         if ask_for_loads(cx, client, &queue) {
-            client.queue = Some(queue);
+            client.transaction.queue = Some(queue);
             return Ok(Reply::Parked);
         }
         rebase(client, cx.waits);
     }
-    let watched = std::mem::take(&mut client.watched);
+    let watched = std::mem::take(&mut client.transaction.watched);
     let (store, step) = (&cx.engine.store, cx.step());
     let keys = queue.keys(client.db).chain(watched.iter().map(|known| Key { db: known.db, bytes: &known.key }));
     let held = if queue.is_wide() { store.lock_everything(step) } else { store.lock_all(keys, step) };

@@ -17,7 +17,7 @@ impl Session {
         }
         engine.stop_pushes(&mut self.client);
         transaction::unwatch(engine, now.mono, &mut self.client);
-        self.client.queue = None;
+        self.client.transaction.queue = None;
         self.pass_leases(engine, now);
         // What it has done stays done; the rest of it must not run behind a newer connection of the client.
         self.under_way = None;

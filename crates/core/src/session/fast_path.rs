@@ -20,8 +20,8 @@ use crate::vocabulary::{Replies, Reply, check_keys};
 #[inline]
 pub(super) fn is_open(client: &Client, engine: &Engine) -> bool {
     matches!(client.access, Access::All(_))
-        && client.queue.is_none()
-        && client.watched.is_empty()
+        && client.transaction.queue.is_none()
+        && client.transaction.watched.is_empty()
         && client.tracking.is_none()
         && client.replies == Replies::All
         && !client.worker
@@ -34,7 +34,8 @@ impl Run<'_> {
     #[inline]
     pub(super) fn run_plain(&mut self, client: &Client, input: &[u8], frames: &[Frame], out: &mut Output) -> usize {
         let (db, resp3, limits, now) = (client.db, client.resp == 3, &self.engine.limits, self.now);
-        let (store, at, spans) = (&self.engine.store, Step { now: now.mono, actor: client.id }, &self.scratch.spans);
+        let (store, at, spans) =
+            (&self.engine.store, Step { now: now.mono, actor: client.connection.id }, &self.scratch.spans);
         let (mut done, mut errors) = (0, 0);
         let mut step = |entry: &mut Entry<'_>| {
             let frame = &frames[done];
@@ -80,7 +81,7 @@ impl Run<'_> {
         let begun = out.mark();
         resp::header(b'*', keys.len() as i64, out.bytes());
         let mut waits = Waits::default();
-        let mut cx = Context::new(self.engine, self.now, client.id, values, &mut waits);
+        let mut cx = Context::new(self.engine, self.now, client.connection.id, values, &mut waits);
         let read = each_value(&mut cx, client.db, keys, |_, item, _| {
             encode_found(item.map(|item| item.value), resp3, out);
             out.bytes_since(&begun)

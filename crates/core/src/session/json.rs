@@ -98,7 +98,7 @@ impl Session {
     pub(super) fn run_json(&mut self, run: &mut Run<'_>, line: &[u8], mut waits: Waits, out: &mut Output) {
         let mut message = Message::default();
         run.scratch.values.clear();
-        self.client.unordered = true;
+        self.client.later.unordered = true;
         self.number_waits(&mut waits);
         let admitted = message.read(line).and_then(|()| check_keys(message.keys().iter()));
         if let Err(error) = &admitted
@@ -111,7 +111,8 @@ impl Session {
             Err(error) => Reply::Error(error),
             Ok(()) if length > run.engine.limits.max_value => self.refuse_value(run, &message, length),
             Ok(()) => message.command().map_or(Reply::Ok, |command| {
-                let mut cx = Context::new(run.engine, run.now, self.client.id, &mut run.scratch.values, &mut waits);
+                let mut cx =
+                    Context::new(run.engine, run.now, self.client.connection.id, &mut run.scratch.values, &mut waits);
                 execute_request(&mut cx, &mut self.client, &Request::of(&command), &command)
             }),
         };

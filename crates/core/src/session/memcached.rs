@@ -55,7 +55,7 @@ impl Session {
         let mut waits = self.parked.take().unwrap_or_default();
         waits.in_turns = true;
         self.number_waits(&mut waits);
-        let mut cx = Context::new(run.engine, run.now, self.client.id, values, &mut waits);
+        let mut cx = Context::new(run.engine, run.now, self.client.connection.id, values, &mut waits);
         let reply = execute_request(&mut cx, &mut self.client, &request, &command);
         drop(cx);
         if matches!(reply, Reply::Parked) {

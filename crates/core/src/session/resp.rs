@@ -33,7 +33,7 @@ impl Session {
         let mut waits = self.parked.take().unwrap_or_default();
         waits.in_turns = true;
         self.number_waits(&mut waits);
-        let mut cx = Context::new(run.engine, run.now, self.client.id, values, &mut waits);
+        let mut cx = Context::new(run.engine, run.now, self.client.connection.id, values, &mut waits);
         let reply = self.reply_to(&mut cx, row, args);
         drop(cx);
         let reply = match reply {
@@ -76,7 +76,7 @@ impl Session {
         if self.client.only_listens() && !row.has(flag::LISTENER) {
             return Reply::Error(gate::only_listens(row));
         }
-        if let Some(queue) = self.client.queue.as_mut().filter(|_| !row.has(flag::TRANSACTION)) {
+        if let Some(queue) = self.client.transaction.queue.as_mut().filter(|_| !row.has(flag::TRANSACTION)) {
             return queue.push(row, args, cx.engine.limits.max_request);
         }
         // By reference: a command is long, and moving it costs as much as reading it.
@@ -107,7 +107,7 @@ impl Session {
         if let Some(Err(refused)) = row.map(|row| gate::permit(&self.client, &Request::new(row, args))) {
             error = refused;
         } else if row.is_some_and(|row| row.has(flag::FILL))
-            && self.client.queue.is_none()
+            && self.client.transaction.queue.is_none()
             && let Some(fill) = fill_of(args.from(1))
         {
             end_unread_fill(run.engine, &mut self.client, run.now.mono, fill, &error.text);

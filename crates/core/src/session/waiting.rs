@@ -43,11 +43,11 @@ impl Session {
             self.under_way = Some(Ticket { waits, request: Kept::of(args), db: self.client.db });
             return None;
         }
-        let once = std::mem::take(&mut self.client.ticket_once);
+        let once = std::mem::take(&mut self.client.later.ticket_once);
         // What a transaction waits for is waited for in its place: what follows may begin the next one.
         // A client that has chosen RESP2 since it asked for tickets can be told no outcome later.
-        let later = (once || self.client.tickets) && self.client.resp == 3;
-        if !later || self.client.queue.is_some() || waits.is_ready() {
+        let later = (once || self.client.later.tickets) && self.client.resp == 3;
+        if !later || self.client.transaction.queue.is_some() || waits.is_ready() {
             if self.client.replies == Replies::Skip {
                 self.client.replies = Replies::SkipNext;
             }
@@ -110,7 +110,7 @@ impl Session {
     }
 
     fn execute_again(&mut self, run: &mut Run<'_>, waits: &mut Waits, row: &'static Row, args: Args<'_>) -> Reply {
-        let mut cx = Context::new(run.engine, run.now, self.client.id, &mut run.scratch.values, waits);
+        let mut cx = Context::new(run.engine, run.now, self.client.connection.id, &mut run.scratch.values, waits);
         match (row.read)(row, args.from(1)) {
             Ok(command) => execute_request(&mut cx, &mut self.client, &Request::new(row, args), &command),
             Err(error) => Reply::Error(error),

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::batch::Options;
 use super::client_sessions::ClientSession;
-use super::clients::{ClientAttributes, ClientInfo};
-use super::key_list::KeyList;
+use super::clients::{ClientAttributes, ClientInfo, Names};
 use super::pubsub::Subscriptions;
-use super::queue::{Queue, Watched};
+use super::queue::Transaction;
 use super::users::{Access, DEFAULT, Users};
 use crate::store::{ConnectionId, Holds};
 use crate::table::{Row, flag};
@@ -16,38 +15,26 @@ use crate::vocabulary::Replies;
 /// What the server knows of the client at the other end.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Number of the connection, never used twice.
-    pub id: u64,
     /// Selected database.
     pub db: u8,
     /// Version of RESP: 2 or 3.
     pub resp: u8,
-    /// Name it gave itself.
-    pub name: Vec<u8>,
-    /// Library at the other end.
-    pub lib_name: Vec<u8>,
-    /// Its version.
-    pub lib_version: Vec<u8>,
+    /// What it calls itself.
+    pub names: Names,
     /// It said that it is leaving.
     pub quitting: bool,
-    /// Where its messages go.
+    /// Its connection, whose number is never used twice: where its messages go.
     pub connection: ConnectionId,
-    /// Commands that would wait answer with a ticket, and the outcome is pushed.
-    pub tickets: bool,
-    /// As `tickets`, for the command that is run.
-    pub ticket_once: bool,
-    /// Answers may come in another order than requests: they carry numbers.
-    pub unordered: bool,
+    /// Which of its commands may be answered later than those behind them.
+    pub later: Later,
     /// It is a loader worker, and asks for nothing that could wait.
     pub worker: bool,
     /// Leases that it was granted.
     pub holds: Holds,
     /// Its place behind the fence of its session.
     pub joined: Option<ClientSession>,
-    /// The transaction that it has begun.
-    pub queue: Option<Box<Queue>>,
-    /// What the next transaction depends on.
-    pub watched: KeyList<Watched>,
+    /// The transaction that it has begun, and what the next one depends on.
+    pub transaction: Transaction,
     /// Which replies it wants.
     pub replies: Replies,
     /// What it listens to.
@@ -60,26 +47,31 @@ pub struct Client {
     pub shown: Option<Arc<ClientInfo>>,
 }
 
+/// Which commands may be answered later than those behind them.
+#[derive(Clone, Debug, Default)]
+pub struct Later {
+    /// Commands that would wait answer with a ticket, and the outcome is pushed.
+    pub tickets: bool,
+    /// As `tickets`, for the command that is run.
+    pub ticket_once: bool,
+    /// Answers may come in another order than requests: they carry numbers.
+    pub unordered: bool,
+}
+
 impl Client {
     /// A client of whom nothing is known yet.
     pub fn new(connection: ConnectionId) -> Client {
         Client {
-            id: connection.id,
             db: 0,
             resp: 2,
-            name: Vec::new(),
-            lib_name: Vec::new(),
-            lib_version: Vec::new(),
+            names: Names::default(),
             quitting: false,
             connection,
-            tickets: false,
-            ticket_once: false,
-            unordered: false,
+            later: Later::default(),
             worker: false,
             holds: Holds::default(),
             joined: None,
-            queue: None,
-            watched: KeyList::default(),
+            transaction: Transaction::default(),
             replies: Replies::All,
             subscriptions: None,
             tracking: None,
@@ -101,15 +93,13 @@ impl Client {
         let redirect =
             self.tracking.as_ref().map(|options| options.redirect.map_or(0, |connection| connection.id as i64));
         ClientAttributes {
-            name: self.name.clone(),
-            lib_name: self.lib_name.clone(),
-            lib_version: self.lib_version.clone(),
+            names: self.names.clone(),
             db: self.db,
             resp: self.resp,
             channels,
             patterns,
-            queued: self.queue.as_ref().map_or(-1, |queue| queue.len() as i64),
-            watched: self.watched.len(),
+            queued: self.transaction.queue.as_ref().map_or(-1, |queue| queue.len() as i64),
+            watched: self.transaction.watched.len(),
             tracking: self.tracking.is_some(),
             redirect: redirect.unwrap_or(-1),
             user: self.access.user().map_or(DEFAULT, |user| user.name()).to_owned(),
@@ -138,9 +128,9 @@ impl Client {
     /// session.
     pub fn reset(&mut self) {
         (self.db, self.resp) = (0, 2);
-        self.name.clear();
-        self.queue = None;
-        self.tickets = false;
+        self.names.name.clear();
+        self.transaction.queue = None;
+        self.later.tickets = false;
         self.replies = Replies::All;
     }
 
@@ -148,7 +138,7 @@ impl Client {
     #[inline]
     pub fn end_caching(&mut self, row: Option<&Row>) {
         if let Some(options) = &mut self.tracking
-            && self.queue.is_none()
+            && self.transaction.queue.is_none()
             && !row.is_some_and(|row| row.has(flag::KEEPS_CACHING))
         {
             options.caching = false;
@@ -157,10 +147,10 @@ impl Client {
 
     /// Bytes that the server holds for the client.
     pub fn memory(&self) -> usize {
-        let queue = self.queue.as_ref().map_or(0, |queue| queue.memory());
+        let queue = self.transaction.queue.as_ref().map_or(0, |queue| queue.memory());
         let prefixes = self.tracking.as_ref().map_or(0, |options| options.memory());
         let topics = self.subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.memory());
         let leases = self.holds.bytes();
-        queue + self.watched.memory() + prefixes + topics + leases
+        queue + self.transaction.watched.memory() + prefixes + topics + leases
     }
 }

@@ -24,15 +24,22 @@ pub struct ClientInfo {
     said: Mutex<ClientAttributes>,
 }
 
-/// What a client has said of itself, and what it has set.
+/// What a client calls itself.
 #[derive(Clone, Debug, Default)]
-pub struct ClientAttributes {
+pub struct Names {
     /// Name it gave itself.
     pub name: Vec<u8>,
     /// Library at the other end.
     pub lib_name: Vec<u8>,
     /// Its version.
     pub lib_version: Vec<u8>,
+}
+
+/// What a client has said of itself, and what it has set.
+#[derive(Clone, Debug, Default)]
+pub struct ClientAttributes {
+    /// What it calls itself.
+    pub names: Names,
     /// Selected database.
     pub db: u8,
     /// Version of RESP.
@@ -95,12 +102,12 @@ impl ClientInfo {
             flags.push('N');
         }
         let idle = now.mono.saturating_sub(self.last.load(Relaxed)) / 1000;
-        let mut line = format!("id={} addr={} name={} ", self.connection.id, self.address, text(&said.name));
+        let mut line = format!("id={} addr={} name={} ", self.connection.id, self.address, text(&said.names.name));
         let _ = write!(line, "age={} idle={idle} flags={flags} db={} ", self.age(now), said.db);
         let _ =
             write!(line, "sub={} psub={} multi={} watch={} ", said.channels, said.patterns, said.queued, said.watched);
         let _ = write!(line, "user={} redir={} resp={} ", said.user, said.redirect, said.resp);
-        let _ = write!(line, "lib-name={} lib-ver={}", text(&said.lib_name), text(&said.lib_version));
+        let _ = write!(line, "lib-name={} lib-ver={}", text(&said.names.lib_name), text(&said.names.lib_version));
         line
     }
 }

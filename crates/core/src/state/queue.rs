@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 
-use super::key_list::Keyed;
+use super::key_list::{KeyList, Keyed};
 use crate::store::{Changes, Key};
 use crate::table::{Row, flag};
 use crate::vocabulary::{Args, Command, Error, Kind, Reply, Span};
+
+/// The transaction of a client.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// What it has begun.
+    pub queue: Option<Box<Queue>>,
+    /// What the next one depends on.
+    pub watched: KeyList<Watched>,
+}
 
 /// Requests that wait for EXEC.
 #[derive(Clone, Debug, Default)]
