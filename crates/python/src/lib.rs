@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use globalcache_server::{Options, StartError, TlsFiles};
+use globalcache_server::{Admission, Options, StartError, TlsFiles};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -76,10 +76,12 @@ impl Server {
             max_clients,
             client_memory,
             idle_timeout: Duration::from_millis(idle_timeout_ms),
-            insecure,
-            passwords,
-            users,
-            tls: tls.map(|(cert, key, client_ca)| TlsFiles { cert, key, client_ca }),
+            admission: Admission {
+                insecure,
+                passwords,
+                users,
+                tls: tls.map(|(cert, key, client_ca)| TlsFiles { cert, key, client_ca }),
+            },
             loaders,
             load_limit: Duration::from_millis(load_limit_ms),
             shutdown,

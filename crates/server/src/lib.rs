@@ -58,14 +58,8 @@ pub struct Options {
     pub client_memory: u64,
     /// A connection that asked nothing for so long is closed; zero: never.
     pub idle_timeout: Duration,
-    /// Whether others than this machine may connect although nobody has to authenticate.
-    pub insecure: bool,
-    /// Passwords of the user that connections have before they name another; any of them does. None: it needs none.
-    pub passwords: Vec<String>,
-    /// Users and what they may do, as lines of an ACL file.
-    pub users: String,
-    /// Certificate and key where TLS is spoken.
-    pub tls: Option<TlsFiles>,
+    /// Who may connect.
+    pub admission: Admission,
     /// Patterns of keys that loader workers load, known from the start: `user:*`.
     pub loaders: Vec<String>,
     /// How long a load may take: reads wait for so long, and a lease can be renewed for so long.
@@ -74,6 +68,19 @@ pub struct Options {
     pub shutdown: bool,
     /// Whether `debugtime` lets the clock run ahead: for tests.
     pub debug_time: bool,
+}
+
+/// Who may connect, and how they prove who they are.
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    /// Whether others than this machine may connect although nobody has to authenticate.
+    pub insecure: bool,
+    /// Passwords of the user that connections have before they name another; any of them does. None: it needs none.
+    pub passwords: Vec<String>,
+    /// Users and what they may do, as lines of an ACL file.
+    pub users: String,
+    /// Certificate and key where TLS is spoken.
+    pub tls: Option<TlsFiles>,
 }
 
 /// Why a server did not start.
@@ -219,15 +226,15 @@ impl Server {
     /// Binds all addresses and starts the threads; every address answers when this returns.
     pub fn start(options: Options) -> Result<Server, StartError> {
         check(&options)?;
-        let users = Users::new(&options.passwords, &options.users)
-            .map_err(|text| StartError::Option(format!("users-file: {text}")))?;
+        let Admission { insecure, passwords, users, tls } = &options.admission;
+        let users = Users::new(passwords, users).map_err(|text| StartError::Option(format!("users-file: {text}")))?;
         let mut listeners = Vec::new();
-        let certified = options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
-        let guarded = |speaks| options.insecure || !users.is_open() || certified && speaks == Speaks::Tls;
+        let certified = tls.as_ref().is_some_and(|files| files.client_ca.is_some());
+        let guarded = |speaks| *insecure || !users.is_open() || certified && speaks == Speaks::Tls;
         for address in &options.listen {
             listeners.push(Listener::bind(address, guarded)?);
         }
-        let tls = options.tls.as_ref().map(tls::load).transpose()?;
+        let tls = tls.as_ref().map(tls::load).transpose()?;
         if let Some(listener) = listeners.iter().find(|listener| listener.speaks() == Speaks::Tls && tls.is_none()) {
             return Err(StartError::Option(format!(
                 "listen: {}: TLS needs --tls-cert and --tls-key",
@@ -287,7 +294,7 @@ impl Server {
     /// Takes other users, whose connections are closed if they are not what they were; and reads certificate, key and
     /// authorities again, for the connections that come. If something is wrong everything stays as it was.
     pub fn reload(&self, passwords: &[String], users: &str) -> Result<(), StartError> {
-        let tls = self.shared.options.tls.as_ref().map(tls::load).transpose()?;
+        let tls = self.shared.options.admission.tls.as_ref().map(tls::load).transpose()?;
         let replaced = self.shared.engine.replace_users(passwords, users);
         replaced.map_err(|text| StartError::Option(format!("users-file: {text}")))?;
         if tls.is_some() {

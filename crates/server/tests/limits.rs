@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use globalcache_server::{Options, Server};
+use globalcache_server::{Admission, Options, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use talk::{address, ask, connect, eventually, stat};
 
@@ -28,11 +28,8 @@ fn options() -> Options {
         max_clients: 20_000,
         client_memory: 256 << 20,
         idle_timeout: Duration::ZERO,
-        insecure: false,
-        tls: None,
+        admission: Admission::default(),
         loaders: Vec::new(),
-        passwords: Vec::new(),
-        users: String::new(),
         load_limit: Duration::from_secs(30),
         shutdown: false,
         debug_time: false,

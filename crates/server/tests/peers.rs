@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use globalcache_server::{Options, Server};
+use globalcache_server::{Admission, Options, Server};
 use socket2::SockRef;
 use talk::{ask, connect, eventually, stat};
 
@@ -21,12 +21,9 @@ fn options() -> Options {
         max_clients: 1000,
         client_memory: 256 << 20,
         idle_timeout: Duration::ZERO,
-        insecure: false,
-        tls: None,
+        admission: Admission::default(),
         // Nobody loads these keys: whoever reads one waits.
         loaders: vec!["u:*".to_owned()],
-        passwords: Vec::new(),
-        users: String::new(),
         load_limit: Duration::from_secs(600),
         shutdown: false,
         debug_time: true,

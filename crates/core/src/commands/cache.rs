@@ -96,11 +96,11 @@ pub(crate) fn run(cx: &mut Context<'_>, client: &mut Client, command: &CacheComm
             }
             client.later.tickets = tickets;
             Ok(Reply::Map(vec![
-                (Reply::word("run_id"), Reply::Value(Blob::Owned(cx.engine.facts.run_id.clone().into_bytes()))),
-                (Reply::word("tickets"), Reply::Int(tickets.into())),
-                (Reply::word("max_value"), Reply::Int(cx.engine.limits.max_value as i64)),
-                (Reply::word("max_request"), Reply::Int(cx.engine.limits.max_request as i64)),
-                (Reply::word("version"), Reply::word(VERSION)),
+                ("run_id", Reply::bytes(cx.engine.facts.run_id.clone())),
+                ("tickets", Reply::Int(tickets.into())),
+                ("max_value", Reply::Int(cx.engine.limits.max_value as i64)),
+                ("max_request", Reply::Int(cx.engine.limits.max_request as i64)),
+                ("version", Reply::bytes(VERSION)),
             ]))
         }
     }
@@ -331,7 +331,7 @@ fn entry(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
 }
 
 fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
-    let served = cx.engine.loaders.pattern_of(key).map_or(Reply::Null, |glob| Reply::Value(Blob::Owned(glob)));
+    let served = cx.engine.loaders.pattern_of(key).map_or(Reply::Null, Reply::bytes);
     cx.with(key, |entry, _| {
         let (seen, now) = (entry.inspect(), entry.now());
         let item = seen.item;
@@ -344,7 +344,7 @@ fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
             Some(item) if item.is_stale(now) => "stale",
             Some(_) => "hit",
         };
-        let failure = |held_off: &HoldOff| Reply::Value(Blob::Owned(held_off.message.as_bytes().to_vec()));
+        let failure = |held_off: &HoldOff| Reply::bytes(&*held_off.message);
         let of = |field: fn(&Item<'_>) -> i64| item.as_ref().map_or(0, field);
         let numbers = [
             ("version", of(|item| item.version as i64)),
@@ -361,12 +361,12 @@ fn inspect(cx: &mut Context<'_>, key: Key<'_>) -> Reply {
             ("cost_ms", item.and_then(|item| item.cost).map_or(-1, i64::from)),
         ];
         let mut facts = vec![
-            (Reply::word("state"), Reply::word(word)),
-            (Reply::word("lease"), Reply::word(if seen.held_since.is_some() { "held" } else { "none" })),
-            (Reply::word("failure"), seen.held_off.map_or(Reply::Null, failure)),
-            (Reply::word("served"), served),
+            ("state", Reply::bytes(word)),
+            ("lease", Reply::bytes(if seen.held_since.is_some() { "held" } else { "none" })),
+            ("failure", seen.held_off.map_or(Reply::Null, failure)),
+            ("served", served),
         ];
-        facts.extend(numbers.map(|(name, number)| (Reply::word(name), Reply::Int(number))));
+        facts.extend(numbers.map(|(name, number)| (name, Reply::Int(number))));
         Reply::Map(facts)
     })
 }

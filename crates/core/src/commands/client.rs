@@ -19,7 +19,7 @@ pub(super) fn run(cx: &mut Context<'_>, client: &mut Client, command: &ClientCom
     match *command {
         ClientCommand::Id => Ok(Reply::Int(client.connection.id as i64)),
         ClientCommand::GetName if client.names.name.is_empty() => Ok(Reply::Null),
-        ClientCommand::GetName => Ok(Reply::Value(Blob::Owned(client.names.name.clone()))),
+        ClientCommand::GetName => Ok(Reply::bytes(client.names.name.clone())),
         ClientCommand::SetName(name) => {
             client.names.name = printable(name, "Client names")?;
             Ok(Reply::Ok)
@@ -325,9 +325,9 @@ fn tracking_info(client: &Client) -> Reply {
         }
     }
     Reply::Map(vec![
-        (Reply::word("flags"), Reply::Set(flags.into_iter().map(Reply::word).collect())),
-        (Reply::word("redirect"), Reply::Int(redirection(client))),
-        (Reply::word("prefixes"), Reply::Array(prefixes)),
+        ("flags", Reply::Set(flags.into_iter().map(Reply::bytes).collect())),
+        ("redirect", Reply::Int(redirection(client))),
+        ("prefixes", Reply::Array(prefixes)),
     ])
 }
 

@@ -3,7 +3,7 @@
 use super::context::{Context, read_pattern};
 use super::info::reset_counts;
 use crate::glob::STEPS_OF_A_KEY;
-use crate::vocabulary::{Args, Blob, ConfigCommand, Error, Kind, Reply, is};
+use crate::vocabulary::{Args, ConfigCommand, Error, Kind, Reply, is};
 
 /// Every setting with its value.
 fn settings(cx: &Context<'_>) -> Vec<(&'static str, String)> {
@@ -50,9 +50,8 @@ fn get(cx: &mut Context<'_>, patterns: Args<'_>) -> Result<Reply, Error> {
         }
     }
     cx.waits.looked_at += spent / STEPS_OF_A_KEY;
-    let text = |value: String| Reply::Value(Blob::Owned(value.into_bytes()));
     let wanted = rows.into_iter().filter(|(_, wanted)| *wanted);
-    Ok(Reply::Map(wanted.map(|((name, value), _)| (Reply::word(name), text(value))).collect()))
+    Ok(Reply::Map(wanted.map(|((name, value), _)| (name, Reply::bytes(value))).collect()))
 }
 
 /// What a setting is already may be set; nothing else, since each is chosen at the start.

@@ -82,13 +82,13 @@ pub(super) fn hello(
     }
     client.resp = version.unwrap_or(client.resp);
     Ok(Reply::Map(vec![
-        (Reply::word("server"), Reply::word("redis")),
-        (Reply::word("version"), Reply::word(REDIS_VERSION)),
-        (Reply::word("proto"), Reply::Int(client.resp.into())),
-        (Reply::word("id"), Reply::Int(client.connection.id as i64)),
-        (Reply::word("mode"), Reply::word("standalone")),
-        (Reply::word("role"), Reply::word("master")),
-        (Reply::word("modules"), Reply::Array(Vec::new())),
-        (Reply::word("globalcache"), Reply::word(VERSION)),
+        ("server", Reply::bytes("redis")),
+        ("version", Reply::bytes(REDIS_VERSION)),
+        ("proto", Reply::Int(client.resp.into())),
+        ("id", Reply::Int(client.connection.id as i64)),
+        ("mode", Reply::bytes("standalone")),
+        ("role", Reply::bytes("master")),
+        ("modules", Reply::Array(Vec::new())),
+        ("globalcache", Reply::bytes(VERSION)),
     ]))
 }

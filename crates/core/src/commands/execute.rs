@@ -15,7 +15,7 @@ use super::{acl, cache, client, config, connection, keyspace, memcached, pubsub,
 use crate::state::client::Client;
 use crate::store::{Key, Meta};
 use crate::table::{Request, TABLE, flag};
-use crate::vocabulary::{Blob, Command, Error, Reply};
+use crate::vocabulary::{Command, Error, Reply};
 
 /// Runs the command of a request, after loading what it depends on where workers load.
 #[inline]
@@ -93,11 +93,11 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
             Reply::Int((removed + tags.len()) as i64)
         }
         Command::Ping(message) if client.only_listens() => {
-            let message = Reply::Value(Blob::Owned(message.unwrap_or_default().to_vec()));
-            Reply::Array(vec![Reply::word("pong"), message])
+            let message = Reply::bytes(message.unwrap_or_default());
+            Reply::Array(vec![Reply::bytes("pong"), message])
         }
         Command::Ping(None) => Reply::Word("PONG"),
-        Command::Ping(Some(message)) | Command::Echo(message) => Reply::Value(Blob::Owned(message.to_vec())),
+        Command::Ping(Some(message)) | Command::Echo(message) => Reply::bytes(message),
         Command::Select(db) => {
             client.db = db;
             Reply::Ok
@@ -130,7 +130,7 @@ fn run(cx: &mut Context<'_>, client: &mut Client, command: &Command<'_>) -> Resu
         Command::CommandKeys(words, flags) => return keys_of(words, flags),
         Command::Time => {
             let micros = (cx.now.wall % 1000) * 1000;
-            let text = |number: u64| Reply::Value(Blob::Owned(number.to_string().into_bytes()));
+            let text = |number: u64| Reply::bytes(number.to_string());
             Reply::Array(vec![text(cx.now.wall / 1000), text(micros)])
         }
         Command::LastSave => Reply::Int(cx.engine.started_wall(cx.now) as i64 / 1000),

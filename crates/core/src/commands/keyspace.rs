@@ -7,7 +7,7 @@ use crate::glob::Pattern;
 use crate::state::client::Client;
 use crate::state::waits::{Progress, TurnCost};
 use crate::store::{Key, SCAN_MOST};
-use crate::vocabulary::{Blob, Error, KeyCommand, Kind, MAX_KEY, Rename, Reply, integer};
+use crate::vocabulary::{Error, KeyCommand, Kind, MAX_KEY, Rename, Reply, integer};
 
 /// Keys that are looked at in one step while all are gone through.
 const STEP: usize = 1024;
@@ -43,7 +43,7 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &KeyCommand<'_
             random(cx, client)
         }
         KeyCommand::Encoding(key) => cx.with(key_of(key), |entry, _| {
-            entry.peek().map_or(Reply::Null, |item| Reply::word(encoding(item.value.bytes())))
+            entry.peek().map_or(Reply::Null, |item| Reply::bytes(encoding(item.value.bytes())))
         }),
         KeyCommand::Frequency(key) => {
             cx.with(key_of(key), |entry, _| entry.frequency().map_or(Reply::Null, |often| Reply::Int(often.into())))
@@ -127,7 +127,7 @@ fn keys(cx: &mut Context<'_>, client: &Client, pattern: &[u8]) -> Result<Reply, 
         progress.at = cx.scan(db, at, next, &mut |key, _| {
             let fits = progress.bytes <= limit && pattern.matches_within(key, &mut cost.steps);
             if fits && client.access.may_read(key) {
-                progress.keep(Reply::Value(Blob::Owned(key.to_vec())));
+                progress.keep(Reply::bytes(key));
             }
         });
         if progress.bytes > limit {
@@ -154,7 +154,7 @@ fn scan(cx: &mut Context<'_>, client: &Client, (mut cursor, count): (u64, usize)
         cursor = cx.scan(client.db, cursor, next, &mut |key, _| {
             seen += 1;
             if pattern.matches_within(key, &mut cost.steps) && client.access.may_read(key) {
-                found.push(Reply::Value(Blob::Owned(key.to_vec())));
+                found.push(Reply::bytes(key));
             }
         });
         // Where it has seen fewer it has passed many items of other databases.
@@ -163,7 +163,7 @@ fn scan(cx: &mut Context<'_>, client: &Client, (mut cursor, count): (u64, usize)
         }
     }
     cx.waits.looked_at += cost.total();
-    Reply::Array(vec![Reply::Value(Blob::Owned(cursor.to_string().into_bytes())), Reply::Array(found)])
+    Reply::Array(vec![Reply::bytes(cursor.to_string()), Reply::Array(found)])
 }
 
 /// Keys that RANDOMKEY looks for at a time, at most: a scan passes sixteen times as many of other databases.
@@ -185,7 +185,7 @@ fn random(cx: &mut Context<'_>, client: &Client) -> Reply {
         let mut found = None;
         progress.at = cx.scan(db, progress.at, step, &mut |key, _| {
             if found.is_none() && client.access.may_read(key) {
-                found = Some(Reply::Value(Blob::Owned(key.to_vec())));
+                found = Some(Reply::bytes(key));
             }
         });
         cx.waits.looked_at += SCAN_MOST * step;

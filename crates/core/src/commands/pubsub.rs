@@ -105,7 +105,7 @@ fn subscribe_some(
             }
             _ => {}
         }
-        Reply::Push(vec![Reply::word(word), Reply::Value(Blob::Shared(name)), Reply::Int(subscriptions.total())])
+        Reply::Push(vec![Reply::bytes(word), Reply::Value(Blob::Shared(name)), Reply::Int(subscriptions.total())])
     }));
     Ok(())
 }
@@ -174,7 +174,7 @@ fn unsubscribe(cx: &mut Context<'_>, client: &mut Client, topic: Topic, names: A
             if known.remove(topic, &name) {
                 cx.engine.pubsub.leave(topic, &name, known.number);
             }
-            Reply::Push(vec![Reply::word(word), Reply::Value(Blob::Shared(name)), Reply::Int(known.total())])
+            Reply::Push(vec![Reply::bytes(word), Reply::Value(Blob::Shared(name)), Reply::Int(known.total())])
         }));
         let is_over = if names.is_empty() { known.of(topic).is_empty() } else { progress.at as usize == names.len() };
         if is_over {
@@ -189,7 +189,7 @@ fn unsubscribe(cx: &mut Context<'_>, client: &mut Client, topic: Topic, names: A
         return Reply::Parked;
     }
     if progress.at == 0 {
-        progress.pushes.push(Reply::Push(vec![Reply::word(word), Reply::Null, Reply::Int(known.total())]));
+        progress.pushes.push(Reply::Push(vec![Reply::bytes(word), Reply::Null, Reply::Int(known.total())]));
     }
     if known.total() == 0 {
         client.subscriptions = None;

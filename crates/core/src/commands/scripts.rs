@@ -7,7 +7,7 @@ use crate::state::waits::TurnCost;
 use crate::store::{Key, Meta};
 use crate::table::{NO_LUA, known, sum};
 use crate::vocabulary::{
-    Args, Blob, Error, Kind, NOT_AN_INTEGER, Reply, SYNTAX, Script, ScriptCommand, TextCommand, integer, is,
+    Args, Error, Kind, NOT_AN_INTEGER, Reply, SYNTAX, Script, ScriptCommand, TextCommand, integer, is,
 };
 
 pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &ScriptCommand<'_>) -> Result<Reply, Error> {
@@ -18,7 +18,7 @@ pub(super) fn run(cx: &mut Context<'_>, client: &Client, command: &ScriptCommand
     match *command {
         ScriptCommand::Load(text) => {
             let sum = sum(text).filter(|sum| known(sum.as_bytes()).is_some()).ok_or(NO_LUA)?;
-            Ok(Reply::Value(Blob::Owned(sum.into_bytes())))
+            Ok(Reply::bytes(sum))
         }
         ScriptCommand::Exists(sums) => {
             Ok(Reply::Array(sums.iter().map(|sha| Reply::Int(known(sha).is_some().into())).collect()))

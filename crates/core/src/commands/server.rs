@@ -6,7 +6,7 @@ use super::context::{Context, TOO_MUCH, read_pattern};
 use crate::glob::STEPS_OF_A_KEY;
 use crate::table::redis::{self, KeySpec, UNITS, Unit};
 use crate::table::{Row, TABLE, lookup};
-use crate::vocabulary::{Args, Blob, Error, Kind, Reply, SYNTAX, is};
+use crate::vocabulary::{Args, Error, Kind, Reply, SYNTAX, is};
 
 /// What COMMAND tells of commands by name, in bytes: far more than anybody asks for.
 const MOST_TOLD: usize = 4 << 20;
@@ -21,14 +21,14 @@ fn describe(unit: &Unit) -> Reply {
     let int = |number: i32| Reply::Int(number.into());
     let (first, last, step) = unit.keys;
     Reply::Array(vec![
-        text(&unit.name),
+        Reply::bytes(&*unit.name),
         int(unit.arity),
         words(unit.flags.iter().copied()),
         int(first),
         int(last),
         int(step),
         words(unit.categories.iter().copied()),
-        Reply::Set(unit.tips.iter().map(|word| text(word)).collect()),
+        Reply::Set(unit.tips.iter().copied().map(Reply::bytes).collect()),
         Reply::Set(unit.specs.iter().map(describe_keys).collect()),
         Reply::Set(unit.subs().map(describe).collect()),
     ])
@@ -38,23 +38,21 @@ fn describe(unit: &Unit) -> Reply {
 fn describe_keys(spec: &KeySpec) -> Reply {
     let int = |number: i32| Reply::Int(number.into());
     let (first, last, step) = spec.range;
-    let kind = |kind: &'static str, facts: Vec<(Reply, Reply)>| {
-        Reply::Map(vec![(Reply::word("type"), Reply::word(kind)), (Reply::word("spec"), Reply::Map(facts))])
+    let kind = |kind: &'static str, facts: Vec<(&'static str, Reply)>| {
+        Reply::Map(vec![("type", Reply::bytes(kind)), ("spec", Reply::Map(facts))])
     };
-    let numbers = |names: [(&'static str, i32); 3]| {
-        names.into_iter().map(|(name, number)| (Reply::word(name), int(number))).collect::<Vec<_>>()
-    };
+    let numbers = |names: [(&'static str, i32); 3]| names.map(|(name, number)| (name, int(number))).to_vec();
     let find = match step {
         0 => kind("keynum", numbers([("keynumidx", 0), ("firstkey", 1), ("keystep", 1)])),
         _ => kind("range", numbers([("lastkey", last), ("keystep", step), ("limit", 0)])),
     };
     let mut facts = Vec::new();
     if !spec.notes.is_empty() {
-        facts.push((Reply::word("notes"), Reply::word(spec.notes)));
+        facts.push(("notes", Reply::bytes(spec.notes)));
     }
-    facts.push((Reply::word("flags"), words(spec.flags.split(' '))));
-    facts.push((Reply::word("begin_search"), kind("index", vec![(Reply::word("index"), int(first))])));
-    facts.push((Reply::word("find_keys"), find));
+    facts.push(("flags", words(spec.flags.split(' '))));
+    facts.push(("begin_search", kind("index", vec![("index", int(first))])));
+    facts.push(("find_keys", find));
     Reply::Map(facts)
 }
 
@@ -67,15 +65,15 @@ pub(super) static ALL: LazyLock<Reply> = LazyLock::new(|| {
     Reply::Array(commands.map(|(_, told)| Reply::Fixed(told)).collect())
 });
 
-/// Every row of the table as COMMAND DOCS tells it, in their order: name and facts.
-static ROWS_TOLD: LazyLock<Vec<(Reply, Reply)>> = LazyLock::new(|| TABLE.iter().map(document).collect());
+/// Every row of the table as COMMAND DOCS tells it, in their order.
+static ROWS_TOLD: LazyLock<Vec<Reply>> = LazyLock::new(|| TABLE.iter().map(document).collect());
 
-fn documented((name, facts): &'static (Reply, Reply)) -> (Reply, Reply) {
-    (Reply::Fixed(name), Reply::Fixed(facts))
+fn documented(place: usize) -> (&'static str, Reply) {
+    (&UNITS[place].name, Reply::Fixed(&ROWS_TOLD[place]))
 }
 
 /// All of them.
-pub(super) static DOCUMENTS: LazyLock<Reply> = LazyLock::new(|| Reply::Map(ROWS_TOLD.iter().map(documented).collect()));
+pub(super) static DOCUMENTS: LazyLock<Reply> = LazyLock::new(|| Reply::Map((0..TABLE.len()).map(documented).collect()));
 
 /// Collects what is told of each name, unless that is too much.
 fn told<T>(each: impl Iterator<Item = T>, memory: impl Fn(&T) -> usize) -> Result<Vec<T>, Error> {
@@ -99,8 +97,8 @@ pub(super) fn describe_named(names: Args<'_>) -> Result<Reply, Error> {
 
 /// The documentation of commands by name.
 pub(super) fn document_named(names: Args<'_>) -> Result<Reply, Error> {
-    let each = names.iter().filter_map(lookup).map(|row| documented(&ROWS_TOLD[redis::place_of_row(row)]));
-    told(each, |(name, facts)| name.memory() + facts.memory()).map(Reply::Map)
+    let each = names.iter().filter_map(lookup).map(|row| documented(redis::place_of_row(row)));
+    told(each, |(name, facts)| name.len() + facts.memory()).map(Reply::Map)
 }
 
 /// Names of commands and subcommands, of all or of those that a filter picks.
@@ -122,23 +120,15 @@ pub(super) fn list(cx: &mut Context<'_>, filter: Args<'_>) -> Result<Reply, Erro
     if kind.is_some_and(|kind| !["ACLCAT", "PATTERN", "MODULE"].iter().any(|known| is(kind, known))) {
         return Err(SYNTAX);
     }
-    let picked = UNITS.iter().filter(|unit| picks(unit)).map(|unit| text(&unit.name)).collect();
+    let picked = UNITS.iter().filter(|unit| picks(unit)).map(|unit| Reply::bytes(&*unit.name)).collect();
     cx.waits.looked_at += spent / STEPS_OF_A_KEY;
     Ok(Reply::Array(picked))
 }
 
-fn text(text: &str) -> Reply {
-    Reply::Value(Blob::Owned(text.as_bytes().to_vec()))
-}
-
 /// A row as COMMAND DOCS tells it.
-fn document(row: &Row) -> (Reply, Reply) {
-    let facts = vec![
-        (Reply::word("summary"), Reply::word(row.summary)),
-        (Reply::word("since"), Reply::word(row.since)),
-        (Reply::word("group"), Reply::word(row.group)),
-    ];
-    (text(&row.name.to_ascii_lowercase()), Reply::Map(facts))
+fn document(row: &Row) -> Reply {
+    let facts = [("summary", row.summary), ("since", row.since), ("group", row.group)];
+    Reply::Map(facts.map(|(name, fact)| (name, Reply::bytes(fact))).into())
 }
 
 /// The keys among the words of a command, each with how it is used if that is asked.
@@ -162,7 +152,7 @@ pub(super) fn keys_of(line: Args<'_>, with_flags: bool) -> Result<Reply, Error> 
         };
         let flags = words(spec.in_words(row, line).flags.split(' '));
         found.extend(keys.map(|key| {
-            let key = Reply::Value(Blob::Owned(key.to_vec()));
+            let key = Reply::bytes(key);
             if with_flags { Reply::Array(vec![key, flags.clone()]) } else { key }
         }));
     }
@@ -173,7 +163,7 @@ pub(super) fn keys_of(line: Args<'_>, with_flags: bool) -> Result<Reply, Error> 
 pub(super) fn memory_stats(cx: &Context<'_>) -> Reply {
     let stats = cx.stats();
     let clients = cx.engine.client_bytes();
-    let number = |name: &'static str, number: u64| (Reply::word(name), Reply::Int(number as i64));
+    let number = |name: &'static str, number: u64| (name, Reply::Int(number as i64));
     Reply::Map(vec![
         number("total.allocated", stats.used + clients),
         number("clients.normal", clients),

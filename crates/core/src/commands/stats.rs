@@ -15,9 +15,9 @@ pub(crate) fn stats(cx: &Context<'_>, section: Option<&[u8]>) -> Result<Reply, E
         None => general(cx),
         Some(b"settings") => settings(cx),
         Some(b"items") => items(cx),
-        Some(b"sizes") => table(vec![("sizes_status", Reply::Word("disabled"))]),
+        Some(b"sizes") => Reply::Map(vec![("sizes_status", Reply::Word("disabled"))]),
         // There are no slabs, and keys are not listed here.
-        Some(b"slabs" | b"cachedump") => table(Vec::new()),
+        Some(b"slabs" | b"cachedump") => Reply::Map(Vec::new()),
         Some(b"conns") => connections(cx),
         Some(b"reset") => {
             let mut baseline = cx.engine.control.baseline.lock();
@@ -26,10 +26,6 @@ pub(crate) fn stats(cx: &Context<'_>, section: Option<&[u8]>) -> Result<Reply, E
         }
         Some(_) => return Err(Error::new(Kind::Unknown, "ERR unknown section")),
     })
-}
-
-fn table(rows: Vec<(&'static str, Reply)>) -> Reply {
-    Reply::Map(rows.into_iter().map(|(name, value)| (Reply::Word(name), value)).collect())
 }
 
 fn load(counter: &AtomicU64) -> u64 {
@@ -74,13 +70,13 @@ fn general(cx: &Context<'_>) -> Reply {
     for (name, count) in counted(cx) {
         rows.push((name, number(count.saturating_sub(baseline.get(name).copied().unwrap_or(0)))));
     }
-    table(rows)
+    Reply::Map(rows)
 }
 
 fn settings(cx: &Context<'_>) -> Reply {
     let (engine, limits) = (cx.engine, &cx.engine.limits);
     let yes = |is: bool| Reply::Word(if is { "yes" } else { "no" });
-    table(vec![
+    Reply::Map(vec![
         ("maxbytes", Reply::Int(engine.store.options().memory as i64)),
         ("tcpport", Reply::Int(engine.facts.port.into())),
         ("udpport", Reply::Int(0)),
@@ -98,9 +94,9 @@ fn settings(cx: &Context<'_>) -> Reply {
 fn items(cx: &Context<'_>) -> Reply {
     let store = cx.engine.store.stats();
     if store.items == 0 {
-        return table(Vec::new());
+        return Reply::Map(Vec::new());
     }
-    table(vec![
+    Reply::Map(vec![
         ("items:1:number", Reply::Int(store.items as i64)),
         ("items:1:mem_requested", Reply::Int(store.used as i64)),
         ("items:1:evicted", Reply::Int(store.evicted as i64)),
@@ -111,7 +107,7 @@ fn items(cx: &Context<'_>) -> Reply {
 /// What all connections have in common: a session knows no other.
 fn connections(cx: &Context<'_>) -> Reply {
     let counters = &cx.engine.counters;
-    table(vec![
+    Reply::Map(vec![
         ("connected", Reply::Int(load(&counters.connected) as i64)),
         ("buffer_bytes", Reply::Int(cx.engine.client_bytes() as i64)),
     ])

@@ -114,7 +114,7 @@ fn add(cx: &mut Context<'_>, key: Key<'_>, by: &[u8]) -> Result<Reply, Error> {
             Some(_) => entry.replace(sum.as_bytes())?,
             None => entry.set(sum.as_bytes(), &Meta::default())?,
         };
-        Ok(Reply::Value(Blob::Owned(sum.into_bytes())))
+        Ok(Reply::bytes(sum))
     })
 }
 

@@ -439,9 +439,7 @@ fn append_filled(reply: &Reply, out: &mut Vec<u8>) {
 fn append_facts(reply: &Reply, scratch: &[u8], out: &mut Vec<u8>) {
     let Reply::Map(facts) = reply else { return };
     for (name, fact) in facts {
-        let Reply::Value(Blob::Owned(name)) = name else { continue };
-        let name = String::from_utf8_lossy(name);
-        if name == "version" {
+        if *name == "version" {
             let version = if let Reply::Int(version @ 1..) = fact { Some(*version as u64) } else { None };
             append_number("version", version, out);
             continue;

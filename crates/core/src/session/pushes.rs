@@ -72,10 +72,10 @@ impl Session {
         let list = |keys: Vec<Arc<[u8]>>| keys.into_iter().map(|key| Reply::Value(Blob::Shared(key))).collect();
         let keys = keys.map_or(Reply::NoArray, |keys| Reply::Array(list(keys)));
         if self.client.resp == 3 {
-            resp::encode(&Reply::Push(vec![Reply::word("invalidate"), keys]), true, &[], out);
+            resp::encode(&Reply::Push(vec![Reply::bytes("invalidate"), keys]), true, &[], out);
         } else if self.client.only_listens() {
-            let channel = Reply::word("__redis__:invalidate");
-            resp::encode(&Reply::Push(vec![Reply::word("message"), channel, keys]), false, &[], out);
+            let channel = Reply::bytes("__redis__:invalidate");
+            resp::encode(&Reply::Push(vec![Reply::bytes("message"), channel, keys]), false, &[], out);
         }
     }
 
@@ -87,7 +87,7 @@ impl Session {
         let Some(options) = self.client.tracking.as_mut().filter(redirected) else { return };
         options.broken = true;
         if self.client.resp == 3 {
-            let push = Reply::Push(vec![Reply::word("tracking-redir-broken"), Reply::Int(target as i64)]);
+            let push = Reply::Push(vec![Reply::bytes("tracking-redir-broken"), Reply::Int(target as i64)]);
             resp::encode(&push, true, &[], out);
         }
     }
@@ -100,7 +100,7 @@ impl Session {
             self.client.holds.add(hold, |hold| store.stands(hold, connection));
             Reply::Array(vec![Reply::Value(Blob::Shared(key.clone())), Reply::Int(*token as i64)])
         });
-        let push = Reply::Push(std::iter::once(Reply::word("load")).chain(each).collect());
+        let push = Reply::Push(std::iter::once(Reply::bytes("load")).chain(each).collect());
         resp::encode(&push, true, &[], out);
     }
 }

@@ -196,7 +196,7 @@ impl Session {
                     self.give_back(engine, run.now.mono, &waits);
                     run.errors += u64::from(matches!(reply, Reply::Error(_)));
                     let number = Reply::Int(waits.number as i64);
-                    let push = Reply::Push(vec![Reply::word("outcome"), number, reply]);
+                    let push = Reply::Push(vec![Reply::bytes("outcome"), number, reply]);
                     resp::encode(&push, true, &run.scratch.values, out);
                 }
             }

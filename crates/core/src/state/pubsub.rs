@@ -159,7 +159,7 @@ fn bytes_of_pattern(name: &[u8], pattern: &Pattern) -> usize {
 }
 
 pub(crate) fn bytes(text: &[u8]) -> Reply {
-    Reply::Value(Blob::Owned(text.to_vec()))
+    Reply::bytes(text)
 }
 
 impl PubSub {
@@ -275,8 +275,8 @@ impl PubSub {
     }
 }
 
-static MESSAGE: LazyLock<Reply> = LazyLock::new(|| Reply::word("message"));
-static PMESSAGE: LazyLock<Reply> = LazyLock::new(|| Reply::word("pmessage"));
+static MESSAGE: LazyLock<Reply> = LazyLock::new(|| Reply::bytes("message"));
+static PMESSAGE: LazyLock<Reply> = LazyLock::new(|| Reply::bytes("pmessage"));
 
 impl Listeners {
     /// Those of them who are still there.

@@ -65,7 +65,7 @@ impl Queue {
             return alone();
         }
         // What has subcommands is read now: one that there is not must not be found out only when the others run.
-        if row.has(flag::SUBCOMMANDS) {
+        if !row.subs.is_empty() {
             let refused = match (row.read)(row, args.from(1)) {
                 Err(error) => Some(Reply::Error(error)),
                 Ok(Command::Client(command)) if command.takes_locks() => Some(alone()),

@@ -1,12 +1,11 @@
 //! What Redis tells of its commands: flags, categories, tips and how each key is used, by command and subcommand. COMMAND
-//! answers it, and the rights of users go by it. Commands that only this server has are
-//! described by their row of the table.
+//! answers it, and the rights of users go by it. It follows from the rows of the table, but for the facts that are here.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::row::{Row, Uses, flag};
-use super::rows::{TABLE, lookup, place};
+use super::rows::{TABLE, place};
 use crate::vocabulary::{Args, integer, is};
 
 /// How the keys of a command are found: index of the first (of their number, if the step is 0), last key relative to it
@@ -85,129 +84,63 @@ pub struct Unit {
     pub row: &'static Row,
 }
 
-type Specs = &'static [(&'static str, Range, &'static str)];
-
-/// Name, arity, flags, keys, categories, tips and uses of keys, as redis-server 7.0 has them.
+/// What redis-server 7.0 tells of commands and subcommands beyond their rows: their names, flags, how they use their keys
+/// (one after another, if in several ways; behind a colon, a remark), categories that follow from nothing else, and tips.
 #[rustfmt::skip]
-static FACTS: &[(&str, i32, &str, Range, &str, &str, Specs)] = &[
-    ("acl", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("acl|cat", -2, "noscript loading stale", (0, 0, 0), "@slow", "", &[]),
-    ("acl|getuser", 3, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "", &[]),
-    ("acl|list", 2, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "", &[]),
-    ("acl|users", 2, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "", &[]),
-    ("acl|whoami", 2, "noscript loading stale", (0, 0, 0), "@slow", "", &[]),
-    ("append", 3, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW insert", (1, 0, 1), "")]),
-    ("auth", -2, "noscript loading stale fast no_auth allow_busy", (0, 0, 0), "@fast @connection", "", &[]),
-    ("client", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("client|caching", 3, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|getname", 2, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|getredir", 2, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|id", 2, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|info", 2, "noscript loading stale", (0, 0, 0), "@slow @connection", "nondeterministic_output", &[]),
-    ("client|kill", -3, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous @connection", "", &[]),
-    ("client|list", -2, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous @connection", "nondeterministic_output", &[]),
-    ("client|no-evict", 3, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous @connection", "", &[]),
-    ("client|reply", 3, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|setinfo", 4, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|setname", 3, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|tracking", -3, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("client|trackinginfo", 2, "noscript loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("command", -1, "loading stale", (0, 0, 0), "@slow @connection", "nondeterministic_output_order", &[]),
-    ("command|count", 2, "loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("command|docs", -2, "loading stale", (0, 0, 0), "@slow @connection", "nondeterministic_output_order", &[]),
-    ("command|getkeys", -4, "loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("command|getkeysandflags", -4, "loading stale", (0, 0, 0), "@slow @connection", "", &[]),
-    ("command|info", -2, "loading stale", (0, 0, 0), "@slow @connection", "nondeterministic_output_order", &[]),
-    ("command|list", -2, "loading stale", (0, 0, 0), "@slow @connection", "nondeterministic_output_order", &[]),
-    ("config", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("config|get", -3, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "", &[]),
-    ("config|resetstat", 2, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "", &[]),
-    ("config|rewrite", 2, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "", &[]),
-    ("config|set", -4, "admin noscript loading stale", (0, 0, 0), "@admin @slow @dangerous", "request_policy:all_nodes response_policy:all_succeeded", &[]),
-    ("copy", -3, "write denyoom", (1, 2, 1), "@keyspace @write @slow", "", &[("RO access", (1, 0, 1), ""), ("OW update", (2, 0, 1), "")]),
-    ("dbsize", 1, "readonly fast", (0, 0, 0), "@keyspace @read @fast", "request_policy:all_shards response_policy:agg_sum", &[]),
-    ("decr", 2, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("decrby", 3, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("del", -2, "write", (1, -1, 1), "@keyspace @write @slow", "request_policy:multi_shard response_policy:agg_sum", &[("RM delete", (1, -1, 1), "")]),
-    ("discard", 1, "noscript loading stale fast allow_busy", (0, 0, 0), "@fast @transaction", "", &[]),
-    ("echo", 2, "loading stale fast", (0, 0, 0), "@fast @connection", "", &[]),
-    ("eval", -3, "noscript stale skip_monitor no_mandatory_keys movablekeys", (0, 0, 0), "@slow @scripting", "", &[("RW access update", (2, 0, 0), "We cannot tell how the keys will be used so we assume the worst, RW and UPDATE")]),
-    ("evalsha", -3, "noscript stale skip_monitor no_mandatory_keys movablekeys", (0, 0, 0), "@slow @scripting", "", &[("RW access update", (2, 0, 0), "")]),
-    ("exec", 1, "noscript loading stale skip_slowlog", (0, 0, 0), "@slow @transaction", "", &[]),
-    ("exists", -2, "readonly fast", (1, -1, 1), "@keyspace @read @fast", "request_policy:multi_shard response_policy:agg_sum", &[("RO", (1, -1, 1), "")]),
-    ("expire", -3, "write fast", (1, 1, 1), "@keyspace @write @fast", "", &[("RW update", (1, 0, 1), "")]),
-    ("expireat", -3, "write fast", (1, 1, 1), "@keyspace @write @fast", "", &[("RW update", (1, 0, 1), "")]),
-    ("expiretime", 2, "readonly fast", (1, 1, 1), "@keyspace @read @fast", "", &[("RO access", (1, 0, 1), "")]),
-    ("flushall", -1, "write", (0, 0, 0), "@keyspace @write @slow @dangerous", "request_policy:all_shards response_policy:all_succeeded", &[]),
-    ("flushdb", -1, "write", (0, 0, 0), "@keyspace @write @slow @dangerous", "request_policy:all_shards response_policy:all_succeeded", &[]),
-    ("function", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("function|flush", -2, "write noscript", (0, 0, 0), "@write @slow @scripting", "request_policy:all_shards response_policy:all_succeeded", &[]),
-    ("get", 2, "readonly fast", (1, 1, 1), "@read @string @fast", "", &[("RO access", (1, 0, 1), "")]),
-    ("getdel", 2, "write fast", (1, 1, 1), "@write @string @fast", "", &[("RW access delete", (1, 0, 1), "")]),
-    ("getex", -2, "write fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "RW and UPDATE because it changes the TTL")]),
-    ("getrange", 4, "readonly", (1, 1, 1), "@read @string @slow", "", &[("RO access", (1, 0, 1), "")]),
-    ("getset", 3, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("hello", -1, "noscript loading stale fast no_auth allow_busy", (0, 0, 0), "@fast @connection", "", &[]),
-    ("incr", 2, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("incrby", 3, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("incrbyfloat", 3, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("info", -1, "loading stale", (0, 0, 0), "@slow @dangerous", "nondeterministic_output request_policy:all_shards response_policy:special", &[]),
-    ("keys", 2, "readonly", (0, 0, 0), "@keyspace @read @slow @dangerous", "request_policy:all_shards nondeterministic_output_order", &[]),
-    ("lastsave", 1, "loading stale fast", (0, 0, 0), "@admin @fast @dangerous", "nondeterministic_output", &[]),
-    ("memory", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("memory|purge", 2, "", (0, 0, 0), "@slow", "request_policy:all_shards response_policy:all_succeeded", &[]),
-    ("memory|stats", 2, "", (0, 0, 0), "@slow", "nondeterministic_output request_policy:all_shards response_policy:special", &[]),
-    ("memory|usage", -3, "readonly", (2, 2, 1), "@read @slow", "", &[("RO", (2, 0, 1), "")]),
-    ("mget", -2, "readonly fast", (1, -1, 1), "@read @string @fast", "request_policy:multi_shard", &[("RO access", (1, -1, 1), "")]),
-    ("move", 3, "write fast", (1, 1, 1), "@keyspace @write @fast", "", &[("RW access update", (1, 0, 1), "")]),
-    ("mset", -3, "write denyoom", (1, -1, 2), "@write @string @slow", "request_policy:multi_shard response_policy:all_succeeded", &[("OW update", (1, -1, 2), "")]),
-    ("msetnx", -3, "write denyoom", (1, -1, 2), "@write @string @slow", "request_policy:multi_shard response_policy:agg_min", &[("OW insert", (1, -1, 2), "")]),
-    ("multi", 1, "noscript loading stale fast allow_busy", (0, 0, 0), "@fast @transaction", "", &[]),
-    ("object", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("object|encoding", 3, "readonly", (2, 2, 1), "@keyspace @read @slow", "nondeterministic_output", &[("RO", (2, 0, 1), "")]),
-    ("object|freq", 3, "readonly", (2, 2, 1), "@keyspace @read @slow", "nondeterministic_output", &[("RO", (2, 0, 1), "")]),
-    ("object|idletime", 3, "readonly", (2, 2, 1), "@keyspace @read @slow", "nondeterministic_output", &[("RO", (2, 0, 1), "")]),
-    ("object|refcount", 3, "readonly", (2, 2, 1), "@keyspace @read @slow", "nondeterministic_output", &[("RO", (2, 0, 1), "")]),
-    ("persist", 2, "write fast", (1, 1, 1), "@keyspace @write @fast", "", &[("RW update", (1, 0, 1), "")]),
-    ("pexpire", -3, "write fast", (1, 1, 1), "@keyspace @write @fast", "", &[("RW update", (1, 0, 1), "")]),
-    ("pexpireat", -3, "write fast", (1, 1, 1), "@keyspace @write @fast", "", &[("RW update", (1, 0, 1), "")]),
-    ("pexpiretime", 2, "readonly fast", (1, 1, 1), "@keyspace @read @fast", "", &[("RO access", (1, 0, 1), "")]),
-    ("ping", -1, "fast", (0, 0, 0), "@fast @connection", "request_policy:all_shards response_policy:all_succeeded", &[]),
-    ("psetex", 4, "write denyoom", (1, 1, 1), "@write @string @slow", "", &[("OW update", (1, 0, 1), "")]),
-    ("psubscribe", -2, "pubsub noscript loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("pttl", 2, "readonly fast", (1, 1, 1), "@keyspace @read @fast", "nondeterministic_output", &[("RO access", (1, 0, 1), "")]),
-    ("publish", 3, "pubsub loading stale fast", (0, 0, 0), "@pubsub @fast", "", &[]),
-    ("pubsub", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("pubsub|channels", -2, "pubsub loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("pubsub|numpat", 2, "pubsub loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("pubsub|numsub", -2, "pubsub loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("punsubscribe", -1, "pubsub noscript loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("quit", -1, "noscript loading stale fast no_auth allow_busy", (0, 0, 0), "@fast @connection", "", &[]),
-    ("randomkey", 1, "readonly", (0, 0, 0), "@keyspace @read @slow", "request_policy:all_shards nondeterministic_output", &[]),
-    ("rename", 3, "write", (1, 2, 1), "@keyspace @write @slow", "", &[("RW access delete", (1, 0, 1), ""), ("OW update", (2, 0, 1), "")]),
-    ("renamenx", 3, "write fast", (1, 2, 1), "@keyspace @write @fast", "", &[("RW access delete", (1, 0, 1), ""), ("OW insert", (2, 0, 1), "")]),
-    ("reset", 1, "noscript loading stale fast no_auth allow_busy", (0, 0, 0), "@fast @connection", "", &[]),
-    ("scan", -2, "readonly", (0, 0, 0), "@keyspace @read @slow", "nondeterministic_output request_policy:special", &[]),
-    ("script", -2, "", (0, 0, 0), "@slow", "", &[]),
-    ("script|exists", -3, "noscript", (0, 0, 0), "@slow @scripting", "request_policy:all_shards response_policy:agg_logical_and", &[]),
-    ("script|flush", -2, "noscript", (0, 0, 0), "@slow @scripting", "request_policy:all_nodes response_policy:all_succeeded", &[]),
-    ("script|load", 3, "noscript stale", (0, 0, 0), "@slow @scripting", "request_policy:all_nodes response_policy:all_succeeded", &[]),
-    ("select", 2, "loading stale fast", (0, 0, 0), "@fast @connection", "", &[]),
-    ("set", -3, "write denyoom", (1, 1, 1), "@write @string @slow", "", &[("RW access update variable_flags", (1, 0, 1), "RW and ACCESS due to the optional `GET` argument")]),
-    ("setex", 4, "write denyoom", (1, 1, 1), "@write @string @slow", "", &[("OW update", (1, 0, 1), "")]),
-    ("setnx", 3, "write denyoom fast", (1, 1, 1), "@write @string @fast", "", &[("OW insert", (1, 0, 1), "")]),
-    ("setrange", 4, "write denyoom", (1, 1, 1), "@write @string @slow", "", &[("RW update", (1, 0, 1), "")]),
-    ("strlen", 2, "readonly fast", (1, 1, 1), "@read @string @fast", "", &[("RO", (1, 0, 1), "")]),
-    ("subscribe", -2, "pubsub noscript loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("substr", 4, "readonly", (1, 1, 1), "@read @string @slow", "", &[("RO access", (1, 0, 1), "")]),
-    ("time", 1, "loading stale fast", (0, 0, 0), "@fast", "nondeterministic_output", &[]),
-    ("touch", -2, "readonly fast", (1, -1, 1), "@keyspace @read @fast", "request_policy:multi_shard response_policy:agg_sum", &[("RO", (1, -1, 1), "")]),
-    ("ttl", 2, "readonly fast", (1, 1, 1), "@keyspace @read @fast", "nondeterministic_output", &[("RO access", (1, 0, 1), "")]),
-    ("type", 2, "readonly fast", (1, 1, 1), "@keyspace @read @fast", "", &[("RO", (1, 0, 1), "")]),
-    ("unlink", -2, "write fast", (1, -1, 1), "@keyspace @write @fast", "request_policy:multi_shard response_policy:agg_sum", &[("RM delete", (1, -1, 1), "")]),
-    ("unsubscribe", -1, "pubsub noscript loading stale", (0, 0, 0), "@pubsub @slow", "", &[]),
-    ("unwatch", 1, "noscript loading stale fast allow_busy", (0, 0, 0), "@fast @transaction", "", &[]),
-    ("watch", -2, "noscript loading stale fast allow_busy", (1, -1, 1), "@fast @transaction", "", &[("RO", (1, -1, 1), "")]),
+static FACTS: &[(&str, &str, &str, &str, &str)] = &[
+    ("acl client config function memory object pubsub script", "", "", "", ""),
+    ("append", "write denyoom fast", "RW insert", "", ""),
+    ("auth hello quit reset", "noscript loading stale fast no_auth allow_busy", "", "", ""),
+    ("command command|docs command|info command|list", "loading stale", "", "connection", "nondeterministic_output_order"),
+    ("copy", "write denyoom", "RO access|OW update", "", ""),
+    ("dbsize", "readonly fast", "", "keyspace", "request_policy:all_shards response_policy:agg_sum"),
+    ("del", "write", "RM delete", "", "request_policy:multi_shard response_policy:agg_sum"),
+    ("discard multi unwatch", "noscript loading stale fast allow_busy", "", "", ""),
+    ("echo select", "loading stale fast", "", "", ""),
+    ("eval", "noscript stale skip_monitor no_mandatory_keys movablekeys", "RW access update: We cannot tell how the keys will be used so we assume the worst, RW and UPDATE", "", ""),
+    ("evalsha", "noscript stale skip_monitor no_mandatory_keys movablekeys", "RW access update", "", ""),
+    ("exec", "noscript loading stale skip_slowlog", "", "", ""),
+    ("exists touch", "readonly fast", "RO", "", "request_policy:multi_shard response_policy:agg_sum"),
+    ("expire expireat persist pexpire pexpireat", "write fast", "RW update", "", ""),
+    ("flushall flushdb", "write", "", "keyspace dangerous", "request_policy:all_shards response_policy:all_succeeded"),
+    ("getdel", "write fast", "RW access delete", "", ""),
+    ("getex", "write fast", "RW access update: RW and UPDATE because it changes the TTL", "", ""),
+    ("info", "loading stale", "", "dangerous", "nondeterministic_output request_policy:all_shards response_policy:special"),
+    ("keys", "readonly", "", "dangerous", "request_policy:all_shards nondeterministic_output_order"),
+    ("lastsave", "loading stale fast", "", "admin dangerous", "nondeterministic_output"),
+    ("mget", "readonly fast", "RO access", "", "request_policy:multi_shard"),
+    ("mset", "write denyoom", "OW update", "", "request_policy:multi_shard response_policy:all_succeeded"),
+    ("msetnx", "write denyoom", "OW insert", "", "request_policy:multi_shard response_policy:agg_min"),
+    ("ping", "fast", "", "", "request_policy:all_shards response_policy:all_succeeded"),
+    ("psubscribe punsubscribe subscribe unsubscribe", "pubsub noscript loading stale", "", "", ""),
+    ("pttl ttl", "readonly fast", "RO access", "", "nondeterministic_output"),
+    ("publish", "pubsub loading stale fast", "", "", ""),
+    ("randomkey", "readonly", "", "", "request_policy:all_shards nondeterministic_output"),
+    ("rename", "write", "RW access delete|OW update", "", ""),
+    ("renamenx", "write fast", "RW access delete|OW insert", "", ""),
+    ("scan", "readonly", "", "", "nondeterministic_output request_policy:special"),
+    ("set", "write denyoom", "RW access update variable_flags: RW and ACCESS due to the optional `GET` argument", "", ""),
+    ("setnx", "write denyoom fast", "OW insert", "", ""),
+    ("setrange", "write denyoom", "RW update", "", ""),
+    ("strlen type", "readonly fast", "RO", "", ""),
+    ("time", "loading stale fast", "", "", "nondeterministic_output"),
+    ("unlink", "write fast", "RM delete", "", "request_policy:multi_shard response_policy:agg_sum"),
+    ("watch", "noscript loading stale fast allow_busy", "RO", "", ""),
+    ("acl|cat acl|whoami client|caching client|getname client|getredir client|id client|reply client|setinfo client|setname client|tracking client|trackinginfo", "noscript loading stale", "", "", ""),
+    ("acl|getuser acl|list acl|users client|kill client|no-evict config|get config|resetstat config|rewrite", "admin noscript loading stale", "", "", ""),
+    ("client|info", "noscript loading stale", "", "", "nondeterministic_output"),
+    ("client|list", "admin noscript loading stale", "", "", "nondeterministic_output"),
+    ("command|count command|getkeys command|getkeysandflags", "loading stale", "", "connection", ""),
+    ("config|set", "admin noscript loading stale", "", "", "request_policy:all_nodes response_policy:all_succeeded"),
+    ("function|flush", "write noscript", "", "", "request_policy:all_shards response_policy:all_succeeded"),
+    ("memory|purge", "", "", "", "request_policy:all_shards response_policy:all_succeeded"),
+    ("memory|stats", "", "", "", "nondeterministic_output request_policy:all_shards response_policy:special"),
+    ("memory|usage", "readonly", "RO", "", ""),
+    ("object|encoding object|freq object|idletime object|refcount", "readonly", "RO", "", "nondeterministic_output"),
+    ("pubsub|channels pubsub|numpat pubsub|numsub", "pubsub loading stale", "", "", ""),
+    ("script|exists", "noscript", "", "", "request_policy:all_shards response_policy:agg_logical_and"),
+    ("script|flush", "noscript", "", "", "request_policy:all_nodes response_policy:all_succeeded"),
+    ("script|load", "noscript stale", "", "", "request_policy:all_nodes response_policy:all_succeeded"),
 ];
 
 /// Commands and subcommands of Redis that are not here: rules of users may name them, to no effect.
@@ -241,75 +174,108 @@ const ABSENT: &str = "\
     zrangestore zrank zrem zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex \
     zrevrangebyscore zrevrank zscan zscore zunion zunionstore";
 
-/// Categories of Redis, in its order, and those of this server.
+/// Categories of Redis, in its order, and those of this server, as COMMAND tells them.
 #[rustfmt::skip]
 pub const CATEGORIES: [&str; 23] = [
-    "keyspace", "read", "write", "set", "sortedset", "list", "hash", "string", "bitmap", "hyperloglog", "geo",
-    "stream", "pubsub", "admin", "fast", "slow", "blocking", "dangerous", "connection", "transaction", "scripting",
-    "cache", "loader",
+    "@keyspace", "@read", "@write", "@set", "@sortedset", "@list", "@hash", "@string", "@bitmap", "@hyperloglog", "@geo",
+    "@stream", "@pubsub", "@admin", "@fast", "@slow", "@blocking", "@dangerous", "@connection", "@transaction", "@scripting",
+    "@cache", "@loader",
 ];
 
 /// The place of the command by which a loader worker answers.
 pub const FILL: usize = place("CACHE.FILL");
 
+/// Words of COMMAND for flags of a row.
+const WORDS: [(u32, &str); 6] = [
+    (flag::WRITE, "write"),
+    (flag::READ, "readonly"),
+    (flag::DENY_OOM, "denyoom"),
+    (flag::ADMIN, "admin"),
+    (flag::FAST, "fast"),
+    (flag::NO_AUTH, "no_auth"),
+];
+
+/// Categories that follow from the group of a command, or from one of its words.
+const IMPLIED: [(&str, &str); 12] = [
+    ("generic", "keyspace"),
+    ("readonly", "read"),
+    ("write", "write"),
+    ("string", "string"),
+    ("pubsub", "pubsub"),
+    ("admin", "admin"),
+    ("admin", "dangerous"),
+    ("fast", "fast"),
+    ("connection", "connection"),
+    ("transactions", "transaction"),
+    ("scripting", "scripting"),
+    ("cache", "cache"),
+];
+
 impl Unit {
-    /// A command that Redis does not have.
-    fn own(row: &'static Row) -> Unit {
-        const FLAGS: [(u32, &str); 6] = [
-            (flag::WRITE, "write"),
-            (flag::READ, "readonly"),
-            (flag::DENY_OOM, "denyoom"),
-            (flag::ADMIN, "admin"),
-            (flag::FAST, "fast"),
-            (flag::NO_AUTH, "no_auth"),
-        ];
-        let has = |bit| row.has(bit);
-        let rest = [
-            (row.group == "cache", "@cache"),
-            (row.group == "string", "@string"),
-            (has(flag::READ), "@read"),
-            (has(flag::WRITE), "@write"),
-            (has(flag::ADMIN), "@admin"),
-            (has(flag::FAST), "@fast"),
-            (!has(flag::FAST), "@slow"),
-            (has(flag::ADMIN), "@dangerous"),
-            (has(flag::CONNECTION), "@connection"),
-            (has(flag::LOADER), "@loader"),
-        ];
-        let flags = match (has(flag::READ) || has(flag::LOAD) || !has(flag::WRITE), has(flag::WRITE)) {
-            (true, true) => "RW access update",
-            (true, false) => "RO access",
-            (false, _) => "OW update",
+    /// A command, or its subcommand with so many arguments.
+    fn new(row: &'static Row, sub: Option<&(&str, i32)>) -> Unit {
+        let mut name = row.name.to_ascii_lowercase();
+        let (mut arity, mut keys) = (row.arity, if row.subs.is_empty() { row.keys } else { (0, 0, 0) });
+        if let Some((sub, count)) = sub {
+            (name, arity) = (format!("{name}|{sub}"), *count);
+        }
+        let fact = FACTS.iter().find(|fact| fact.0.split(' ').any(|known| known == name));
+        let (flags, uses, more, tips) = match fact {
+            Some((_, flags, uses, more, tips)) => (flags.split_whitespace().collect(), *uses, *more, *tips),
+            None => Unit::own(row),
         };
-        let (first, last, step) = row.keys;
-        // COMMAND counts the last key from the first, unless it counts from the end.
-        let range = (first, if last < 0 { last } else { last - first }, step);
-        let specs = if first == 0 { Vec::new() } else { vec![KeySpec::new(flags, range, "")] };
+        let (uses, notes) = uses.split_once(": ").unwrap_or((uses, ""));
+        if sub.is_some() && !uses.is_empty() {
+            keys = (2, 2, 1);
+        }
+        let (first, last, step) = keys;
+        // COMMAND counts the last key from the first, unless it counts from the end. Without a place the keys are counted.
+        let range = |at: i32| match (first, uses.contains('|')) {
+            (0, _) => (2, 0, 0),
+            (_, true) => (first + at, 0, 1),
+            _ => (first, if last < 0 { last } else { last - first }, step),
+        };
+        let uses = uses.split('|').filter(|flags| !flags.is_empty());
+        // What has subcommands does nothing itself that its group says.
+        let group = if row.subs.is_empty() || sub.is_some() { row.group } else { "" };
+        let follows = |category: &str| {
+            let implied = |(from, to): &(&str, &str)| *to == category && (*from == group || flags.contains(from));
+            let slow = category == "slow" && !flags.contains(&"fast");
+            slow || IMPLIED.iter().any(implied) || more.split(' ').any(|known| known == category)
+        };
         Unit {
-            name: row.name.to_ascii_lowercase(),
-            arity: row.arity,
-            flags: FLAGS.iter().filter(|(bit, _)| has(*bit)).map(|(_, word)| *word).collect(),
-            keys: row.keys,
-            categories: rest.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect(),
-            tips: Vec::new(),
-            specs,
+            categories: CATEGORIES.into_iter().filter(|category| follows(&category[1..])).collect(),
+            specs: (0..).zip(uses).map(|(at, flags)| KeySpec::new(flags, range(at), notes)).collect(),
+            tips: tips.split_whitespace().collect(),
+            name,
+            arity,
+            flags,
+            keys,
             row,
         }
     }
 
-    fn known(fact: &(&'static str, i32, &'static str, Range, &'static str, &'static str, Specs)) -> Unit {
-        let (name, arity, flags, keys, categories, tips, specs) = *fact;
-        let command = name.split('|').next().unwrap_or_default();
-        Unit {
-            name: name.to_owned(),
-            arity,
-            flags: flags.split_whitespace().collect(),
-            keys,
-            categories: categories.split_whitespace().collect(),
-            tips: tips.split_whitespace().collect(),
-            specs: specs.iter().map(|(flags, range, notes)| KeySpec::new(flags, *range, notes)).collect(),
-            row: lookup(command.as_bytes()).expect("a row of the table"),
-        }
+    /// What follows from the row of a command: flags, how it uses its keys, other categories, and no tips.
+    fn own(row: &Row) -> (Vec<&'static str>, &'static str, &'static str, &'static str) {
+        let reads = row.has(flag::READ | flag::LOAD) || !row.has(flag::WRITE);
+        let uses = match (row.keys.0 > 0, reads, row.has(flag::WRITE)) {
+            (false, ..) => "",
+            (_, true, true) => "RW access update",
+            (_, true, false) => "RO access",
+            (_, false, _) => "OW update",
+        };
+        let more = match (row.has(flag::CONNECTION), row.has(flag::LOADER)) {
+            (true, true) => "connection loader",
+            (true, false) => "connection",
+            (false, loader) => {
+                if loader {
+                    "loader"
+                } else {
+                    ""
+                }
+            }
+        };
+        (WORDS.iter().filter(|(bit, _)| row.has(*bit)).map(|(_, word)| *word).collect(), uses, more, "")
     }
 
     /// Whether it is in a category.
@@ -330,10 +296,8 @@ impl Unit {
 
 /// Commands in the order of the table, then subcommands.
 pub static UNITS: LazyLock<Vec<Unit>> = LazyLock::new(|| {
-    let known = |name: &str| FACTS.iter().find(|fact| fact.0 == name);
-    let commands =
-        TABLE.iter().map(|row| known(&row.name.to_ascii_lowercase()).map_or_else(|| Unit::own(row), Unit::known));
-    commands.chain(FACTS.iter().filter(|fact| fact.0.contains('|')).map(Unit::known)).collect()
+    let subs = |row: &'static Row| row.subs.iter().map(move |sub| Unit::new(row, Some(sub)));
+    TABLE.iter().map(|row| Unit::new(row, None)).chain(TABLE.iter().flat_map(subs)).collect()
 });
 
 /// Places of the units, by name.
@@ -367,7 +331,7 @@ pub fn place_in(row: &'static Row, args: Args<'_>) -> usize {
         place_of(&format!("{}|{}", row.name, String::from_utf8_lossy(sub)))
     };
     let place = place_of_row(row);
-    if row.has(flag::SUBCOMMANDS) { sub().unwrap_or(place) } else { place }
+    if row.subs.is_empty() { place } else { sub().unwrap_or(place) }
 }
 
 #[cfg(test)]
@@ -375,10 +339,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_and_their_subcommands_fit_together() {
-        for (place, row) in TABLE.iter().enumerate() {
-            assert_eq!(row.has(flag::SUBCOMMANDS), UNITS[place].subs().next().is_some(), "{}", row.name);
-            assert!(row.granted_by.iter().all(|name| lookup(name.as_bytes()).is_some()), "{}", row.name);
+    fn rows_fit_together() {
+        for row in TABLE {
+            assert!(row.granted_by.iter().all(|name| place_of(name).is_some()), "{}", row.name);
             assert_eq!(place_of_row(row), place_of(row.name).unwrap());
         }
     }

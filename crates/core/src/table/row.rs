@@ -1,6 +1,6 @@
 //! A row of the table: what is known of a command, whatever its arguments.
 
-use crate::vocabulary::{Args, Command, Error, Kind};
+use crate::vocabulary::{Args, Command, Error, Kind, is};
 
 /// What a command does, for permissions and for those who ask COMMAND.
 pub mod flag {
@@ -26,8 +26,6 @@ pub mod flag {
     pub const TRANSACTION: u32 = 512;
     /// May not be queued in a transaction: it would wait, or change what the connection is.
     pub const ALONE: u32 = 1024;
-    /// Its first argument says what it does.
-    pub const SUBCOMMANDS: u32 = 1 << 11;
     /// Its words are no keys, and few of them are taken.
     pub const FEW_WORDS: u32 = 1 << 12;
     /// A client of RESP2 may ask it while it listens to channels.
@@ -130,6 +128,13 @@ pub struct Row {
     pub fast: Option<Fast>,
     /// Whoever may run one of these commands may run it, too.
     pub granted_by: &'static [&'static str],
+    /// What its first argument may ask for, with the number of arguments, as `arity` with both names among them.
+    pub subs: &'static [(&'static str, i32)],
+}
+
+/// Whether so many arguments are what an arity says.
+fn fits(arity: i32, count: usize) -> bool {
+    if arity < 0 { count as i32 >= -arity } else { count as i32 == arity }
 }
 
 impl Row {
@@ -141,14 +146,14 @@ impl Row {
 
     /// Whether so many arguments, the name among them, are what the command takes.
     pub fn takes(&self, count: usize) -> bool {
-        if self.arity < 0 { count as i32 >= -self.arity } else { count as i32 == self.arity }
+        fits(self.arity, count)
     }
 
     /// Whether a request of so many arguments has more words than one may have whose words are no keys: each costs more than
     /// its bytes, and no client has reason to ask for thousands at a time.
     #[inline]
     pub fn is_too_wordy(&self, count: usize) -> bool {
-        count > MAX_WORDS && self.has(flag::SUBCOMMANDS | flag::FEW_WORDS)
+        count > MAX_WORDS && (self.has(flag::FEW_WORDS) || !self.subs.is_empty())
     }
 
     /// The keys among `args`, of which the name is the first.
@@ -172,14 +177,22 @@ impl Row {
         Error::with(Kind::Malformed, format!("ERR wrong number of arguments for '{name}' command"))
     }
 
+    /// The subcommand that is asked for by the arguments behind the name.
+    pub(super) fn sub(&self, args: Args<'_>) -> Result<&'static str, Error> {
+        let asked = args.get(0).unwrap_or_default();
+        let (name, arity) =
+            self.subs.iter().find(|(name, _)| is(asked, name)).ok_or_else(|| self.unknown_subcommand(asked))?;
+        if fits(*arity, args.len() + 1) { Ok(name) } else { Err(self.wrong_subcommand_arity(name)) }
+    }
+
     /// There is no such subcommand.
-    pub fn unknown_subcommand(&self, sub: &[u8]) -> Error {
+    fn unknown_subcommand(&self, sub: &[u8]) -> Error {
         let sub = String::from_utf8_lossy(&sub[..sub.len().min(128)]);
         Error::with(Kind::Malformed, format!("ERR unknown subcommand '{sub}'. Try {} HELP.", self.name))
     }
 
     /// A subcommand was asked with too few or too many arguments.
-    pub fn wrong_subcommand_arity(&self, sub: &str) -> Error {
+    pub(super) fn wrong_subcommand_arity(&self, sub: &str) -> Error {
         let name = self.name.to_ascii_lowercase();
         Error::with(Kind::Malformed, format!("ERR wrong number of arguments for '{name}|{sub}' command"))
     }

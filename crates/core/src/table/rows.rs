@@ -29,6 +29,7 @@ const PLAIN: Row = Row {
     copies: Copies::Usual,
     fast: None,
     granted_by: &[],
+    subs: &[],
 };
 
 macro_rules! table {
@@ -42,7 +43,7 @@ macro_rules! table {
 
 #[rustfmt::skip]
 table! {
-    "ACL" -2 CONNECTION | SUBCOMMANDS, NO_KEY, "server" "6.0.0" "Tells of users and what they may do.", acl::read_acl;
+    "ACL" -2 CONNECTION, NO_KEY, "server" "6.0.0" "Tells of users and what they may do.", acl::read_acl, subs: &[("cat", -2), ("getuser", 3), ("list", 2), ("users", 2), ("whoami", 2)];
     "APPEND" 3 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "2.0.0" "Puts bytes behind a value and returns its new length.", |_, a| Ok(Command::Text(TextCommand::Append(arg(a, 0), arg(a, 1)))), copies: Copies::Long;
     "AUTH" -2 FAST | NO_AUTH | CONNECTION | WORKER, NO_KEY, "connection" "1.0.0" "Authenticates the connection.", read_auth;
     "CACHE.CANCEL" 2 FAST | CONNECTION | ALONE | LOADER, NO_KEY, "cache" "7.4.0" "Leaves the queue that a ticket stands for.", |_, a| Ok(Command::Cache(CacheCommand::Cancel(cache::token(a, 0)?))), granted_by: &["CACHE.FILL", "CACHE.FETCH"];
@@ -61,9 +62,9 @@ table! {
     "CACHE.RENEW" 4 WRITE | FAST | WORKER | LOADER, ONE_KEY, "cache" "7.4.0" "Holds a lease for longer.", |_, a| Ok(Command::Cache(CacheCommand::Renew { key: arg(a, 0), token: cache::token(a, 1)?, millis: cache::millis(a, 2, 1)? })), granted_by: &["CACHE.FILL"];
     "CACHE.SESSION" -3 FAST | CONNECTION | ALONE | EVERYBODY, NO_KEY, "cache" "7.4.0" "Names the client, so that its older connections are closed.", cache::read_session;
     "CACHE.SET" -3 WRITE | DENY_OOM, ONE_KEY, "cache" "7.4.0" "Writes a value with freshness, tags and flags.", cache::read_set;
-    "CLIENT" -2 CONNECTION | WORKER | SUBCOMMANDS | KEEPS_CACHING, NO_KEY, "connection" "2.4.0" "Tells and sets what the server knows of this connection.", client::read_client;
-    "COMMAND" -1 CONNECTION | SUBCOMMANDS, NO_KEY, "server" "2.8.13" "Describes the commands there are.", read_command;
-    "CONFIG" -2 ADMIN | SUBCOMMANDS, NO_KEY, "server" "2.0.0" "Tells the settings of the server.", config::read_config;
+    "CLIENT" -2 CONNECTION | WORKER | KEEPS_CACHING, NO_KEY, "connection" "2.4.0" "Tells and sets what the server knows of this connection.", client::read_client, subs: &[("caching", 3), ("getname", 2), ("getredir", 2), ("id", 2), ("info", 2), ("kill", -3), ("list", -2), ("no-evict", 3), ("reply", 3), ("setinfo", 4), ("setname", 3), ("tracking", -3), ("trackinginfo", 2)];
+    "COMMAND" -1 CONNECTION, NO_KEY, "server" "2.8.13" "Describes the commands there are.", read_command, subs: &[("count", 2), ("docs", -2), ("getkeys", -4), ("getkeysandflags", -4), ("info", -2), ("list", -2)];
+    "CONFIG" -2 ADMIN, NO_KEY, "server" "2.0.0" "Tells the settings of the server.", config::read_config, subs: &[("get", -3), ("resetstat", 2), ("rewrite", 2), ("set", -4)];
     "COPY" -3 WRITE | DENY_OOM | LOAD | WIDE, (1, 2, 1), "generic" "6.2.0" "Copies a value with all that is kept beside it.", keyspace::read_copy;
     "DBSIZE" 1 READ | FAST, NO_KEY, "server" "1.0.0" "Returns the number of keys in the selected database.", |_, _| Ok(Command::DbSize);
     "DECR" 2 WRITE | DENY_OOM | FAST | LOAD, ONE_KEY, "string" "1.0.0" "Takes one from the number at a key, which counts from 0 if there is none.", |_, a| Ok(Command::Increment(arg(a, 0), -1));
@@ -81,7 +82,7 @@ table! {
     "EXPIRETIME" 2 READ | FAST | LOAD, ONE_KEY, "generic" "7.0.0" "Returns at which second of Unix time a key expires.", |_, a| Ok(Command::Key(KeyCommand::ExpireTime { key: arg(a, 0), millis: false }));
     "FLUSHALL" -1 WRITE, NO_KEY, "server" "1.0.0" "Removes all keys of all databases.", |_, a| read_flush(a, true), uses: Uses::AllKeys;
     "FLUSHDB" -1 WRITE, NO_KEY, "server" "1.0.0" "Removes all keys of the selected database.", |_, a| read_flush(a, false), uses: Uses::AllKeys;
-    "FUNCTION" -2 ADMIN | SUBCOMMANDS, NO_KEY, "scripting" "7.0.0" "There are no functions; FLUSH has nothing to do.", scripts::read_function;
+    "FUNCTION" -2 ADMIN, NO_KEY, "scripting" "7.0.0" "There are no functions; FLUSH has nothing to do.", scripts::read_function, subs: &[("flush", -2)];
     "GET" 2 READ | FAST | LOAD | LOOKS, ONE_KEY, "string" "1.0.0" "Returns the value of a key.", |_, a| Ok(Command::Get(arg(a, 0))), fast: Some(Fast::Get);
     "GETDEL" 2 WRITE | FAST | LOAD, ONE_KEY, "string" "6.2.0" "Returns the value of a key and removes it.", |_, a| Ok(Command::Text(TextCommand::Take(arg(a, 0), After::Remove)));
     "GETEX" -2 WRITE | FAST | LOAD, ONE_KEY, "string" "6.2.0" "Returns the value of a key and sets when it expires.", text::read_getex, copies: Copies::TwoShort;
@@ -94,13 +95,13 @@ table! {
     "INFO" -1 ADMIN | FEW_WORDS, NO_KEY, "server" "1.0.0" "Returns facts and figures about the server.", |_, a| Ok(Command::Info(a));
     "KEYS" 2 READ, NO_KEY, "generic" "1.0.0" "Returns all keys that match a pattern.", |_, a| Ok(Command::Key(KeyCommand::Keys(arg(a, 0))));
     "LASTSAVE" 1 FAST | ADMIN, NO_KEY, "server" "1.0.0" "Returns when the server began: nothing is saved.", |_, _| Ok(Command::LastSave);
-    "MEMORY" -2 READ | SUBCOMMANDS, NO_KEY, "server" "4.0.0" "Tells what memory is used for.", keyspace::read_memory;
+    "MEMORY" -2 READ, NO_KEY, "server" "4.0.0" "Tells what memory is used for.", keyspace::read_memory, subs: &[("purge", 2), ("stats", 2), ("usage", -3)];
     "MGET" -2 READ | FAST | LOAD | LOOKS, ALL_KEYS, "string" "1.0.0" "Returns the values of several keys as of one instant.", |_, a| Ok(Command::MGet(a)), fast: Some(Fast::GetMany);
     "MOVE" 3 WRITE | FAST | LOAD | WIDE, ONE_KEY, "generic" "1.0.0" "Moves a key to another database.", keyspace::read_move;
     "MSET" -3 WRITE | DENY_OOM, (1, -1, 2), "string" "1.0.1" "Writes several values in one step.", read_mset;
     "MSETNX" -3 WRITE | DENY_OOM | LOAD, (1, -1, 2), "string" "1.0.1" "Writes several values in one step if there is none of them.", text::read_msetnx;
     "MULTI" 1 FAST | TRANSACTION, NO_KEY, "transactions" "1.2.0" "Begins a transaction: what follows is queued.", |_, _| Ok(Command::Multi);
-    "OBJECT" -2 READ | LOAD | SUBCOMMANDS, (2, 2, 1), "generic" "2.2.3" "Tells how a value is kept.", keyspace::read_object;
+    "OBJECT" -2 READ | LOAD, (2, 2, 1), "generic" "2.2.3" "Tells how a value is kept.", keyspace::read_object, subs: &[("encoding", 3), ("freq", 3), ("idletime", 3), ("refcount", 3)];
     "PERSIST" 2 WRITE | FAST | LOAD, ONE_KEY, "generic" "2.2.0" "Takes the expiry of a key away.", |_, a| Ok(Command::Persist(arg(a, 0)));
     "PEXPIRE" -3 WRITE | FAST | LOAD, ONE_KEY, "generic" "2.6.0" "Sets after how many milliseconds a key expires.", |r, a| read_expire(r, a, 1, false);
     "PEXPIREAT" -3 WRITE | FAST | LOAD, ONE_KEY, "generic" "2.6.0" "Sets at which millisecond of Unix time a key expires.", |r, a| read_expire(r, a, 1, true);
@@ -110,7 +111,7 @@ table! {
     "PSUBSCRIBE" -2 CONNECTION | ALONE | LISTENER, NO_KEY, "pubsub" "2.0.0" "Listens to all channels that match.", pubsub::read_psubscribe, uses: Uses::ChannelPatterns;
     "PTTL" 2 READ | FAST | LOAD, ONE_KEY, "generic" "2.6.0" "Returns how many milliseconds a key has to live.", |_, a| Ok(Command::Ttl { key: arg(a, 0), millis: true });
     "PUBLISH" 3 FAST | CONNECTION | UNSEEN, NO_KEY, "pubsub" "2.0.0" "Sends a message to all who listen and returns how many they are.", pubsub::read_publish, uses: Uses::Channel;
-    "PUBSUB" -2 CONNECTION | SUBCOMMANDS, NO_KEY, "pubsub" "2.8.0" "Tells which channels and patterns are listened to.", pubsub::read_pubsub;
+    "PUBSUB" -2 CONNECTION, NO_KEY, "pubsub" "2.8.0" "Tells which channels and patterns are listened to.", pubsub::read_pubsub, subs: &[("channels", -2), ("numpat", 2), ("numsub", -2)];
     "PUNSUBSCRIBE" -1 CONNECTION | ALONE | LISTENER, NO_KEY, "pubsub" "2.0.0" "Listens to patterns no more.", |_, a| Ok(Command::PubSub(PubSubCommand::Unsubscribe(Topic::Pattern, a)));
     "QUIT" -1 FAST | NO_AUTH | CONNECTION | WORKER | TRANSACTION | LISTENER, NO_KEY, "connection" "1.0.0" "Closes the connection.", |_, _| Ok(Command::Quit);
     "RANDOMKEY" 1 READ, NO_KEY, "generic" "1.0.0" "Returns any key.", keyspace::read_randomkey;
@@ -118,7 +119,7 @@ table! {
     "RENAMENX" 3 WRITE | FAST | LOAD, (1, 2, 1), "generic" "1.0.0" "Gives a value another key if that is free.", |_, a| keyspace::read_renaming(a, false, Rename::IfNew);
     "RESET" 1 FAST | NO_AUTH | CONNECTION | TRANSACTION | LISTENER, NO_KEY, "connection" "6.2.0" "Makes the connection as it was at its beginning.", |_, _| Ok(Command::Reset);
     "SCAN" -2 READ, NO_KEY, "generic" "2.8.0" "Goes through the keys, some at a time.", keyspace::read_scan;
-    "SCRIPT" -2 ADMIN | SUBCOMMANDS, NO_KEY, "scripting" "2.6.0" "Tells which scripts are known.", scripts::read_script;
+    "SCRIPT" -2 ADMIN, NO_KEY, "scripting" "2.6.0" "Tells which scripts are known.", scripts::read_script, subs: &[("exists", -3), ("flush", -2), ("load", 3)];
     "SELECT" 2 FAST | CONNECTION | WIDE, NO_KEY, "connection" "1.0.0" "Chooses one of the 16 databases.", |_, a| keyspace::database(arg(a, 0)).map(Command::Select);
     "SET" -3 WRITE | DENY_OOM, ONE_KEY, "string" "1.0.0" "Writes the value of a key.", read_set, uses: Uses::ValueBefore, fast: Some(Fast::Set);
     "SETEX" 4 WRITE | DENY_OOM, ONE_KEY, "string" "2.0.0" "Writes a value that expires after so many seconds.", |r, a| read_setex(r, a, 1000);

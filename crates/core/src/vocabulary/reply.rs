@@ -273,7 +273,7 @@ pub enum Reply {
     /// Answers without order or repetition.
     Set(Vec<Reply>),
     /// Answers under names.
-    Map(Vec<(Reply, Reply)>),
+    Map(Vec<(&'static str, Reply)>),
     /// Something that was not asked for just now.
     Push(Vec<Reply>),
     /// Several answers, one after the other, to one request.
@@ -301,16 +301,16 @@ impl Reply {
                 Reply::Array(replies) | Reply::Set(replies) | Reply::Push(replies) | Reply::Several(replies) => {
                     all(replies)
                 }
-                Reply::Map(pairs) => pairs.iter().map(|(name, value)| name.memory() + value.memory()).sum(),
+                Reply::Map(pairs) => pairs.iter().map(|(name, value)| name.len() + value.memory()).sum(),
                 Reply::Error(error) => error.text.len(),
                 Reply::Fixed(reply) => reply.memory(),
                 _ => 0,
             }
     }
 
-    /// A text known when this was compiled.
-    pub fn word(text: &'static str) -> Reply {
-        Reply::Value(Blob::Owned(text.as_bytes().to_vec()))
+    /// A value of these bytes.
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Reply {
+        Reply::Value(Blob::Owned(bytes.into()))
     }
 }
 

@@ -450,11 +450,18 @@ mod tests {
     use super::times::{AUTH_TIMEOUT_MS, PATIENCE_MS};
     use super::*;
     use crate::scripted::options;
-    use crate::{Options, Server, read_clocks};
+    use crate::{Admission, Options, Server, read_clocks};
 
     fn server(passwords: Vec<String>) -> Server {
         let listen = vec!["127.0.0.1:0".to_owned()];
-        Server::start(Options { listen, memory: 32 << 20, passwords, loaders: Vec::new(), ..options() }).unwrap()
+        Server::start(Options {
+            listen,
+            memory: 32 << 20,
+            admission: Admission { passwords, ..Admission::default() },
+            loaders: Vec::new(),
+            ..options()
+        })
+        .unwrap()
     }
 
     /// A connection that was opened now, after its first turn on what the client sent; and the client's end.

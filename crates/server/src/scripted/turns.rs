@@ -99,7 +99,7 @@ fn what_a_killed_client_was_to_get_goes_to_nobody_else() {
     let mut world = World::new(false);
     let open = world.open(1 << 20);
     let mail = &open.world.shared.engine.mail;
-    mail.post(open.world.party, Event::Push(Arc::new(Reply::word("secret"))));
+    mail.post(open.world.party, Event::Push(Arc::new(Reply::bytes("secret"))));
     mail.post(open.world.party, Event::Close);
     let mut open = open;
     open.round();
@@ -109,7 +109,7 @@ fn what_a_killed_client_was_to_get_goes_to_nobody_else() {
 /// Leaves so many numbered messages for a connection.
 fn publish(open: &Open<'_>, numbers: std::ops::Range<i64>) {
     for number in numbers {
-        let push = Event::Push(Arc::new(Reply::Push(vec![Reply::word("message"), Reply::Int(number)])));
+        let push = Event::Push(Arc::new(Reply::Push(vec![Reply::bytes("message"), Reply::Int(number)])));
         open.world.shared.engine.mail.post(open.world.party, push);
     }
 }

@@ -8,7 +8,7 @@ use globalcache_core::store::ConnectionId;
 use super::socket::Socket;
 use crate::connection::{Buffers, Connection, Ready, Turn};
 use crate::stream::Stream;
-use crate::{Options, Shared, engine};
+use crate::{Admission, Options, Shared, engine};
 
 /// What a client does, or the load that its request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +36,7 @@ pub(crate) fn options() -> Options {
         max_clients: 10,
         client_memory: 1 << 20,
         idle_timeout: std::time::Duration::ZERO,
-        insecure: false,
-        passwords: Vec::new(),
-        users: String::new(),
-        tls: None,
+        admission: Admission::default(),
         loaders: vec!["u:*".to_owned()],
         load_limit: std::time::Duration::from_secs(30),
         shutdown: false,

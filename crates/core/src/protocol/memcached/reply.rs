@@ -105,19 +105,18 @@ fn unmet(error: &Error) -> Option<(&'static str, &'static str)> {
     (*error == NO_SUCH_ITEM).then_some(("NOT_FOUND", "NF"))
 }
 
-fn table(rows: &[(Reply, Reply)], scratch: &[u8], out: &mut Output) {
-    let text = |reply: &Reply, out: &mut Output| match reply {
-        Reply::Word(word) => out.bytes().extend_from_slice(word.as_bytes()),
-        Reply::Text(text) => out.bytes().extend_from_slice(text.as_bytes()),
-        Reply::Int(number) => push_number(*number as u64, out.bytes()),
-        Reply::Value(blob) => out.bytes().extend_from_slice(blob.bytes(scratch)),
-        _ => {}
-    };
+fn table(rows: &[(&str, Reply)], scratch: &[u8], out: &mut Output) {
     for (name, value) in rows {
         out.bytes().extend_from_slice(b"STAT ");
-        text(name, out);
+        out.bytes().extend_from_slice(name.as_bytes());
         out.bytes().push(b' ');
-        text(value, out);
+        match value {
+            Reply::Word(word) => out.bytes().extend_from_slice(word.as_bytes()),
+            Reply::Text(text) => out.bytes().extend_from_slice(text.as_bytes()),
+            Reply::Int(number) => push_number(*number as u64, out.bytes()),
+            Reply::Value(blob) => out.bytes().extend_from_slice(blob.bytes(scratch)),
+            _ => {}
+        }
         out.bytes().extend_from_slice(b"\r\n");
     }
     out.bytes().extend_from_slice(b"END\r\n");

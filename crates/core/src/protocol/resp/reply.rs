@@ -50,7 +50,7 @@ fn encode_rare(reply: &Reply, resp3: bool, scratch: &[u8], out: &mut Output) {
             let (mark, count) = if resp3 { (b'%', pairs.len()) } else { (b'*', 2 * pairs.len()) };
             header(mark, count as i64, out.bytes());
             for (name, value) in pairs {
-                encode(name, resp3, scratch, out);
+                bulk(name.as_bytes(), out.bytes());
                 encode(value, resp3, scratch, out);
             }
         }
@@ -185,7 +185,7 @@ mod tests {
             Reply::Int(-7),
             Reply::Value(Blob::Scratch(1..3)),
             Reply::Value(Blob::Shared(b"shared"[..].into())),
-            Reply::Map(vec![(Reply::word("a"), Reply::Text("b".into()))]),
+            Reply::Map(vec![("a", Reply::Text("b".into()))]),
             Reply::Set(vec![Reply::Word("fast")]),
             Reply::Error(Error::new(Kind::Malformed, "ERR two\r\nlines")),
         ]);

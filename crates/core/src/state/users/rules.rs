@@ -131,8 +131,8 @@ impl Rights {
     /// Allows or forbids a command with its subcommands, a subcommand or a category; None if there is none.
     fn put(&mut self, name: &str, allowed: bool) -> Option<()> {
         if let Some(category) = name.strip_prefix('@') {
-            let category = CATEGORIES.iter().find(|known| known.eq_ignore_ascii_case(category))?;
-            let places = (0..UNITS.len()).filter(|place| UNITS[*place].is_in(category));
+            let category = CATEGORIES.iter().find(|known| known[1..].eq_ignore_ascii_case(category))?;
+            let places = (0..UNITS.len()).filter(|place| UNITS[*place].is_in(&category[1..]));
             places.for_each(|place| self.commands.put(place, allowed));
         } else if let Some(place) = redis::place_of(name) {
             self.commands.put(place, allowed);

@@ -22,8 +22,8 @@ impl Leases {
                 _ => return,
             }
             let Some(Reverse((_, hash))) = self.due.pop() else { return };
-            let Some(lease) = self.map.get_mut(&hash).filter(|lease| lease.scheduled <= now) else { continue };
-            lease.scheduled = u64::MAX;
+            let Some(lease) = self.map.get_mut(&hash).filter(|lease| lease.place.scheduled <= now) else { continue };
+            lease.place.scheduled = u64::MAX;
             *most = most.saturating_sub(1 + lease.waiters.len() / WAITERS_PER_LOOK);
             self.look(hash, StepContext { token: token(), clock, now });
         }

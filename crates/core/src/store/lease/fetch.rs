@@ -26,7 +26,7 @@ impl Leases {
     ) -> FetchResult<'static> {
         self.drop_flushed(hash);
         let waits = request.deadline.is_some_and(|deadline| deadline > moment.now);
-        let charged = self.get(hash, key).is_some_and(|lease| lease.charged.is_some());
+        let charged = self.get(hash, key).is_some_and(|lease| lease.place.charged.is_some());
         let has_share =
             self.has_share(request.connection, WAITER_BYTES + if charged { 0 } else { lease_bytes(key.bytes) });
         if !self.map.contains_key(&hash) {
@@ -104,7 +104,7 @@ impl Leases {
         }
         let length = length.map(|length| length.min(MAX_AGE) as u32);
         lease.waiters.push_back(Waiter { connection, wait, deadline, lease: length, bound, voids, clock });
-        let charged = lease.charged.is_some();
+        let charged = lease.place.charged.is_some();
         self.waiters += 1;
         self.shares.take(connection, WAITER_BYTES);
         if !charged {

@@ -25,10 +25,10 @@ impl Leases {
     /// was counted then, and one that was loaded may go at any time. Leases that nobody uses are many, perhaps, and all
     /// shards are locked: they count as gone, and go when their keys or their room are wanted.
     pub(in crate::store) fn void_all(&mut self, db: Option<u8>) {
-        let all = db.map_or(0..self.flushed.len(), |db| usize::from(db)..usize::from(db) + 1);
-        self.flushed[all].fill(self.left);
+        let all = db.map_or(0..self.unused.flushed.len(), |db| usize::from(db)..usize::from(db) + 1);
+        self.unused.flushed[all].fill(self.unused.left);
         let of_db = |lease: &Lease| db.is_none_or(|db| db == lease.db);
-        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| lease.unused == 0 && of_db(lease)) {
+        for (hash, lease) in self.map.iter_mut().filter(|(_, lease)| lease.place.unused == 0 && of_db(lease)) {
             self.list_bytes += lease.void();
             self.holders.recount(lease);
             // A void load goes on, and nobody waits for it.

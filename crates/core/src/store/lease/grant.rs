@@ -109,7 +109,7 @@ impl Leases {
         // Who had the lease and did not answer is asked again only if nobody else is there: others that wait on the same
         // connection belong to the same process, which may have been stopped.
         let had = |waiter: &Waiter| {
-            let holders = lease.grants.iter().map(|grant| grant.holder).chain([lease.released_by]);
+            let holders = lease.grants.iter().map(|grant| grant.holder).chain([lease.attempts.released_by]);
             holders.flatten().any(|holder| holder == waiter.connection)
         };
         let other = lease.waiters.iter().position(|waiter| waiter.lease.is_some() && !had(waiter));
@@ -143,15 +143,15 @@ impl Leases {
         let Some(lease) = self.map.get_mut(&hash) else { return };
         lease.held = false;
         if lease.waiters.is_empty() {
-            (lease.failures, lease.ended) = (0, 0);
+            (lease.attempts.failures, lease.attempts.ended) = (0, 0);
             if !lease.served {
-                (lease.releases, lease.rests_until) = (0, 0);
+                (lease.attempts.releases, lease.attempts.rests_until) = (0, 0);
             }
             return;
         }
-        lease.failures += u8::from(because != Because::Released);
-        lease.ended += u8::from(because == Because::Ended);
-        if lease.failures >= MAX_FAILURES {
+        lease.attempts.failures += u8::from(because != Because::Released);
+        lease.attempts.ended += u8::from(because == Because::Ended);
+        if lease.attempts.failures >= MAX_FAILURES {
             let message: Arc<str> = Arc::from(lease.why_failed());
             lease.hold_off(&message, None, moment.now);
             self.answer(hash, |_| Some(Outcome::Failed(Arc::clone(&message))));
@@ -183,7 +183,7 @@ impl Leases {
         grant.unheld = false;
         let deadline = grant.deadline;
         (lease.held, lease.queued) = (true, false);
-        if lease.charged.is_none() {
+        if lease.place.charged.is_none() {
             self.charge(hash, holder);
         }
         self.recount(hash);

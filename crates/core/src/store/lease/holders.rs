@@ -18,8 +18,8 @@ impl Holders {
     #[inline]
     pub(super) fn recount(&mut self, lease: &mut Lease) {
         let holder = lease.holder().map(|grant| grant.holder.map(|connection| connection.id));
-        if holder != lease.counted {
-            self.replace(std::mem::replace(&mut lease.counted, holder), holder);
+        if holder != lease.place.counted {
+            self.replace(std::mem::replace(&mut lease.place.counted, holder), holder);
         }
     }
 

@@ -86,8 +86,35 @@ pub struct Changes {
     pub loaded: u32,
 }
 
+/// How it went with those who held the lease since the last load that was answered, or the last change.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    /// Holders in a row that did not answer, and how many of them ended.
+    pub(super) failures: u8,
+    pub(super) ended: u8,
+    /// Holders in a row that released the lease although the server would grant it to them again, and the last one.
+    pub(super) releases: u8,
+    pub(super) released_by: Option<ConnectionId>,
+    /// Nobody is granted the lease before, since it was released again and again.
+    pub(super) rests_until: u64,
+}
+
+/// What the table of leases keeps of one.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// The connection in whose share it counts: the one that took the lease last, or that asked for it first. None while
+    /// nobody uses it.
+    pub(super) charged: Option<ConnectionId>,
+    /// Who holds it, as it is counted in [`Holders`].
+    pub(super) counted: Option<Option<u64>>,
+    /// Its number among those that can be forgotten; 0 while it is none of them.
+    pub(super) unused: u64,
+    /// The earliest moment at which it is looked at again.
+    pub(super) scheduled: u64,
+}
+
 /// The lease of one key. It exists while somebody holds it or waits, and for a while after.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::store) struct Lease {
     pub(super) db: u8,
     pub(super) key: Arc<[u8]>,
@@ -101,27 +128,13 @@ pub(in crate::store) struct Lease {
     pub(super) served: bool,
     /// A worker was asked for.
     pub(super) queued: bool,
-    /// Holders in a row that did not answer, and how many of them ended.
-    pub(super) failures: u8,
-    pub(super) ended: u8,
-    /// Holders in a row that released the lease although the server would grant it to them again, and the last one.
-    pub(super) releases: u8,
-    pub(super) released_by: Option<ConnectionId>,
-    /// Nobody is granted the lease before, since it was released again and again.
-    pub(super) rests_until: u64,
+    pub(super) attempts: Attempts,
     pub(super) hold_off: Option<HoldOff>,
     /// Transactions that depend on the key's being absent.
     pub(super) watchers: u32,
     pub(super) changes: Changes,
-    /// The connection in whose share it counts: the one that took the lease last, or that asked for it first. None while
-    /// nobody uses it.
-    pub(super) charged: Option<ConnectionId>,
-    /// Who holds it, as it is counted in [`Holders`].
-    pub(super) counted: Option<Option<u64>>,
-    /// Its number among those that can be forgotten; 0 while it is none of them.
-    pub(super) unused: u64,
-    /// The earliest moment at which it is looked at again.
-    pub(super) scheduled: u64,
+    /// What the table keeps of it.
+    pub(super) place: Place,
 }
 
 /// What the lease of a key takes, in bytes.
@@ -140,29 +153,8 @@ pub(super) fn reserve_one<T>(list: &mut Vec<T>) -> usize {
 
 impl Lease {
     pub(super) fn new(key: Key<'_>) -> Box<Lease> {
-        Box::new(Lease {
-            db: key.db,
-            key: Arc::from(key.bytes),
-            grants: Vec::new(),
-            held: false,
-            voided: Vec::new(),
-            voids: 0,
-            waiters: VecDeque::new(),
-            served: false,
-            queued: false,
-            failures: 0,
-            ended: 0,
-            releases: 0,
-            released_by: None,
-            rests_until: 0,
-            hold_off: None,
-            watchers: 0,
-            changes: Changes::default(),
-            charged: None,
-            counted: None,
-            unused: 0,
-            scheduled: u64::MAX,
-        })
+        let place = Place { scheduled: u64::MAX, ..Place::default() };
+        Box::new(Lease { db: key.db, key: Arc::from(key.bytes), place, ..Lease::default() })
     }
 
     pub(super) fn is_loading(&self) -> bool {
@@ -178,12 +170,12 @@ impl Lease {
     }
 
     pub(super) fn may_grant(&self, now: u64) -> bool {
-        !self.held && self.voided.len() <= MAX_VOIDED && self.rests_until <= now
+        !self.held && self.voided.len() <= MAX_VOIDED && self.attempts.rests_until <= now
     }
 
     /// Why nobody tries any more.
     pub(super) fn why_failed(&self) -> &'static str {
-        match (self.ended >= MAX_FAILURES, self.served) {
+        match (self.attempts.ended >= MAX_FAILURES, self.served) {
             (true, true) => "the worker that loaded it ended, twice",
             (true, false) => "the client that loaded it ended, twice",
             (false, _) => "no one who loaded it answered in time",
@@ -193,11 +185,12 @@ impl Lease {
     /// The holder releases the lease. If that was done too often in a row, it rests; until when.
     pub(super) fn count_release(&mut self, token: u64, now: u64) -> Option<u64> {
         let (holder, assigned) = self.holder().filter(|grant| grant.token == token).map(|g| (g.holder, g.assigned))?;
-        self.releases = if assigned || holder == self.released_by { self.releases.saturating_add(1) } else { 1 };
-        self.released_by = holder;
-        let more = self.releases.checked_sub(MAX_RELEASES + 1)?;
-        self.rests_until = now + (HOLD_OFF.0 << more.min(8)).min(HOLD_OFF.1);
-        Some(self.rests_until)
+        self.attempts.releases =
+            if assigned || holder == self.attempts.released_by { self.attempts.releases.saturating_add(1) } else { 1 };
+        self.attempts.released_by = holder;
+        let more = self.attempts.releases.checked_sub(MAX_RELEASES + 1)?;
+        self.attempts.rests_until = now + (HOLD_OFF.0 << more.min(8)).min(HOLD_OFF.1);
+        Some(self.attempts.rests_until)
     }
 
     pub(super) fn good(&self, token: u64, now: u64) -> Option<&Grant> {
@@ -237,7 +230,7 @@ impl Lease {
     /// Nobody holds the lease, and what became of those who held it is forgotten; tokens stay good.
     fn lay_down(&mut self) {
         (self.held, self.queued) = (false, false);
-        (self.failures, self.ended, self.releases, self.released_by, self.rests_until) = (0, 0, 0, None, 0);
+        self.attempts = Attempts::default();
     }
 
     /// Ends the load under a token from which the lease has passed on to another, and that load alone; whether it had.
@@ -270,7 +263,7 @@ impl Lease {
     pub(super) fn is_idle(&self, now: u64) -> bool {
         !self.is_used()
             && self.hold_off.is_none()
-            && self.rests_until <= now
+            && self.attempts.rests_until <= now
             && self.watchers == 0
             && !self.grants.iter().any(|grant| now < grant.good_until)
     }
@@ -282,7 +275,8 @@ impl Lease {
         let voided = self.voided.iter().map(|voided| voided.deadline);
         let waiters = self.waiters.iter().map(|waiter| waiter.deadline);
         let hold_off = self.hold_off.iter().flat_map(|hold_off| [hold_off.until, hold_off.until + REMEMBERED]);
-        let all = held.into_iter().chain(old).chain(voided).chain(waiters).chain(hold_off).chain([self.rests_until]);
+        let all =
+            held.into_iter().chain(old).chain(voided).chain(waiters).chain(hold_off).chain([self.attempts.rests_until]);
         let next = all.filter(|at| *at > now).min().unwrap_or(now + MAX_AGE);
         // A crowd is not looked through for each of its waiters.
         next.max(now + (self.waiters.len() / CROWD) as u64)

@@ -24,7 +24,28 @@ const PLACE_BYTES: usize = size_of::<(u64, Box<Lease>)>() + 1;
 const DUE_BYTES: usize = size_of::<(u64, u64)>();
 const UNUSED_BYTES: usize = size_of::<(u64, u64)>();
 
+/// Leases that nobody holds or waits for: they remember old tokens and failures, and are forgotten for want of room.
+#[derive(Default)]
+pub(super) struct Unused {
+    /// Each with its number here, in the order in which they were left. Some are used again, or gone.
+    order: VecDeque<(u64, u64)>,
+    /// How many were put here so far, and how many of them when each database was flushed: those are as good as gone.
+    pub(super) left: u64,
+    pub(super) flushed: [u64; DATABASES],
+    /// Bytes of those that are here, with their keys.
+    bytes: usize,
+}
+
+/// Leases that transactions depend on.
+#[derive(Default)]
+pub(super) struct Watched {
+    /// Their bytes, with their keys, and what each connection has of them.
+    pub(super) bytes: usize,
+    pub(super) shares: Shares,
+}
+
 /// The leases of a shard.
+#[derive(Default)]
 pub(in crate::store) struct Leases {
     /// Each in memory of its own, so that the table is small beside what it holds: else one doubling of the table could
     /// take more than all leases may, and leave no room until the table is given back.
@@ -34,14 +55,7 @@ pub(in crate::store) struct Leases {
     /// Leases of keys that were changed in this step.
     pub(super) touched: Vec<u64>,
     pub(super) events: Vec<StoreEvent>,
-    /// Those that nobody holds or waits for, each with its number there, in the order in which they were left: they remember
-    /// old tokens and failures, and are forgotten for want of room. Some are used again, or gone.
-    pub(super) unused: VecDeque<(u64, u64)>,
-    /// How many were put there so far, and how many of them when each database was flushed: those are as good as gone.
-    pub(super) left: u64,
-    pub(super) flushed: [u64; DATABASES],
-    /// Bytes of those that are there, with their keys.
-    pub(super) unused_bytes: usize,
+    pub(super) unused: Unused,
     pub(super) waiters: usize,
     /// Bytes that the waiters of each connection take, and the leases that count in its share.
     pub(super) shares: Shares,
@@ -49,9 +63,8 @@ pub(in crate::store) struct Leases {
     pub(super) key_bytes: usize,
     /// Bytes of the lists of grants and of voided loads.
     pub(super) list_bytes: usize,
-    /// Bytes of those that transactions depend on, with their keys, and what each connection has of them.
-    pub(super) watched_bytes: usize,
-    pub(super) watch_shares: Shares,
+    /// Those that transactions depend on.
+    pub(super) watched: Watched,
     /// Bytes that all may take.
     pub(super) most: usize,
     /// How long a load may take, in milliseconds.
@@ -62,26 +75,7 @@ pub(in crate::store) struct Leases {
 
 impl Leases {
     pub(in crate::store) fn new(most: usize, load_limit: u64) -> Leases {
-        Leases {
-            map: HashMap::default(),
-            due: BinaryHeap::new(),
-            touched: Vec::new(),
-            events: Vec::new(),
-            unused: VecDeque::new(),
-            left: 0,
-            flushed: [0; DATABASES],
-            unused_bytes: 0,
-            waiters: 0,
-            shares: Shares::default(),
-            holders: Holders::default(),
-            key_bytes: 0,
-            list_bytes: 0,
-            watched_bytes: 0,
-            watch_shares: Shares::default(),
-            most,
-            load_limit,
-            oldest: (0, 0),
-        }
+        Leases { most, load_limit, ..Leases::default() }
     }
 
     /// Whether any key has a lease: the one look that a write without them pays for.
@@ -102,9 +96,11 @@ impl Leases {
     }
 
     pub(in crate::store) fn bytes(&self) -> usize {
-        let shares = self.shares.0.capacity() + self.watch_shares.0.capacity() + self.holders.by_connection.capacity();
+        let shares =
+            self.shares.0.capacity() + self.watched.shares.0.capacity() + self.holders.by_connection.capacity();
         let places = self.map.capacity() + shares;
-        let table = places * PLACE_BYTES + self.due.capacity() * DUE_BYTES + self.unused.capacity() * UNUSED_BYTES;
+        let table =
+            places * PLACE_BYTES + self.due.capacity() * DUE_BYTES + self.unused.order.capacity() * UNUSED_BYTES;
         let leases = self.map.len() * LEASE_BYTES + self.key_bytes + self.list_bytes;
         table + leases + self.waiters * WAITER_BYTES
     }
@@ -119,9 +115,9 @@ impl Leases {
         assert_eq!(self.holders.by_connection, holders.by_connection, "leases by connection");
         assert_eq!(self.holders.unbound, holders.unbound, "leases of no connection");
         assert_eq!(self.waiters, all().map(|lease| lease.waiters.len()).sum::<usize>(), "waiters");
-        let unused = all().filter(|lease| lease.unused > 0);
+        let unused = all().filter(|lease| lease.place.unused > 0);
         let bytes = unused.map(|lease| lease_bytes(&lease.key) + lease.list_bytes());
-        assert_eq!(self.unused_bytes, bytes.sum::<usize>(), "bytes of unused leases");
+        assert_eq!(self.unused.bytes, bytes.sum::<usize>(), "bytes of unused leases");
     }
 
     /// Whether there is room for the lease of a key that has none, the growth of the table included. Leases that nobody uses
@@ -130,7 +126,7 @@ impl Leases {
         let most = self.most_of_loads();
         loop {
             let grows = if self.map.len() == self.map.capacity() { self.map.capacity() * PLACE_BYTES } else { 0 };
-            if self.taken() + self.unused_bytes + grows + lease_bytes(key.bytes) <= most {
+            if self.taken() + self.unused.bytes + grows + lease_bytes(key.bytes) <= most {
                 return true;
             }
             if !self.forget_oldest() {
@@ -141,8 +137,8 @@ impl Leases {
 
     /// Forgets the lease that was left first, of those that nobody uses; false if there is none.
     fn forget_oldest(&mut self) -> bool {
-        while let Some((hash, number)) = self.unused.pop_front() {
-            if self.map.get(&hash).is_some_and(|lease| lease.unused == number) {
+        while let Some((hash, number)) = self.unused.order.pop_front() {
+            if self.map.get(&hash).is_some_and(|lease| lease.place.unused == number) {
                 self.remove(hash);
                 return true;
             }
@@ -152,7 +148,7 @@ impl Leases {
 
     /// Bytes of all that loads have here and that cannot be forgotten.
     pub(super) fn taken(&self) -> usize {
-        self.bytes() - self.watched_bytes - self.unused_bytes
+        self.bytes() - self.watched.bytes - self.unused.bytes
     }
 
     /// Bytes that loads may take.
@@ -190,7 +186,7 @@ impl Leases {
 
     /// Whether nobody has used a lease since its database was flushed.
     fn is_flushed(&self, lease: &Lease) -> bool {
-        (1..=self.flushed[usize::from(lease.db)]).contains(&lease.unused)
+        (1..=self.unused.flushed[usize::from(lease.db)]).contains(&lease.place.unused)
     }
 
     /// Drops the lease under a hash if it is as good as gone.
@@ -217,7 +213,7 @@ impl Leases {
     pub(super) fn charge(&mut self, hash: u64, connection: ConnectionId) {
         self.use_again(hash);
         let Some(lease) = self.map.get_mut(&hash) else { return };
-        let before = lease.charged.replace(connection);
+        let before = lease.place.charged.replace(connection);
         let bytes = lease_bytes(&lease.key);
         if let Some(before) = before {
             self.shares.give_back(before, bytes);
@@ -228,9 +224,9 @@ impl Leases {
     /// The lease is none of those that can be forgotten, whether or not it was.
     pub(super) fn use_again(&mut self, hash: u64) {
         if let Some(lease) = self.map.get_mut(&hash)
-            && std::mem::take(&mut lease.unused) > 0
+            && std::mem::take(&mut lease.place.unused) > 0
         {
-            self.unused_bytes -= lease_bytes(&lease.key) + lease.list_bytes();
+            self.unused.bytes -= lease_bytes(&lease.key) + lease.list_bytes();
         }
     }
 
@@ -250,19 +246,19 @@ impl Leases {
         self.recount(hash);
         let Some(lease) = self.map.get_mut(&hash).filter(|lease| !lease.is_used()) else { return false };
         let bytes = lease_bytes(&lease.key);
-        if let Some(connection) = lease.charged.take() {
+        if let Some(connection) = lease.place.charged.take() {
             self.shares.give_back(connection, bytes);
         }
         if lease.is_idle(now) {
             self.remove(hash);
             return true;
         }
-        if lease.unused == 0 && lease.watchers == 0 {
-            self.left += 1;
-            lease.unused = self.left;
-            self.unused.push_back((hash, self.left));
-            self.unused_bytes += bytes + lease.list_bytes();
-            if self.unused.len() > 2 * self.map.len() + FEW_LEASES {
+        if lease.place.unused == 0 && lease.watchers == 0 {
+            self.unused.left += 1;
+            lease.place.unused = self.unused.left;
+            self.unused.order.push_back((hash, self.unused.left));
+            self.unused.bytes += bytes + lease.list_bytes();
+            if self.unused.order.len() > 2 * self.map.len() + FEW_LEASES {
                 self.forget_past_unused();
             }
         }
@@ -273,7 +269,7 @@ impl Leases {
     pub(super) fn remove(&mut self, hash: u64) {
         self.use_again(hash);
         if let Some(lease) = self.map.remove(&hash) {
-            self.holders.replace(lease.counted, None);
+            self.holders.replace(lease.place.counted, None);
             self.key_bytes -= lease.key.len();
             self.list_bytes -= lease.list_bytes();
             self.shrink();
@@ -288,18 +284,18 @@ impl Leases {
             self.forget_past_looks();
             self.due.shrink_to(2 * length);
             self.forget_past_unused();
-            self.unused.shrink_to(2 * length);
+            self.unused.order.shrink_to(2 * length);
             self.shares.0.shrink_to_fit();
             self.holders.by_connection.shrink_to_fit();
-            self.watch_shares.0.shrink_to_fit();
+            self.watched.shares.0.shrink_to_fit();
         }
     }
 
     pub(super) fn schedule(&mut self, hash: u64, at: u64) {
         if let Some(lease) = self.map.get_mut(&hash)
-            && at < lease.scheduled
+            && at < lease.place.scheduled
         {
-            lease.scheduled = at;
+            lease.place.scheduled = at;
             self.due.push(Reverse((at, hash)));
             if self.due.len() > 2 * self.map.len() + FEW_LEASES {
                 self.forget_past_looks();
@@ -310,12 +306,12 @@ impl Leases {
     /// Forgets when leases are due that are gone, or are looked at sooner.
     fn forget_past_looks(&mut self) {
         let map = &self.map;
-        self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.scheduled == *at));
+        self.due.retain(|Reverse((at, hash))| map.get(hash).is_some_and(|lease| lease.place.scheduled == *at));
     }
 
     /// Drops the places of leases that are used again, or gone.
     fn forget_past_unused(&mut self) {
         let map = &self.map;
-        self.unused.retain(|(hash, number)| map.get(hash).is_some_and(|lease| lease.unused == *number));
+        self.unused.order.retain(|(hash, number)| map.get(hash).is_some_and(|lease| lease.place.unused == *number));
     }
 }

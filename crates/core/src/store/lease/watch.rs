@@ -18,9 +18,9 @@ impl Leases {
         let most = self.most / WATCHED_PART;
         let cost = lease_bytes(key.bytes);
         let is_watched = self.get(hash, key).is_some_and(|lease| lease.watchers > 0);
-        let taken = self.watched_bytes + if is_watched { 0 } else { cost };
+        let taken = self.watched.bytes + if is_watched { 0 } else { cost };
         let crowded = taken > most - most / WATCHED_LEFT_PART;
-        if taken > most || crowded && !self.watch_shares.allow(connection, cost, most) {
+        if taken > most || crowded && !self.watched.shares.allow(connection, cost, most) {
             return None;
         }
         self.drop_flushed(hash);
@@ -30,8 +30,8 @@ impl Leases {
         let lease = self.get_mut(hash, key)?;
         lease.watchers += 1;
         let changes = lease.changes;
-        self.watched_bytes = taken;
-        self.watch_shares.take(connection, cost);
+        self.watched.bytes = taken;
+        self.watched.shares.take(connection, cost);
         Some(changes)
     }
 
@@ -41,9 +41,9 @@ impl Leases {
         lease.watchers -= 1;
         let cost = lease_bytes(key.bytes);
         if lease.watchers == 0 {
-            self.watched_bytes -= cost;
+            self.watched.bytes -= cost;
         }
-        self.watch_shares.give_back(connection, cost);
+        self.watched.shares.give_back(connection, cost);
         self.drop_if_idle(hash, now);
     }
 

@@ -135,20 +135,17 @@ pub(crate) fn read_expire<'a>(row: &Row, args: Args<'a>, unit: i64, absolute: bo
 }
 
 pub(crate) fn read_command<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let Some(sub) = args.get(0) else { return Ok(Command::CommandAll) };
-    match args.len() {
-        1 if is(sub, "COUNT") => Ok(Command::CommandCount),
-        1 if is(sub, "LIST") => Ok(Command::CommandList(args.from(1))),
-        4 if is(sub, "LIST") && is(arg(args, 1), "FILTERBY") => Ok(Command::CommandList(args.from(2))),
-        1 if is(sub, "INFO") => Ok(Command::CommandAll),
-        _ if is(sub, "INFO") => Ok(Command::CommandInfo(args.from(1))),
-        3.. if is(sub, "GETKEYS") => Ok(Command::CommandKeys(args.from(1), false)),
-        3.. if is(sub, "GETKEYSANDFLAGS") => Ok(Command::CommandKeys(args.from(1), true)),
-        _ if is(sub, "GETKEYSANDFLAGS") => Err(row.wrong_subcommand_arity("getkeysandflags")),
-        _ if is(sub, "GETKEYS") => Err(row.wrong_subcommand_arity("getkeys")),
-        _ if is(sub, "DOCS") => Ok(Command::CommandDocs(args.from(1))),
-        _ if is(sub, "COUNT") => Err(row.wrong_subcommand_arity("count")),
-        _ if is(sub, "LIST") => Err(SYNTAX),
-        _ => Err(row.unknown_subcommand(sub)),
+    if args.is_empty() {
+        return Ok(Command::CommandAll);
+    }
+    match row.sub(args)? {
+        "count" => Ok(Command::CommandCount),
+        "list" if args.len() == 1 => Ok(Command::CommandList(args.from(1))),
+        "list" if args.len() == 4 && is(arg(args, 1), "FILTERBY") => Ok(Command::CommandList(args.from(2))),
+        "list" => Err(SYNTAX),
+        "info" if args.len() == 1 => Ok(Command::CommandAll),
+        "info" => Ok(Command::CommandInfo(args.from(1))),
+        "docs" => Ok(Command::CommandDocs(args.from(1))),
+        getkeys => Ok(Command::CommandKeys(args.from(1), getkeys == "getkeysandflags")),
     }
 }

@@ -1,69 +1,51 @@
 //! Reading CLIENT.
 
+use super::words::arg;
 use crate::table::row::Row;
 use crate::vocabulary::{Args, ClientCommand, Command, Error, Filter, Kind, Replies, SYNTAX, integer, is};
 
-fn command(command: ClientCommand<'_>) -> Result<Command<'_>, Error> {
-    Ok(Command::Client(command))
-}
-
-const NAMES: &str = "caching getname getredir id info kill list no-evict reply setinfo setname tracking trackinginfo";
-
 pub(crate) fn read_client<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = args.get(0).ok_or(SYNTAX)?;
     let on = |text: &[u8]| match () {
         () if is(text, "ON") => Ok(true),
         () if is(text, "OFF") => Ok(false),
         () => Err(SYNTAX),
     };
-    match (args.get(1), args.get(2), args.len()) {
-        (None, ..) if is(sub, "ID") => command(ClientCommand::Id),
-        (None, ..) if is(sub, "GETNAME") => command(ClientCommand::GetName),
-        (None, ..) if is(sub, "INFO") => command(ClientCommand::Info),
-        (None, ..) if is(sub, "GETREDIR") => command(ClientCommand::Redirection),
-        (None, ..) if is(sub, "TRACKINGINFO") => command(ClientCommand::TrackingInfo),
-        (None, ..) if is(sub, "LIST") => command(ClientCommand::List(EVERYBODY)),
-        (Some(name), _, 2) if is(sub, "SETNAME") => command(ClientCommand::SetName(name)),
-        (Some(what), Some(value), 3) if is(sub, "SETINFO") => {
-            if is(what, "LIB-NAME") || is(what, "LIB-VER") {
-                return command(ClientCommand::SetInfo(is(what, "LIB-VER"), value));
-            }
-            let what = String::from_utf8_lossy(what).into_owned();
-            Err(Error::with(Kind::Malformed, format!("ERR Unrecognized option '{what}'")))
+    let (sub, first) = (row.sub(args)?, args.get(1).unwrap_or_default());
+    Ok(Command::Client(match sub {
+        "id" => ClientCommand::Id,
+        "getname" => ClientCommand::GetName,
+        "info" => ClientCommand::Info,
+        "getredir" => ClientCommand::Redirection,
+        "trackinginfo" => ClientCommand::TrackingInfo,
+        "setname" => ClientCommand::SetName(first),
+        "setinfo" if is(first, "LIB-NAME") || is(first, "LIB-VER") => {
+            ClientCommand::SetInfo(is(first, "LIB-VER"), arg(args, 2))
         }
-        (Some(option), Some(kind), 3) if is(sub, "LIST") && is(option, "TYPE") => {
+        "setinfo" => {
+            let what = String::from_utf8_lossy(first);
+            return Err(Error::with(Kind::Malformed, format!("ERR Unrecognized option '{what}'")));
+        }
+        "list" if args.len() == 1 => ClientCommand::List(EVERYBODY),
+        "list" if is(first, "TYPE") && args.len() == 3 => {
             let mut filter = EVERYBODY;
-            filter.set_type(kind)?;
-            command(ClientCommand::List(filter))
+            filter.set_type(arg(args, 2))?;
+            ClientCommand::List(filter)
         }
-        (Some(option), Some(_), _) if is(sub, "LIST") && is(option, "ID") => {
-            command(ClientCommand::ListIds(args.from(2)))
+        "list" if is(first, "ID") && args.len() > 2 => ClientCommand::ListIds(args.from(2)),
+        "list" => return Err(SYNTAX),
+        "kill" if args.len() == 2 => {
+            ClientCommand::Kill(Filter { address: Some(first), skip_me: false, ..EVERYBODY }, true)
         }
-        (Some(_), ..) if is(sub, "LIST") => Err(SYNTAX),
-        (Some(address), None, _) if is(sub, "KILL") => {
-            command(ClientCommand::Kill(Filter { address: Some(address), skip_me: false, ..EVERYBODY }, true))
-        }
-        (Some(_), Some(_), _) if is(sub, "KILL") => command(ClientCommand::Kill(Filter::read(args.from(1))?, false)),
-        (Some(mode), None, _) if is(sub, "REPLY") && is(mode, "SKIP") => {
-            command(ClientCommand::Reply(Replies::SkipNext))
-        }
-        (Some(mode), None, _) if is(sub, "REPLY") => {
-            command(ClientCommand::Reply(if on(mode)? { Replies::All } else { Replies::None }))
-        }
-        (Some(mode), None, _) if is(sub, "NO-EVICT") => on(mode).map(|_| Command::Nothing),
-        (Some(mode), None, _) if is(sub, "CACHING") => command(ClientCommand::Caching(match () {
-            () if is(mode, "YES") => Some(true),
-            () if is(mode, "NO") => Some(false),
-            () => None,
-        })),
-        (Some(mode), ..) if is(sub, "TRACKING") => {
-            command(if on(mode)? { ClientCommand::Track(args.from(2)) } else { ClientCommand::Untrack(args.from(2)) })
-        }
-        _ => {
-            let known = NAMES.split(' ').find(|name| is(sub, name));
-            Err(known.map_or_else(|| row.unknown_subcommand(sub), |name| row.wrong_subcommand_arity(name)))
-        }
-    }
+        "kill" => ClientCommand::Kill(Filter::read(args.from(1))?, false),
+        "reply" if is(first, "SKIP") => ClientCommand::Reply(Replies::SkipNext),
+        "reply" => ClientCommand::Reply(if on(first)? { Replies::All } else { Replies::None }),
+        "no-evict" => return on(first).map(|_| Command::Nothing),
+        "caching" if is(first, "YES") => ClientCommand::Caching(Some(true)),
+        "caching" if is(first, "NO") => ClientCommand::Caching(Some(false)),
+        "caching" => ClientCommand::Caching(None),
+        _ if on(first)? => ClientCommand::Track(args.from(2)),
+        _ => ClientCommand::Untrack(args.from(2)),
+    }))
 }
 
 const EVERYBODY: Filter<'static> =

@@ -71,13 +71,8 @@ pub(crate) fn read_scan<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, Erro
 }
 
 pub(crate) fn read_object<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = arg(args, 0);
-    let names = ["encoding", "freq", "idletime", "refcount"];
-    let Some(name) = names.into_iter().find(|name| is(sub, name)) else {
-        return Err(row.unknown_subcommand(sub));
-    };
-    let (Some(key), 2) = (args.get(1), args.len()) else { return Err(row.wrong_subcommand_arity(name)) };
-    command(match name {
+    let (sub, key) = (row.sub(args)?, arg(args, 1));
+    command(match sub {
         "encoding" => KeyCommand::Encoding(key),
         "freq" => KeyCommand::Frequency(key),
         "idletime" => KeyCommand::IdleTime(key),
@@ -86,23 +81,12 @@ pub(crate) fn read_object<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, 
 }
 
 pub(crate) fn read_memory<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = arg(args, 0);
-    if is(sub, "USAGE") {
-        let Some(key) = args.get(1) else { return Err(row.wrong_subcommand_arity("usage")) };
-        return match (args.get(2), args.get(3), args.len()) {
-            (None, ..) => command(KeyCommand::Usage(key)),
-            (Some(option), Some(samples), 4) if is(option, "SAMPLES") => {
-                if integer(samples)? < 0 {
-                    return Err(NOT_AN_INTEGER);
-                }
-                command(KeyCommand::Usage(key))
-            }
-            _ => Err(SYNTAX),
-        };
-    }
-    match args.len() {
-        1 if is(sub, "STATS") => Ok(Command::MemoryStats),
-        1 if is(sub, "PURGE") => Ok(Command::Nothing),
-        _ => Err(row.unknown_subcommand(sub)),
+    match row.sub(args)? {
+        "stats" => Ok(Command::MemoryStats),
+        "purge" => Ok(Command::Nothing),
+        _ if args.len() == 2 => command(KeyCommand::Usage(arg(args, 1))),
+        _ if args.len() != 4 || !is(arg(args, 2), "SAMPLES") => Err(SYNTAX),
+        _ if integer(arg(args, 3))? < 0 => Err(NOT_AN_INTEGER),
+        _ => command(KeyCommand::Usage(arg(args, 1))),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::limits::{MAX_CHANNEL, MAX_PATTERN};
 use crate::table::row::Row;
-use crate::vocabulary::{Args, Command, Error, Kind, PATTERN_TOO_LONG, PubSubCommand, SYNTAX, Topic, is};
+use crate::vocabulary::{Args, Command, Error, Kind, PATTERN_TOO_LONG, PubSubCommand, SYNTAX, Topic};
 
 const CHANNEL_TOO_LONG: Error =
     Error::new(Kind::TooLarge, "ERR the name of a channel is too long; at most 1024 bytes are taken");
@@ -34,14 +34,10 @@ pub(crate) fn read_publish<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, E
 }
 
 pub(crate) fn read_pubsub<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = args.get(0).ok_or(SYNTAX)?;
-    command(match args.len() {
-        1 | 2 if is(sub, "CHANNELS") => PubSubCommand::Channels(args.get(1)),
-        _ if is(sub, "NUMSUB") => PubSubCommand::CountChannels(args.from(1)),
-        1 if is(sub, "NUMPAT") => PubSubCommand::CountPatterns,
-        _ => {
-            let known = ["channels", "numpat"].into_iter().find(|name| is(sub, name));
-            return Err(known.map_or_else(|| row.unknown_subcommand(sub), |name| row.wrong_subcommand_arity(name)));
-        }
+    command(match row.sub(args)? {
+        "numsub" => PubSubCommand::CountChannels(args.from(1)),
+        "numpat" => PubSubCommand::CountPatterns,
+        channels if args.len() > 2 => return Err(row.wrong_subcommand_arity(channels)),
+        _ => PubSubCommand::Channels(args.get(1)),
     })
 }

@@ -1,6 +1,7 @@
 //! EVAL without Lua: the fixed scripts of well-known libraries, recognised by the SHA-1 of their texts. Any other script is
 //! refused with a word on what to use instead.
 
+use super::words::arg;
 use crate::table::row::Row;
 use crate::vocabulary::{Args, Command, Error, Kind, SYNTAX, Script, ScriptCommand, integer, is};
 
@@ -98,30 +99,24 @@ pub(crate) fn read_evalsha<'a>(_: &Row, args: Args<'a>) -> Result<Command<'a>, E
 }
 
 pub(crate) fn read_script<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = args.get(0).ok_or(SYNTAX)?;
-    match (args.get(1), args.len()) {
-        (Some(text), 2) if is(sub, "LOAD") => Ok(Command::Script(ScriptCommand::Load(text))),
-        (Some(_), _) if is(sub, "EXISTS") => Ok(Command::Script(ScriptCommand::Exists(args.from(1)))),
-        (None, _) if is(sub, "FLUSH") => Ok(Command::Nothing),
-        (Some(mode), 2) if is(sub, "FLUSH") && (is(mode, "ASYNC") || is(mode, "SYNC")) => Ok(Command::Nothing),
-        (Some(_), _) if is(sub, "FLUSH") => {
-            Err(Error::new(Kind::Malformed, "ERR SCRIPT FLUSH only support SYNC|ASYNC option"))
-        }
-        _ if is(sub, "LOAD") => Err(row.wrong_subcommand_arity("load")),
-        _ if is(sub, "EXISTS") => Err(row.wrong_subcommand_arity("exists")),
-        _ => Err(row.unknown_subcommand(sub)),
+    match row.sub(args)? {
+        "load" => Ok(Command::Script(ScriptCommand::Load(arg(args, 1)))),
+        "exists" => Ok(Command::Script(ScriptCommand::Exists(args.from(1)))),
+        _ => read_flush(args, "ERR SCRIPT FLUSH only support SYNC|ASYNC option"),
     }
 }
 
 pub(crate) fn read_function<'a>(row: &Row, args: Args<'a>) -> Result<Command<'a>, Error> {
-    let sub = args.get(0).ok_or(SYNTAX)?;
+    row.sub(args)?;
+    read_flush(args, "ERR FUNCTION FLUSH only supports SYNC|ASYNC option")
+}
+
+/// There is nothing to flush.
+fn read_flush<'a>(args: Args<'a>, refusal: &'static str) -> Result<Command<'a>, Error> {
     match (args.get(1), args.len()) {
-        (None, _) if is(sub, "FLUSH") => Ok(Command::Nothing),
-        (Some(mode), 2) if is(sub, "FLUSH") && (is(mode, "ASYNC") || is(mode, "SYNC")) => Ok(Command::Nothing),
-        (Some(_), _) if is(sub, "FLUSH") => {
-            Err(Error::new(Kind::Malformed, "ERR FUNCTION FLUSH only supports SYNC|ASYNC option"))
-        }
-        _ => Err(row.unknown_subcommand(sub)),
+        (None, _) => Ok(Command::Nothing),
+        (Some(mode), 2) if is(mode, "ASYNC") || is(mode, "SYNC") => Ok(Command::Nothing),
+        _ => Err(Error::new(Kind::Malformed, refusal)),
     }
 }
 
