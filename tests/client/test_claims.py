@@ -269,7 +269,7 @@ def test_a_module_removed_keeps_its_keys_when_it_is_back(
     assert claim.function is first.price.uncached  # that was called last
 
 
-def test_a_module_imported_twice_with_other_configurations_is_refused(
+def test_a_module_imported_twice_for_two_regions_is_refused(
     run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are in use, as by a plug-in loader; each would return what the other stored."""
@@ -376,7 +376,7 @@ def create_app(region: str, url: str = "memory://app", *, shared: bool = False, 
     return row, page
 
 
-def test_two_applications_of_a_factory_share_no_keys_unless_they_are_the_same() -> None:
+def test_two_applications_of_a_factory_share_no_keys() -> None:
     """Each has a cache of its own to one store, and would return what the other stored."""
     eu = create_app("eu")
     again = create_app("eu")
@@ -389,7 +389,7 @@ def test_two_applications_of_a_factory_share_no_keys_unless_they_are_the_same() 
     assert create_app("us", shared=True)[1](1) == "<tea>"  # it says that both return the same
 
 
-def test_variables_of_a_factory_tell_its_functions_apart_at_decoration() -> None:
+def test_variables_of_a_factory_tell_its_functions_apart() -> None:
     def create(rows: Any, start: int = 0) -> Any:
         cache = globalcache.Cache("memory://factory")
 
@@ -428,7 +428,7 @@ def test_an_application_that_is_gone_has_no_keys() -> None:
     assert kept(1) == "<object"
 
 
-def test_of_two_functions_that_are_called_first_at_once_one_is_refused_at_least() -> None:
+def test_of_two_functions_called_at_once_one_is_refused() -> None:
     """Each is noted before it is compared: one finds the other."""
     made = [create_app(region, "memory://at-once") for region in ("eu", "us")]
     given: list[str] = []
@@ -488,7 +488,7 @@ def test_a_variable_may_be_set_between_decoration_and_call() -> None:
     assert us(1) == "eu1"
 
 
-def test_a_function_in_the_place_of_one_that_was_called_counts_as_called() -> None:
+def test_a_function_in_the_place_of_a_called_one_counts_as_called() -> None:
     cache, elsewhere = globalcache.Cache("memory://place"), globalcache.Cache("memory://place")
 
     def program(cache: globalcache.Cache, region: str) -> Any:
@@ -539,7 +539,7 @@ def test_a_batch_loader_is_compared_when_it_is_called() -> None:
         us([1])
 
 
-def test_functions_that_say_otherwise_of_their_exceptions_are_two() -> None:
+def test_functions_with_other_exceptions_are_two() -> None:
     """One would return None where it raises an exception, because the other stored that there is no row."""
 
     def row(n: int) -> int:

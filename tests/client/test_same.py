@@ -269,14 +269,14 @@ def test_a_class_that_was_made_once_more_is_the_same(source: str) -> None:
         ("b = functools.lru_cache(lambda a=v: a)\ndel b.__wrapped__\ndef thing(): return b()", "eu"),
     ],
 )
-def test_functions_that_give_something_else_are_no_longer_taken_for_one(source: str, expected: str) -> None:
+def test_functions_that_give_something_else_are_two(source: str, expected: str) -> None:
     one, other = made(source, v="eu"), made(source, v="us")
     assert one() == expected != other()
     assert not is_same(one, other)
     assert not is_same(one, other, Made.AGAIN)
 
 
-def test_what_is_the_same_in_one_place_may_differ_in_another() -> None:
+def test_what_is_the_same_in_a_set_may_differ_elsewhere() -> None:
     """A set has no order, so what differs from one element may be the other."""
 
     class Region:
@@ -317,7 +317,7 @@ def test_a_class_of_another_module_is_another() -> None:
     assert not is_same(made(source), made(source, __name__="other"))
 
 
-def test_variables_that_one_function_lacks_differ_when_it_is_called() -> None:
+def test_variables_that_one_function_lacks_differ_at_the_call() -> None:
     source = "def thing(): return region"
     one, other = made(source, region="eu"), made(source)
     assert Comparison(is_final=False).same(one, other)
@@ -349,7 +349,7 @@ def test_members_of_an_enum_are_what_their_class_is() -> None:
     assert not is_same(made(source, v=1), made(source, v=2))
 
 
-def test_what_a_decorator_of_a_library_was_given_is_made_once_more() -> None:
+def test_what_a_library_was_given_is_made_once_more() -> None:
     """Its own code is the same, but the function and the class that it was given are not."""
 
     def retried(on: Any) -> Callable[[Any], Any]:
@@ -360,7 +360,7 @@ def test_what_a_decorator_of_a_library_was_given_is_made_once_more() -> None:
     assert not is_same(made(source, retried=retried, v=1), made(source, retried=retried, v=2))
 
 
-def test_a_class_that_a_factory_makes_is_another_each_time_though_it_looks_the_same() -> None:
+def test_a_class_that_a_factory_makes_is_another_each_time() -> None:
     """What can change in it may differ later."""
 
     def make() -> Any:
@@ -495,7 +495,7 @@ def test_caches_of_one_store_are_the_same() -> None:
 _numbers = itertools.count()
 
 
-def test_a_cached_function_whose_annotation_is_not_resolved_yet_is_the_same() -> None:
+def test_a_cached_function_with_a_later_annotation_is_the_same() -> None:
     source = """
         from __future__ import annotations
         @cache.cached("r:{id}")
@@ -519,7 +519,7 @@ def test_times_are_compared_with_their_zones() -> None:
     assert not is_same(at(), at(tzinfo=dt.UTC), Made.ONCE)
 
 
-def test_functions_that_differ_never_have_the_value_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_never_have_the_value_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn at random; `python -m tests.client.drawn_functions 5000` draws more."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
