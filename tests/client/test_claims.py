@@ -164,6 +164,7 @@ def test_the_claim_of_a_module_is_that_of_its_last_import(run: Callable[[str], A
     first = run(ENUM)
     (claim,) = first.cache.claims.near("price:")
     second = run(ENUM)
+    assert second.price(1) == 1
     (again,) = first.cache.claims.near("price:")
     assert claim.function is not again.function
     assert again.function is second.price.uncached
@@ -475,8 +476,24 @@ def later(cache: globalcache.Cache, start: str) -> Any:
     return row, set_region
 
 
+class Region:
+    """A callable object whose attribute may be set after it was decorated."""
+
+    def __init__(self) -> None:
+        self.name = self.__qualname__ = "eu"
+
+    def __call__(self, n: int) -> str:
+        return f"{self.name}{n}"
+
+
 def test_a_variable_may_be_set_between_decoration_and_call() -> None:
     cache = globalcache.Cache("memory://")
+    one, other = Region(), Region()
+    first, second = (cache.cached("region:{n}")(each) for each in (one, other))
+    other.name = "us"
+    assert first(1) == "eu1"
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        second(1)
     eu, _ = later(cache, "eu")
     assert eu(1) == "eu1"
     us, set_region = later(cache, "eu")
@@ -488,7 +505,7 @@ def test_a_variable_may_be_set_between_decoration_and_call() -> None:
     assert us(1) == "eu1"
 
 
-def test_a_function_in_the_place_of_a_called_one_counts_as_called() -> None:
+def test_a_function_in_the_place_of_a_called_one_is_compared_too() -> None:
     cache, elsewhere = globalcache.Cache("memory://place"), globalcache.Cache("memory://place")
 
     def program(cache: globalcache.Cache, region: str) -> Any:
@@ -500,7 +517,7 @@ def test_a_function_in_the_place_of_a_called_one_counts_as_called() -> None:
 
     eu = program(cache, "eu")
     assert eu(1) == "eu1"
-    assert cache.cached("place:{n}")(eu.uncached).uncached is eu.uncached
+    assert cache.cached("place:{n}")(eu.uncached)(1) == "eu1"
     us = program(elsewhere, "us")
     with pytest.raises(KeyFormatError, match="the same with other variables"):
         us(1)
@@ -511,8 +528,9 @@ def test_a_function_whose_call_was_refused_holds_up_no_other() -> None:
     eu, us, again = (later(cache, "eu") for cache in caches)
     us[1]("us")
     assert eu[0](1) == "eu1"
-    with pytest.raises(KeyFormatError, match="the same with other variables"):
-        us[0](1)
+    for use in (us[0], us[0].refresh, lambda n: us[0].set("us", n)):
+        with pytest.raises(KeyFormatError, match="the same with other variables"):
+            use(1)
     del eu, caches[0]
     gc.collect()
     assert again[0](1) == "eu1"
@@ -537,6 +555,8 @@ def test_a_batch_loader_is_compared_when_it_is_called() -> None:
     assert eu([1]) == {1: "eu"}
     with pytest.raises(KeyFormatError, match="the same with other variables"):
         us([1])
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        us.set("us", 1)
 
 
 def test_functions_with_other_exceptions_are_two() -> None:

@@ -264,6 +264,21 @@ def test_a_class_that_was_made_once_more_is_the_same(source: str) -> None:
             ),
             "eu",
         ),
+        (
+            (
+                "class C(str, enum.Enum):\n A = 1\n def __new__(cls, a):\n  self = str.__new__(cls, v)\n"
+                "  self._value_ = a\n  return self\ndef thing(): return C.A[:]"
+            ),
+            "eu",
+        ),
+        (
+            (
+                "class T(tuple):\n def __iter__(self): return iter(())\nclass C:\n def __init__(self, a): self.a = a\n"
+                " def __repr__(self): return ''\nx, s = T([v]), slice(C(v))\ndef thing(): return x[0]"
+            ),
+            "eu",
+        ),
+        ("class C:\n def __reduce__(self): return 'x'\nx = C()\nx.a = v\ndef thing(): return x.a", "eu"),
         ("class C: 'of a region'\nC.__doc__ = v\ndef thing(): return C.__doc__", "eu"),
         ("class F(frozenset): pass\nx = F([1])\nx.a = v\ndef thing(): return x.a", "eu"),
         ("b = functools.lru_cache(lambda a=v: a)\ndel b.__wrapped__\ndef thing(): return b()", "eu"),
@@ -335,9 +350,7 @@ def test_what_is_set_later_differs_when_it_is_called() -> None:
     ):
         one, other = (made(source, __file__="made.py") for _ in range(2))
         exec(later, one.__globals__)  # noqa: S102 - that is the case
-        comparison = Comparison(is_final=False)
-        assert comparison.same(one, other)
-        assert not comparison.is_lasting
+        assert Comparison(is_final=False).same(one, other)
         assert not is_same(one, other)
         exec(later, other.__globals__)  # noqa: S102
         assert is_same(one, other)

@@ -118,6 +118,7 @@ class BaseCachedFunction(NamedFunction, Generic[P, R]):
 
     def _written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Policy]:
         """Return the key and the policy of what is set in place of a result."""
+        self._cache.claims.use(self._claim)
         args, spec = (*self._receiver, *args), self._spec
         return spec.template.key(args, kwargs), spec.policy_of(args, kwargs)
 

@@ -41,7 +41,7 @@ class Claim(msgspec.Struct, eq=False):
     function: Any  # or, of an SQL loader, its name and all that makes the result
     raised: tuple[Any, ...] = ()  # what it says about its exceptions
     is_shared: bool = False
-    is_used: bool = False  # it was called, or the one in whose place it came
+    is_used: bool = False  # it was called
     is_settled: bool = False  # it was compared at its first call
 
     @property
@@ -108,11 +108,7 @@ class Claims:
             at = bisect_left(self._heads, claim.head)
             if self._heads[at : at + 1] != [claim.head]:
                 self._heads.insert(at, claim.head)
-            former = known.setdefault(claim.template, claim)
-        if former is not claim:
-            comparison = Comparison(is_final=False)
-            if claim.is_same(former, comparison) and comparison.is_lasting:
-                self._put(claim, former)
+            known.setdefault(claim.template, claim)
 
     def use(self, claim: Claim) -> None:
         """Note that a function is called first. Raises KeyFormatError if another one that was called has its keys."""
@@ -131,13 +127,9 @@ class Claims:
                 known[claim.template], claim.is_used = former, was_used
             raise
         if not is_first and claim.is_same(former, Comparison(is_final=True)):
-            self._put(claim, former)
+            claim.is_used = True
+            known[claim.template] = claim
         claim.is_settled = True
-
-    def _put(self, claim: Claim, former: Claim) -> None:
-        """Let a claim take the place of a former one, whose function may go then with all that it refers to."""
-        claim.is_used = claim.is_used or former.is_used
-        self._by_head[claim.head][claim.template] = claim
 
     def _check(self, claim: Claim, *, is_final: bool) -> None:
         def others() -> list[Claim]:
@@ -145,12 +137,13 @@ class Claims:
             return [known for known in met if known.is_used and not known.is_shared] if is_final else met
 
         met = [] if claim.is_shared else others()
-        if met and not any(claim.is_same(known, Comparison(is_final=is_final)) for known in met):
-            met.clear()  # they refer to their functions, and those to their caches
-            gc.collect()  # a cache that nobody uses any more may not be deleted yet
-            met = others()
-            if met:
-                raise KeyFormatError(claim.refusal(met[0]))
+        if not met or any(claim.is_same(known, Comparison(is_final=is_final)) for known in met):
+            return
+        met.clear()  # they refer to their functions, and those to their caches
+        gc.collect()  # a cache that nobody uses any more may not be deleted yet
+        refusals = [claim.refusal(known) for known in others()]  # no claim is kept by the exception
+        if refusals:
+            raise KeyFormatError(refusals[0])
 
     def near(self, head: str) -> list[Claim]:
         """Return the claims whose keys begin as `head` does, as far as both go."""

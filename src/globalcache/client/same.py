@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Immutable values that are the same if they are equal, and those that are if they are written the same: 0.0 == -0.0.
 _EQUAL: frozenset[type] = frozenset({str, int, bool, bytes, date, timedelta, UUID, re.Pattern})
 _WRITTEN: frozenset[type] = frozenset(
-    {float, complex, Decimal, range, slice, timezone, type(Path()), type(PurePath()), type(None)}
+    {float, complex, Decimal, range, timezone, type(Path()), type(PurePath()), type(None)}
 )
 _LRU_CACHE = type(functools.lru_cache(lambda: None))
 _DESCRIPTORS: tuple[type, ...] = (types.MemberDescriptorType, types.GetSetDescriptorType)
@@ -100,15 +100,10 @@ class Comparable:
 
 
 class Comparison:
-    """A comparison of two functions.
-
-    `is_final`: they are called now, and nothing that they use is set later. `is_lasting` tells afterwards whether the
-    two cannot differ later: they have no variables of their own.
-    """
+    """A comparison of two functions. `is_final`: they are called now, and nothing that they use is set later."""
 
     def __init__(self, *, is_final: bool) -> None:
         self.is_final = is_final
-        self.is_lasting = True
         # Pairs that are the same, and those that are compared: a function that calls itself is if all else in it is.
         # With the values, so that nothing else has their addresses meanwhile.
         self._pairs: dict[tuple[int, int, Made], tuple[Any, Any]] = {}
@@ -116,10 +111,10 @@ class Comparison:
         self._names: tuple[dict[str, Any], dict[str, Any]] = {}, {}
 
     def holds(self, one: Any, other: Any) -> bool:
-        """Tell whether two functions are the same; those in which objects lie too deep are not."""
+        """Tell whether two functions are the same."""
         try:
             return self.same(one, other)
-        except RecursionError:
+        except Exception:  # noqa: BLE001 - code of the application, and objects that lie too deep
             return False
 
     def same(self, one: Any, other: Any, made: Made = Made.ANEW) -> bool:
@@ -139,15 +134,10 @@ class Comparison:
         first, second = tuple(ones), tuple(others)
         return len(first) == len(second) and all(self.same(*pair, made) for pair in zip(first, second, strict=True))
 
-    def _is_put_off(self) -> bool:
-        """Tell whether a difference does not count yet, as that of a variable that may be set later."""
-        self.is_lasting = False
-        return not self.is_final
-
     def _same(self, one: Any, other: Any, made: Made) -> bool:
         kind = type(one)
         if made is Made.AGAIN and (one is None or other is None):  # as a variable that is set later often is
-            return self._is_put_off()
+            return not self.is_final
         if kind is not type(other) and not self.same(kind, type(other), made):
             return False
         if kind in _EQUAL:
@@ -165,7 +155,7 @@ class Comparison:
             made = max(made, Made.BODY)
         parts, its = _parts(one), _parts(other)
         if parts is None:
-            if made is Made.AGAIN and self._is_put_off():
+            if made is Made.AGAIN and not self.is_final:
                 return True
             is_called = isinstance(getattr(kind, "__call__", None), types.FunctionType)  # noqa: B004
             parts, its = (_held(one), _held(other)) if is_called or made >= Made.BODY else (None, None)
@@ -177,7 +167,6 @@ class Comparison:
         ones, others, names = _given(one), _given(other), (one.__globals__, other.__globals__)
         is_other_module = names[0] is not names[1]
         for first, second in _cells(one, other) + (_globals(one, other) if is_other_module else []):
-            self.is_lasting = False
             if first is not _UNSET and second is not _UNSET:
                 ones, others = (*ones, first), (*others, second)
             elif first is not second and self.is_final:
@@ -190,7 +179,7 @@ class Comparison:
         else:
             made = _made(made, ones, others, Made.ONCE)
         if is_other_module and any(value is unseen for value in ones for unseen in _UNSEEN):
-            return made is Made.AGAIN and self._is_put_off()
+            return made is Made.AGAIN and not self.is_final
         before, self._names = self._names, names
         try:
             return self._all(ones, others, made)
@@ -203,7 +192,7 @@ class Comparison:
             return False
         made = max(made, Made.BODY)
         first, second = _body(one), _body(other)
-        if first.keys() != second.keys() and not (made is Made.AGAIN and self._is_put_off()):
+        if first.keys() != second.keys() and (made is not Made.AGAIN or self.is_final):
             return False
         words = set().union(*(_words(annotation) for _, annotation in first["__annotations__"]))
         mine, its = self._names
@@ -373,8 +362,14 @@ def _type(value: Any) -> tuple[Any, ...] | None:
     return None if origin is None else (origin, *(tuple(each) if type(each) is list else each for each in within))
 
 
+def _member(member: Any) -> tuple[Any, ...]:
+    """Return what a member of an enum has: attributes, and as a text or number what need not be its value."""
+    arguments = getattr(member._member_type_, "__getnewargs__", None)
+    return *_own(member), *(arguments(member) if arguments else ())
+
+
 def _variable(value: Any) -> tuple[Any, ...]:
-    says = ("__bound__", "__constraints__", "__default__", "__supertype__")
+    says = ("__bound__", "__constraints__", "__default__", "__supertype__", "__value__")
     return value.__name__, *(getattr(value, name, None) for name in says)
 
 
@@ -406,8 +401,9 @@ _PARTS: dict[type, Callable[[Any], tuple[Any, ...] | None]] = {
     property: lambda own: (own.fget, own.fset, own.fdel, own.__doc__, *_own(own)),
     types.MemberDescriptorType: lambda slot: (slot.__name__,),
     types.GetSetDescriptorType: lambda slot: (slot.__name__,),
-    Enum: _own,
-    tuple: lambda items: (*items, *_own(items)),
+    Enum: _member,
+    tuple: lambda items: (*tuple.__iter__(items), *_own(items)),
+    slice: lambda part: (part.start, part.stop, part.step),
     datetime: _time,
     time: _time,
     types.GenericAlias: _type,
@@ -417,6 +413,7 @@ _PARTS: dict[type, Callable[[Any], tuple[Any, ...] | None]] = {
     typing.ParamSpec: _variable,
     typing.TypeVar: _variable,
     typing.TypeVarTuple: _variable,
+    getattr(typing, "TypeAliasType", typing.TypeVar): _variable,
 }
 
 
@@ -436,8 +433,8 @@ def _shown_items(value: Any) -> tuple[Any, ...]:
 def _pickled(value: Any) -> tuple[Any, ...]:
     """Return what pickle would write of an object. Raises an exception where that is nothing."""
     made: Any = value.__reduce_ex__(4)
-    if isinstance(made, str):
-        return made, *_own(value)
+    if isinstance(made, str):  # the name of a variable that has it
+        raise TypeError(made)
     make, args, state, items, pairs = (*made, None, None, None)[:5]
     states = state if isinstance(state, tuple) else (state,)
     shown = [_items(each) if type(each) is dict else tuple(each) if type(each) is list else each for each in states]
