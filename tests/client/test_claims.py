@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import enum
 import functools
+import gc
 import importlib
 import re
+import subprocess
 import sys
 import textwrap
+import threading
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +164,7 @@ def test_the_claim_of_a_module_is_that_of_its_last_import(run: Callable[[str], A
     first = run(ENUM)
     (claim,) = first.cache.claims.near("price:")
     second = run(ENUM)
+    assert second.price(1) == 1
     (again,) = first.cache.claims.near("price:")
     assert claim.function is not again.function
     assert again.function is second.price.uncached
@@ -236,17 +241,334 @@ def test_a_module_imported_anew_with_another_part_is_refused(run: Callable[[str]
         run(written(**{name: "us"}))
 
 
-def test_a_module_removed_keeps_its_keys_when_it_is_back(run: Callable[[str], Any]) -> None:
-    """Its variables are others then, and may be connections and tables, which are not compared."""
-    source = (
-        "table = {}\nclass Pool: pass\npool = Pool()\n@cache.cached('price:{id}')\ndef price(id): return table, pool"
-    )
+REMOVED = """
+    import itertools, logging, os
+    region = os.environ["REGION"]
+    state, settings, log = {}, {"region": None}, logging.getLogger(__name__)
+    class Pool: pass
+    pool = Pool()
+    @cache.cached("price:{id}")
+    def price(id):
+        log.info("%s", pool)
+        return [region, settings["region"], state.get(id), later(id)]
+    def later(id): return price(id - 1) if id else prices[id]
+    prices = [1]
+"""
+
+
+def test_a_module_removed_keeps_its_keys_when_it_is_back(
+    run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its variables are others then, and are compared when a function is called: later ones are not set before."""
+    monkeypatch.setenv("REGION", "eu")
+    first = run(REMOVED)
+    del sys.modules["shop_prices"]
+    second = run(REMOVED)
+    assert first is not second
+    assert second.price(1) == first.price(1) == ["eu", None, None, ["eu", None, None, 1]]
+    (claim,) = first.cache.claims.near("price:")
+    assert claim.function is first.price.uncached  # that was called last
+
+
+def test_a_module_imported_twice_for_two_regions_is_refused(
+    run: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are in use, as by a plug-in loader; each would return what the other stored."""
+    monkeypatch.setenv("REGION", "eu")
+    first = run(REMOVED)
+    del sys.modules["shop_prices"]
+    monkeypatch.setenv("REGION", "us")
+    with pytest.raises(KeyFormatError, match="other code of that name or the same with other variables"):
+        run(REMOVED)
+    sys.modules.pop("shop_prices", None)
+    monkeypatch.setenv("REGION", "eu")
+    second = run(REMOVED)
+    first.settings["region"], second.settings["region"] = "eu", "us"
+    assert second.price(0)[1] == "us"
+    with pytest.raises(KeyFormatError, match="other code of that name or the same with other variables"):
+        first.price(0)
+
+
+def test_what_cannot_be_seen_is_another_once_both_are_called(run: Callable[[str], Any]) -> None:
+    """Nobody can tell which database a connection reads."""
+    source = """
+        import sqlite3
+        db = sqlite3.connect(":memory:")
+        @cache.cached("price:{id}")
+        def price(id): return db.execute("select 1").fetchone()[0]
+    """
     first = run(source)
     del sys.modules["shop_prices"]
     second = run(source)
-    assert first is not second
-    (claim,) = first.cache.claims.near("price:")
-    assert claim.function is second.price.uncached
+    assert second.price(1) == 1
+    with pytest.raises(KeyFormatError, match="other code of that name"):
+        first.price(1)
+    assert first.price.uncached(1) == second.price(1) == 1
+
+
+SCRIPT = """
+    import importlib, logging, os, sys
+    import msgspec, sqlalchemy
+    from globalcache import Cache
+
+    cache = Cache("memory://shop")
+    log = logging.getLogger(__name__)
+    engine = sqlalchemy.create_engine("sqlite://")
+    engine.connect().close()
+    names = {}
+
+    class Row(msgspec.Struct):
+        id: int
+
+    @cache.cached("row:{id}")
+    def row(id: int) -> Row:
+        log.info("load %s", names)
+        with engine.connect() as connection:
+            return made(connection.scalar(sqlalchemy.text("select 1")) + id)
+
+    @cache.cached("same:{n}")
+    def factorial(n: int) -> int:
+        return n * factorial(n - 1) if n else 1
+
+    def made(id: int) -> Row:
+        return Row(id)
+
+    if __name__ == "__main__":
+        names["app"] = 1
+        sys.path.append(sys.argv[1])
+        module = importlib.import_module(sys.argv[2])
+        assert vars(module) is not globals()
+        print(module.row(1), module.row(1), module.factorial(4), factorial(4))
+        row(1)
+"""
+
+
+@pytest.mark.parametrize("name", ["shop", "package.shop"])
+def test_a_script_may_be_a_module_too(tmp_path: Path, name: str) -> None:
+    """It has two of each function, as under uvicorn.run("shop:app"), and calls those of the module."""
+    path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(SCRIPT))
+    words = [sys.executable, str(path), str(tmp_path), name]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "Row(id=2) Row(id=2) 24 24\n"
+    assert "KeyFormatError: shop.row: keys of 'row:{id}' can be those of" in done.stderr.splitlines()[-1]
+
+
+TABLES = {"eu": {1: "tea"}, "us": {1: "coffee"}}
+
+
+def create_app(region: str, url: str = "memory://app", *, shared: bool = False, namespace: str | None = None) -> Any:
+    """Make a small application: a cache and functions that use each other, one of them further down."""
+    cache = globalcache.Cache(url, namespace=namespace)
+    find = TABLES[region].get
+
+    @cache.cached("row:{n}", shared=shared)
+    def row(n: int) -> str:
+        return cache.get(f"override:{n}") or look_up(n) or row(n - 1)
+
+    @cache.cached("page:{n}", shared=shared)
+    def page(n: int) -> str:
+        return f"<{row(n)}>"
+
+    def look_up(n: int) -> str | None:
+        return find(n)
+
+    return row, page
+
+
+def test_two_applications_of_a_factory_share_no_keys() -> None:
+    """Each has a cache of its own to one store, and would return what the other stored."""
+    eu = create_app("eu")
+    again = create_app("eu")
+    assert [again[0](2), eu[0](2), again[1](1), eu[1](1)] == ["tea", "tea", "<tea>", "<tea>"]
+    us = create_app("us")
+    with pytest.raises(KeyFormatError, match=r"other code of that name .* take another template, or shared=True"):
+        us[0](1)  # look_up was not set before
+    assert create_app("us", namespace="us")[1](1) == "<coffee>"
+    assert create_app("us", "memory://other")[1](1) == "<coffee>"
+    assert create_app("us", shared=True)[1](1) == "<tea>"  # it says that both return the same
+
+
+def test_variables_of_a_factory_tell_its_functions_apart() -> None:
+    def create(rows: Any, start: int = 0) -> Any:
+        cache = globalcache.Cache("memory://factory")
+
+        @cache.cached("row:{n}", ignore=["start"])
+        def row(n: int, start: int = start) -> Any:
+            return [rows[n], start]
+
+        return row
+
+    kept = create(TABLES["eu"]), create(TABLES["eu"])
+    for rows, start in ((TABLES["us"], 0), (dict(TABLES["eu"]), 0), (TABLES["eu"], 1)):
+        with pytest.raises(KeyFormatError, match="the same with other variables"):
+            create(rows, start)
+    del kept
+    assert create(dict(TABLES["us"]))(1) == ["coffee", 0]
+
+
+def test_an_application_that_is_gone_has_no_keys() -> None:
+    """Tests make one each, with an engine of its own that nobody can look into."""
+
+    def create() -> Any:
+        cache = globalcache.Cache("memory://gone")
+        engine = object()
+
+        @cache.cached("row:{n}")
+        def row(n: int) -> str:
+            return str(engine)[:7] if n else row(n - 1)
+
+        return row
+
+    for _ in range(3):
+        assert create()(1) == "<object"
+    kept = create()
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        create()
+    assert kept(1) == "<object"
+
+
+def test_of_two_functions_called_at_once_one_is_refused() -> None:
+    """Each is noted before it is compared: one finds the other."""
+    made = [create_app(region, "memory://at-once") for region in ("eu", "us")]
+    given: list[str] = []
+
+    def call(row: Any) -> None:
+        with contextlib.suppress(KeyFormatError):
+            given.append(row(1))
+
+    threads = [threading.Thread(target=call, args=(row,)) for row, _ in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(given) <= 1
+
+
+def test_a_shared_function_takes_no_keys_from_another() -> None:
+    """It may be called first, and says that it returns the same."""
+    cache = globalcache.Cache("memory://")
+
+    def plain(n: int) -> int:
+        return n
+
+    functions: list[tuple[str, Any]] = [("n:{n}", lambda n: n + 0), ("{m}:{n}", lambda n, m="n": n)]  # noqa: ARG005
+    for template, function in functions:
+        one = cache.cached("n:{n}")(plain)
+        other = cache.cached(template, shared=True)(function)
+        assert (other(1), one(1), one(2), other(2)) == (1, 1, 2, 2)
+    assert cache.cached("n:{n}")(plain)(3) == 3
+
+
+def later(cache: globalcache.Cache, start: str) -> Any:
+    """Return a cached function whose variable is set by another one."""
+    region = start
+
+    @cache.cached("later:{n}")
+    def row(n: int) -> str:
+        return region + str(n)
+
+    def set_region(name: str) -> None:
+        nonlocal region
+        region = name
+
+    return row, set_region
+
+
+class Region:
+    """A callable object whose attribute may be set after it was decorated."""
+
+    def __init__(self) -> None:
+        self.name = self.__qualname__ = "eu"
+
+    def __call__(self, n: int) -> str:
+        return f"{self.name}{n}"
+
+
+def test_a_variable_may_be_set_between_decoration_and_call() -> None:
+    cache = globalcache.Cache("memory://")
+    one, other = Region(), Region()
+    first, second = (cache.cached("region:{n}")(each) for each in (one, other))
+    other.name = "us"
+    assert first(1) == "eu1"
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        second(1)
+    eu, _ = later(cache, "eu")
+    assert eu(1) == "eu1"
+    us, set_region = later(cache, "eu")
+    set_region("us")
+    for _ in range(2):
+        with pytest.raises(KeyFormatError, match="the same with other variables"):
+            us(1)
+    set_region("eu")
+    assert us(1) == "eu1"
+
+
+def test_a_function_in_the_place_of_a_called_one_is_compared_too() -> None:
+    cache, elsewhere = globalcache.Cache("memory://place"), globalcache.Cache("memory://place")
+
+    def program(cache: globalcache.Cache, region: str) -> Any:
+        names: dict[str, Any] = {"__name__": "program"}
+        exec("def row(n): return region + str(n)", names)  # noqa: S102 - that is the case
+        cached = cache.cached("place:{n}")(names["row"])
+        names["region"] = region
+        return cached
+
+    eu = program(cache, "eu")
+    assert eu(1) == "eu1"
+    assert cache.cached("place:{n}")(eu.uncached)(1) == "eu1"
+    us = program(elsewhere, "us")
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        us(1)
+
+
+def test_a_function_whose_call_was_refused_holds_up_no_other() -> None:
+    caches = [globalcache.Cache("memory://refused") for _ in range(3)]
+    eu, us, again = (later(cache, "eu") for cache in caches)
+    us[1]("us")
+    assert eu[0](1) == "eu1"
+    for use in (us[0], us[0].refresh, lambda n: us[0].set("us", n)):
+        with pytest.raises(KeyFormatError, match="the same with other variables"):
+            use(1)
+    del eu, caches[0]
+    gc.collect()
+    assert again[0](1) == "eu1"
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        us[0](1)
+
+
+def test_a_batch_loader_is_compared_when_it_is_called() -> None:
+    def make(region: str) -> Any:
+        cache = globalcache.Cache("memory://batches")
+
+        @cache.batch_loader("batch:{id:int}")
+        def rows(ids: list[int]) -> dict[int, str]:
+            return {number: name() for number in ids}
+
+        def name() -> str:
+            return region
+
+        return rows
+
+    eu, us = make("eu"), make("us")
+    assert eu([1]) == {1: "eu"}
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        us([1])
+    with pytest.raises(KeyFormatError, match="the same with other variables"):
+        us.set("us", 1)
+
+
+def test_functions_with_other_exceptions_are_two() -> None:
+    """One would return None where it raises an exception, because the other stored that there is no row."""
+
+    def row(n: int) -> int:
+        raise KeyError(n)
+
+    with globalcache.Cache("memory://") as cache:
+        cache.cached("row:{n}", absent=[KeyError])(row)
+        with pytest.raises(KeyFormatError, match="can be those of"):
+            cache.cached("row:{n}")(row)
 
 
 def test_a_copy_of_the_variables_of_a_module_is_not_the_module() -> None:
@@ -396,12 +718,12 @@ def test_a_function_is_compared_with_few_of_many(monkeypatch: pytest.MonkeyPatch
     claims, other = Claims(["store"]), Claims(["store"])
     monkeypatch.setattr(Claim, "meets", count)
     for number in range(1000):
-        claims.add(Claim("", KeyTemplate(f"f{number:04}:{{id}}", item), item), shared=False)
-    other.add(Claim("f0", KeyTemplate("500:{id}", item), item), shared=True)
+        claims.add(Claim("", KeyTemplate(f"f{number:04}:{{id}}", item), item))
+    other.add(Claim("f0", KeyTemplate("500:{id}", item), item))
     assert compared == ["f0500:{id}"]
     monkeypatch.setattr("globalcache.keys.template._meet", read)
     for number in range(100):
-        claims.add(Claim("n:", KeyTemplate(f"tenant:{{id}}:{number}", item), item), shared=False)
+        claims.add(Claim("n:", KeyTemplate(f"tenant:{{id}}:{number}", item), item))
     assert len(claims) == 1100
 
 
@@ -412,6 +734,8 @@ def item(id: int) -> int:
 def test_keys_are_compared_as_far_as_both_begin_alike() -> None:
     claims = Claims()
     for template in ("a", "a:{id}", "a:b:{id}", "a:b:{id}:c", "a:c:{id}", "{id}"):
-        claims.add(Claim("", KeyTemplate(template, item, ignore=["id"] if template == "a" else ()), item), shared=True)
+        claims.add(
+            Claim("", KeyTemplate(template, item, ignore=["id"] if template == "a" else ()), item, is_shared=True)
+        )
     near = [claim.template for claim in claims.near("a:b:")]
     assert sorted(near) == ["a", "a:b:{id}", "a:b:{id}:c", "a:{id}", "{id}"]

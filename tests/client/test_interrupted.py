@@ -211,7 +211,7 @@ def test_claims_can_be_looked_at_after_interruptions() -> None:
     made = [Claims()]
 
     def add() -> None:
-        made[-1].add(Claim("", KeyTemplate("a:{number}", value_of), value_of), shared=True)
+        made[-1].add(Claim("", KeyTemplate("a:{number}", value_of), value_of, is_shared=True))
 
     def check() -> None:
         made[-1].near("")

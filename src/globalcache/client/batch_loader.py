@@ -5,15 +5,15 @@ _async/batch_loader.py has how they are called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from globalcache.client.batches import check_apart, rows_of, values_of
-from globalcache.client.named_function import NamedFunction, has_same_keys, wrap
-from globalcache.client.same import is_same, same_values
+from globalcache.client.named_function import NamedFunction, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from globalcache.client.claims import Claim
     from globalcache.client.decorators import Decorators
     from globalcache.client.loader import Loader
 
@@ -24,21 +24,15 @@ V = TypeVar("V")
 class BaseBatchLoader(NamedFunction, Generic[K, V]):
     """What sync and async batch loaders share: they take a list of what stands in the keys, and give a dict."""
 
-    def __init__(self, cache: Decorators, loader: Loader, wait: float | None) -> None:
+    def __init__(self, cache: Decorators, loader: Loader, claim: Claim, wait: float | None) -> None:
         self._cache = cache
+        self._claim = claim
         self._wait = wait
         self.loader = loader
         wrap(self, loader.function)
 
-    def _is_same(self, other: BaseBatchLoader[Any, Any]) -> bool:
-        mine, its = self.loader, other.loader
-        return (
-            has_same_keys(self._cache, other._cache)
-            and is_same(mine.function, its.function)
-            and mine.template.template == its.template.template
-            and same_values(mine.kind, its.kind)
-            and mine.guard.is_same(its.guard)
-        )
+    def _source(self) -> Loader:
+        return self.loader
 
     def key(self, item: K) -> str:
         """Return the key of one item."""
@@ -47,6 +41,7 @@ class BaseBatchLoader(NamedFunction, Generic[K, V]):
 
     def _keys(self, items: Iterable[K]) -> dict[str, K]:
         """Return items by their keys. Raises TypeError for two that are equal and have keys of their own."""
+        self._cache.claims.use(self._claim)
         keys = {self.key(item): item for item in items}
         check_apart(self.loader.name, keys.values())
         return keys

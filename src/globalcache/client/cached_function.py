@@ -14,14 +14,14 @@ from msgspec.structs import replace
 
 from globalcache.client.annotations import LaterType, allows_none, resolve
 from globalcache.client.fork import lazy
-from globalcache.client.named_function import NamedFunction, has_same_keys, wrap
-from globalcache.client.same import is_same, same_values
+from globalcache.client.named_function import NamedFunction, wrap
 from globalcache.keys import hints, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
+    from globalcache.client.claims import Claim
     from globalcache.client.decorators import Decorators
     from globalcache.client.guard import Guard
     from globalcache.client.loader import Loader
@@ -63,15 +63,6 @@ class FunctionSpec(msgspec.Struct, frozen=True, eq=False, dict=True):
         arguments = self.template.bind(args, kwargs)
         return replace(self.policy, tags=[tag.format(arguments) for tag in self.tags])
 
-    def is_same(self, other: FunctionSpec) -> bool:
-        """Tell whether equal keys stand for equal results."""
-        return (
-            is_same(self.function, other.function)
-            and self.template.template == other.template.template
-            and same_values(self.kind, other.kind)
-            and self.guard.is_same(other.guard)
-        )
-
     @lazy
     def has_tags_with_fields(self) -> bool:
         """Whether the tags depend on the arguments."""
@@ -99,9 +90,10 @@ class BaseCachedFunction(NamedFunction, Generic[P, R]):
     loader: Loader | None = None
     __wrapped__: Callable[P, Any]
 
-    def __init__(self, cache: Decorators, spec: FunctionSpec) -> None:
+    def __init__(self, cache: Decorators, spec: FunctionSpec, claim: Claim) -> None:
         self._cache = cache
         self._spec = spec
+        self._claim = claim
         self._receiver = ()
         self._has_own_tags = spec.has_tags_with_fields
         self._take_type()
@@ -109,11 +101,13 @@ class BaseCachedFunction(NamedFunction, Generic[P, R]):
 
     def _take_type(self) -> None:
         spec = self._spec
-        self._type = None if isinstance(spec.kind, LaterType) else spec.kind
-        self._key_of = self._first_key if isinstance(spec.kind, LaterType) else spec.template.key
+        is_later = isinstance(spec.kind, LaterType)
+        self._type = None if is_later else spec.kind
+        self._key_of = spec.template.key if self._claim.is_settled and not is_later else self._first_key
 
     def _first_key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the key of the first call, before which the type of values was not known."""
+        """Return the key of the first call, before which not all was known: the type of values, the variables."""
+        self._cache.claims.use(self._claim)
         self._type = self._spec.type
         self._key_of = self._spec.template.key
         return self._key_of(args, kwargs)
@@ -124,6 +118,7 @@ class BaseCachedFunction(NamedFunction, Generic[P, R]):
 
     def _written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Policy]:
         """Return the key and the policy of what is set in place of a result."""
+        self._cache.claims.use(self._claim)
         args, spec = (*self._receiver, *args), self._spec
         return spec.template.key(args, kwargs), spec.policy_of(args, kwargs)
 
@@ -138,12 +133,8 @@ class BaseCachedFunction(NamedFunction, Generic[P, R]):
             bound._take_type()  # noqa: SLF001
         return bound
 
-    def _is_same(self, other: BaseCachedFunction[Any, Any]) -> bool:
-        return (
-            same_values(self._receiver, other._receiver)
-            and has_same_keys(self._cache, other._cache)
-            and (self._spec is other._spec or self._spec.is_same(other._spec))
-        )
+    def _source(self) -> FunctionSpec:
+        return self._spec
 
     def __repr__(self) -> str:
         return f"<cached {self._spec.function.__qualname__} {self._spec.template.template!r}>"

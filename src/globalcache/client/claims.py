@@ -4,12 +4,20 @@ Keys belong to the function that was decorated first, in all caches of the proce
 server by its name and database, or the same memory://NAME. Another function whose keys look the same is refused unless
 they are shared, because each would return what the other stored. The same function, decorated again, takes the place of
 the former one. Caches that are gone claim nothing.
+
+Functions are compared when they are decorated, and once more when they are called first, for what a function uses may
+be set in between. Then only those count that were called: a script that serves itself as a module, as
+uvicorn.run("main:app") does, has two of each function and calls one.
+
+    main.py as __main__     decorates row, with an engine of its own      nobody calls it
+    main.py as main         decorates row, with another engine            may be the same: it is accepted
+                            row(1): no other function was called          the keys are its own
+    __main__.row(1)         the function of main was called               refused: who knows what the engines read
 """
 
 from __future__ import annotations
 
 import gc
-import types
 import weakref
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
@@ -17,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from globalcache.client.fork import ProcessLock
-from globalcache.client.same import is_same
+from globalcache.client.same import Comparison
 from globalcache.errors import KeyFormatError
 from globalcache.keys import KeyTemplate, name_of
 
@@ -25,12 +33,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Claim(msgspec.Struct, frozen=True, eq=False):
+class Claim(msgspec.Struct, eq=False):
     """The keys of a function: those of a template behind the names of a namespace."""
 
     prefix: str
     keys: KeyTemplate
     function: Any  # or, of an SQL loader, its name and all that makes the result
+    raised: tuple[Any, ...] = ()  # what it says about its exceptions
+    is_shared: bool = False
+    is_used: bool = False  # it was called
+    is_settled: bool = False  # it was compared at its first call
 
     @property
     def name(self) -> str:
@@ -51,9 +63,10 @@ class Claim(msgspec.Struct, frozen=True, eq=False):
         """Tell whether the functions have a key in common."""
         return self.keys.meets(self.prefix, other.keys, other.prefix)
 
-    def is_same(self, other: Claim) -> bool:
+    def is_same(self, other: Claim, comparison: Comparison) -> bool:
         """Tell whether equal keys stand for equal results."""
-        return self.template == other.template and is_same(self.function, other.function)
+        mine, its = (self.function, self.raised), (other.function, other.raised)
+        return self.template == other.template and comparison.holds(mine, its)
 
     def refusal(self, other: Claim) -> str:
         """Say whose keys these are already, and what to do."""
@@ -82,27 +95,55 @@ class Claims:
     def __len__(self) -> int:
         return sum(map(len, list(self._by_head.values())))
 
-    def add(self, claim: Claim, *, shared: bool) -> None:
-        """Give keys to a function. Raises KeyFormatError if another one has some of them and they are not shared."""
-        met = self._met(claim)
-        if met and not shared and not any(map(claim.is_same, met)):
-            gc.collect()  # a cache that nobody uses any more may not be deleted yet
-            met = self._met(claim)
-            if met:
-                raise KeyFormatError(claim.refusal(met[0]))
-        self._keep(claim)
+    def has_store_of(self, other: Claims) -> bool:
+        """Tell whether the values of two caches are in the same place."""
+        return self is other or (bool(self._stores) and sorted(self._stores) == sorted(other._stores))
 
-    def _keep(self, claim: Claim) -> None:
-        """Keep the claim of the first function for a template, however often that is decorated: the last one."""
+    def add(self, claim: Claim) -> None:
+        """Give keys to a function. Raises KeyFormatError if another one has some of them and they are not shared."""
+        self._check(claim, is_final=False)
         with _lock.own:
             # In this order: whoever finds a head looks for its claims, and an exception from outside may end this here.
             known = self._by_head.setdefault(claim.head, {})
             at = bisect_left(self._heads, claim.head)
             if self._heads[at : at + 1] != [claim.head]:
                 self._heads.insert(at, claim.head)
-            former = known.setdefault(claim.template, claim)
-        if former is not claim and claim.is_same(former):
+            known.setdefault(claim.template, claim)
+
+    def use(self, claim: Claim) -> None:
+        """Note that a function is called first. Raises KeyFormatError if another one that was called has its keys."""
+        if claim.is_settled:
+            return
+        known = self._by_head[claim.head]
+        with _lock.own:
+            former, was_used = known[claim.template], claim.is_used
+            is_first = former is claim or not (former.is_used or claim.is_shared)
+            if is_first:  # before it is compared: of two that are called first at once, one finds the other
+                known[claim.template], claim.is_used = claim, True
+        try:
+            self._check(claim, is_final=True)
+        except BaseException:
+            if is_first:
+                known[claim.template], claim.is_used = former, was_used
+            raise
+        if not is_first and claim.is_same(former, Comparison(is_final=True)):
+            claim.is_used = True
             known[claim.template] = claim
+        claim.is_settled = True
+
+    def _check(self, claim: Claim, *, is_final: bool) -> None:
+        def others() -> list[Claim]:
+            met = [known for known in self._met(claim) if known is not claim]
+            return [known for known in met if known.is_used and not known.is_shared] if is_final else met
+
+        met = [] if claim.is_shared else others()
+        if not met or any(claim.is_same(known, Comparison(is_final=is_final)) for known in met):
+            return
+        met.clear()  # they refer to their functions, and those to their caches
+        gc.collect()  # a cache that nobody uses any more may not be deleted yet
+        refusals = [claim.refusal(known) for known in others()]  # no claim is kept by the exception
+        if refusals:
+            raise KeyFormatError(refusals[0])
 
     def near(self, head: str) -> list[Claim]:
         """Return the claims whose keys begin as `head` does, as far as both go."""
@@ -117,24 +158,8 @@ class Claims:
         """Return the claims on keys of this one, those of this cache first."""
         with _lock.own:
             others = {id(each): each for store in self._stores for each in _caches.get(store, ()) if each is not self}
-            near = self.near(claim.head)
-            near_others = [known for each in others.values() for known in each.near(claim.head)]
-        # A factory of applications, or a file that is a script and a module, decorates one function for several caches.
-        return [known for known in near if claim.meets(known)] + [
-            known
-            for known in near_others
-            if claim.meets(known) and not _is_written_once(claim.function, known.function)
-        ]
-
-
-def _is_written_once(one: Any, other: Any) -> bool:
-    """Tell whether two functions come from one place of one file."""
-    if not isinstance(one, types.FunctionType) or not isinstance(other, types.FunctionType):
-        return False
-    first, second = (
-        (code.co_filename, code.co_firstlineno, code.co_qualname) for code in (one.__code__, other.__code__)
-    )
-    return first == second
+            near = [known for each in (self, *others.values()) for known in each.near(claim.head)]
+        return [known for known in near if claim.meets(known)]
 
 
 _lock = ProcessLock()

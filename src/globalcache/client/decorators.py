@@ -29,6 +29,8 @@ from globalcache.client.claims import Claim, Claims
 from globalcache.client.fork import lazy
 from globalcache.client.guard import Classes, Guard, Maker
 from globalcache.client.loader import BATCH, CONCURRENCY, MAX_WAIT, TIMEOUT, Loader
+from globalcache.client.named_function import has_same_keys
+from globalcache.client.same import Comparable
 from globalcache.errors import ConfigError, KeyFormatError, written
 from globalcache.keys import KeyTemplate, hints, name_of, receiver_of
 from globalcache.policy import Duration, Policy, seconds
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 
     from globalcache.client.rows import Rows
+    from globalcache.client.same import Comparison, Made
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,7 +99,7 @@ class _BatchDecorator(Protocol):
     def __call__(self, function: Callable[[list[K]], Mapping[K, V]], /) -> BatchLoader[K, V]: ...
 
 
-class Decorators:
+class Decorators(Comparable):
     """The decorators of a cache; `Cache` and `AsyncCache` are made of it."""
 
     @lazy
@@ -159,8 +162,8 @@ class Decorators:
             names = sys._getframe(1).f_locals  # noqa: SLF001 - classes defined beside the function, which may be local
             guard = Guard(name_of(function), absent, pass_through)
             spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait, ignore=ignore, names=names)
-            self._claim(keys, function, shared=shared)
-            return (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
+            claim = self._claim(keys, function, guard, shared=shared)
+            return (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec, claim)
 
         return decorate
 
@@ -194,7 +197,6 @@ class Decorators:
             names = sys._getframe(1).f_locals  # noqa: SLF001 - as above
             guard = Guard(name_of(function), absent, pass_through)
             spec = _spec(function, keys, policy, guard=guard, kind=type, wait=wait, names=names)
-            cached: Any = (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec)
             loader = Loader(
                 name_of(function),
                 keys,
@@ -207,8 +209,9 @@ class Decorators:
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
             )
-            self._claim(keys, function, shared=shared)
+            claim = self._claim(keys, function, guard, shared=shared)
             self.register(loader)
+            cached: Any = (AsyncCachedFunction if spec.is_async else CachedFunction)(self, spec, claim)
             cached.loader = loader
             return cached
 
@@ -243,6 +246,7 @@ class Decorators:
         def decorate(function: Callable[..., Any]) -> Any:
             names = sys._getframe(1).f_locals  # noqa: SLF001 - as above
             keys = KeyTemplate(template, _shape_of(template, function, hints(function, names)), longest=None)
+            guard = Guard(name_of(function), (), pass_through)
             loader = Loader(
                 name_of(function),
                 keys,
@@ -250,16 +254,16 @@ class Decorators:
                 _is_async(function),
                 policy,
                 kind=type if type is not None else returned_type(function, names, type_of_rows),
-                guard=Guard(name_of(function), (), pass_through),
+                guard=guard,
                 tags=tuple(_tag(tag, lambda: None) for tag in policy.tags),
                 batch=_at_least_one("max_batch_size", max_batch_size),
                 max_wait=seconds("max_wait", max_wait),
                 timeout=seconds("timeout", timeout, least=0.001),
                 concurrency=_at_least_one("concurrency", concurrency),
             )
-            self._claim(keys, function, shared=shared)
+            claim = self._claim(keys, function, guard, shared=shared)
             self.register(loader)
-            return (AsyncBatchLoader if loader.is_async else BatchLoader)(self, loader, _seconds(wait))
+            return (AsyncBatchLoader if loader.is_async else BatchLoader)(self, loader, claim, _seconds(wait))
 
         return decorate
 
@@ -312,9 +316,11 @@ class Decorators:
             concurrency=concurrency,
             close=sql.close,
         )
-        self._claim(sql.keys, (name_of(sql.single), url, query, sql.columns, rows, kind), shared=False)
+        claim = self._claim(
+            sql.keys, (name_of(sql.single), url, query, sql.columns, rows, kind), spec.guard, shared=False
+        )
         self.register(loader)
-        cached: Any = (AsyncCachedFunction if sql.query.is_async else CachedFunction)(self, spec)
+        cached: Any = (AsyncCachedFunction if sql.query.is_async else CachedFunction)(self, spec, claim)
         cached.loader = loader
         return cached
 
@@ -328,9 +334,15 @@ class Decorators:
         """What stands before every key: the namespaces."""
         return ""
 
-    def _claim(self, keys: KeyTemplate, function: Any, *, shared: bool) -> None:
+    def _claim(self, keys: KeyTemplate, function: Any, guard: Guard, *, shared: bool) -> Claim:
         """Give keys to a function; raises KeyFormatError if another one has some of them and they are not shared."""
-        self.claims.add(Claim(self.key_prefix, keys, function), shared=shared)
+        claim = Claim(self.key_prefix, keys, function, guard.parts, is_shared=shared)
+        self.claims.add(claim)
+        return claim
+
+    def _is_same(self, other: Decorators, comparison: Comparison, made: Made) -> bool:
+        is_known = type(self).__module__.startswith("globalcache.")  # a class of the application may do more
+        return is_known and has_same_keys(self, other) and comparison.same(self._given(), other._given(), made)
 
     def register(self, loader: Loader) -> None:
         """Let workers load by this; raises ConfigError if another function has the pattern."""

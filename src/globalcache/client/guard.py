@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from globalcache.client.same import is_same
 from globalcache.errors import ConfigError, LoadError, written
 
 Maker: TypeAlias = Callable[[str], BaseException]
@@ -62,13 +61,10 @@ class Guard:
         kind = next(base for base in type(error).__mro__ if base in self._names)
         return Absent(self._names[kind], error)
 
-    def is_same(self, other: Guard) -> bool:
-        """Tell whether the same exceptions mean the same, and are made by the same code."""
-        return (
-            is_same(self.absent, other.absent)
-            and is_same(self.pass_through, other.pass_through)
-            and all(is_same(maker, other._makers.get(name)) for name, maker in self._makers.items())
-        )
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What tells guards apart: which exceptions say that there is no row, and the code that makes them."""
+        return self.absent, tuple(self._makers.items())
 
     def missing(self, key: str, name: str = "") -> BaseException:
         """Return the exception of a key without a row; of the class of that name, or of the first one without it."""

@@ -23,7 +23,7 @@ Rules, so that two different calls never share an entry:
 Knows nothing of caches.
 """
 
-from globalcache.keys.signature import hints, name_of, receiver_of
+from globalcache.keys.signature import hints, module_of, name_of, receiver_of
 from globalcache.keys.template import LONGEST, KeyTemplate
 
-__all__ = ["LONGEST", "KeyTemplate", "hints", "name_of", "receiver_of"]
+__all__ = ["LONGEST", "KeyTemplate", "hints", "module_of", "name_of", "receiver_of"]

@@ -55,7 +55,7 @@ class AsyncBatchLoader(BaseBatchLoader[K, V]):
 
     async def set(self, value: V | None, item: K) -> None:
         """Put a value in place of an item. None is a row that does not exist."""
-        key, cache, policy, kind = self.key(item), self._cache.aio, self.loader.policy, self.loader.type
+        (key,), cache, policy, kind = self._keys([item]), self._cache.aio, self.loader.policy, self.loader.type
         if value is not None:
             await cache.set(key, value, policy=policy, type=kind)
             return
