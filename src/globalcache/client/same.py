@@ -276,11 +276,11 @@ def _globals(one: types.FunctionType, other: types.FunctionType) -> list[tuple[A
     return [(_global(one, name), _global(other, name)) for name in names]
 
 
-def _global(function: types.FunctionType, name: str) -> Any:
+def _global(function: Any, name: str) -> Any:
     try:
         return function.__globals__[name]  # which may be a dict that makes what is missing
     except KeyError:
-        return function.__builtins__.get(name, _UNSET)  # type: ignore[attr-defined]
+        return function.__builtins__.get(name, _UNSET)
 
 
 def _read(code: types.CodeType) -> set[str]:
