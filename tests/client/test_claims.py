@@ -448,17 +448,17 @@ def test_of_two_functions_called_at_once_one_is_refused() -> None:
 
 def test_a_shared_function_takes_no_keys_from_another() -> None:
     """It may be called first, and says that it returns the same."""
-    cache = globalcache.Cache("memory://")
 
     def plain(n: int) -> int:
         return n
 
     functions: list[tuple[str, Any]] = [("n:{n}", lambda n: n + 0), ("{m}:{n}", lambda n, m="n": n)]  # noqa: ARG005
     for template, function in functions:
+        cache = globalcache.Cache("memory://")
         one = cache.cached("n:{n}")(plain)
         other = cache.cached(template, shared=True)(function)
         assert (other(1), one(1), one(2), other(2)) == (1, 1, 2, 2)
-    assert cache.cached("n:{n}")(plain)(3) == 3
+        assert cache.cached("n:{n}")(plain)(3) == 3
 
 
 def later(cache: globalcache.Cache, start: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import datetime as dt
 import functools
 import itertools
@@ -99,7 +100,7 @@ def test_functions_around_different_objects_differ(one: Any, other: Any) -> None
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: (1, "a", 0.5, frozenset({2}), None),
+        lambda: (1, "a", 0.5, frozenset({2}), None, slice(1, 2), range(3)),
         lambda: SHOP.cached,
         lambda: SHOP.wrapped,
         lambda: BATCHES.cached("a:{id}")(rows),
@@ -268,7 +269,7 @@ def test_a_class_that_was_made_once_more_is_the_same(source: str) -> None:
         (
             (
                 "class C(str, enum.Enum):\n A = 1\n def __new__(cls, a):\n  self = str.__new__(cls, v)\n"
-                "  self._value_ = a\n  return self\ndef thing(): return C.A[:]"
+                "  self._value_ = a\n  return self\nv = None\ndef thing(): return C.A[:]"
             ),
             "eu",
         ),
@@ -292,17 +293,47 @@ def test_functions_that_give_something_else_are_two(source: str, expected: str) 
     assert not is_same(one, other, Made.AGAIN)
 
 
+@dataclasses.dataclass(eq=False)
+class Region:
+    """An object that is none but itself, in a place of its own in sets."""
+
+    name: str
+    place: int
+
+    def __hash__(self) -> int:
+        return self.place
+
+
+@dataclasses.dataclass
+class Limits:
+    """What a library puts into annotations."""
+
+    least: int
+
+
 def test_what_is_the_same_in_a_set_may_differ_elsewhere() -> None:
     """A set has no order, so what differs from one element may be the other."""
-
-    class Region:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-    one, other = (Region("eu"), Region("us")), (Region("us"), Region("eu"))
+    one, other = (Region("eu", 0), Region("us", 1)), (Region("us", 1), Region("eu", 0))
+    assert is_same(set(one), set(other), Made.AGAIN)
+    one, other = (Region("eu", 0), Region("us", 0)), (Region("us", 0), Region("eu", 0))
     assert is_same(set(one), set(other), Made.AGAIN)
     assert not is_same((set(one), one[0]), (set(other), other[0]), Made.AGAIN)
     assert is_same((set(one), one[0]), (set(other), other[1]), Made.AGAIN)
+
+
+def test_annotations_of_a_library_are_the_same_if_they_say_so() -> None:
+    source = "def thing(a: typing.Annotated[int, Limits(v)]): ..."
+    one, other, again = (made(source, v=v, Limits=Limits) for v in (1, 2, 1))
+    assert not is_same(one, other)
+    assert is_same(one, again)
+
+
+def test_a_script_has_another_name_than_its_module() -> None:
+    source = """
+        def fetch(a): ...
+        thing = functools.update_wrapper(functools.partial(fetch, 1), fetch)
+    """
+    assert is_same(made(source), made(source, __name__="__main__"))
 
 
 def test_what_lies_too_deep_is_not_the_same() -> None:

@@ -3,7 +3,7 @@
 Keys belong to the function that was decorated first, in all caches of the process that use the same store: the same
 server by its name and database, or the same memory://NAME. Another function whose keys look the same is refused unless
 they are shared, because each would return what the other stored. The same function, decorated again, takes the place of
-the former one. Caches that are gone claim nothing.
+the former one when it is called. Caches that are gone claim nothing.
 
 Functions are compared when they are decorated, and once more when they are called first, for what a function uses may
 be set in between. Then only those count that were called: a script that serves itself as a module, as
