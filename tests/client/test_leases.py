@@ -26,7 +26,7 @@ from globalcache.client.wire import Fetched, fetched
 from tests.client.conftest import KINDS
 from tests.client.faces import Face
 from tests.conftest import transport
-from tests.faults.test_leases import held, keep_leases, last_long, until_none_held
+from tests.faults.test_leases import held, last_long, until_none_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,79 +183,6 @@ def test_a_second_fetch_that_brings_a_lease_is_refreshed(face: Face, server: glo
     assert loaded.wait(10)
     until_none_held([server], ["x"])
     assert face("get", "x") == 8
-
-
-class Outside(BaseException):
-    """What comes from outside, as from the handler of a signal."""
-
-
-def interrupt(face: Face) -> Callable[..., Any]:
-    """Return a load that is interrupted: its task is cancelled, or an exception comes from outside."""
-
-    async def be_cancelled(*_: Any) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
-        await asyncio.sleep(0)
-
-    def be_interrupted(*_: Any) -> None:
-        raise Outside
-
-    return be_interrupted if face.runner is None else be_cancelled
-
-
-@pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
-def test_a_load_that_is_interrupted_leaves_nothing_held(
-    face: Face, server: globalcache.Server, monkeypatch: pytest.MonkeyPatch, *, is_batch: bool
-) -> None:
-    """Its exception and all of its frames are kept, as a log does: no finalizer hands the lease on."""
-    keep_leases(monkeypatch)
-    call, keys = ("get_or_load_many", ["x", "y"]) if is_batch else ("get_or_load", "x")
-    with pytest.raises((Outside, asyncio.CancelledError)):
-        face(call, keys, interrupt(face))
-    until_none_held([server], ["x", "y"])
-
-
-def test_a_second_load_that_is_interrupted_leaves_nothing_held(
-    face: Face, server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A value of another type is invalidated, and the lease comes with the second fetch."""
-    keep_leases(monkeypatch)
-    face("set", "x", "text")
-    with pytest.raises((Outside, asyncio.CancelledError)):
-        face("get_or_load", "x", interrupt(face), type=int)
-    until_none_held([server], ["x"])
-
-
-@pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
-def test_a_refresh_that_is_interrupted_leaves_nothing_held(
-    face: Face, server: globalcache.Server, monkeypatch: pytest.MonkeyPatch, *, is_batch: bool
-) -> None:
-    keep_leases(monkeypatch)
-    make_stale(face, "x", "y")
-    call, keys = ("get_or_load_many", ["x", "y"]) if is_batch else ("get_or_load", "x")
-    assert face(call, keys, interrupt(face)) == ({"x": "old", "y": "old"} if is_batch else "old")
-    finish(face)
-    until_none_held([server], ["x", "y"])
-
-
-def test_a_refresh_that_is_cancelled_before_it_begins(
-    server: globalcache.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep_leases(monkeypatch)
-    with Face("tasks", server.url) as face:
-        last_long(face.cache)
-        make_stale(face, "x")
-
-        async def run() -> None:
-            assert await face.cache.get_or_load("x", lambda: "new") == "old"
-            for task in face.cache._state.async_refresher._tasks:  # noqa: SLF001
-                task.cancel()
-
-        face.run(run)
-        finish(face)
-        until_none_held([server], ["x"])
-        assert face("get", "x") == "old"
 
 
 @pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
