@@ -420,12 +420,12 @@ class Cache(Decorators):
         """Return the value; if there is none, one caller among all nodes loads it and the others wait for that.
 
         `load` returns a value, or None for a row that does not exist. With `refresh_after` a stale value is returned at
-        once and refreshed in the background, and now and then so is one whose end is near: `load` runs after
-        the call then, with the variables around it as they were. Without it one caller loads such a value
-        within its call, and has the value itself if that fails. A value that was loaded before an invalidation
-        is returned to its caller and never stored. `policy` stands for the options from ttl to tags, and may be
-        a function that is asked for it when something is loaded; `guard` has the options of a decorator about
-        exceptions.
+        once and refreshed in the background, and now and then so is one whose end is near: `load` runs after the call
+        then. The variables that it reads itself are those of the call; functions and objects that it uses must not read
+        any that change meanwhile, such as that of a loop. Without `refresh_after` one caller loads such a value within
+        its call, and has the value that there is if that fails. A value that was loaded before an invalidation is
+        returned to its caller and never stored. `policy` stands for the options from ttl to tags, and may be a function
+        that is asked for it when something is loaded; `guard` has the options of a decorator about exceptions.
 
         Raises whatever `load` raises, in every caller of this process that waited for it, DeadlineError after `wait`,
         and TypeError for a value that would not come back the same. After a failure in another process `load` runs
