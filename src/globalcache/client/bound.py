@@ -4,8 +4,9 @@
         cache.get_or_load(f"stock:{sku}", lambda: query(sku), refresh_after="1m")
 
 When the refresh of the first key runs, `sku` may be the last one, and its row would be stored under the first key. So
-the refresh runs a copy of the function whose variables are those of the call, as those of a partial are. What the
-function assigns itself (nonlocal, global) is not copied, nor is what an object holds.
+the refresh runs a copy of the function whose variables are those of the call. Nothing is copied that the function
+assigns itself (nonlocal; of globals all or none), that an object holds, or that a function reads which it calls: behind
+a wrapper, as of a decorator, or in a helper, variables are those of the moment when the refresh runs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from globalcache.client.guard import Guard
+    from globalcache.policy import Policy
+
+
+def to_run_later(load: Any, guard: Guard, policy: Policy) -> Any:
+    """Return a load as it may run after its call; None if it may not, since nobody has said so by `refresh_after`."""
+    if not guard.is_direct:
+        return load
+    return None if policy.refresh_after is None else bound(load)
 
 
 def bound(load: Any) -> Any:

@@ -14,7 +14,7 @@ from globalcache.client._sync.loading import DeferredLoad, LoadSpec
 from globalcache.client._sync.local_loading import LocalLoad
 from globalcache.client._sync.transport import NO_SERVER, read_again
 from globalcache.client.batches import rows_of
-from globalcache.client.bound import bound
+from globalcache.client.bound import to_run_later
 from globalcache.client.flights import loading
 from globalcache.client.guard import Absent, Guard, text_of
 from globalcache.client.leases import lease_of
@@ -53,7 +53,7 @@ class BatchFetch:
         self.unleased: list[str] = []
         self.later: list[str] = []
         self.away: list[str] = []
-        # All replies, whose leases are this caller's.
+        # All replies of one round, whose leases are this caller's.
         self.replies: list[Any] = []
 
     def add(self, came: Mapping[str, Any]) -> None:
@@ -114,7 +114,7 @@ class BatchLoading:
         batch, left = BatchFetch(), keys
         while left:
             # A server grants so many leases at a time. The rest is asked for again when these are answered.
-            batch.mine, batch.stale, batch.unleased = [], [], []
+            batch.replies, batch.mine, batch.stale, batch.unleased = [], [], [], []
             try:
                 for server, part, names in self._keyspace.by_server(left):
                     self._fetch(server, part, names, type, batch)
@@ -178,17 +178,15 @@ class BatchLoading:
         self, batch: BatchFetch, load_many: Callable[[list[str]], Any], policy: Policy, type: Any, guard: Guard
     ) -> None:
         """Load what is this caller's, and have what is stale refreshed meanwhile, or load it here as well."""
-        if guard.is_direct and policy.refresh_after is None:
-            # Nobody has said that it may run later, and its variables may be others then.
-            if batch.mine or batch.stale:
-                try:
-                    batch.found |= self._load(batch.mine + batch.stale, load_many, policy, type, guard)
-                except Exception:
-                    if batch.mine:
-                        raise
+        load_later: Any = to_run_later(load_many, guard, policy)
+        if batch.stale and load_later is None:
+            try:
+                batch.found |= self._load(batch.mine + batch.stale, load_many, policy, type, guard)
+            except Exception:
+                if batch.mine:
+                    raise
             return
         if batch.stale:
-            load_later = bound(load_many) if guard.is_direct else load_many
 
             def refresh(leases: Sequence[Lease]) -> None:
                 self._load(leases, load_later, policy, type, guard)

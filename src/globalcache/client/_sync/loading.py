@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from globalcache.client._sync.lease_answers import TOO_LARGE, LeaseAnswers
 from globalcache.client._sync.local_loading import LocalLoad, LocalLoading, value_or_raise
 from globalcache.client._sync.transport import NO_SERVER, read_again
-from globalcache.client.bound import bound
+from globalcache.client.bound import to_run_later
 from globalcache.client.failures import is_lost, is_private
 from globalcache.client.flights import keys_in_loads
 from globalcache.client.guard import Absent, Guard, cause_of
@@ -128,13 +128,12 @@ class Loading:
 
     def _refresh(self, lease: Lease, spec: LoadSpec, value: Any) -> Any:
         """Return a value that is to be refreshed, and have that done in the background, or do it here."""
-        if spec.guard.is_direct and spec.policy.refresh_after is None:
-            # Nobody has said that it may run later, and its variables may be others then.
+        load = to_run_later(spec.load, spec.guard, spec.policy)
+        if load is None:
             try:
                 return self._load(lease, spec)
             except Exception:  # noqa: BLE001 - counted and told; the value is still good
                 return value
-        load = bound(spec.load) if spec.guard.is_direct else spec.load
 
         def refresh(leases: Sequence[Lease]) -> None:
             for one in leases:
